@@ -1,0 +1,273 @@
+"""The command line: each command is a function of medssl, its signature is its options.
+
+    medssl COMMAND --help
+    medssl pretrain --data CACHE --out runs/a --encoder ResNet --encoder.depth 10 --method SimCLR --steps 500
+
+Exit codes: 0 done, 2 a problem that the message says how to mend, 3 done but some scans were rejected, 1 a fault of
+medssl's own (run again with --debug for the traceback), 130 stopped by hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+import typing
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
+from itertools import pairwise
+from typing import Any
+
+from medssl.errors import MedsslError, nearest
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command's function lies, what it is for, and which of its parameters stand without a --name."""
+
+    target: str
+    help: str
+    positional: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "demo": Command("medssl.demo:demo", "the whole path on an embedded phantom cohort, ends with a report"),
+    "index": Command(
+        "medssl.scans.index:index", "walk folders of scans into a manifest and a table of rejects", ("sources",)
+    ),
+    "prepare": Command(
+        "medssl.scans.cache:prepare", "orient, resample and cache the scans of a manifest", ("manifest",)
+    ),
+    "pretrain": Command("medssl.pretrain:pretrain", "pretrain an encoder on scans without labels"),
+    "study": Command("medssl.study:study", "what the pretraining is worth: arms x label budgets x draws"),
+    "finetune": Command("medssl.finetune:finetune", "train one classifier or segmenter"),
+    "predict": Command(
+        "medssl.predict:predict", "masks on each scan's own grid, or class probabilities", ("run", "scans")
+    ),
+    "embed": Command("medssl.predict:embed", "feature vectors of scans", ("run", "scans")),
+    "report": Command("medssl.report:report", "one self-contained HTML file about a study", ("runs",)),
+    "where": Command(
+        "medssl.scans.tables:where",
+        "which files a scan's pseudonym stands for (on the terminal only)",
+        ("out", "scan"),
+    ),
+    "doctor": Command("medssl.doctor:doctor", "what this machine has, what is missing, what to do"),
+}
+HELP = ("-h", "--help")
+LISTED = re.compile(r"(list|tuple|Sequence)\[")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    try:
+        return _run(words)
+    except MedsslError as error:
+        return _told(f"error: {error}", 2, debug)
+    except KeyboardInterrupt:
+        return _told("stopped", 130, debug)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
+        return _told(
+            f"error: {type(error).__name__} in {place}, a fault of medssl's own; run again with --debug", 1, debug
+        )
+
+
+def _told(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(message, file=sys.stderr)
+    return code
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in HELP:
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"medssl {version('medssl')}")
+        return 0
+    name, *rest = words
+    if name not in COMMANDS:
+        raise MedsslError(f"there is no command {name!r}{nearest(name, COMMANDS)}")
+    command = COMMANDS[name]
+    module, _, function_name = command.target.partition(":")
+    function = getattr(importlib.import_module(module), function_name)
+    settings = _parse(name, command, function, rest)
+    if settings is None:
+        return 0
+    return _show(name, function(**settings), settings)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
+    start = "medssl: self-supervised pretraining for medical scans, and an honest account of what it was worth\n"
+    return "\n".join([start, "usage: medssl COMMAND [--help] [--debug] ...\n", *lines])
+
+
+def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict[str, Any] | None:
+    """The function's arguments from the command line and --config files; None when help was shown."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog=f"medssl {name}", description=inspect.getdoc(function), exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options")
+    parser.add_function_arguments(function, as_positional=False, fail_untyped=False)
+    words = _positionals(function, command.positional, words)
+    if any(w in HELP for w in words):
+        print(_usage(name, command), file=sys.stdout)
+    _check_names(parser, function, words)
+    try:
+        parsed = parser.parse_args(_lists(function, words))
+        built = parser.instantiate_classes(parsed)
+    except SystemExit:
+        return None
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, MedsslError):
+            raise cause from error
+        raise MedsslError(_plain(str(error), parser)) from error
+    return {k: v for k, v in vars(built).items() if k != "config"}
+
+
+def _usage(name: str, command: Command) -> str:
+    places = " ".join(p.upper() for p in command.positional)
+    return (
+        f"medssl {name} {places} [options]: {command.help}\n"
+        if places
+        else f"medssl {name} [options]: {command.help}\n"
+    )
+
+
+def _positionals(function: Any, names: Sequence[str], words: list[str]) -> list[str]:
+    """`index A B --out M` -> `--sources A B --out M`: leading words without a -- belong to the positional parameters."""
+    count = next((i for i, w in enumerate(words) if w.startswith("-")), len(words))
+    leading, rest = words[:count], words[count:]
+    if not names or not leading:
+        if leading:
+            raise MedsslError(f"{' '.join(leading)} stands without an option: expected --name value pairs; see --help")
+        return words
+    if len(names) == 1 and LISTED.search(str(inspect.signature(function).parameters[names[0]].annotation)):
+        return [f"--{names[0]}", *leading, *rest]
+    if len(leading) > len(names):
+        raise MedsslError(
+            f"{len(leading)} words came before the options: expected {', '.join(n.upper() for n in names)}"
+        )
+    return [w for n, v in zip(names, leading) for w in (f"--{n}", v)] + rest
+
+
+def _lists(function: Any, words: list[str]) -> list[str]:
+    """`--crop 32 32 32` -> `--crop [32,32,32]`, as jsonargparse wants its lists."""
+    parameters, result, i = inspect.signature(function).parameters, [], 0
+    while i < len(words):
+        word = words[i]
+        i += 1
+        if not word.startswith("--") or "=" in word:
+            result.append(word)
+            continue
+        values = []
+        while i < len(words) and not re.match(r"--[A-Za-z]", words[i]):
+            values.append(words[i])
+            i += 1
+        option = word[2:].replace("-", "_")
+        kind = str(parameters[option].annotation) if option in parameters else ""
+        listed = LISTED.search(kind) and not (values and values[0].startswith("["))
+        if len(values) > 1 or (values and listed):
+            text = "str" in kind or "Path" in kind or "Mode" in kind
+            values = ["[" + ",".join(json.dumps(v) if text or not _is_number(v) else v for v in values) + "]"]
+        result += [f"--{option}" if "." not in option else f"--{word[2:]}", *values]
+    return result
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text) is not None
+
+
+def _check_names(parser: Any, function: Any, words: list[str]) -> None:
+    """A misspelt option, method or encoder is answered with the nearest names there are."""
+    names = list(inspect.signature(function).parameters)
+    for word, value in zip(words, [*words[1:], ""]):
+        if not word.startswith("--") or word in HELP:
+            continue
+        option = word[2:].partition("=")[0].replace("-", "_")
+        head = option.partition(".")[0]
+        if head not in (*names, "config", "help"):
+            raise MedsslError(
+                f"there is no option --{word[2:].partition('=')[0]}{nearest(head, [n.replace('_', '-') for n in names])}"
+            )
+        if "." in option:
+            _check_inner(function, option, words)
+        known = _classes_of(head)
+        if known and "." not in option and value and "." not in value and value not in known and value != "null":
+            raise MedsslError(
+                f"there is no {head} {value!r}{nearest(value, known)}; or give the class path of your own, as mypackage.{value}"
+            )
+
+
+def _check_inner(function: Any, option: str, words: list[str]) -> None:
+    """`--method.temprature`: the nearest parameter of the class named by --method (or of the dataclass an option is)."""
+    head, _, inner = option.partition(".")
+    chosen = next((v for w, v in pairwise(words) if w == f"--{head}"), "")
+    if head in ("encoder", "method") and chosen in _classes_of(head):
+        kind = getattr(importlib.import_module(f"medssl.{head}s"), chosen)
+    else:
+        kind = next((k for k in typing.get_args(typing.get_type_hints(function).get(head)) if is_dataclass(k)), None)
+    if kind is None:
+        return
+    known = [n for n in inspect.signature(kind).parameters if head != "method" or n != "encoder"]
+    if inner.partition(".")[0] not in known:
+        raise MedsslError(f"{kind.__name__} has no option --{head}.{inner}{nearest(inner, known)}")
+
+
+def _classes_of(option: str) -> list[str]:
+    if option not in ("encoder", "method"):
+        return []
+    package: Any = importlib.import_module(f"medssl.{option}s")
+    base = getattr(package, option.capitalize())
+    return [
+        n for n in package.__all__ if inspect.isclass(getattr(package, n)) and base in getattr(package, n).__mro__[1:]
+    ]
+
+
+def _cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or typing.cast(BaseException, error.__context__)
+    return error
+
+
+def _plain(message: str, parser: Any) -> str:
+    """jsonargparse's message without its frames, with the nearest option where one is unknown."""
+    known = sorted({o.lstrip("-") for action in parser._actions for o in action.option_strings if o.startswith("--")})
+    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)", message) or re.search(
+        r"Key '([\w.-]+)' is not expected", message
+    )
+    if unknown:
+        word = unknown[1]
+        inner = sorted(set(re.findall(r"--([\w.]+)", message)) - {word})
+        return f"there is no option --{word}{nearest(word, inner or known)}"
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    return "; ".join(lines[:3])
+
+
+def _show(name: str, result: Any, settings: dict[str, Any]) -> int:
+    """Print what a command returned; 3 when scans were rejected."""
+    from medssl import show
+
+    return show.result(name, result, settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

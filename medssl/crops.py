@@ -1,0 +1,125 @@
+"""Random crops of a cache, in an order that depends on the seed and the step alone.
+
+    crops = Crops(cache, scans, size=(48, 48, 48), seed=0)
+    crops[17]["source"]                                    # (C, 48, 48, 48), always the same
+
+The sample that step k sees is a function of the seed and k, never of the number of workers or of a restart: resuming is
+nothing but starting `Steps` at the step of the checkpoint. Light to import, since every loader process does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from medssl.errors import MedsslError
+from medssl.scans.cache import Cache
+
+LEAST_BODY = 0.1  # a crop with a smaller share of body is drawn again, up to TRIES times
+TRIES = 4
+
+
+class Crops(Dataset):
+    """Sample n of an endless, seeded stream of random crops: `n` says which scan, where, and under which key.
+
+    size: of the crop (*source). masks: also give `mask (1, *source)`; every second crop then holds a labelled structure.
+    targets: a number for each scan, given as `target`. place: "random" or "middle".
+    """
+
+    def __init__(
+        self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, masks: bool = False,
+        targets: dict[str, int] | None = None, place: str = "random",
+    ):  # fmt: skip
+        if not scans:
+            raise MedsslError("no scan to train on: expected at least one; look at the manifest's status column")
+        self.cache, self.scans, self.size, self.seed = cache, list(scans), tuple(size), seed
+        self.masks, self.targets, self.place = masks, targets, place
+        patients = cache.manifest.set_index("scan")["patient"]
+        codes = {p: i for i, p in enumerate(sorted(set(patients)))}
+        self.patient = [codes[patients[s]] for s in self.scans]
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
+        self._places: dict[str, list[np.ndarray]] = {}
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        epoch, position = divmod(n, len(self.scans))
+        row = int(self._permutation(epoch)[position])
+        scan = self.scans[row]
+        generator = np.random.default_rng([self.seed, 3, n])
+        key = int(generator.integers(0, 2**63 - 1))
+        start, source = self._draw(scan, generator)
+        sample = {
+            "source": torch.from_numpy(source), "valid": torch.from_numpy(self._valid(scan, start, source)), "scan": row,
+            "patient": self.patient[row], "spacing_mm": torch.tensor(self.cache.spacing_mm), "key": key,
+        }  # fmt: skip
+        if self.masks:
+            sample["mask"] = torch.from_numpy(self.cache.read_mask(scan, start, self.size))[None]
+        if self.targets is not None:
+            sample["target"] = self.targets[scan]
+        return sample
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            self._order = (epoch, np.random.default_rng([self.seed, 4, epoch]).permutation(len(self.scans)))
+        return self._order[1]
+
+    def _draw(self, scan: str, generator: np.random.Generator) -> tuple[list[int], np.ndarray]:
+        shape = self.cache.shape(scan)
+        if self.place == "middle":
+            start = [(n - size) // 2 for n, size in zip(shape, self.size)]
+            return start, self.cache.read(scan, start, self.size)
+        if self.masks and generator.random() < 0.5 and (places := self._structures(scan)):
+            voxels = places[generator.integers(len(places))]
+            centre = voxels[generator.integers(len(voxels))]
+            start = [_inside(int(c) - size // 2, n, size) for c, n, size in zip(centre, shape, self.size)]
+            return start, self.cache.read(scan, start, self.size)
+        for attempt in range(TRIES):
+            start = [
+                int(generator.integers(0, n - size + 1)) if n > size else (n - size) // 2
+                for n, size in zip(shape, self.size)
+            ]
+            source = self.cache.read(scan, start, self.size)
+            if attempt == TRIES - 1 or self.cache.valid(source).mean() > LEAST_BODY:
+                break
+        return start, source
+
+    def _structures(self, scan: str) -> list[np.ndarray]:
+        """For each structure of the scan up to 500 of its voxels; read once, then kept."""
+        if scan not in self._places:
+            mask = self.cache.read_mask(scan)
+            found = [np.argwhere(mask == value) for value in self.cache.structures]
+            self._places[scan] = [voxels[:: max(1, len(voxels) // 500)] for voxels in found if len(voxels)]
+        return self._places[scan]
+
+    def _valid(self, scan: str, start: Sequence[int], source: np.ndarray) -> np.ndarray:
+        """(1, *source): body, neither the scan's air nor the padding around it."""
+        inside = np.zeros(self.size, bool)
+        shape = self.cache.shape(scan)
+        inside[tuple(slice(max(0, -s), max(0, min(size, n - s))) for s, size, n in zip(start, self.size, shape))] = True
+        return inside[None] & self.cache.valid(source).any(axis=0, keepdims=True)
+
+
+class Steps(Sampler):
+    """The sample numbers of every batch from `start` to `total`, this rank's share of each."""
+
+    def __init__(self, batch_size: int, total: int, start: int = 0, rank: int = 0, world: int = 1):
+        self.batch_size, self.total, self.start, self.rank, self.world = batch_size, total, start, rank, world
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.total):
+            first = (step * self.world + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+    def __len__(self) -> int:
+        return self.total
+
+
+def _inside(start: int, length: int, size: int) -> int:
+    """The start moved so that the crop stays inside of the scan, or is centred where the scan is the smaller one."""
+    return min(max(start, 0), length - size) if length > size else (length - size) // 2

@@ -1,0 +1,15 @@
+"""Backbones in 2D and 3D behind one feature-pyramid contract, one family a file.
+
+    from medssl.encoders import ResNet
+    pyramid = ResNet(dims=3, depth=18).features(x)         # [(B, channels[i], *S // strides[i])]
+
+A file put here is found by itself: its `Encoder` subclasses can be named in the CLI, YAML and Python at once.
+"""
+
+from medssl._discover import public_classes
+from medssl.encoders.base import Encoder, check_encoder
+from medssl.encoders.decoder import Decoder
+
+globals().update(public_classes(__name__, __path__, Encoder))
+
+__all__ = ["Decoder", "Encoder", "check_encoder", *public_classes(__name__, __path__, Encoder)]

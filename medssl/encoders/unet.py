@@ -1,0 +1,40 @@
+"""The residual U-Net encoder, the segmentation workhorse (nnU-Net ResEnc; Isensee et al. 2024, arXiv 2404.09556).
+
+    ResidualUNet(dims=3, width=32, blocks=(1, 3, 4, 6, 6, 6))     # nnU-Net's ResEnc-L
+    ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))           # small crops on a CPU
+
+Built from nnU-Net's own package, so that its weights can go back there. Its decoder is `Decoder`, which takes any
+encoder's pyramid.
+"""
+
+from __future__ import annotations
+
+from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+
+
+class ResidualUNet(Encoder):
+    """width: channels of the finest level, doubled a level up to `most_width`. blocks: residual blocks a level."""
+
+    def __init__(
+        self,
+        dims: int = 3,
+        in_channels: int = 1,
+        width: int = 32,
+        blocks: tuple[int, ...] = (1, 3, 4, 6),
+        most_width: int = 320,
+    ):
+        channels = [min(width * 2**i, most_width) for i in range(len(blocks))]
+        super().__init__(dims, in_channels, channels, [(2**i,) * dims for i in range(len(blocks))])
+        self.width, self.blocks, self.most_width = width, tuple(blocks), most_width
+        self.net = ResidualEncoder(
+            in_channels, len(blocks), channels, nn.Conv2d if dims == 2 else nn.Conv3d, 3, [1] + [2] * (len(blocks) - 1),
+            list(blocks), conv_bias=True, norm_op=nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
+            norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
+            return_skips=True,
+        )  # fmt: skip
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        return self.net(x)

@@ -1,0 +1,134 @@
+"""What every pretext is: an encoder, the views it wants, and a loss on them.
+
+    class Mine(Method):
+        def views(self, size, modality, spacing_mm):
+            return (recipes.gentle(modality, size, spacing_mm),)
+
+        def loss(self, batch):
+            return self.encoder(batch["views"][0]).square().mean()
+
+    medssl pretrain --method mypackage.Mine --data CACHE
+
+The loader yields `source (B, C, *source)`, `valid (B, 1, *source)` (body, not air), `scan`, `patient`, `spacing_mm` and
+one `key` a sample; `make_views` turns them into `views`, a list of (B, C, *crop), and `valid_views` on the device the
+batch is on. Labels never enter.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
+from medssl.training import adamw
+from medssl.views.base import View, make_keys, mix
+
+
+class Method(pl.LightningModule, ABC):
+    """A pretext. Subclasses are final and keep each parameter of `__init__` as an attribute of the same name.
+
+    decoder: trained by the pretext, it goes along into segmentation; None where there is none.
+    needs: what a batch must hold beyond the scan itself ("report", "frames", ...).
+    least_batch: the smallest batch the loss has a meaning for.
+    """
+
+    decoder: nn.Module | None
+    needs: tuple[str, ...] = ()
+    least_batch: int = 1
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = None
+        self._views: nn.ModuleList = nn.ModuleList()
+        self.optimise: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.05, "warmup": 50, "steps": 1000}
+
+    @abstractmethod
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        """The views of a scan that the loss compares, each giving (B, C, *size)."""
+
+    @abstractmethod
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        """A scalar from `batch["views"]`, a list of (B, C, *size)."""
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
+        """What a restoring pretext saw and made of it: source, corrupted, restored, each (B, C, *size)."""
+        return None
+
+    def source_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+        """How large a source the views cut the crop from."""
+        return tuple(round(1.5 * n) for n in crop)
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        """Raise MedsslError before the first step where this method cannot work with such a crop or batch."""
+        self.encoder.check_size(crop)
+        if batch_size < self.least_batch:
+            raise MedsslError(
+                f"--batch-size {batch_size} is too small for {type(self).__name__}: expected {self.least_batch} or more, "
+                f"its loss compares the samples of a batch"
+            )
+
+    def set_up_views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> None:
+        """Fix what `make_views` applies; `pretrain` calls it once."""
+        self._views = nn.ModuleList(self.views(tuple(size), modality, tuple(spacing_mm)))
+
+    @torch.no_grad()
+    def make_views(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add `views` and `valid_views` to a batch, where it lies, from its `source` and keys."""
+        source, valid = batch["source"].float(), batch["valid"].float()
+        views = [view for view in self._views if isinstance(view, View)]
+        params = [view.draw(mix(batch["key"], i)) for i, view in enumerate(views)]
+        batch["views"] = [view(source, p) for view, p in zip(views, params)]
+        batch["valid_views"] = [view.mask(valid, p) for view, p in zip(views, params)]
+        return batch
+
+    def configure_optimizers(self) -> Any:
+        return adamw([(self, 1.0)], **self.optimise)
+
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
+        loss = self.loss(self.make_views(batch))
+        if not torch.isfinite(loss):
+            raise MedsslError(
+                f"the loss of {type(self).__name__} is {loss.item()} at step {self.global_step}: expected a finite number; "
+                f"lower --lr, or use --precision 32-true; the last checkpoint is from before this step"
+            )
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+
+def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> dict[str, Any]:
+    """A batch such as the loader gives, of smooth noise, for checks and estimates."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(count, encoder.in_channels, *[max(2, n // 8) for n in size], generator=generator)
+    source = nn.functional.interpolate(coarse, size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
+    numbers = torch.arange(count)
+    return {
+        "source": source, "valid": torch.ones_like(source[:, :1], dtype=torch.bool), "scan": numbers, "patient": numbers,
+        "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
+    }  # fmt: skip
+
+
+def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> None:
+    """Raise AssertionError unless `method` keeps the contract: a finite scalar that trains every weight, by keys alone."""
+    method.check(size, batch_size)
+    method.set_up_views(size, "MR", (1.0,) * len(size))
+    batch = synthetic_batch(method.encoder, method.source_size(size), batch_size)
+    made = method.make_views(dict(batch))
+    for view in made["views"]:
+        assert tuple(view.shape) == (batch_size, method.encoder.in_channels, *size), f"a view is {tuple(view.shape)}"
+    again = method.make_views(dict(batch))
+    assert all(torch.equal(a, b) for a, b in zip(made["views"], again["views"])), "the same keys gave other views"
+    loss = method.loss(made)
+    assert loss.ndim == 0, f"the loss has shape {tuple(loss.shape)}"
+    assert torch.isfinite(loss), f"the loss is {loss}"
+    loss.backward()
+    trained = [p for p in method.encoder.parameters() if p.requires_grad]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained), "no gradient reaches the encoder"
+    shown = method.reconstruct(made)
+    assert shown is None or {"source", "corrupted", "restored"} <= set(shown)

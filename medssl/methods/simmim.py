@@ -1,0 +1,86 @@
+"""SimMIM: hide blocks of the scan, predict their voxels, count only what was hidden.
+
+Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022 (arXiv 2111.09886).
+
+    medssl pretrain --data CACHE --method SimMIM --method.mask_ratio 0.6
+
+Deviations: the hidden voxels become one learned value in the input, so any encoder will do; and a U-Net decoder
+restores them where the paper has one linear layer (`--method.decoder_kind linear`), because a decoder that has been
+trained goes along into segmentation. Air and padding are hidden too but never counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+from medssl.encoders.decoder import Decoder
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.views import recipes
+from medssl.views.base import View, mix, uniform
+
+
+class SimMIM(Method):
+    """mask_ratio: share of the blocks hidden. mask_block: voxels of a block's edge (32 in the paper, at 224 pixels)."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        mask_ratio: float = 0.6,
+        mask_block: int = 8,
+        decoder_kind: Literal["unet", "linear"] = "unet",
+    ):
+        super().__init__(encoder)
+        if not 0 < mask_ratio < 1:
+            raise MedsslError(f"mask_ratio is {mask_ratio}: expected a share between 0 and 1")
+        self.mask_ratio, self.mask_block, self.decoder_kind = mask_ratio, mask_block, decoder_kind
+        self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
+        if decoder_kind == "unet":
+            self.decoder = Decoder(encoder, encoder.in_channels)
+        else:
+            stride = encoder.strides[-1]
+            kind: Any = nn.ConvTranspose2d if encoder.dims == 2 else nn.ConvTranspose3d
+            self.head = kind(encoder.out_dim, encoder.in_channels, stride, stride)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.gentle(modality, size, spacing_mm),)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        x, mask = batch["views"][0], self.mask_of(batch)
+        counted = mask * batch["valid_views"][0]
+        error = (self.restore(x, mask) - x).abs() * counted
+        return error.sum() / (counted.sum() * x.shape[1]).clamp(min=1)
+
+    def restore(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, *S) and its mask (B, 1, *S) -> the restored (B, C, *S)."""
+        pyramid = self.encoder.features(torch.where(mask > 0, self.hidden, x))
+        return self.decoder(pyramid) if self.decoder is not None else self.head(pyramid[-1])
+
+    def mask_of(self, batch: dict[str, Any]) -> Tensor:
+        """(B, 1, *S), 1 where hidden: in each sample the same number of blocks, chosen by its key."""
+        x = batch["views"][0]
+        blocks = [n // self.mask_block for n in x.shape[2:]]
+        count = torch.Size(blocks).numel()
+        order = uniform(mix(batch["key"], 501), count).argsort(dim=1).argsort(dim=1)
+        mask = (order < round(self.mask_ratio * count)).float().reshape(len(x), 1, *blocks)
+        return F.interpolate(mask, scale_factor=self.mask_block, mode="nearest")
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        x, mask = batch["views"][0], self.mask_of(batch)
+        restored = torch.where(mask > 0, self.restore(x, mask), x)
+        return {"source": x, "corrupted": torch.where(mask > 0, torch.zeros_like(x), x), "restored": restored}
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        if any(n % self.mask_block or n == self.mask_block for n in crop):
+            nearest = " ".join(str(max(2, round(n / self.mask_block)) * self.mask_block) for n in crop)
+            raise MedsslError(
+                f"the crop {tuple(crop)} does not divide into blocks of {self.mask_block} voxels: the nearest that does is "
+                f"--crop {nearest}, or choose another --method.mask_block"
+            )

@@ -1,0 +1,142 @@
+"""Use a model on new scans: masks on each scan's own grid, class probabilities, feature vectors.
+
+    medssl predict runs/model NEW_SCANS --out masks
+    medssl embed runs/simmim NEW_SCANS --out features
+
+NEW_SCANS is a folder of scans (indexed and prepared first, as the model's own were) or a cache. Outputs are named by
+pseudonym; `medssl where OUT/manifest SCAN` says on the terminal which files that was.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+import torch
+from rich.progress import track
+from scipy.ndimage import affine_transform
+
+from medssl import probes, runs
+from medssl.encoders import Encoder
+from medssl.errors import MedsslError
+from medssl.finetune import load_model
+from medssl.models import Classifier, Segmenter, build, classify, fresh_encoder, load_pretrained, segment_probabilities
+from medssl.probes import middles
+from medssl.runs import Run
+from medssl.scans.cache import Cache, prepare
+from medssl.scans.index import index
+from medssl.scans.read import read_scan
+
+
+def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
+    """Apply a fine-tuned model; returns one row a scan.
+
+    Segmentation writes `out/SCAN.nii.gz`, structure numbers on the scan's own grid (on the cache's grid where `scans` is
+    a cache), and rows with each structure's volume in ml. Classification writes `out/probabilities.csv`. encoder: for a
+    model whose encoder class lies outside of medssl. Raises MedsslError for scans the model was not made for.
+    """
+    model, record = load_model(Path(run), encoder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device)
+    cache = as_cache(Path(scans), Path(out), record.config)
+    if isinstance(model, Classifier):
+        table = _probabilities(model, record, cache)
+        runs.write_atomically(Path(out) / "probabilities.csv", table.to_csv(index=False).encode())
+        return table
+    rows = [_write_mask(model, record, cache, scan, Path(out)) for scan in track(list(cache.manifest["scan"]), "masks")]
+    table = pd.DataFrame(rows)
+    runs.write_atomically(Path(out) / "volumes.csv", table.to_csv(index=False).encode())
+    return table
+
+
+def embed(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
+    """Feature vectors of scans from a pretraining run or a fine-tuned model, in `out/features.parquet`, one row a scan."""
+    record = runs.read(run)
+    if record.kind == "pretrain":
+        model = build("classification", fresh_encoder(record.config["encoder"], 0, encoder), 2, 0)
+        load_pretrained(model, Path(run))
+    else:
+        model, record = load_model(Path(run), encoder)
+    cache = as_cache(Path(scans), Path(out), record.config)
+    names = list(cache.manifest["scan"])
+    vectors = probes.embed(model.encoder.eval(), cache, names, record.config["crop"])
+    table = cache.manifest[["scan", "patient"]].copy()
+    table = pd.concat([table, pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])], axis=1)
+    runs.write_atomically(Path(out) / "features.parquet", table.to_parquet())
+    return table
+
+
+def as_cache(scans: Path, out: Path, config: dict[str, Any]) -> Cache:
+    """The scans as the model's own were prepared: an existing cache, or a folder that is indexed and prepared into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    if (scans / "cache.json").exists():
+        cache = Cache(scans)
+    else:
+        index([scans], out / "manifest", modality=config["modality"])
+        grid = (
+            {"spacing_mm": tuple(config["spacing_mm"])}
+            if config["dims"] == 3
+            else {"size": config["size"] and tuple(config["size"])}
+        )
+        cache = prepare(out / "manifest", out / "cache", dims=config["dims"], modality=config["modality"], **grid)
+    found = (cache.dims, cache.channels, cache.modality)
+    wanted = (config["dims"], config["channels"], config["modality"])
+    if found != wanted:
+        raise MedsslError(
+            f"these scans are {found[0]}D {found[2]} with {found[1]} channel(s): the model was made for {wanted[0]}D {wanted[2]} "
+            f"with {wanted[1]} channel(s)"
+        )
+    return cache
+
+
+def _probabilities(model: Classifier, record: Run, cache: Cache) -> pd.DataFrame:
+    names = list(cache.manifest["scan"])
+    device = next(model.parameters()).device
+    parts = [
+        classify(model, middles(cache, names[i : i + 64], record.config["crop"]).to(device)).cpu().numpy()
+        for i in track(range(0, len(names), 64), "scans")
+    ]
+    scores = pd.DataFrame(np.concatenate(parts), columns=[f"p.{name}" for name in record.config["classes"]])
+    return pd.concat([cache.manifest[["scan", "patient"]], scores], axis=1)
+
+
+def _write_mask(model: Segmenter, record: Run, cache: Cache, scan: str, out: Path) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    x = middles(cache, [scan], cache.shape(scan))[0].to(device)
+    probabilities = segment_probabilities(model, x, record.config["crop"]).cpu().numpy()
+    shape, affine = _own_grid(cache, scan, out)
+    values = np.array([0, *map(int, record.config["classes"])], np.uint8)
+    mask = values[onto(probabilities, cache.affine(scan), shape, affine).argmax(0)]
+    content = nibabel.Nifti1Image(mask, affine)
+    runs.write_atomically(out / f"{scan}.nii.gz", _gzipped(content))
+    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
+    return {"scan": scan} | {f"ml.{v}": round(float((mask == v).sum() * voxel_ml), 3) for v in values[1:]}
+
+
+def onto(volume: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> np.ndarray:
+    """(K, X, Y, Z) on one grid -> (K, *shape) on another, linear; both affines map voxels to the same world in mm."""
+    if volume.shape[1:] == tuple(shape) and np.allclose(affine, target, atol=1e-4):
+        return volume
+    way = np.linalg.inv(affine) @ target
+    return np.stack(
+        [affine_transform(v, way[:3, :3], way[:3, 3], tuple(shape), order=1, mode="nearest") for v in volume]
+    )
+
+
+def _own_grid(cache: Cache, scan: str, out: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine of the scan as it came; the cache's own grid where the files are not at hand."""
+    sources = out / "manifest" / "sources.parquet"
+    if not sources.exists():
+        return cache.shape(scan), cache.affine(scan)
+    source = pd.read_parquet(sources).set_index("scan").loc[scan]
+    original = read_scan(list(source["files"]), source["format"], scan, "", member=source["member"])
+    return original.array.shape[1:], original.affine
+
+
+def _gzipped(image: nibabel.Nifti1Image) -> bytes:
+    import gzip
+
+    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

@@ -1,0 +1,315 @@
+"""Pretrain an encoder on scans without labels.
+
+    medssl pretrain --data CACHE --encoder ResidualUNet --method SimMIM --crop 32 32 32 --steps 500
+
+    run = medssl.pretrain("cache", "runs/simmim", encoder=ResidualUNet(dims=3, width=16), method=SimMIM, steps=500)
+    run.metrics["effective_rank"]
+
+The test patients of the cache's split are left out (inductive), so that a later study is honest. The folder holds the
+record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), the curves, a checkpoint, and
+`seen.parquet`: the digests of the scans it saw, by which a study knows whether a test scan was among them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
+from torch.utils.data import default_collate
+
+from medssl import probes, runs
+from medssl.crops import Crops
+from medssl.encoders import Encoder
+from medssl.encoders.unet import ResidualUNet
+from medssl.errors import MedsslError
+from medssl.methods import Method
+from medssl.methods.simclr import SimCLR
+from medssl.models import save_weights
+from medssl.scans.cache import Cache
+from medssl.splits import split
+from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, estimate, spoken
+
+MONITORED = 256  # scans whose features are looked at during the run
+console = Console(stderr=True)
+
+
+def pretrain(
+    data: Path,
+    out: Path,
+    encoder: Encoder | None = None,
+    method: Callable[[Encoder], Method] = SimCLR,
+    crop: tuple[int, ...] | None = None,
+    steps: int = 1000,
+    batch_size: int = 32,
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    warmup: int = 50,
+    accumulate: int = 1,
+    precision: str = "32-true",
+    accelerator: str = "auto",
+    devices: int | str = "auto",
+    workers: int = 0,
+    seed: int = 0,
+    split_seed: int = 0,
+    transductive: bool = False,
+    label: str | None = None,
+    checkpoint_every: int = 100,
+    monitor_every: int | None = None,
+    resume: bool = False,
+) -> runs.Run:
+    """Train `method(encoder)` on the unlabelled scans of a cache; returns the finished run's record.
+
+    data: a cache made by `medssl prepare`. out: the run's folder. encoder: a ResidualUNet that fits by default;
+    it is taken as a description, its weights are drawn from `seed`.
+    crop: voxels an axis; by default the largest that fits the scans and the encoder, up to 224 (2D) or 96 (3D).
+    steps: optimiser steps, each of batch_size x accumulate x devices scans. transductive: pretrain on the test patients
+    too; every later table says so. label: a label column watched by kNN during the run (it never enters the loss).
+    Raises MedsslError on a setting that cannot work, before the first step.
+    """
+    cache, out = Cache(Path(data)), Path(out)
+    given = encoder or ResidualUNet(cache.dims, cache.channels)
+    check_fits(given, cache)
+    size = tuple(crop or default_crop(cache, given))
+    torch.manual_seed(seed)
+    encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
+    module = method(encoder)
+    module.check(size, batch_size)
+    module.set_up_views(size, cache.modality, cache.spacing_mm)
+    scans = pretraining_scans(cache, split_seed, transductive)
+    config = {
+        "encoder": runs.describe(encoder), "method": runs.describe(module) | {"views": str(module._views)}, "crop": size,
+        "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
+        "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "transductive": transductive,
+        "scans": len(scans), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels, "modality": cache.modality, "size": cache.size,
+    }  # fmt: skip
+    name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
+    finished = _finished(out, name, resume)
+    if finished is not None:
+        return finished
+    with runs.recording(out, "pretrain", config, cache.digest, seed) as record:
+        module.optimise = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "steps": steps}
+        crops = Crops(cache, scans, module.source_size(size), seed)
+        health = Health(cache, scans, size, label, monitor_every or max(1, steps // 10))
+        _fit(module, crops, health, out, record, steps, batch_size, accumulate, precision, accelerator, devices, workers,
+             checkpoint_every, resume)  # fmt: skip
+        save_weights(module.encoder, out / "encoder.safetensors")
+        if module.decoder is not None:
+            save_weights(module.decoder, out / "decoder.safetensors")
+        seen = cache.manifest.loc[cache.manifest["scan"].isin(scans), ["digest", "patient"]]
+        seen.to_parquet(out / "seen.parquet")
+        _save_examples(module, crops, out)
+        record.update(metrics=health.last)
+    return runs.read(out)
+
+
+def pretraining_scans(cache: Cache, split_seed: int = 0, transductive: bool = False) -> list[str]:
+    """The scans pretraining may see: the training patients', or everybody's when asked to be transductive."""
+    roles = split(cache.manifest, split_seed)
+    allowed = cache.manifest["patient"].map(roles) == "train"
+    return list(cache.manifest["scan"][allowed | transductive])
+
+
+def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
+    """The largest crop that the encoder's strides divide and the median scan holds, up to 224 (2D) or 96 (3D)."""
+    median = np.median([cache.shape(s) for s in cache.manifest["scan"]], axis=0)
+    most = 224 if cache.dims == 2 else 96
+    return tuple(int(max(s, min(n, most) // s * s)) for n, s in zip(median, encoder.strides[-1]))
+
+
+def check_fits(encoder: Encoder, cache: Cache) -> None:
+    """Raise MedsslError unless the encoder was built for scans like the cache's."""
+    if (encoder.dims, encoder.in_channels) != (cache.dims, cache.channels):
+        raise MedsslError(
+            f"the encoder was built for dims={encoder.dims}, in_channels={encoder.in_channels}: the cache holds "
+            f"{cache.dims}D scans of {cache.channels} channel(s); pass --encoder.dims {cache.dims} "
+            f"--encoder.in_channels {cache.channels}"
+        )
+
+
+class Health(pl.Callback):
+    """Watches the representation while it is trained: effective rank, spread, kNN with labels; warns on collapse."""
+
+    def __init__(self, cache: Cache, scans: Sequence[str], size: Sequence[int], label: str | None, every: int):
+        chosen = np.random.default_rng(0).permutation(len(scans))[:MONITORED]
+        self.cache, self.scans, self.size = cache, [scans[i] for i in sorted(chosen)], tuple(size)
+        self.every, self.looked = every, 0
+        self.last: dict[str, float] = {}
+        self.first: float | None = None
+        self.labels = label_codes(cache, label)[0] if label else None
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.first is None and trainer.is_global_zero:
+            self.first = self._look(module)["effective_rank"]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
+        step = trainer.global_step
+        if trainer.is_global_zero and trainer.fit_loop._should_accumulate() is False and (
+            step % self.every == 0 or step == trainer.max_steps
+        ):  # fmt: skip
+            self.looked = step
+            self.last = self._look(module) | {"loss": float(outputs["loss"])}
+            module.log_dict({k: v for k, v in self.last.items() if k != "loss"}, rank_zero_only=True)
+            self._warn(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self.first, "last": self.last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.first, self.last = state["first"], state["last"]
+
+    def _look(self, module: Any) -> dict[str, float]:
+        features = probes.embed(module.encoder, self.cache, self.scans, self.size)
+        found = {
+            "effective_rank": probes.effective_rank(features),
+            "feature_std": float((features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-12)).std(0).mean()),
+        }
+        if self.labels is not None:
+            known = [i for i, s in enumerate(self.scans) if s in self.labels]
+            patients = self.cache.manifest.set_index("scan")["patient"]
+            codes = np.array([self.labels[self.scans[i]] for i in known])
+            found["knn"] = probes.knn(features[known], codes, np.array([patients[self.scans[i]] for i in known]))
+        return found
+
+    def _warn(self, step: int) -> None:
+        rank, spread = self.last["effective_rank"], self.last["feature_std"]
+        if spread < 1e-4 or rank < max(1.2, 0.2 * (self.first or 0)):
+            warnings.warn(
+                f"the representation is collapsing at step {step}: effective rank {rank:.1f} (it began at {self.first:.1f}), "
+                f"spread {spread:.1e}. Try a larger batch, a lower --lr, stronger views, or another method.",
+                stacklevel=2,
+            )
+
+
+class Curves(pl.Callback):
+    """Loss, learning rate and health, a row a step, in `metrics.csv`; a resumed run goes on where its checkpoint stood."""
+
+    def __init__(self, path: Path, health: Health, every: int, checkpoint_every: int, begun: int):
+        self.path, self.health, self.every, self.checkpoint_every = path, health, every, checkpoint_every
+        kept = pd.read_csv(path).query("step <= @begun") if begun and path.exists() else pd.DataFrame()
+        self.rows: list[dict[str, float]] = kept.to_dict("records")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        step = trainer.global_step
+        if not trainer.is_global_zero:
+            return
+        if step % self.every == 0 or step == trainer.max_steps:
+            logged = {"loss": round(float(trainer.callback_metrics["loss"]), 6)}
+            if step == self.health.looked:
+                logged |= {k: round(v, 6) for k, v in self.health.last.items() if k != "loss"}
+            if not self.rows or self.rows[-1]["step"] != step:  # accumulation: several batches a step
+                self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})
+        if step % self.checkpoint_every == 0:
+            self._write()  # before the checkpoint, so that a run resumed from it has all rows up to it
+
+    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._write()
+
+    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        if self.rows:
+            runs.write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False).encode())
+
+
+def label_codes(cache: Cache, label: str) -> tuple[dict[str, int], list[str]]:
+    """scan -> class number for the scans that have the label, and the names of the classes in order."""
+    column = f"label.{label}"
+    if column not in cache.manifest:
+        known = ", ".join(c.removeprefix("label.") for c in cache.manifest if c.startswith("label.")) or "none"
+        raise MedsslError(
+            f"there is no label {label!r} in this cache: expected one of {known}; join it with `medssl index --labels`"
+        )
+    values = cache.manifest.set_index("scan")[column].dropna().astype(str)
+    names = sorted(values.unique())
+    return {scan: names.index(value) for scan, value in values.items()}, names
+
+
+def _fit(
+    module: Method, crops: Crops, health: Health, out: Path, record: runs.Recorder, steps: int, batch_size: int, accumulate: int,
+    precision: str, accelerator: str, devices: int | str, workers: int, checkpoint_every: int, resume: bool,
+) -> None:  # fmt: skip
+    checkpoint = out / "last.ckpt"
+    io = SafeCheckpoints()
+    begun = io.load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
+    quiet_lightning()
+    trainer = pl.Trainer(
+        max_steps=steps, max_epochs=-1, accelerator=accelerator, devices=devices, precision=precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=accumulate, plugins=[io], enable_checkpointing=False, use_distributed_sampler=False,
+        enable_model_summary=False, log_every_n_steps=max(1, steps // 200), gradient_clip_val=1.0, default_root_dir=out,
+        logger=TensorBoardLogger(out, name="", version="tensorboard"),
+        callbacks=[health, Curves(out / "metrics.csv", health, max(1, steps // 200), checkpoint_every, begun), KeepCheckpoint(checkpoint, checkpoint_every),
+                   RichProgressBar()],
+    )  # fmt: skip
+    if trainer.is_global_zero and begun < steps:
+        _tell(module, crops, batch_size, (steps - begun) * accumulate, trainer)
+    data = CropData(crops, batch_size, steps * accumulate, begun * accumulate, workers)
+    clock = time.perf_counter()
+    trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if begun else None, weights_only=True)
+    seen = (steps - begun) * accumulate * batch_size * trainer.world_size
+    used = torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None
+    spent = time.perf_counter() - clock
+    record.update(cost={"samples_per_s": round(seen / spent, 2), "device_memory_mib": used,
+                        "devices": trainer.world_size, "device": trainer.strategy.root_device.type})  # fmt: skip
+
+
+def quiet_lightning() -> None:
+    """Its advice about settings that are chosen here on purpose is not the user's to act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*dataloader is not resumable.*",
+        ".*ckpt_path.*",
+        ".*lr_scheduler.step.*",
+    ):
+        warnings.filterwarnings("ignore", text)
+
+
+def _finished(out: Path, name: str, resume: bool) -> runs.Run | None:
+    """The run in this folder if it is done and the very same; raises where another one would be overwritten."""
+    if not (out / "run.json").exists():
+        return None
+    before = runs.read(out)
+    if before.id != name and (resume or before.status == "finished"):
+        raise MedsslError(
+            f"{out} holds run {before.id}, made with other settings or data than this one ({name}): nothing was changed; "
+            f"give another --out, or the settings of the first"
+        )
+    if before.status == "finished":
+        console.print(f"{out} is already finished; nothing to do")
+        return before
+    return None
+
+
+def _tell(module: Method, crops: Crops, batch_size: int, batches: int, trainer: pl.Trainer) -> None:
+    batch = default_collate([crops[i] for i in range(batch_size)])
+    expected = estimate(module, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
+    console.print(
+        f"{type(module).__name__} on {len(crops.scans)} scans, {batches} batches of {batch_size}: about "
+        f"{spoken(expected['seconds'])} and {expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
+    )
+
+
+@torch.no_grad()
+def _save_examples(module: Method, crops: Crops, out: Path, count: int = 4) -> None:
+    """A middle slice of a few restored scans, for the report."""
+    module.eval()
+    batch = module.make_views(default_collate([crops[i] for i in range(min(count, len(crops)))]))
+    shown = module.reconstruct(batch)
+    if shown:
+        pictures = {}
+        for kind, x in shown.items():
+            for n, volume in enumerate(x[:, 0].float().numpy()):
+                pictures[f"{kind}.{n}"] = volume if volume.ndim == 2 else volume[:, :, volume.shape[2] // 2]
+        np.savez_compressed(out / "examples.npz", **pictures)

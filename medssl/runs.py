@@ -1,0 +1,257 @@
+"""The run record: what was done, with what, from what, and what came out. Imports no torch.
+
+One folder a run. `run.json` in it carries the status (running with a heartbeat, finished, failed with the reason)
+and is replaced atomically, so a reader never sees half a record. `table` is a glob into a DataFrame.
+
+    from medssl import runs
+    runs.table("runs")[["kind", "status", "metrics.auroc", "cost.seconds"]]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+
+from medssl.errors import MedsslError
+
+STALE_S = 120.0  # a running record whose heartbeat is older than this belongs to a process that died
+PACKAGES = ("medssl", "torch", "monai", "lightly", "pytorch-lightning", "numpy", "blosc2")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record as it stands in `run.json`; see `read` and `table`."""
+
+    id: str
+    kind: str
+    config: dict
+    data: str
+    seed: int
+    parent: str | None = None
+    commit: str = ""
+    status: str = "running"
+    reason: str | None = None
+    started: float = 0.0
+    heartbeat: float = 0.0
+    metrics: dict = field(default_factory=dict)
+    cost: dict = field(default_factory=dict)
+    versions: dict = field(default_factory=dict)
+    protocol: dict = field(default_factory=dict)
+
+    @property
+    def stale(self) -> bool:
+        """Says it is running, but its process has not been heard of for two minutes."""
+        return self.status == "running" and time.time() - self.heartbeat > STALE_S
+
+
+def identity(**parts: Any) -> str:
+    """Twelve hex digits that name a run by everything it depends on.
+
+    >>> identity(arm="scratch", draw=0) == identity(draw=0, arm="scratch")
+    True
+    """
+    return hashlib.sha256(_json(parts).encode()).hexdigest()[:12]
+
+
+def read(folder: Path | str) -> Run:
+    """The record in `folder`; raises MedsslError where there is none or it is broken."""
+    path = Path(folder) / "run.json"
+    if not path.exists():
+        raise MedsslError(f"{folder} holds no run.json: expected the folder of a medssl run")
+    try:
+        known = json.loads(path.read_text())
+        return Run(**{k: v for k, v in known.items() if k in Run.__dataclass_fields__})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise MedsslError(f"the run.json in {folder} is broken ({type(error).__name__}): run the job again") from error
+
+
+def table(root: Path | str) -> pd.DataFrame:
+    """All runs below `root`, one row each, nested fields as `config.*`, `metrics.*`, `cost.*`.
+
+    A broken record is a row with status "broken"; a running one without a heartbeat is "stale".
+    """
+    rows = []
+    for path in sorted(Path(root).glob("**/run.json")):
+        row: dict[str, Any] = {"folder": str(path.parent.relative_to(root))}
+        try:
+            run = read(path.parent)
+            row |= _flatten(asdict(run)) | ({"status": "stale"} if run.stale else {})
+        except MedsslError as error:
+            row |= {"id": path.parent.name, "status": "broken", "reason": str(error.__cause__ or "unreadable")}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else ["folder", "id", "kind", "status"])
+
+
+class Recorder:
+    """The open record of a run in progress; made by `recording`."""
+
+    def __init__(self, folder: Path, run: Run):
+        self.folder, self.run, self.peak_rss = folder, run, 0
+        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self.update()
+        self._thread.start()
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the record on disk (dicts are merged), with a fresh heartbeat."""
+        with self._lock:
+            merged: dict[str, Any] = {
+                k: {**getattr(self.run, k), **v} if isinstance(v, dict) else v for k, v in changes.items()
+            }
+            self.run = replace(self.run, heartbeat=time.time(), **merged)
+            write_atomically(self.folder / "run.json", (_json(asdict(self.run), indent=1) + "\n").encode())
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        process, last = psutil.Process(), time.time()
+        while not self._stop.wait(0.5):
+            self.peak_rss = max(self.peak_rss, process.memory_info().rss)
+            if time.time() - last > STALE_S / 8:
+                last = time.time()
+                self.update()
+
+
+@contextmanager
+def recording(
+    folder: Path, kind: str, config: dict, data: str, seed: int, parent: str | None = None
+) -> Iterator[Recorder]:
+    """Keep a run's record while the block runs: finished at its end, failed with the reason if it raises.
+
+    Time and peak memory are measured here, so every kind of run has them under `cost`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = identity(kind=kind, config=config, data=data, seed=seed, parent=parent)
+    begun = time.time()
+    run = Run(name, kind, config, data, seed, parent, commit(), started=begun, versions=versions())
+    recorder = Recorder(folder, run)
+    try:
+        yield recorder
+        status: dict[str, Any] = {"status": "finished"}
+    except BaseException as error:
+        told = str(error) if isinstance(error, MedsslError) else type(error).__name__
+        status = {"status": "failed", "reason": told}
+        raise
+    finally:
+        recorder.close()
+        seconds = round(recorder.run.cost.get("seconds", 0.0) + time.time() - begun, 2)
+        recorder.update(**status, cost={"seconds": seconds, "peak_memory_mib": recorder.peak_rss >> 20})
+
+
+def describe(thing: Any) -> dict:
+    """The class path and arguments an object was built with, so that a record can rebuild it.
+
+    Holds for any class whose attributes are named as the parameters of its `__init__` (scikit-learn's convention).
+    """
+    names = [n for n in inspect.signature(type(thing).__init__).parameters if n != "self"]
+    missing = [n for n in names if not hasattr(thing, n)]
+    if missing:
+        raise MedsslError(
+            f"{type(thing).__name__} does not keep its parameter {missing[0]!r}: expected an attribute of that name; "
+            f"set self.{missing[0]} = {missing[0]} in __init__"
+        )
+    kept = {n: getattr(thing, n) for n in names}
+    path = f"{type(thing).__module__}.{type(thing).__qualname__}"
+    plain = {n: v for n, v in kept.items() if _is_plain(v)}
+    return {"class_path": path, "init_args": plain}
+
+
+def rebuild(spec: dict) -> Any:
+    """The object `describe` described. A record only ever names classes of medssl itself."""
+    path = spec["class_path"]
+    module, _, name = path.rpartition(".")
+    if not module.startswith("medssl."):
+        raise MedsslError(
+            f"the record names the class {path}, which is outside medssl, and a record is never allowed to import code: "
+            f"name it yourself, with --encoder {path}"
+        )
+    return getattr(importlib.import_module(module), name)(**spec["init_args"])
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write beside the target, sync, replace: a reader or a kill sees the old file or the new one, never half."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            raise MedsslError(
+                f"the disk is full: {len(content)} bytes of {path.name} could not be written, what was there before is "
+                f"unharmed; free some space and run the same command again"
+            ) from error
+        raise
+
+
+def commit() -> str:
+    """The commit the running code comes from, `+` if it was changed since; the version where there is no git."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return f"medssl {version('medssl')}"
+    git = ["git", "-C", str(here)]
+    head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
+    return (head.stdout.strip() or "uncommitted") + ("+" if dirty.stdout.strip() else "")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages a result depends on."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _flatten(record: dict, prefix: str = "") -> dict:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_clean(value), indent=indent, sort_keys=True, default=str)
+
+
+def _clean(value: Any) -> Any:
+    """JSON has no NaN: write null."""
+    if isinstance(value, dict):
+        return {str(k): _clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

@@ -1,0 +1,290 @@
+"""DICOM series -> volume, by few explicit rules; what does not fit a rule is refused in words, never bent.
+
+The rules (their tolerances stand here and in dicom_stack.py):
+1. Slices belong together by patient and SeriesInstanceUID; copies of a series in another folder stay apart.
+2. Localizers, and up to a fifth of a series that has another orientation or size, are left out and reported;
+   more than that is a mixed orientation and refused.
+3. Slices are put in order by their position along the normal. InstanceNumber is never looked at.
+4. Refused: a missing slice, two slices at one place, uneven steps, a gantry tilt, a slice without position or
+   pixel size, several time points (4D), a Siemens mosaic, a cine.
+5. X-ray, ultrasound and series of one slice are 2D images: rows by columns as seen on a screen.
+6. Each slice is rescaled by its own slope and intercept; MONOCHROME1 is inverted once.
+
+    for series in group(slices):
+        header = series.header()                 # raises ScanError where a rule is broken
+    scan = read_series(files, id="a3f0", patient="77c1")
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medssl.errors import ScanError
+from medssl.scans.base import Header, Scan
+from medssl.scans.dicom_slices import Slice, read_pixels, read_slices
+from medssl.scans.dicom_stack import along_normal, normal_of, stack_affine
+from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
+
+PROJECTIONS = {
+    "CR",
+    "DX",
+    "DR",
+    "RG",
+    "MG",
+    "RF",
+    "XA",
+    "IO",
+    "PX",
+    "US",
+    "IVUS",
+    "ES",
+    "GM",
+    "OP",
+    "SM",
+    "XC",
+}
+PROJECTIONS |= {"OPT", "OCT", "SC"}
+SAME_COSINE = 1e-4  # orientations closer than this are one
+STRAY_SHARE = 0.2  # a larger part of a series with another orientation is no stray
+
+
+@dataclass(frozen=True)
+class Series:
+    """Slices that make one scan, or a reason why they do not."""
+
+    slices: tuple[Slice, ...]
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> list[str]:
+        return sorted({item.file for item in self.slices})
+
+    def header(self) -> Header:
+        """What the series is, from headers alone. Raises ScanError where a rule of this file is broken."""
+        if self.reason:
+            raise ScanError(self.reason)
+        check_slices(self.slices)
+        return _image_header(self) if is_image(self.slices) else _volume_header(self)
+
+
+def group(slices: Iterable[Slice]) -> list[Series]:
+    """The series in a heap of slices, in order of their first file; nothing is lost, what cannot be used says
+    why."""
+    heaps: dict[tuple, list[Slice]] = defaultdict(list)
+    for item in slices:
+        heaps[item.patient, item.series or str(Path(item.file).parent)].append(item)
+    series = [part for heap in heaps.values() for copy in _copies(heap) for part in _sort_out(copy)]
+    return sorted(series, key=lambda part: (part.files[0], part.slices[0].frame))
+
+
+def read_series(files: Sequence[str], id: str, patient: str) -> Scan:
+    """The scan that these files of one series hold: (C, X, Y, Z) with X along a row, or (C, H, W).
+
+    array: int16 where the values fit, else int32 or float32.
+    Raises ScanError where a rule of this file is broken.
+    """
+    parts = group(item for file in files for item in read_slices(file))
+    series = next((part for part in parts if part.reason is None), parts[0])
+    header = series.header()
+    in_order = series.slices if len(header.shape) == 2 else along_normal(series.slices)
+    planes, inverted = _planes(in_order)
+    array = np.stack(planes, axis=-1)  # (rows, columns, samples, slices)
+    array = array[..., 0].transpose(2, 0, 1) if len(header.shape) == 2 else array.transpose(2, 1, 0, 3)
+    notes = header.notes + (("MONOCHROME1 inverted",) if inverted else ())
+    return Scan(
+        array=_smallest(grey(array)),
+        affine=header.affine,
+        spacing_mm=header.spacing_mm,
+        patient=patient,
+        id=id,
+        modality=header.modality,
+        notes=notes,
+    )
+
+
+def is_image(slices: Sequence[Slice]) -> bool:
+    """True for what is one plane by nature or by count."""
+    return len(slices) == 1 or slices[0].modality in PROJECTIONS
+
+
+def grey(array: np.ndarray) -> np.ndarray:
+    """(C, *S) -> (1, *S) where three colour channels hold the same picture, else as it came."""
+    same = array.shape[0] == 3 and (array[0] == array[1]).all() and (array[0] == array[2]).all()
+    return array[:1] if same else array
+
+
+def check_slices(slices: Sequence[Slice]) -> None:
+    """Raises ScanError for what no geometry can mend: mosaic, cine, burned-in text, a broken number."""
+    first = slices[0]
+    if any(item.burned_in for item in slices):
+        raise ScanError("text is burned into the pixels (0028,0301): quarantined; remove it, or leave the scan out")
+    if any(item.mosaic for item in slices):
+        raise ScanError("a Siemens mosaic is not read yet: convert it to NIfTI with dcm2niix first")
+    if any(item.frames_in_file > 1 and not item.enhanced for item in slices):
+        raise ScanError(
+            f"a multi-frame file of {first.frames_in_file} frames without positions (cine) is not read "
+            "yet: "
+            "export its frames as images first"
+        )
+    problem = next((item.problem for item in slices if item.problem), None)
+    if problem:
+        raise ScanError(problem)
+
+
+def _copies(heap: list[Slice]) -> list[list[Slice]]:
+    """One heap where its folders complete each other, one a folder where they hold the same places twice."""
+    folders: dict[Path, list[Slice]] = defaultdict(list)
+    for item in heap:
+        folders[Path(item.file).parent].append(item)
+    places = [{(item.position, item.orientation) for item in part} for part in folders.values()]
+    apart = sum(map(len, places)) == len(set().union(*places)) and None not in {p for s in places for p, _ in s}
+    return [heap] if apart else list(folders.values())
+
+
+def _sort_out(heap: list[Slice]) -> list[Series]:
+    """Localizers and strays out of the way; the rest one volume, or one image a file."""
+    scouts = tuple(item for item in heap if item.localizer)
+    rest = [item for item in heap if not item.localizer]
+    found = []
+    if scouts:
+        found.append(Series(scouts, f"{len(scouts)} localizer slices (ImageType, 0008,0008): left out"))
+    if rest and rest[0].modality in PROJECTIONS:
+        files = sorted({item.file for item in rest})
+        found += [Series(tuple(item for item in rest if item.file == file)) for file in files]
+    elif rest:
+        found += _without_strays(rest)
+    return found
+
+
+def _without_strays(heap: list[Slice]) -> list[Series]:
+    kinds = _by_plane(heap)
+    main = max(kinds, key=len)
+    strays = [kind for kind in kinds if kind is not main]
+    count = len(heap) - len(main)
+    if not strays:
+        return [Series(tuple(heap))]
+    if count > STRAY_SHARE * len(heap):
+        sizes = ", ".join(str(len(kind)) for kind in kinds)
+        reason = (
+            f"mixed orientation: the series holds slices of {len(kinds)} orientations or sizes ({sizes} "
+            "slices): "
+            "expected one; split the series"
+        )
+        return [Series(tuple(heap), reason)]
+    left_out = [
+        Series(
+            tuple(kind),
+            f"{len(kind)} of {len(heap)} slices have another orientation "
+            f"({_degrees(kind[0], main[0]):.1f} degrees) "
+            "or size than the rest of their series: left out",
+        )
+        for kind in strays
+    ]
+    return [Series(tuple(main), notes=(f"{count} stray slices left out",)), *left_out]
+
+
+def _by_plane(heap: list[Slice]) -> list[list[Slice]]:
+    kinds: list[list[Slice]] = []
+    for item in heap:
+        for kind in kinds:
+            if _same_plane(item, kind[0]):
+                kind.append(item)
+                break
+        else:
+            kinds.append([item])
+    return kinds
+
+
+def _same_plane(one: Slice, other: Slice) -> bool:
+    if one.size != other.size or one.samples != other.samples:
+        return False
+    if one.orientation is None or other.orientation is None:
+        return True  # a slice without orientation is refused later, with its tag
+    return float(np.abs(np.subtract(one.orientation, other.orientation)).max()) < SAME_COSINE
+
+
+def _degrees(one: Slice, other: Slice) -> float:
+    if one.orientation is None or other.orientation is None:
+        return 0.0
+    cosine = np.clip(np.dot(normal_of(one), normal_of(other)), -1, 1)
+    return float(np.degrees(np.arccos(cosine)))
+
+
+def _image_header(series: Series) -> Header:
+    first = series.slices[0]
+    if len(series.slices) > 1:
+        raise ScanError(
+            f"{len(series.slices)} frames in one {first.modality} file are not read yet: export them as images first"
+        )
+    notes = series.notes
+    if first.spacing_mm is None:
+        notes += ("pixel size unknown: 1 mm assumed",)
+    if first.modality not in PROJECTIONS:
+        notes += ("one slice: read as a 2D image",)
+    rows_mm, columns_mm = first.spacing_mm or (1.0, 1.0)
+    return _header(series, first.size, np.diag([rows_mm, columns_mm, 1, 1]), (rows_mm, columns_mm), None, notes)
+
+
+def _volume_header(series: Series) -> Header:
+    affine = LPS_TO_RAS @ stack_affine(series.slices)
+    slice_axis = int(np.argmax(ras_order(affine, (0, 0, 1))))
+    rows, columns = series.slices[0].size
+    shape = (columns, rows, len(series.slices))
+    return _header(series, shape, affine, spacing(affine), slice_axis, series.notes)
+
+
+def _header(series: Series, shape, affine, spacing_mm, slice_axis, notes) -> Header:
+    first = series.slices[0]
+    return Header(
+        modality=first.modality,
+        shape=shape,
+        affine=affine,
+        spacing_mm=spacing_mm,
+        channels=1 if first.samples == 1 else None,
+        slice_axis=slice_axis,
+        manufacturer=first.manufacturer,
+        patient=first.patient or None,
+        site=first.site,
+        notes=notes,
+    )
+
+
+def _planes(slices: Sequence[Slice]) -> tuple[list[np.ndarray], bool]:
+    """One rescaled (rows, columns, samples) array a slice, each file decoded once; True when any was
+    inverted."""
+    frames: dict[str, tuple[np.ndarray, bool]] = {}
+    last = {item.file: number for number, item in enumerate(slices)}
+    planes, inverted = [], False
+    for number, item in enumerate(slices):
+        if item.file not in frames:
+            frames[item.file] = read_pixels(item.file)
+        pixels, turned = frames[item.file]
+        inverted |= turned
+        planes.append(_rescaled(pixels[item.frame], item))
+        if last[item.file] == number:
+            del frames[item.file]
+    return planes, inverted
+
+
+def _rescaled(pixels: np.ndarray, item: Slice) -> np.ndarray:
+    if item.slope == 1 and float(item.intercept).is_integer():
+        return pixels.astype(np.int32) + int(item.intercept) if item.intercept else pixels
+    return (pixels * np.float64(item.slope) + item.intercept).astype(np.float32)
+
+
+def _smallest(array: np.ndarray) -> np.ndarray:
+    """int16 where the integers fit, uint8 kept; other integers int32; the rest as it is. Native byte
+    order."""
+    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    if array.dtype.kind not in "iu" or array.dtype == np.uint8:
+        return array
+    low, high = int(array.min()), int(array.max())
+    if low >= -32768 and high <= 32767:
+        return array.astype(np.int16)
+    return array.astype(np.int32 if high < 2**31 else np.int64)

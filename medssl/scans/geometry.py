@@ -1,0 +1,153 @@
+"""Where voxels lie: spacing, orientation, turning to RAS+, resampling, and whether two grids agree.
+
+array, affine = to_ras(scan.array, scan.affine)            # (C, X, Y, Z), axes along R, A, S
+array = resample(array, spacing(affine), (1.0, 1.0, 1.0))
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+
+from medssl.errors import ScanError
+
+AGREE_MM = 0.1  # grids of an image and its mask may lie this far apart
+SHEAR_DEGREES = 1.0  # a NIfTI's axes may be this far from right angles
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SPACING_LIMITS_MM = (1e-3, 1e3)
+
+
+def spacing(affine: np.ndarray) -> tuple[float, ...]:
+    """mm between voxels along each of the three axes."""
+    return tuple(float(step) for step in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def orientation(affine: np.ndarray) -> str:
+    """Where each axis runs to, nearest letters: "RAS", "LPS", ..."""
+    return "".join(nib.orientations.aff2axcodes(affine))
+
+
+def check_affine(affine: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Notes on an affine that can be used. Raises ScanError for one that cannot: not finite, zero steps,
+    sheared."""
+    if not np.isfinite(affine).all():
+        raise ScanError("the affine holds a number that is not finite: expected millimetres; fix the header")
+    steps = spacing(affine)
+    for axis, step in enumerate(steps):
+        if not SPACING_LIMITS_MM[0] <= step <= SPACING_LIMITS_MM[1]:
+            raise ScanError(
+                f"spacing_mm[{axis}] is {step:g}: expected between {SPACING_LIMITS_MM[0]:g} and "
+                f"{SPACING_LIMITS_MM[1]:g} mm; fix the header"
+            )
+    return _check_shear(affine[:3, :3] / steps, affine, shape)
+
+
+def _check_shear(unit: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    cosines = np.abs((unit.T @ unit)[np.triu_indices(3, 1)])
+    degrees = float(np.degrees(np.arcsin(min(1.0, cosines.max()))))
+    if degrees > SHEAR_DEGREES:
+        raise ScanError(
+            f"the affine is sheared by {degrees:.2f} degrees: expected axes at right angles within "
+            f"{SHEAR_DEGREES:g}; resample the volume to a straight grid first"
+        )
+    shift_mm = cosines.max() * max(n * s for n, s in zip(shape, spacing(affine)))
+    return (f"affine sheared by {degrees:.3f} degrees: taken as straight",) if shift_mm > AGREE_MM else ()
+
+
+def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn and flip (C, *S) so that its axes run nearest to R, A, S; no voxel changes. Returns it with its
+    affine."""
+    return turn(array, affine, "RAS")
+
+
+def turn(array: np.ndarray, affine: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Turn and flip (C, *S) to the axes of `target` ("LPS", ...); no voxel changes. Returns it with its
+    affine."""
+    move = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(target))
+    )
+    turned = nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), move)
+    return np.moveaxis(turned, -1, 0), affine @ nib.orientations.inv_ornt_aff(move, array.shape[1:])
+
+
+def ras_order(affine: np.ndarray, values: tuple) -> tuple:
+    """Values given one an axis as stored, in the order they have once the volume is RAS+."""
+    axes = nib.orientations.io_orientation(affine)[:, 0]
+    return tuple(values[int(np.flatnonzero(axes == world)[0])] for world in range(3))
+
+
+def corners_apart_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The farthest that any corner of a grid moves between two affines, in mm."""
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))], float)
+    return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())
+
+
+def check_same_grid(
+    shape: tuple[int, ...], affine: np.ndarray, mask_shape: tuple[int, ...], mask_affine: np.ndarray
+) -> None:
+    """Raises ScanError unless a mask lies on its image's grid, whatever the storage order of either."""
+    if len(shape) == 3 and len(mask_shape) == 3:
+        turned, affine = _grid_in_ras(shape, affine)
+        mask_turned, mask_affine = _grid_in_ras(mask_shape, mask_affine)
+    else:
+        turned, mask_turned = shape, mask_shape
+    if turned != mask_turned:
+        raise ScanError(
+            f"the mask has shape {_times(mask_turned)}, its image {_times(turned)}: expected the same "
+            "grid; "
+            "resample the mask onto the image"
+        )
+    apart = corners_apart_mm(affine, mask_affine, turned) if len(turned) == 3 else 0.0
+    if apart > AGREE_MM:
+        raise ScanError(
+            f"mask and image lie {apart:.2f} mm apart: expected at most {AGREE_MM} mm; resample the mask onto the image"
+        )
+
+
+def _grid_in_ras(shape: tuple[int, ...], affine: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
+    nothing = np.broadcast_to(np.int8(0), (1, *shape))
+    turned, affine = to_ras(nothing, affine)
+    return turned.shape[1:], affine
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(str(n) for n in shape)
+
+
+def resampled_shape(shape: tuple[int, ...], old_mm: tuple[float, ...], new_mm: tuple[float, ...]) -> tuple[int, ...]:
+    """Voxels that cover the same extent at another spacing; at least one an axis."""
+    return tuple(max(1, round(n * old / new)) for n, old, new in zip(shape, old_mm, new_mm))
+
+
+def resample(
+    array: np.ndarray,
+    old_mm: tuple[float, ...],
+    new_mm: tuple[float, ...],
+    shape: tuple[int, ...] | None = None,
+    nearest: bool = False,
+) -> np.ndarray:
+    """(C, *S) at another spacing about the same centre: linear, blurred first where it gets coarser; or
+    nearest.
+
+    shape: of the result, to come back to a grid one started from. float32 out, or its own type.
+    """
+    shape = shape or resampled_shape(array.shape[1:], old_mm, new_mm)
+    factors = [new / old for old, new in zip(old_mm, new_mm)]
+    return zoom(array, factors, shape, nearest)
+
+
+def zoom(array: np.ndarray, factors: list[float], shape: tuple[int, ...], nearest: bool = False) -> np.ndarray:
+    """(C, *S) -> (C, *shape), `factors[i]` old voxels to a new one, centre on centre, edges repeated."""
+    offsets = [(n - 1) / 2 - (m - 1) / 2 * f for n, m, f in zip(array.shape[1:], shape, factors)]
+    out = np.empty((array.shape[0], *shape), array.dtype if nearest else np.float32)
+    for channel, result in zip(array, out):
+        if not nearest:
+            sigmas = [max(0.0, (factor - 1) / 2) for factor in factors]
+            channel = ndimage.gaussian_filter(channel.astype(np.float32), sigmas, mode="nearest")
+        ndimage.affine_transform(
+            channel, factors, offsets, shape, output=result, order=0 if nearest else 1, mode="nearest"
+        )
+    return out

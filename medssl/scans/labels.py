@@ -1,0 +1,145 @@
+"""Labels from a CSV onto scans: matched by path, never guessed; what does not match is counted and named.
+
+A row belongs to the scan whose path below a source folder it names; else to the only scan whose path ends
+with it, suffix and all; else to the only one whose path without suffix does. For a DICOM series the path is
+its folder's.
+
+    table = LabelTable(Path("labels.csv"), key="file", patient="subject")
+    rows, warnings = table.match(paths, usable)         # row number or None for each scan
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from medssl.errors import MedsslError, nearest
+from medssl.scans.files import stem
+
+MOST_VALUES = 20
+NAMES_SHOWN = 5
+Parts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something to say to the person at the terminal: `text` holds counts only, `names` are theirs and go
+    nowhere else."""
+
+    text: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.names[:NAMES_SHOWN]) + (", ..." if len(self.names) > NAMES_SHOWN else "")
+        return f"{self.text}: {shown}" if self.names else self.text
+
+
+class LabelTable:
+    """A CSV of labels, one row a scan. Raises MedsslError for a file or column that is not there."""
+
+    def __init__(self, csv: Path, key: str, patient: str | None = None, label: Sequence[str] | None = None) -> None:
+        frame = _read(csv, key, patient)
+        self.patient = patient if patient in frame.columns else None
+        self.ids = frame[key].fillna("").str.strip().tolist()
+        self.patients = frame[self.patient].tolist() if self.patient else []
+        others = [column for column in frame.columns if column not in (key, self.patient)]
+        self.kept = list(label) if label is not None else [name for name in others if _is_label(frame[name])]
+        for name in self.kept:
+            if name not in frame.columns:
+                raise MedsslError(f"label {name!r} is no column of the labels{nearest(name, frame.columns)}")
+        self.frame = frame
+        self.left_out = [name for name in others if name not in self.kept] if label is None else []
+
+    def match(self, paths: Sequence[Sequence[Parts]], usable: Sequence[bool]) -> tuple[list, list[Warned]]:
+        """For each scan (its paths as parts, below its source): a row number, "twice" for rows that disagree,
+        or None."""
+        exact, by_end, by_stem = _indices(paths)
+        rows: dict[int, list[int]] = defaultdict(list)
+        unknown: list[str] = []
+        ambiguous: list[str] = []
+        for number, text in enumerate(self.ids):
+            parts = _parts(text)
+            scans = exact.get(parts) or by_end.get(parts) or by_stem.get(parts) or set()
+            scans = {scan for scan in scans if usable[scan]} or scans
+            if len(scans) == 1:
+                rows[scans.pop()].append(number)
+            else:
+                (ambiguous if scans else unknown).append(text)
+        matched = [self._one(rows[scan]) if scan in rows else None for scan in range(len(paths))]
+        return matched, self._warnings(matched, rows, unknown, ambiguous, usable)
+
+    def values(self, row: int) -> dict[str, object]:
+        """The kept labels of one row; an empty cell is None."""
+        return {name: _plain(self.frame[name].iloc[row]) for name in self.kept}
+
+    def patient_of(self, row: int) -> str | None:
+        """The patient of one row, None for an empty cell."""
+        value = self.patients[row]
+        return None if pd.isna(value) or not str(value).strip() else str(value).strip()
+
+    def _one(self, rows: list[int]) -> int | str:
+        said = self.frame.iloc[rows][[*self.kept, *([self.patient] if self.patient else [])]]
+        return rows[0] if len(rows) == 1 or len(said.drop_duplicates()) <= 1 else "twice"
+
+    def _warnings(self, matched, rows, unknown, ambiguous, usable) -> list[Warned]:
+        repeated = tuple(self.ids[numbers[0]] for numbers in rows.values() if len(numbers) > 1)
+        without = sum(row is None and fine for row, fine in zip(matched, usable))
+        said = [
+            (unknown, f"{len(unknown)} label rows name no scan that was found"),
+            (ambiguous, f"{len(ambiguous)} label rows could mean several scans, none was guessed"),
+            (repeated, f"{len(repeated)} scans have several label rows; rows that disagree are not used"),
+            (
+                self.left_out,
+                f"{len(self.left_out)} columns are no labels by their values (name them with --label)",
+            ),
+        ]
+        warned = [Warned(text, tuple(names)) for names, text in said if names]
+        return warned + ([Warned(f"{without} scans have no row in the labels")] if without else [])
+
+
+def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
+    try:
+        columns = pd.read_csv(csv, nrows=0).columns
+        if key not in columns:
+            raise MedsslError(f"key {key!r} is no column of the labels{nearest(key, columns)}")
+        return pd.read_csv(csv, dtype={name: str for name in (key, patient) if name in columns})
+    except FileNotFoundError:
+        raise MedsslError(f"labels {csv} does not exist: expected a CSV file") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise MedsslError(f"labels {csv} is no CSV file ({type(error).__name__}): expected columns and rows") from None
+
+
+def _is_label(values: pd.Series) -> bool:
+    """Few distinct values, and not one of its own for each row, as names and dates have."""
+    distinct = values.nunique()
+    return 0 < distinct <= MOST_VALUES and (distinct < len(values) or len(values) <= 2)
+
+
+def _plain(value):
+    if pd.isna(value):
+        return None
+    value = value.item() if hasattr(value, "item") else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _parts(text: str) -> Parts:
+    return tuple(part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in (".", "/"))
+
+
+def _indices(paths: Sequence[Sequence[Parts]]) -> tuple[dict, dict, dict]:
+    exact: dict[Parts, set[int]] = defaultdict(set)
+    by_end: dict[Parts, set[int]] = defaultdict(set)
+    by_stem: dict[Parts, set[int]] = defaultdict(set)
+    for scan, variants in enumerate(paths):
+        for parts in variants:
+            exact[parts[1:]].add(scan)
+            bare = (*parts[:-1], stem(Path(parts[-1])))
+            for start in range(len(parts)):
+                by_end[parts[start:]].add(scan)
+                by_stem[bare[start:]].add(scan)
+    exact.pop((), None)
+    return exact, by_end, by_stem

@@ -1,0 +1,159 @@
+"""Keyed pseudonyms, and the short list of header fields that are kept. Everything else in a header is
+dropped.
+
+A pseudonym is HMAC-SHA256 under a random key that lies beside `sources.parquet` and never in a cache: without
+the key nobody can guess a patient's number and check it. This lowers a risk; it is not a claim of anonymity.
+
+    names = Pseudonyms(Path("manifest/pseudonym.key"))
+    names.of("patient", "1234567")          # 12 hex characters, the same for as long as the key is
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from medssl.errors import MedsslError
+
+KEY_BYTES = 32
+# Fixed words only: a header may hold anything in this field.
+MODALITIES = frozenset(
+    {
+        "CR",
+        "CT",
+        "DR",
+        "DX",
+        "ES",
+        "GM",
+        "IO",
+        "IVUS",
+        "MG",
+        "MR",
+        "NM",
+        "OCT",
+        "OP",
+        "OPT",
+        "OT",
+        "PT",
+        "PX",
+        "RF",
+        "RG",
+        "SC",
+        "SM",
+        "US",
+        "XA",
+        "XC",
+    }
+)
+MANUFACTURERS = {
+    "agfa": "Agfa",
+    "canon": "Canon",
+    "carestream": "Carestream",
+    "esaote": "Esaote",
+    "fonar": "Fonar",
+    "fuji": "Fujifilm",
+    "ge ": "GE",
+    "general electric": "GE",
+    "hitachi": "Hitachi",
+    "hologic": "Hologic",
+    "hyperfine": "Hyperfine",
+    "konica": "Konica Minolta",
+    "marconi": "Marconi",
+    "medssl": "medssl",
+    "mindray": "Mindray",
+    "philips": "Philips",
+    "picker": "Picker",
+    "samsung": "Samsung",
+    "shimadzu": "Shimadzu",
+    "siemens": "Siemens",
+    "toshiba": "Toshiba",
+    "uih": "United Imaging",
+    "united imaging": "United Imaging",
+}
+# The allow-list: no other element of a DICOM header is parsed at all. PatientID, InstitutionName and the UIDs
+# become pseudonyms or group slices, Modality and Manufacturer become one of the words above, the rest are
+# numbers.
+HEADER_FIELDS = (
+    "SOPClassUID",
+    "ImageType",
+    "Modality",
+    "Manufacturer",
+    "PatientID",
+    "InstitutionName",
+    "SeriesInstanceUID",
+    "BurnedInAnnotation",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "BitsStored",
+    "PixelRepresentation",
+    "ImageOrientationPatient",
+    "ImagePositionPatient",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+
+
+class Pseudonyms:
+    """Stable keyed names: `of(kind, text) -> 12 hex characters`; the key file is made once, for its owner's
+    eyes.
+
+    Raises MedsslError for a key file of the wrong length.
+    """
+
+    def __init__(self, key_file: Path) -> None:
+        self._key = _load_or_make(key_file)
+
+    def of(self, kind: str, text: str) -> str:
+        """The pseudonym of one text; the same text under another kind ("patient", "scan") has another one."""
+        message = f"{kind}\0{text}".encode("utf-8", "surrogatepass")
+        return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:12]
+
+
+def known_modality(text: str | None) -> str:
+    """DICOM's modality code when it is one, else OT."""
+    code = (text or "").strip().upper()
+    return code if code in MODALITIES else "OT"
+
+
+def known_manufacturer(text: str | None) -> str | None:
+    """The manufacturer as one of a few fixed names, "other" for any other text, None for none."""
+    wanted = f"{(text or '').strip().lower()} "
+    if not wanted.strip():
+        return None
+    return next((name for start, name in MANUFACTURERS.items() if wanted.startswith(start)), "other")
+
+
+def _load_or_make(key_file: Path) -> bytes:
+    key_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _load(key_file)
+    key = secrets.token_bytes(KEY_BYTES)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    return key
+
+
+def _load(key_file: Path) -> bytes:
+    key = key_file.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise MedsslError(
+            f"the pseudonym key has {len(key)} bytes: expected {KEY_BYTES}; restore it from a backup, or "
+            "delete it "
+            "and index again (every pseudonym changes)"
+        )
+    return key

@@ -1,0 +1,104 @@
+"""One door to every format: what a file says of itself, the whole scan, its mask.
+
+for member, header in read_headers(Path("t1.nii.gz"), "nifti"): ...
+scan = read_scan(["t1.nii.gz"], "nifti", id="a3f0", patient="77c1", mask="t1_mask.nii.gz")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medssl.errors import ScanError
+from medssl.scans import geometry
+from medssl.scans.base import Header, Scan
+from medssl.scans.dicom import read_series
+from medssl.scans.files import in_words, kind
+from medssl.scans.images import image_header, npz_headers, read_image, read_npz
+from medssl.scans.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
+
+HEADERS = {"nifti": nifti_header, "nrrd": nrrd_header, "image": image_header}
+READERS = {"nifti": read_nifti, "nrrd": read_nrrd, "image": read_image}
+LARGEST_STRUCTURE = 255
+
+
+def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
+    """(member, header) of every scan in a file that is not DICOM; member is None but for .npz.
+
+    Raises ScanError for a file that cannot be used.
+    """
+    with in_words("the header"):
+        return list(npz_headers(path)) if format == "npz" else [(None, HEADERS[format](path))]
+
+
+def read_scan(
+    files: Sequence[str],
+    format: str,
+    id: str,
+    patient: str,
+    modality: str = "OT",
+    member: str | None = None,
+    mask: str | None = None,
+) -> Scan:
+    """The scan with all its voxels, and its mask on the same grid; axes as stored, affine says where they
+    run.
+
+    modality: for formats that do not say; DICOM's own word stands. Raises ScanError for what cannot be
+    trusted.
+    """
+    if format == "dicom":
+        scan = read_series(files, id, patient)
+    else:
+        path = Path(files[0])
+        with in_words("the file"):
+            array, header = read_npz(path, member or "") if format == "npz" else READERS[format](path)
+        scan = Scan(
+            array=array,
+            affine=header.affine,
+            spacing_mm=header.spacing_mm,
+            patient=patient,
+            id=id,
+            modality=modality,
+            frames=header.frames,
+            notes=header.notes,
+        )
+    if mask is None:
+        return scan
+    return Scan(**{**vars(scan), "mask": read_mask(Path(mask), scan.affine, scan.array.shape[1:])})
+
+
+def mask_header(path: Path) -> Header:
+    """What a mask file says of itself. Raises ScanError for a format that holds no masks."""
+    format = kind(path)
+    if format not in HEADERS:
+        raise ScanError("the mask is no NIfTI, NRRD or image file: expected one of these")
+    with in_words("the mask's header"):
+        return HEADERS[format](path)
+
+
+def read_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(*S) uint8 structures on the grid of the image with this affine and shape, whatever order the mask is
+    stored in.
+
+    Raises ScanError for another grid, and for values that are not whole numbers from 0 to 255.
+    """
+    header = mask_header(path)
+    geometry.check_same_grid(shape, affine, header.shape, header.affine)
+    with in_words("the mask"):
+        array, header = READERS[kind(path) or ""](path)
+    if array.shape[0] != 1:
+        raise ScanError(f"the mask has {array.shape[0]} channels: expected one; store structures as numbers 1, 2, ...")
+    if len(shape) == 3:
+        array, _ = geometry.turn(array, header.affine, geometry.orientation(affine))
+    return _structures(array[0])
+
+
+def _structures(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and (array == np.rint(array)).all()):
+        raise ScanError("the mask holds values that are not whole numbers: expected 0, 1, 2, ...; threshold it first")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > LARGEST_STRUCTURE:
+        raise ScanError(f"mask values run from {low} to {high}: expected 0 to {LARGEST_STRUCTURE}; renumber them")
+    return np.ascontiguousarray(array.astype(np.uint8))

@@ -1,0 +1,427 @@
+"""What was the pretraining worth? Arms x budgets x draws, paired, on patients that nothing else has seen.
+
+    medssl study --data CACHE --task segmentation --arms scratch runs/simmim --budgets 1p 5% 100% --out studies/hippo
+
+Every cell is a run in `STUDY/cells`, identified by everything it depends on: a study that is started again does only
+what is missing, and several processes may work on one study. Arms share subsets, order, augmentation keys and the
+head's seed in each draw, so their differences are paired. The test split is read here, once a cell, after training.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from medssl import probes, runs
+from medssl.encoders import Encoder
+from medssl.errors import MedsslError, nearest
+from medssl.finetune import Recipe, Target, Task, architecture, scans_of, score_scans, target_of, train_model
+from medssl.models import build, fresh_encoder, load_pretrained
+from medssl.scans.cache import Cache
+from medssl.scores import surface_scores
+from medssl.splits import duplicates_across, label_budgets, split
+from medssl.stats import classification_metrics, dice
+from medssl.summary import protocol_points, summarise
+
+Mode = Literal["finetune", "linear", "knn"]
+BASELINES = ("scratch", "scratch-long", "random-frozen")
+VERSION = 1  # of what a cell does; a change of it makes every cell a new one
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and one look at the scored patients."""
+
+    arm: str
+    mode: Mode
+    budget_name: str
+    budget: float
+    draw: int
+    recipe: Recipe
+    parent: str | None  # the pretraining run's id
+    patients: int
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """A study worked out from its arguments alone, the same in every process that works on it."""
+
+    out: Path
+    cache: Cache
+    target: Target
+    encoder: dict
+    like: Encoder | None
+    size: tuple[int, ...]
+    folders: dict[str, Path]  # arm -> pretraining run
+    scored: list[str]
+    cells: list[Cell]
+    subsets: pd.DataFrame
+    roles: pd.Series
+    seed: int
+    config: dict
+    features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)  # arm -> scan -> vector
+
+    def id(self, cell: Cell) -> str:
+        return runs.identity(
+            version=VERSION, data=self.cache.digest, task=self.target.task, classes=self.target.classes, encoder=self.encoder,
+            size=self.size, seed=self.seed, scored=runs.identity(scans=self.scored), cell=asdict(cell),
+        )  # fmt: skip
+
+    def folder(self, cell: Cell) -> Path:
+        return self.out / "cells" / self.id(cell)
+
+
+def study(
+    data: Path,
+    out: Path,
+    task: Task,
+    arms: list[str],
+    budgets: list[str],
+    label: str | None = None,
+    modes: list[Mode] | None = None,
+    draws: int | None = None,
+    encoder: Encoder | None = None,
+    crop: tuple[int, ...] | None = None,
+    recipe: Recipe | None = None,
+    encoder_share: float = 0.3,
+    head_first: float = 0.1,
+    long: float = 3.0,
+    score_on: Literal["test", "validation"] = "test",
+    seed: int = 0,
+    split_seed: int = 0,
+    split_column: str | None = None,
+    allow_seen: bool = False,
+    jobs: int = 1,
+) -> pd.DataFrame:
+    """Run what is missing of the grid and return its table, one row an arm, mode, budget and metric.
+
+    arms: `scratch`, `scratch-long` (`long` times the steps), `random-frozen`, and folders of pretraining runs.
+    budgets: shares ("5%") or numbers ("3p") of the training patients, validation included. modes: how a pretrained
+    encoder is used in classification (finetune, linear probe, knn). recipe: for every arm; pretrained ones use
+    `encoder_share` and `head_first` besides. score_on: explore on "validation", publish "test". allow_seen: run although
+    test scans were pretrained on, with the verdict in every table. jobs: processes, the cores shared among them.
+    """
+    arguments: dict[str, Any] = {k: v for k, v in locals().items() if k != "jobs"}
+    plan = make_plan(**arguments)
+    started = time.time()
+    with runs.recording(plan.out, "study", plan.config, plan.cache.digest, seed) as record:
+        record.update(config={"cell_ids": [plan.id(c) for c in plan.cells]})
+        runs.write_atomically(plan.out / "subsets.parquet", plan.subsets.to_parquet())
+        _work_all(plan, arguments, jobs)
+        failed = _failed(plan)
+        table = summarise(plan.out, [plan.id(c) for c in plan.cells], plan.target.task)
+        runs.write_atomically(plan.out / "summary.parquet", table.to_parquet())
+        record.update(protocol=protocol_points(plan.config), cost={"wall_s": round(time.time() - started, 1)})
+    if failed:
+        raise MedsslError(
+            f"{len(failed)} of {len(plan.cells)} cells failed, the first says: {failed[0]}; the others are kept, run the same "
+            f"command again to try these once more"
+        )
+    return table
+
+
+def make_plan(
+    data: Path, out: Path, task: Task, arms: list[str], budgets: list[str], label: str | None, modes: list[Mode] | None,
+    draws: int | None, encoder: Encoder | None, crop: tuple[int, ...] | None, recipe: Recipe | None, encoder_share: float,
+    head_first: float, long: float, score_on: str, seed: int, split_seed: int, split_column: str | None, allow_seen: bool,
+) -> Plan:  # fmt: skip
+    """Check everything that can be known before the first training, and lay out the cells."""
+    cache, target = Cache(Path(data)), None
+    folders = _arm_folders(arms)
+    target = target_of(cache, task, label)
+    spec, size = architecture(cache, list(folders.values()), encoder, crop)
+    roles = split(cache.manifest, split_seed, column=split_column)
+    if copies := duplicates_across(cache.manifest, roles):
+        raise MedsslError(
+            f"{copies} test scan(s) have the very voxels of a scan outside of the test split: expected none"
+        )
+    seen = {arm: _seen(folder, cache, roles) for arm, folder in folders.items()}
+    if any(seen.values()) and not allow_seen:
+        raise MedsslError(
+            f"pretraining saw test scans or patients ({', '.join(f'{n} by {a}' for a, n in seen.items() if n)}): expected none; "
+            f"pretrain with the same --split-seed and without --transductive, or say --allow-seen true to have it in every table"
+        )
+    subsets = label_budgets(roles, target.patients, budgets, seed, draws)
+    given = set(roles.index[roles == score_on])
+    scored = [s for s, p in zip(cache.manifest["scan"], cache.manifest["patient"]) if p in given and s in target.labels]
+    if not scored:
+        raise MedsslError(f"no labelled scan to score in the {score_on} split: expected at least one")
+    recipes = _recipes(arms, recipe or Recipe(), encoder_share, head_first, long)
+    cells = _cells(cache, target, subsets, recipes, folders, modes)
+    people = cache.manifest.set_index("scan")["patient"]
+    config = {
+        "task": task, "label": label, "classes": target.classes, "arms": list(recipes), "budgets": budgets, "score_on": score_on,
+        "recipes": {a: asdict(r) for a, r in recipes.items()}, "encoder": spec, "crop": size, "split_seed": split_seed,
+        "split_column": split_column, "seen_test_scans": seen, "cells": len(cells), "spacing_mm": cache.spacing_mm,
+        "modality": cache.modality, "dims": cache.dims, "scored_scans": len(scored), "scored_patients": people[scored].nunique(),
+        "patients": {role: int((roles == role).sum()) for role in ("train", "validation", "test")},
+        "pretraining": {a: runs.read(f).config | {"id": runs.read(f).id, "cost": runs.read(f).cost} for a, f in folders.items()},
+    }  # fmt: skip
+    return Plan(Path(out), cache, target, spec, encoder, size, folders, scored, cells, subsets, roles, seed, config)
+
+
+def run_cell(plan: Plan, cell: Cell) -> None:
+    """Train, look once at the scored patients, keep every case's outcome; nothing is done twice."""
+    folder = plan.folder(cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if not _done(folder):
+                _train_and_score(plan, cell, folder)
+    except Timeout:
+        return  # another process is at it
+
+
+def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
+    config = asdict(cell) | {
+        "task": plan.target.task, "train_scans": len(cell.train), "validation_scans": len(cell.validation),
+        "train": None, "validation": None,
+    }  # fmt: skip
+    with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent) as record:
+        clock = time.perf_counter()
+        found = _outcomes(plan, cell)
+        spent = time.perf_counter() - clock
+        if plan.target.task == "classification":
+            cases, metrics = _score_classes(plan, found)
+        else:
+            cases, metrics = _score_masks(plan, found)
+            if cell.draw == 0:
+                _save_examples(plan, found, cases, folder)
+        runs.write_atomically(folder / "predictions.parquet", cases.to_parquet())
+        used = cell.recipe.steps * cell.recipe.batch_size if cell.mode == "finetune" else len(cell.train)
+        record.update(metrics=metrics, cost={"samples_per_s": round(used / spent, 2)})
+
+
+def _outcomes(plan: Plan, cell: Cell) -> list[Any]:
+    """Of each scored scan: class probabilities or a mask."""
+    labels, classes = plan.target.labels, plan.target.outputs
+    if cell.mode == "finetune":
+        model = build(
+            plan.target.task, fresh_encoder(plan.encoder, 1000 + cell.draw + plan.seed, plan.like), classes, cell.draw
+        )
+        if cell.arm in plan.folders:
+            load_pretrained(model, plan.folders[cell.arm])
+        train_model(
+            model,
+            plan.cache,
+            plan.target,
+            cell.train,
+            cell.validation,
+            plan.size,
+            cell.recipe,
+            7919 * plan.seed + cell.draw,
+        )
+        return score_scans(model, plan.cache, plan.target, plan.scored, plan.size)
+    vectors = _features(plan, cell.arm)
+    known = [*cell.train, *cell.validation]  # a probe has nothing to choose, so it learns from the whole budget
+    train, test = (np.stack([vectors[s] for s in scans]) for scans in (known, plan.scored))
+    codes = np.array([labels[s] for s in known])
+    probe = probes.linear_scores if cell.mode == "linear" else probes.knn_scores
+    return list(probe(train, codes, test, classes))
+
+
+def _features(plan: Plan, arm: str) -> dict[str, np.ndarray]:
+    if arm not in plan.features:
+        model = build("classification", fresh_encoder(plan.encoder, 1000 + plan.seed, plan.like), 2, 0)
+        if arm in plan.folders:
+            load_pretrained(model, plan.folders[arm])
+        needed = sorted({s for c in plan.cells for s in (*c.train, *c.validation)} | set(plan.scored))
+        vectors = probes.embed(model.encoder, plan.cache, needed, plan.size)
+        plan.features[arm] = dict(zip(needed, vectors))
+    return plan.features[arm]
+
+
+def _score_classes(plan: Plan, found: list[Any]) -> tuple[pd.DataFrame, dict[str, float]]:
+    probabilities = np.stack(found)
+    truth = np.array([plan.target.labels[s] for s in plan.scored])
+    cases = _cases(plan).assign(label=truth)
+    for i, name in enumerate(plan.target.classes):
+        cases[f"p.{name}"] = probabilities[:, i]
+    return cases, classification_metrics(truth, probabilities)
+
+
+def _score_masks(plan: Plan, found: list[Any]) -> tuple[pd.DataFrame, dict[str, float]]:
+    structures, rows = plan.cache.structures, []
+    for scan, mask in zip(plan.scored, found):
+        reference = plan.cache.read_mask(scan)
+        row = {f"dice.{k}": v for k, v in dice(mask, reference, structures).items()}
+        rows.append(row | surface_scores(mask, reference, structures, plan.cache.spacing_mm))
+    cases = pd.concat([_cases(plan), pd.DataFrame(rows)], axis=1)
+    metrics = {name: float(cases[name].mean()) for name in rows[0]}
+    overlaps = [c for c in cases if str(c).startswith("dice.")]
+    return cases, metrics | {"dice": float(cases[overlaps].mean(axis=1).mean())}
+
+
+def _cases(plan: Plan) -> pd.DataFrame:
+    patient = plan.cache.manifest.set_index("scan")["patient"]
+    return pd.DataFrame({"scan": plan.scored, "patient": [patient[s] for s in plan.scored]})
+
+
+def _save_examples(plan: Plan, found: list[Any], cases: pd.DataFrame, folder: Path) -> None:
+    """The worst, the median and the best case: the slice that holds most of the reference; and all masks."""
+    score = cases[[c for c in cases if str(c).startswith("dice.")]].mean(axis=1).fillna(1.0)
+    order, pictures = score.argsort().to_numpy(), dict[str, Any]()
+    for n, row in enumerate(dict.fromkeys([order[0], order[len(order) // 2], order[-1]])):
+        scan, predicted = plan.scored[row], found[row]
+        reference, image = (
+            plan.cache.read_mask(scan),
+            probes.middles(plan.cache, [scan], plan.cache.shape(scan))[0, 0].numpy(),
+        )
+        if reference.ndim == 3:
+            slice_ = int((reference > 0).sum(axis=(0, 1)).argmax())
+            image, reference, predicted = image[:, :, slice_], reference[:, :, slice_], predicted[:, :, slice_]
+        pictures |= {
+            f"image.{n}": image,
+            f"reference.{n}": reference,
+            f"prediction.{n}": predicted,
+            f"dice.{n}": score[row],
+        }
+    np.savez_compressed(folder / "examples.npz", **pictures)
+    np.savez_compressed(folder / "masks.npz", **dict(zip(plan.scored, found)))
+
+
+def _cells(
+    cache: Cache, target: Target, subsets: pd.DataFrame, recipes: dict[str, Recipe], folders: dict[str, Path],
+    modes: list[Mode] | None,
+) -> list[Cell]:  # fmt: skip
+    """Ordered by draw first, so that an unfinished study is a balanced one."""
+    parents = {arm: runs.read(folder).id for arm, folder in folders.items()}
+    cells = []
+    for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
+        train, validation = (tuple(scans_of(cache, target, subset, role)) for role in ("train", "validation"))
+        for arm, recipe in recipes.items():
+            for mode in _modes(arm, target.task, modes):
+                parent, budget = parents.get(arm), float(subset["budget"].iloc[0])
+                cell = Cell(arm, mode, str(name), budget, int(draw), recipe, parent, len(subset), train, validation)
+                cells.append(cell)
+    return sorted(cells, key=lambda c: c.draw)
+
+
+def _modes(arm: str, task: str, modes: list[Mode] | None) -> list[Mode]:
+    if task == "segmentation" or arm in ("scratch", "scratch-long"):
+        return ["finetune"]
+    if arm == "random-frozen":
+        return [m for m in modes or ["linear", "knn"] if m != "finetune"] or ["linear"]
+    return modes or ["finetune", "linear", "knn"]
+
+
+def _recipes(
+    arms: Sequence[str], base: Recipe, encoder_share: float, head_first: float, long: float
+) -> dict[str, Recipe]:
+    known = {
+        "scratch": replace(base, encoder_share=1.0, head_first=0.0),
+        "scratch-long": replace(base, encoder_share=1.0, head_first=0.0, steps=round(base.steps * long)),
+        "random-frozen": replace(base, frozen=True),
+    }
+    pretrained = replace(base, encoder_share=encoder_share, head_first=head_first)
+    return {_arm_name(a): known.get(a, pretrained) for a in arms}
+
+
+def _arm_name(arm: str) -> str:
+    return arm if arm in BASELINES else Path(arm).resolve().name
+
+
+def _arm_folders(arms: Sequence[str]) -> dict[str, Path]:
+    folders = {_arm_name(a): Path(a) for a in arms if a not in BASELINES}
+    for name, folder in folders.items():
+        if not (folder / "run.json").exists():
+            raise MedsslError(
+                f"the arm {name!r} is neither a baseline nor the folder of a pretraining run{nearest(name, BASELINES)}"
+            )
+    if len({_arm_name(a) for a in arms}) < len(arms):
+        raise MedsslError(
+            f"two of the arms {', '.join(map(_arm_name, arms))} have the same name: expected different ones; rename a run's folder"
+        )
+    return folders
+
+
+def _seen(folder: Path, cache: Cache, roles: pd.Series) -> int:
+    """How many test scans, by voxels or by patient, the pretraining run was given."""
+    seen = pd.read_parquet(folder / "seen.parquet")
+    test = cache.manifest[cache.manifest["patient"].map(roles) == "test"]
+    return int((test["digest"].isin(seen["digest"]) | test["patient"].isin(seen["patient"])).sum())
+
+
+def _done(folder: Path) -> bool:
+    return (folder / "run.json").exists() and runs.read(folder).status == "finished"
+
+
+def _failed(plan: Plan) -> list[str]:
+    records = [runs.read(plan.folder(c)) for c in plan.cells if (plan.folder(c) / "run.json").exists()]
+    return [str(r.reason) for r in records if r.status == "failed"]
+
+
+def _work_all(plan: Plan, arguments: dict[str, Any], jobs: int) -> None:
+    """Do every cell that is not done, here or in `jobs` processes that share the cores."""
+    with _progress(plan) as (progress, bar):
+        if jobs < 2:
+            for cell in plan.cells:
+                _try(plan, cell)
+                progress.update(bar, completed=_count_done(plan))
+            return
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        context = multiprocessing.get_context("spawn")
+        workers = [context.Process(target=_worker, args=(arguments, threads), daemon=True) for _ in range(jobs)]
+        for worker in workers:
+            worker.start()
+        while any(w.is_alive() for w in workers):
+            time.sleep(1.0)
+            progress.update(bar, completed=_count_done(plan))
+    if any(w.exitcode for w in workers):
+        raise MedsslError(
+            "a worker process stopped before its time: expected every cell to be tried; run the same command again to go on"
+        )
+
+
+def _worker(arguments: dict[str, Any], threads: int) -> None:
+    torch.set_num_threads(threads)
+    plan = make_plan(**arguments)
+    for cell in plan.cells:
+        _try(plan, cell)
+
+
+def _try(plan: Plan, cell: Cell) -> None:
+    """A cell that fails is recorded as failed, and the others go on; a full disk stops them all."""
+    if _done(plan.folder(cell)):
+        return
+    try:
+        run_cell(plan, cell)
+    except MedsslError as error:
+        if "disk is full" in str(error):
+            raise
+        console.print(f"a cell failed: {error}")
+
+
+def _count_done(plan: Plan) -> int:
+    return sum(_done(plan.folder(c)) for c in plan.cells)
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[tuple[Progress, Any]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    done = _count_done(plan)
+    console.print(f"{len(plan.cells)} cells, {done} of them done before; {len(plan.scored)} scans to score in each")
+    with Progress(*columns, console=console) as progress:
+        yield progress, progress.add_task("cells", total=len(plan.cells), completed=done)

@@ -1,0 +1,144 @@
+"""What pretraining and fine-tuning share: the loader, the optimiser, checkpoints that survive a kill, an estimate."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytorch_lightning as pl
+import torch
+from lightly.utils.scheduler import CosineWarmupScheduler
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
+from torch.utils.data import DataLoader
+
+from medssl.crops import Crops, Steps
+from medssl.errors import MedsslError
+from medssl.runs import write_atomically
+
+
+class CropData(pl.LightningDataModule):
+    """`Crops` in `Steps`, for any number of devices and workers."""
+
+    def __init__(self, crops: Crops, batch_size: int, total: int, start: int = 0, workers: int = 0):
+        super().__init__()
+        self.crops, self.batch_size, self.total, self.start, self.workers = crops, batch_size, total, start, workers
+
+    def train_dataloader(self) -> DataLoader:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        steps = Steps(self.batch_size, self.total, self.start, rank, world)
+        context = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
+        pinned = torch.cuda.is_available()
+        return DataLoader(self.crops, batch_sampler=steps, num_workers=self.workers, pin_memory=pinned, **context)  # type: ignore[arg-type]
+
+
+def adamw(
+    groups: Sequence[tuple[nn.Module, float]], lr: float, weight_decay: float, warmup: int, steps: int
+) -> dict[str, Any]:
+    """AdamW with warm-up and cosine, as Lightning takes it; each module has its share of the learning rate.
+
+    Vectors (norms, biases, tokens) are not decayed.
+    """
+    parameters, seen = [], set()
+    for module, share in groups:
+        own = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+        seen |= {id(p) for p in own}
+        for decay, chosen in ((weight_decay, [p for p in own if p.ndim > 1]), (0.0, [p for p in own if p.ndim <= 1])):
+            if chosen:
+                parameters.append({"params": chosen, "lr": lr * share, "weight_decay": decay})
+    optimizer = torch.optim.AdamW(parameters, lr=lr)
+    schedule = CosineWarmupScheduler(optimizer, warmup_epochs=max(1, min(warmup, steps // 2)), max_epochs=steps)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class SafeCheckpoints(TorchCheckpointIO):
+    """Checkpoints led by their own SHA-256, written beside the target, synced, replaced; read without pickled code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        content = buffer.getvalue()
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(path), hashlib.sha256(content).digest() + content)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        content = Path(path).read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            raise MedsslError(
+                f"the checkpoint {path} ({len(content)} bytes) does not match its checksum: it is damaged; restore it from a "
+                f"copy, or remove it to start again"
+            )
+        return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+
+
+class KeepCheckpoint(pl.Callback):
+    """Saves every `every` steps and when asked to stop (SIGTERM, SIGUSR1, Ctrl-C): then the run can be resumed."""
+
+    def __init__(self, path: Path, every: int):
+        self.path, self.every, self.asked = path, every, 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM)):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # not in the main thread: whoever runs us there handles signals
+                return
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 and trainer.fit_loop._should_accumulate() is False
+        if due or self.asked:
+            trainer.save_checkpoint(self.path)
+        if self.asked:
+            self._restore()
+            raise MedsslError(
+                f"stopped by signal {self.asked} after step {step} of {trainer.max_steps}: the checkpoint is safe; "
+                f"run the same command with --resume true to go on"
+            )
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self._restore()
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.asked = number
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def estimate(
+    module: pl.LightningModule, batch: dict[str, Any], steps: int, trainer: pl.Trainer, step: Any
+) -> dict[str, float]:
+    """Seconds and MiB that `steps` more steps will take, from three steps on a copy of the module."""
+    device = trainer.strategy.root_device
+    trial = copy.deepcopy(module).to(device).train()
+    moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        with trainer.strategy.precision_plugin.forward_context():
+            loss = step(trial, dict(moved))
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begun)
+    weights = sum(p.numel() * p.element_size() for p in trial.parameters())
+    used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    return {"seconds": steps * min(times[1:]), "memory_mib": (used + 2 * weights) / 2**20}
+
+
+def spoken(seconds: float) -> str:
+    """75 -> '1 min 15 s', for people."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,103 @@
+"""Changes of intensity: CT windows in HU, gamma, brightness and contrast, noise, blur.
+
+Scans reach these views as they lie in the cache: CT in HU (a `Window` comes first), everything else about 0..1, where
+0 is air. Ranges are in those units; sigma of a blur is in voxels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medssl.views.base import Params, View, mix, normal_like, rows, uniform
+
+
+class Window(View):
+    """CT: HU -> 0..1 by a window whose level and width are jittered by up to `jitter` of the width."""
+
+    def __init__(self, level_hu: float = 40.0, width_hu: float = 400.0, jitter: float = 0.0):
+        super().__init__()
+        self.level_hu, self.width_hu, self.jitter = level_hu, width_hu, jitter
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        move = uniform(keys, 2, -self.jitter, self.jitter) * self.width_hu
+        return {"level_hu": self.level_hu + move[:, 0], "width_hu": self.width_hu + move[:, 1]}
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        level, width = rows(params["level_hu"], x), rows(params["width_hu"], x)
+        return ((x - level) / width + 0.5).clamp(0, 1)
+
+
+class Gamma(View):
+    """x -> x^gamma on 0..1, gamma log-uniform in 1/`most`..`most`; values outside keep their excess."""
+
+    def __init__(self, most: float = 1.5, probability: float = 0.5):
+        super().__init__()
+        self.most, self.probability = most, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        return {"gamma": uniform(keys, 1, -math.log(self.most), math.log(self.most))[:, 0].exp()}
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        inside = x.clamp(0, 1)
+        return inside.clamp(min=1e-6) ** rows(params["gamma"], x).to(x.dtype) + (x - inside)
+
+
+class BrightnessContrast(View):
+    """x -> (x - mean) * contrast + mean + brightness, each sample about its own mean."""
+
+    def __init__(self, brightness: float = 0.2, contrast: float = 0.3, probability: float = 0.8):
+        super().__init__()
+        self.brightness, self.contrast, self.probability = brightness, contrast, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        drawn = uniform(keys, 2, -1, 1)
+        return {"brightness": drawn[:, 0] * self.brightness, "contrast": 1 + drawn[:, 1] * self.contrast}
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        mean = x.mean(dim=tuple(range(1, x.ndim)), keepdim=True)
+        return (x - mean) * rows(params["contrast"], x) + mean + rows(params["brightness"], x)
+
+
+class Noise(View):
+    """Gaussian noise with a standard deviation drawn from 0..`most`."""
+
+    def __init__(self, most: float = 0.05, probability: float = 0.5):
+        super().__init__()
+        self.most, self.probability = most, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": mix(keys, 11)}
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        return x + rows(params["sigma"], x).to(x.dtype) * normal_like(x, params["key"])
+
+
+class Blur(View):
+    """A Gaussian blur with sigma drawn from 0.1..`most` voxels, axis by axis."""
+
+    def __init__(self, most: float = 1.5, probability: float = 0.5):
+        super().__init__()
+        self.most, self.probability = most, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        return {"sigma": uniform(keys, 1, 0.1, self.most)[:, 0]}
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        reach = math.ceil(2.5 * self.most)
+        offsets = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
+        kernel = (-0.5 * (offsets / params["sigma"][:, None]) ** 2).exp()  # (B, k)
+        kernel = (kernel / kernel.sum(1, keepdim=True)).to(x.dtype).repeat_interleave(x.shape[1], 0)
+        merged = x.reshape(1, -1, *x.shape[2:])  # every sample and channel is a group of one convolution
+        convolve = F.conv2d if x.ndim == 4 else F.conv3d
+        for axis in range(x.ndim - 2):
+            shape = [1] * (x.ndim - 2)
+            shape[axis] = -1
+            pad = [0] * (2 * (x.ndim - 2))
+            pad[2 * (x.ndim - 3 - axis)] = pad[2 * (x.ndim - 3 - axis) + 1] = reach
+            padded = F.pad(merged, pad, mode="replicate")
+            merged = convolve(padded, kernel.reshape(len(kernel), 1, *shape), groups=len(kernel))
+        return merged.reshape(x.shape)

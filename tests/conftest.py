@@ -1,0 +1,51 @@
+"""A small phantom cohort, indexed and prepared once for the whole test run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from medssl.datasets.phantom import phantom
+from medssl.encoders import ResidualUNet
+from medssl.methods import SimMIM
+from medssl.pretrain import pretrain
+from medssl.scans.cache import Cache, prepare
+from medssl.scans.index import index
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 phantom patients as DICOM series with masks and labels."""
+    return phantom(
+        tmp_path_factory.mktemp("cohort"), patients=16, seed=3, shape=(40, 40, 24), spacing_mm=(9.0, 9.0, 12.0)
+    )
+
+
+@pytest.fixture(scope="session")
+def manifest(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("manifest")
+    index([cohort], out, labels=cohort / "labels.csv", patient="patient", mask="../../masks/{name}.nii.gz")
+    return out
+
+
+@pytest.fixture(scope="session")
+def cache(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return prepare(manifest, tmp_path_factory.mktemp("cache"), spacing_mm=(12.0, 12.0, 12.0))
+
+
+def small_encoder() -> ResidualUNet:
+    return ResidualUNet(dims=3, width=4, blocks=(1, 1, 1))
+
+
+@pytest.fixture(scope="session")
+def pretrained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, tiny SimMIM run on the cohort."""
+    out = tmp_path_factory.mktemp("runs") / "simmim"
+    pretrain(
+        cache.path, out, small_encoder(), SimMIM, crop=(16, 16, 16), steps=6, batch_size=4, workers=0, accelerator="cpu"
+    )
+    return out

@@ -1,0 +1,61 @@
+"""Every encoder keeps the one contract in 2D and 3D, and the decoder takes any pyramid."""
+
+import pytest
+import torch
+
+from medssl.encoders import Decoder, Encoder, ResidualUNet, ResNet, check_encoder
+from medssl.errors import MedsslError
+
+MAKERS = {
+    "ResNet10": lambda dims: ResNet(dims, depth=10, width=4),
+    "ResNet18 small crops": lambda dims: ResNet(dims, 2, depth=18, width=4, max_pool=False),
+    "ResNet50 instance norm": lambda dims: ResNet(dims, depth=50, width=4, max_pool=False, norm="instance"),
+    "ResidualUNet": lambda dims: ResidualUNet(dims, width=4, blocks=(1, 2, 1)),
+    "ResidualUNet capped": lambda dims: ResidualUNet(dims, 2, width=4, blocks=(1, 1, 1, 1), most_width=8),
+}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_encoder_keeps_the_contract_and_feeds_the_decoder(name: str, dims: int) -> None:
+    torch.manual_seed(0)
+    encoder = MAKERS[name](dims)
+    check_encoder(encoder)
+    size = [2 * s for s in encoder.strides[-1]]
+    decoder = Decoder(encoder, 3)
+    logits = decoder(encoder.features(torch.randn(2, encoder.in_channels, *size)))
+    assert tuple(logits.shape) == (2, 3, *size)
+    logits.square().mean().backward()
+    assert all(p.grad is not None for p in decoder.parameters())
+
+
+def test_resnet_at_depth_18_is_the_published_size() -> None:
+    weights = sum(p.numel() for p in ResNet(2, 3, depth=18).parameters())
+    assert weights == 11_176_512  # torchvision's resnet18 (11,689,512) without its 512 x 1000 + 1000 classifier
+
+
+def test_a_crop_that_does_not_divide_names_the_nearest_that_does() -> None:
+    with pytest.raises(MedsslError, match=r"--crop 32 48 32"):
+        ResidualUNet(3, width=4, blocks=(1, 1, 1, 1, 1)).check_size((35, 50, 36))
+    with pytest.raises(MedsslError, match="2 axes"):
+        ResidualUNet(3, width=4).check_size((32, 32))
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(MedsslError, match="depth is 19"):
+        ResNet(2, depth=19)
+    with pytest.raises(MedsslError, match="dims is 4"):
+        ResidualUNet(4)
+
+
+def test_the_check_catches_an_encoder_with_wrong_strides() -> None:
+    class Wrong(Encoder):
+        def __init__(self, dims: int = 2, in_channels: int = 1):
+            super().__init__(dims, in_channels, (4,), ((4, 4),))
+            self.net = torch.nn.Conv2d(1, 4, 3, 2, 1)
+
+        def features(self, x):
+            return [self.net(x)]
+
+    with pytest.raises(AssertionError, match="its channels and strides say"):
+        check_encoder(Wrong())

@@ -1,0 +1,96 @@
+"""Every method keeps the contract with every encoder; each loss equals an independent reference."""
+
+import numpy as np
+import pytest
+import torch
+
+from medssl.encoders import ResidualUNet, ResNet
+from medssl.errors import MedsslError
+from medssl.methods import Rotation, SimCLR, SimMIM, check_method
+from medssl.methods.base import synthetic_batch
+from medssl.methods.rotation import orientations, turn
+
+ENCODERS = {
+    "resnet": lambda d: ResNet(d, depth=10, width=4, max_pool=False),
+    "unet": lambda d: ResidualUNet(d, width=4, blocks=(1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("method", [SimCLR, Rotation, SimMIM, lambda e: SimMIM(e, decoder_kind="linear")])
+def test_every_method_with_every_encoder(method, encoder: str, dims: int) -> None:
+    torch.manual_seed(0)
+    check_method(method(ENCODERS[encoder](dims)), (32,) * dims)
+
+
+def test_nt_xent_equals_the_published_formula_in_float64() -> None:
+    """Chen et al. 2020, equation 1, written out in numpy; tolerance 1e-5."""
+    torch.manual_seed(1)
+    method = SimCLR(ENCODERS["unet"](2), temperature=0.3)
+    method.set_up_views((32, 32), "MR", (1, 1))
+    batch = method.make_views(synthetic_batch(method.encoder, (48, 48), 5))
+    with torch.no_grad():
+        found = float(method.loss(batch))
+        z = method.head(method.encoder(torch.cat(batch["views"]))).double().numpy()
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    similar = np.exp(z @ z.T / 0.3)
+    expected = np.mean([-np.log(similar[i, (i + 5) % 10] / (similar[i].sum() - similar[i, i])) for i in range(10)])
+    assert abs(found - expected) < 1e-5
+
+
+def test_simmim_counts_hidden_body_voxels_only() -> None:
+    """Xie et al. 2022: the mean absolute error over what was hidden, here in numpy; air is never counted."""
+    method = SimMIM(ENCODERS["unet"](3), mask_ratio=0.5)
+    batch = synthetic_batch(method.encoder, (16, 16, 16), 3)
+    batch["views"], batch["valid_views"] = [batch["source"]], [(torch.rand(3, 1, 16, 16, 16) > 0.4).float()]
+    mask = method.mask_of(batch)
+    assert mask.flatten(1).mean(1).tolist() == [0.5] * 3
+    assert set(mask.unfold(2, 8, 8).unfold(3, 8, 8).unfold(4, 8, 8).flatten(5).mean(-1).unique().tolist()) == {0.0, 1.0}
+    with torch.no_grad():
+        restored = method.restore(batch["views"][0], mask).numpy()
+        found = float(method.loss(batch))
+    x, counted = batch["views"][0].numpy(), (mask * batch["valid_views"][0]).numpy()
+    assert abs(found - (np.abs(restored - x) * counted).sum() / counted.sum()) < 1e-5
+    hidden = torch.where(mask > 0, torch.rand_like(mask), batch["views"][0])
+    assert torch.equal(
+        method.restore(hidden, mask), method.restore(batch["views"][0], mask)
+    )  # what is hidden is not seen
+
+
+def test_a_batch_of_air_alone_gives_zero_and_no_nan() -> None:
+    method = SimMIM(ENCODERS["unet"](2))
+    batch = synthetic_batch(method.encoder, (32, 32), 2)
+    batch["views"], batch["valid_views"] = [batch["source"] * 0], [torch.zeros(2, 1, 32, 32)]
+    assert float(method.loss(batch)) == 0.0
+
+
+def test_the_24_orientations_of_a_cube_are_all_turns_and_all_different() -> None:
+    x = torch.arange(27).reshape(1, 3, 3, 3)
+    turned = {tuple(turn(x, how).flatten().tolist()) for how in orientations(3)}
+    assert len(turned) == 24
+    assert tuple(x.flip(1).flatten().tolist()) not in turned  # a mirror image is no turn
+    plane = torch.arange(9).reshape(1, 3, 3)
+    assert {tuple(turn(plane, how).flatten().tolist()) for how in orientations(2)} == {
+        tuple(torch.rot90(plane, k, (1, 2)).flatten().tolist()) for k in range(4)
+    }
+
+
+def test_rotation_can_be_learnt_and_chance_is_one_in_24() -> None:
+    method = Rotation(ENCODERS["unet"](3))
+    method.head.weight.data.zero_(), method.head.bias.data.zero_()
+    batch = synthetic_batch(method.encoder, (16, 16, 16), 4)
+    batch["views"] = [batch["source"]]
+    assert float(method.loss(batch)) == pytest.approx(np.log(24), abs=1e-4)
+
+
+def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
+    encoder = ENCODERS["unet"](3)
+    with pytest.raises(MedsslError, match="too small for SimCLR"):
+        SimCLR(encoder).check((16, 16, 16), 1)
+    with pytest.raises(MedsslError, match="unequal edges"):
+        Rotation(encoder).check((16, 16, 32), 4)
+    with pytest.raises(MedsslError, match="--crop 24 16 16"):
+        SimMIM(encoder).check((22, 16, 16), 4)
+    with pytest.raises(MedsslError, match="mask_ratio is 1.5"):
+        SimMIM(encoder, mask_ratio=1.5)

@@ -1,0 +1,336 @@
+"""DICOM: right geometry or a refusal. The faults of the project's table, each made and each named."""
+
+from __future__ import annotations
+
+import re
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
+
+from medssl.errors import ScanError
+from medssl.scans import dicom, dicom_slices, geometry
+from medssl.scans.dicom_slices import read_slices
+from tests.scans.scan_makers import AXIAL, SHARED, ct_like, slice_dataset, write_series
+
+ROTATED = np.linalg.qr(np.array([[0.9, 0.3, 0.2], [-0.2, 0.8, -0.5], [0.1, 0.2, 0.9]]).T)[0].T
+OBLIQUE = tuple(ROTATED[:2].ravel())
+PLANES = {"axial": AXIAL, "sagittal": (0, 1, 0, 0, 0, -1), "oblique": OBLIQUE}
+
+
+def series(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".gz")
+    return dicom.group(item for file in files for item in read_slices(str(file)))
+
+
+def read(folder):
+    (found,) = series(folder)
+    return dicom.read_series(found.files, "id", "patient")
+
+
+def refusal(folder):
+    (found,) = series(folder)
+    with pytest.raises(ScanError) as refused:
+        dicom.read_series(found.files, "id", "patient")
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("orientation", PLANES.values(), ids=PLANES)
+def test_every_voxel_lies_where_its_slice_says(tmp_path, orientation):
+    volume = ct_like()
+    scan = read(write_series(tmp_path, volume, orientation))
+    assert scan.array.shape == (1, 12, 10, 8)
+    assert scan.array.dtype == np.int16
+    assert (scan.array[0] == volume).all()
+    row, column = np.array(orientation).reshape(2, 3)
+    world_lps = np.array([-20, 30, 5]) + 3 * 0.9 * row + 4 * 0.7 * column + 6 * 2.5 * np.cross(row, column)
+    assert np.allclose((scan.affine @ [3, 4, 6, 1])[:3], world_lps * [-1, -1, 1], atol=1e-4)
+    assert np.allclose(scan.spacing_mm, (0.9, 0.7, 2.5), atol=1e-4)
+
+
+def test_header_says_what_the_volume_is(tmp_path):
+    (found,) = series(write_series(tmp_path))
+    header = found.header()
+    assert header.shape == (12, 10, 8)
+    assert (header.modality, header.manufacturer, header.patient) == ("CT", "Siemens", "P1")
+    assert header.slice_axis == 2
+
+
+def without_slice_5(dataset, z):
+    return z != 5
+
+
+def copy_of_slice_5(dataset, z):
+    if z == 6:
+        dataset.ImagePositionPatient = [-20.0, 30.0, 5 + 5 * 2.5]
+
+
+def tilted(dataset, z):
+    dataset.ImagePositionPatient = [-20.0, 30.0 + z * 2.5 * np.tan(np.radians(15)), 5.0 + z * 2.5]
+
+
+def field(name, value, at=3):
+    def edit(dataset, z):
+        if z == at or at is None:
+            if value is None:
+                delattr(dataset, name)
+            else:
+                setattr(dataset, name, value)
+
+    return edit
+
+
+def turn_the_last_three(dataset, z):
+    if z > 4:
+        dataset.ImageOrientationPatient = [0, 1, 0, 0, 0, -1]
+
+
+def cut_pixels(dataset, z):
+    if z == 3:
+        dataset.PixelData = dataset.PixelData[:100]
+
+
+FAULTS = {
+    "missing": (dict(edit=without_slice_5), "missing slice: 1 of 8, the first between 15.00 and 20.00 mm"),
+    "duplicate": (dict(edit=copy_of_slice_5), "duplicate position: 8 slices lie at 7 places, two of them at "
+    "17.50"),
+    "uneven": (dict(depths=[0, 2.5, 5, 7.5, 12.5, 17.5, 22.5, 27.5]), "uneven spacing: steps run from 2.500 "
+    "to 5.000"),
+    "half steps": (dict(depths=[0, 2.5, 5, 8.7, 10, 12.5, 15, 17.5]), "uneven spacing"),
+    "tilt": (dict(edit=tilted), "gantry tilt of 15.0 degrees"),
+    "no position": (dict(edit=field("ImagePositionPatient", None)), "1 of 8 slices have no position "
+    ".*0020,0032"),
+    "no orientation": (dict(edit=field("ImageOrientationPatient", None)), "no orientation .*0020,0037"),
+    "spacing 0": (dict(edit=field("PixelSpacing", [0, 0.7])), r"PixelSpacing \(0028,0030\) is 0, 0.7"),
+    "spacing missing": (dict(edit=field("PixelSpacing", None)), "no spacing_mm .*0028,0030"),
+    "spacing differs": (dict(edit=field("PixelSpacing", [0.7, 0.8])), "PixelSpacing .* runs from 0.7 to 0.9"),
+    "slope 0": (dict(edit=field("RescaleSlope", "0")), "RescaleSlope"),
+    "one place": (dict(depths=[0.0] * 8), "all 8 slices lie at one place"),
+    "4D": (dict(depths=[0, 0, 2.5, 2.5, 5, 5, 7.5, 7.5]), "4D series"),
+    "mosaic": (dict(edit=field("ImageType", ["ORIGINAL", "PRIMARY", "MOSAIC"], None)), "mosaic"),
+    "burned in": (dict(edit=field("BurnedInAnnotation", "YES")), "burned into the pixels"),
+    "mixed": (dict(edit=turn_the_last_three), "mixed orientation"),
+    "palette": (dict(PhotometricInterpretation="PALETTE COLOR"), "palette"),
+    "truncated": (dict(edit=cut_pixels), "truncated: 100 bytes, expected 240"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_series_is_refused_in_words(tmp_path, fault):
+    options, words = FAULTS[fault]
+    folder = write_series(tmp_path / "SMITH_JOHN", **options, PatientName="SMITH^JOHN")
+    message = refusal(folder)
+    assert re.search(words, message), message
+    assert "SMITH" not in message
+
+
+def test_spacing_that_is_no_number_is_refused(tmp_path):
+    folder = write_series(tmp_path)
+    file = next(folder.glob("*.dcm"))
+    file.write_bytes(file.read_bytes().replace(b"0.7\\0.9 ", b"NaN\\0.9 ").replace(b"0.7\\0.9", b"NaN\\0.9"))
+    assert "0028,0030" in refusal(folder)
+
+
+def test_a_localizer_and_a_stray_are_left_out_and_reported(tmp_path):
+    write_series(tmp_path)
+    plane = np.zeros((10, 12))
+    scout = slice_dataset(plane, (0, 0, 0), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    scout.save_as(tmp_path / "a.dcm")
+    slice_dataset(plane, (0, 0, 0), (0, 1, 0, 0, 0, -1)).save_as(tmp_path / "b.dcm")
+    main, *others = sorted(series(tmp_path), key=lambda part: -len(part.slices))
+    assert main.header().shape == (12, 10, 8)
+    assert main.header().notes == ("1 stray slices left out",)
+    reasons = " | ".join(str(part.reason) for part in others)
+    assert len(others) == 2
+    assert "1 localizer slices" in reasons
+    assert "1 of 9 slices have another orientation (90.0 degrees)" in reasons
+
+
+def test_two_series_and_two_patients_in_a_folder_are_never_merged(tmp_path):
+    write_series(tmp_path / "a", series="1.1", PatientID="A")
+    write_series(tmp_path / "b", ct_like(seed=1), series="1.2", PatientID="A")
+    write_series(tmp_path / "c", ct_like(seed=2), series="1.1", PatientID="B")
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for number, file in enumerate(sorted(tmp_path.glob("[abc]/*.dcm"))):
+        file.rename(mixed / f"{number}.dcm")
+    found = series(mixed)
+    arrays = [dicom.read_series(part.files, "id", "p").array[0] for part in found]
+    assert len(found) == 3
+    assert {array.tobytes() for array in arrays} == {ct_like(seed=seed).tobytes() for seed in range(3)}
+
+
+def test_copies_of_a_series_in_two_folders_stay_apart_but_halves_join(tmp_path):
+    write_series(tmp_path / "copies" / "a")
+    write_series(tmp_path / "copies" / "b")
+    assert [len(part.slices) for part in series(tmp_path / "copies")] == [8, 8]
+    write_series(tmp_path / "halves" / "a", edit=lambda dataset, z: z < 4)
+    write_series(tmp_path / "halves" / "b", edit=lambda dataset, z: z >= 4)
+    assert (read(tmp_path / "halves").array[0] == ct_like()).all()
+
+
+def test_each_slice_has_its_own_rescale(tmp_path):
+    def slopes(dataset, z):
+        dataset.RescaleSlope, dataset.RescaleIntercept = str(z + 0.5), "3"
+
+    scan = read(write_series(tmp_path, edit=slopes))
+    expected = ct_like() * (np.arange(8) + 0.5) + 3
+    assert np.allclose(scan.array[0], expected, atol=1e-3)
+
+
+def test_monochrome1_is_inverted_once_and_said(tmp_path):
+    stored = np.abs(ct_like()) % 4096
+    options = dict(PhotometricInterpretation="MONOCHROME1", PixelRepresentation=0, BitsStored=12, HighBit=11)
+    scan = read(write_series(tmp_path, stored, **options))
+    assert (scan.array[0] == 4095 - stored).all()
+    assert "MONOCHROME1 inverted" in scan.notes
+    counts = read(write_series(tmp_path / "pt", stored, Modality="PT", **options))
+    assert (counts.array[0] == stored).all()
+
+
+SYNTAXES = [
+    ImplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEG2000Lossless,
+]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.keyword)
+def test_every_transfer_syntax_gives_the_same_voxels(tmp_path, syntax):
+    volume = ct_like((80, 72, 3))
+    write_series(tmp_path, volume)
+    for file in tmp_path.glob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        if syntax.is_encapsulated:
+            dataset.compress(syntax, generate_instance_uid=False)
+            dataset.save_as(file)
+            continue
+        if syntax == ExplicitVRBigEndian:
+            dataset.PixelData = np.frombuffer(dataset.PixelData, "<i2").astype(">i2").tobytes()
+            dataset["PixelData"].VR = "OW"
+        dataset.file_meta.TransferSyntaxUID = syntax
+        little = syntax != ExplicitVRBigEndian
+        options = dict(implicit_vr=syntax.is_implicit_VR, little_endian=little, force_encoding=True)
+        pydicom.dcmwrite(file, dataset, **options)
+    assert (read(tmp_path).array[0] == volume).all()
+
+
+def test_a_missing_codec_names_its_package(tmp_path, monkeypatch):
+    write_series(tmp_path)
+    for file in tmp_path.glob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(file)
+
+    class Absent:
+        is_available = False
+
+    monkeypatch.setattr(dicom_slices, "get_decoder", lambda syntax: Absent())
+    assert "pip install pylibjpeg-rle" in refusal(tmp_path)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    write_series(tmp_path)
+    whole = next(tmp_path.glob("*.dcm")).read_bytes()
+    for name, data in {"cut.dcm": whole[:300], "text.dcm": b"hello" * 100, "empty.dcm": b""}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ScanError):
+            read_slices(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("modality", ["DX", "CT"])
+def test_one_plane_is_an_image_as_seen_on_a_screen(tmp_path, modality):
+    plane = ct_like((10, 12, 1))[:, :, 0]
+    slice_dataset(plane, (0, 0, 0), Modality=modality).save_as(tmp_path / "a.dcm")
+    scan = read(tmp_path)
+    assert (scan.array == plane[None]).all()
+    assert scan.dims == 2
+    assert scan.spacing_mm == (0.7, 0.9)
+
+
+def test_projections_of_one_series_are_single_images(tmp_path):
+    write_series(tmp_path, Modality="DX")
+    found = series(tmp_path)
+    assert len(found) == 8
+    assert all(len(part.header().shape) == 2 for part in found)
+
+
+def ground_truth(path):
+    image = nib.load(path)
+    data = np.asarray(image.dataobj)
+    if data.dtype.names:
+        return np.stack([data[name] for name in data.dtype.names[:3]]), image.affine
+    return data.reshape(1, *data.shape[:3]), image.affine
+
+
+TRUE = [
+    "anatomical/001",
+    "ge/anatomical/001",
+    "generic/anatomical/001",
+    "generic/anatomical/002_non_isotropic",
+    "generic/compressed/001",
+    "generic/compressed_j2k/001",
+    "generic/compressed_jpeg/001",
+    "generic/compressed_jpegls/001",
+    "generic/compressed_rle/001",
+    "generic/rgb/001",
+    "hitachi/anatomical/001",
+    "hyperfine/anatomical/001",
+    "philips/anatomical/001",
+    "philips_enhanced/anatomical/001",
+    "siemens/anatomical/001",
+    "siemens_multiframe/anatomical/001",
+    "failing/slicecount/001",
+]
+
+
+@pytest.mark.parametrize("name", TRUE)
+def test_real_series_equal_their_ground_truth(shared, name):
+    root = shared("dicom_series")
+    scan = read(root / name)
+    expected, expected_affine = ground_truth(root / f"{name}_ground_truth.nii.gz")
+    array, affine = geometry.to_ras(scan.array, scan.affine)
+    expected, expected_affine = geometry.to_ras(expected, expected_affine)
+    assert array.shape == expected.shape
+    assert np.abs(array - expected.astype(float)).max() <= 1e-5 * np.abs(expected).max()
+    assert geometry.corners_apart_mm(affine, expected_affine, array.shape[1:]) < 1e-3
+
+
+REFUSED = {
+    "failing/gantrytilting/001": "gantry tilt",
+    "failing/notavolume/001": "not a volume",
+    "failing/sliceincrement/001": "uneven spacing",
+    "failing/sliceincrement/002": "gantry tilt",
+    "failing/sliceorientation/001": "mixed orientation",
+    "ge/dti/001": "4D",
+    "ge/dti/002": "4D",
+    "ge/fmri/001": "4D",
+    "philips/fmri/001": "4D",
+    "philips_enhanced/dti/001": "4D",
+    "philips_enhanced/fmri/001": "4D",
+    "siemens/dti_classic/001": "4D",
+    "siemens/fmri_classic/001": "4D",
+    "siemens/fmri/001": "mosaic",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_real_series_that_are_no_volume_are_refused(shared, name):
+    assert REFUSED[name] in refusal(shared("dicom_series") / name)
+
+
+def test_every_real_series_is_accounted_for(shared):
+    folders = {path.parent for path in (shared("dicom_series")).rglob("*") if path.is_file()}
+    folders = {path.relative_to(SHARED / "dicom_series").as_posix() for path in folders}
+    with_dicom = {name for name in folders if any(kind in name for kind in ("/001", "/002"))}
+    assert with_dicom == {*TRUE, *REFUSED, "ge/anatomical/001_single_slice"}

@@ -1,0 +1,184 @@
+"""2D images and MedMNIST archives: right pixels, no bombs, no pickles."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import struct
+import zipfile
+import zlib
+
+import nrrd
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from medssl.errors import ScanError
+from medssl.scans import read_scan
+from medssl.scans.images import image_header, npz_headers, read_image, read_npz
+from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
+
+GREY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
+COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], -1)
+GREY16 = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+
+
+def test_png_keeps_its_depth_and_its_channels(tmp_path):
+    for name, pixels, channels in (("grey", GREY, 1), ("colour", COLOUR, 3), ("deep", GREY16, 1)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        array, header = read_image(tmp_path / f"{name}.png")
+        expected = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        assert (array == expected).all()
+        assert (header.shape, header.channels) == ((20, 30), channels)
+
+
+def test_grey_stored_as_rgb_is_one_channel(tmp_path):
+    Image.fromarray(np.stack([GREY] * 3, -1)).save(tmp_path / "a.png")
+    array, _ = read_image(tmp_path / "a.png")
+    assert (array == GREY[None]).all()
+    assert image_header(tmp_path / "a.png").channels is None
+
+
+def test_an_exif_turn_is_applied_and_said(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    array, header = read_image(tmp_path / "a.png")
+    assert (array[0] == np.rot90(GREY, -1)).all()
+    assert image_header(tmp_path / "a.png").shape == (30, 20)
+    assert any("EXIF" in note for note in header.notes)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_tiff(tmp_path, compression):
+    for name, pixels in (("grey", GREY16), ("colour", COLOUR), ("float", GREY.astype(np.float32) / 7)):
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, compression=compression)
+        expected = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+        assert (read_image(tmp_path / f"{name}.tif")[0] == expected).all()
+
+
+def test_a_tiff_packed_with_lzw_is_read(tmp_path):
+    Image.fromarray(GREY16).save(tmp_path / "a.tif", compression="tiff_lzw")
+    assert (read_image(tmp_path / "a.tif")[0] == GREY16[None]).all()
+
+
+def test_many_pages_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * 3), photometric="minisblack")
+    with pytest.raises(ScanError, match="3 pages"):
+        image_header(tmp_path / "a.tif")
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000])
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, side):
+    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(10))) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    with pytest.raises(ScanError, match="bomb"):
+        image_header(tmp_path / "a.png")
+
+
+def test_damaged_images_are_refused(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(GREY).save(stream, "jpeg")
+    for name, data in (
+        ("a.jpg", stream.getvalue()[:-300]),
+        ("b.png", b"<html>"),
+        ("c.tif", b"II*\0"),
+        ("d.png", b""),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ScanError):
+            read_image(tmp_path / name)
+
+
+def archive(path, **arrays):
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+def test_every_image_of_an_archive_is_a_scan(tmp_path):
+    train, test = np.stack([GREY, GREY.T.reshape(20, 30)]), GREY[None] + 1
+    path = archive(
+        tmp_path / "a.npz",
+        train_images=train,
+        train_labels=np.array([[0], [2]]),
+        test_images=test,
+        test_labels=[[1]],
+    )
+    headers = dict(npz_headers(path))
+    assert list(headers) == ["train_images/0", "train_images/1", "test_images/0"]
+    assert headers["train_images/1"].labels == {"split": "train", "label": 2}
+    assert (read_npz(path, "train_images/1")[0] == train[1][None]).all()
+    assert (read_npz(path, "test_images/0")[0] == test[0][None]).all()
+
+
+def test_colour_several_labels_and_volumes_in_archives(tmp_path):
+    path = archive(tmp_path / "a.npz", val_images=np.stack([COLOUR, COLOUR]), val_labels=np.array([[0, 1], [1, 1]]))
+    assert dict(npz_headers(path))["val_images/0"].labels == {"split": "val", "label_0": 0, "label_1": 1}
+    assert read_npz(path, "val_images/1")[0].shape == (3, 20, 30)
+    cube = np.arange(2 * 8**3, dtype=np.uint8).reshape(2, 8, 8, 8)
+    path = archive(tmp_path / "b.npz", train_images=cube)
+    assert npz_headers(path)[0][1].shape == (8, 8, 8)
+    assert (read_npz(path, "train_images/1")[0][0] == cube[1]).all()
+
+
+class Canary:
+    def __reduce__(self):
+        return (open, ("canary_ran", "w"))
+
+
+def test_a_pickle_in_an_archive_never_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "a.npz", train_images=np.array([Canary()], dtype=object))
+    with zipfile.ZipFile(tmp_path / "b.npz", "w") as file:
+        file.writestr("train_images.npy", pickle.dumps(Canary()))
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(ScanError):
+            npz_headers(tmp_path / name)
+    assert not (tmp_path / "canary_ran").exists()
+
+
+def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path):
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": (10**6, 1000, 1000)})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("train_images.npy", stream.getvalue() + bytes(100))
+    with pytest.raises(ScanError, match="claims"):
+        npz_headers(tmp_path / "a.npz")
+
+
+FORMATS = {"a.nii": "nifti", "a.nrrd": "nrrd", "a.png": "image", "a.jpg": "image", "a.tif": "image"}
+FORMATS |= {"a.npz": "npz", "a.dcm": "dicom"}
+
+
+def one_of_each(folder):
+    write_nifti(folder / "a.nii")
+    nrrd.write(str(folder / "a.nrrd"), ct_like(), {"encoding": "raw"})
+    Image.fromarray(GREY).save(folder / "a.png")
+    Image.fromarray(GREY).save(folder / "a.jpg")
+    tifffile.imwrite(folder / "a.tif", GREY16)
+    archive(folder / "a.npz", train_images=GREY[None], train_labels=[[1]])
+    slice_dataset(ct_like((10, 12, 1))[:, :, 0], (0, 0, 0)).save_as(folder / "a.dcm")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_damage_anywhere_in_a_header_is_refused_in_words_or_harmless(tmp_path, name, capfd):
+    one_of_each(tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    random = np.random.default_rng(3)
+    for _ in range(120):
+        broken = bytearray(whole)
+        for place in random.integers(0, min(900, len(whole)), random.integers(1, 5)):
+            broken[place] = random.integers(0, 256)
+        path = tmp_path / f"broken.{name}"
+        path.write_bytes(broken[: random.integers(1, len(broken))] if random.random() < 0.1 else broken)
+        member = "train_images/0" if name == "a.npz" else None
+        with contextlib.suppress(ScanError):
+            read_scan([str(path)], FORMATS[name], "id", "patient", member=member)
+    assert capfd.readouterr() == ("", "")

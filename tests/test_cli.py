@@ -1,0 +1,204 @@
+"""The command line: fast help, errors in words with the nearest names, exit codes, and classes from outside."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from medssl import runs
+from medssl.cli import COMMANDS, main
+from medssl.scans.cache import Cache
+
+OUTSIDE = '''
+"""A method, an encoder and a view of somebody else's."""
+import torch
+from torch import nn
+from medssl.encoders import Encoder
+from medssl.methods import Method
+from medssl.views.base import Compose, View, rows, uniform
+from medssl.views import recipes
+
+
+class Negate(View):
+    probability = 0.5
+
+    def parameters_of(self, keys):
+        return {"sign": uniform(keys, 1, -1, 1)[:, 0].sign()}
+
+    def apply_to(self, x, params):
+        return x * rows(params["sign"], x)
+
+
+class Tiny(Encoder):
+    def __init__(self, dims: int = 3, in_channels: int = 1, width: int = 4):
+        super().__init__(dims, in_channels, (width,), ((2,) * dims,))
+        self.width = width
+        self.net = (nn.Conv2d if dims == 2 else nn.Conv3d)(in_channels, width, 3, 2, 1)
+
+    def features(self, x):
+        return [self.net(x)]
+
+
+class Agree(Method):
+    def __init__(self, encoder: Encoder, weight: float = 1.0):
+        super().__init__(encoder)
+        self.weight = weight
+
+    def views(self, size, modality, spacing_mm):
+        return tuple(Compose([recipes.gentle(modality, size, spacing_mm), Negate()]) for _ in range(2))
+
+    def loss(self, batch):
+        a, b = (self.encoder(x) for x in batch["views"])
+        return self.weight * (a - b).square().mean() + (1 - a.std(0)).clamp(min=0).mean()
+'''
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "somebodys.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "somebodys"
+    sys.modules.pop("somebodys", None)
+
+
+def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
+    cache: Cache, outside: str, tmp_path: Path
+) -> None:
+    import somebodys  # type: ignore[import-not-found]
+
+    from medssl.encoders import check_encoder
+    from medssl.methods import check_method
+    from medssl.views.base import check_view
+
+    for dims in (2, 3):
+        check_view(somebodys.Negate(), dims)
+        check_encoder(somebodys.Tiny(dims))
+        check_method(somebodys.Agree(somebodys.Tiny(dims)), (16,) * dims)
+    run, model = tmp_path / "run", tmp_path / "study"
+    code = main(
+        ["pretrain", "--data", str(cache.path), "--out", str(run), "--encoder", "somebodys.Tiny", "--encoder.width", "6",
+         "--method", "somebodys.Agree", "--method.weight", "0.5", "--crop", "16", "16", "16", "--steps", "2",
+         "--batch-size", "2", "--accelerator", "cpu"]
+    )  # fmt: skip
+    assert code == 0
+    config = runs.read(run).config
+    assert config["encoder"] == {
+        "class_path": "somebodys.Tiny",
+        "init_args": {"dims": 3, "in_channels": 1, "width": 6},
+    }
+    assert config["method"]["init_args"]["weight"] == 0.5
+    common = ["study", "--data", str(cache.path), "--out", str(model), "--task", "segmentation", "--arms", "scratch", str(run),
+              "--budgets", "1p", "--draws", "2", "--recipe.steps", "2", "--recipe.batch_size", "2"]  # fmt: skip
+    assert main(common) == 2  # a record never imports a class from outside ...
+    assert main([*common, "--encoder", "somebodys.Tiny", "--encoder.width", "6"]) == 0  # ... the user may name it
+
+
+def test_help_is_fast_and_imports_nothing_heavy() -> None:
+    code = "import sys; from medssl.cli import main; main(['--help']); print(sorted({'torch', 'monai', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+    assert all(name in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([command, "--help"]) == 0
+    assert COMMANDS[command].help in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pretrian"], "did you mean pretrain"),
+        (["pretrain", "--stesp", "3"], "did you mean steps"),
+        (["pretrain", "--data", "x", "--out", "y", "--method", "SimCRL"], "did you mean SimCLR"),
+        (["pretrain", "--data", "x", "--out", "y", "--encoder", "resnet"], "did you mean ResNet"),
+        (["pretrain", "--data", "nowhere", "--out", "y"], "is no cache"),
+        (["pretrain", "--data", "x", "--out", "y", "--steps", "many"], "steps"),
+        (["pretrain", "--data", "x", "--out", "y", "--method", "SimCLR", "--method.temprature", "1"], "temperature"),
+        (["index", "nowhere", "--out", "m"], "nowhere"),
+        (["prepare", "nowhere", "--out", "m"], "manifest.parquet"),
+        (["report", "nowhere"], "nowhere"),
+        (["study", "x"], "without an option"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_answered_in_words_with_exit_code_2(
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert said in told.err, told.err
+    assert told.err.startswith("error: ")
+    assert "Traceback" not in told.err + told.out
+
+
+def test_folders_with_nothing_usable_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "notes.txt").write_text("hello")
+    for folder in ("empty", "text"):
+        assert main(["index", str(tmp_path / folder), "--out", str(tmp_path / "m")]) == 2
+        assert "no scan" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_and_faults_of_our_own_are_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(["pretrian", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setattr("medssl.doctor.doctor", lambda: 1 / 0)
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert "Traceback" not in told
+
+
+def test_index_says_by_its_exit_code_that_scans_were_rejected_and_where_finds_files(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    patients = sorted((cohort / "dicom").iterdir())
+    assert main(["index", str(patients[0]), "--out", str(tmp_path / "m")]) == 0
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for n, path in enumerate(sorted(patients[1].rglob("*.dcm"))):
+        if n != 5:  # a slice is missing
+            (copy / f"{n}.dcm").write_bytes(path.read_bytes())
+    assert main(["index", str(patients[0]), str(copy), "--out", str(tmp_path / "m2")]) == 3
+    assert "missing" in capsys.readouterr().out.replace("\n", " ")
+    scan = pd.read_parquet(tmp_path / "m" / "manifest.parquet")["scan"][0]
+    assert main(["where", str(tmp_path / "m"), scan]) == 0
+    assert ".dcm" in capsys.readouterr().out
+
+
+def test_a_config_file_gives_what_the_options_do(cache: Cache, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        textwrap.dedent(f"""
+        data: {cache.path}
+        encoder: {{class_path: ResidualUNet, init_args: {{width: 4, blocks: [1, 1]}}}}
+        method: {{class_path: SimMIM, init_args: {{mask_ratio: 0.7}}}}
+        crop: [16, 16, 16]
+        steps: 2
+        batch_size: 2
+        accelerator: cpu
+    """)
+    )
+    assert main(["pretrain", "--config", str(config), "--out", str(tmp_path / "a"), "--steps", "1"]) == 0
+    run = runs.read(tmp_path / "a")
+    assert run.config["steps"] == 1
+    assert run.config["method"]["init_args"]["mask_ratio"] == 0.7
+
+
+def test_doctor_names_what_it_looked_at(capsys: pytest.CaptureFixture) -> None:
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert "torch" in told
+    assert "GPU" in told

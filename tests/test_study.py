@@ -1,0 +1,187 @@
+"""A study on the phantom cohort: paired cells, resumed, shared between processes, honest about what it read."""
+
+import importlib
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medssl import runs
+from medssl.errors import MedsslError
+from medssl.finetune import Recipe, target_of
+from medssl.pretrain import pretrain
+from medssl.scans.cache import Cache
+from medssl.splits import split
+from medssl.study import study
+from tests.conftest import small_encoder
+
+module = importlib.import_module("medssl.study")
+RECIPE = Recipe(steps=3, batch_size=2)
+ENCODER = {"crop": (16, 16, 16), "recipe": RECIPE}
+
+
+@pytest.fixture(scope="module")
+def segmentation(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "seg"
+    arms = ["scratch", "scratch-long", "random-frozen", str(pretrained)]
+    study(cache.path, out, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    return out
+
+
+def test_the_grid_is_complete_and_the_table_has_real_counts(segmentation: Path, cache: Cache) -> None:
+    table = pd.read_parquet(segmentation / "summary.parquet")
+    main = table[table["metric"] == "dice"].set_index(["arm", "budget_name"])
+    assert len(main) == 8
+    train = int((split(cache.manifest, 0) == "train").sum())
+    assert main.loc[("scratch", "100%"), "patients"] == train
+    assert main.loc[("scratch", "1p"), "patients"] >= 1
+    assert main["draws"].eq(2).all()
+    assert main.loc[("scratch", "1p"), ["mean", "low", "high"]].notna().all()
+    assert main.drop("scratch")["difference"].notna().all()
+    assert main.drop("scratch")["p_holm"].between(0, 1).all()
+    assert (main.drop("scratch")["p_holm"] >= main.drop("scratch")["p"] - 1e-12).all()
+    assert main.loc["scratch", "difference"].isna().all()
+
+
+def test_table_equals_the_cells_and_the_cells_their_cases(segmentation: Path) -> None:
+    cells = runs.table(segmentation / "cells")
+    table = pd.read_parquet(segmentation / "summary.parquet")
+    row = table[(table["arm"] == "scratch") & (table["budget_name"] == "1p") & (table["metric"] == "dice")].iloc[0]
+    mine = cells[(cells["config.arm"] == "scratch") & (cells["config.budget_name"] == "1p")]
+    scores = []
+    for folder in mine["folder"]:
+        cases = pd.read_parquet(segmentation / "cells" / folder / "predictions.parquet")
+        overlap = cases.filter(like="dice.").filter(regex=r"^dice\.").mean(axis=1)
+        scores.append(overlap.groupby(cases["patient"]).mean().mean())
+    assert row["mean"] == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+def test_only_test_patients_are_scored_and_arms_are_paired(segmentation: Path, cache: Cache) -> None:
+    roles = split(cache.manifest, 0)
+    cases = [pd.read_parquet(p) for p in sorted((segmentation / "cells").glob("*/predictions.parquet"))]
+    assert all(set(c["patient"]) == set(roles.index[roles == "test"]) for c in cases)
+    assert all(c["scan"].equals(cases[0]["scan"]) for c in cases)
+    subsets = pd.read_parquet(segmentation / "subsets.parquet")
+    assert set(subsets["patient"]) <= set(roles.index[roles == "train"])
+    record = runs.read(segmentation)
+    assert record.protocol["inductive"]["met"] is True
+    assert record.protocol["untouched test set"]["met"] is True
+
+
+def test_running_it_again_does_nothing_and_a_lost_cell_alone_is_done_again(
+    segmentation: Path, cache: Cache, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    real = module._train_and_score
+    monkeypatch.setattr(module, "_train_and_score", lambda *a: (done.append(a[1]), real(*a)))
+    arms = ["scratch", "scratch-long", "random-frozen", str(pretrained)]
+    before = pd.read_parquet(segmentation / "summary.parquet")
+    study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    assert done == []
+    lost = next(iter(sorted((segmentation / "cells").iterdir())))
+    kept = pd.read_parquet(lost / "predictions.parquet")
+    shutil.rmtree(lost)
+    again = study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    assert len(done) == 1
+    pd.testing.assert_frame_equal(kept, pd.read_parquet(lost / "predictions.parquet"))
+    pd.testing.assert_frame_equal(
+        again.drop(columns="seconds").reset_index(drop=True),
+        before.drop(columns="seconds").reset_index(drop=True),
+    )
+
+
+def _work(data: str, out: str, folder: str) -> None:
+    study(Path(data), Path(out), "segmentation", ["scratch", folder], ["1p"], draws=3, **ENCODER)
+
+
+def test_two_processes_share_one_study(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "shared", str(pretrained)
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_work, args=(str(cache.path), str(out), folder)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(240)
+    assert [one.exitcode for one in both] == [0, 0]
+    table = runs.table(out / "cells")
+    assert table["status"].tolist() == ["finished"] * 6
+
+
+def test_classification_with_probes_and_a_random_encoder(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    arms = ["scratch", "random-frozen", str(pretrained)]
+    table = study(cache.path, tmp_path / "c", "classification", arms, ["100%"], label="lesion", draws=2, **ENCODER)
+    main = table[table["metric"] == "auroc"].set_index(["arm", "mode"])
+    assert set(main.index) == {
+        ("scratch", "finetune"),
+        ("random-frozen", "linear"),
+        ("random-frozen", "knn"),
+    } | {("simmim", mode) for mode in ("finetune", "linear", "knn")}
+    assert main["mean"].between(0, 1).all()
+    cases = pd.read_parquet(next((tmp_path / "c" / "cells").glob("*/predictions.parquet")))
+    assert np.allclose(cases[["p.no", "p.yes"]].sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_pretraining_run_that_saw_test_scans_is_refused_or_declared(cache: Cache, tmp_path: Path) -> None:
+    pretrain(
+        cache.path,
+        tmp_path / "all",
+        small_encoder(),
+        crop=(16, 16, 16),
+        steps=1,
+        batch_size=4,
+        transductive=True,
+        accelerator="cpu",
+    )
+    settings = {
+        "task": "segmentation",
+        "arms": ["scratch", str(tmp_path / "all")],
+        "budgets": ["1p"],
+        "draws": 2,
+        **ENCODER,
+    }
+    with pytest.raises(MedsslError, match="pretraining saw test scans"):
+        study(cache.path, tmp_path / "s", **settings)
+    study(cache.path, tmp_path / "s", **settings, allow_seen=True)
+    point = runs.read(tmp_path / "s").protocol["inductive"]
+    assert point["met"] is False
+    assert "test scans seen in pretraining" in point["evidence"]
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module._outcomes
+
+    def fails_once(plan: Any, cell: Any) -> Any:
+        if cell.draw == 0:
+            raise MedsslError("the loss is nan at step 2")
+        return real(plan, cell)
+
+    monkeypatch.setattr(module, "_outcomes", fails_once)
+    arms = {
+        "task": "segmentation",
+        "arms": ["scratch"],
+        "budgets": ["1p"],
+        "draws": 2,
+        "encoder": small_encoder(),
+        **ENCODER,
+    }
+    with pytest.raises(MedsslError, match="1 of 2 cells failed.*the loss is nan"):
+        study(cache.path, tmp_path / "s", **arms)
+    assert sorted(runs.table(tmp_path / "s" / "cells")["status"]) == ["failed", "finished"]
+    monkeypatch.setattr(module, "_outcomes", real)
+    study(cache.path, tmp_path / "s", **arms)
+    assert runs.table(tmp_path / "s" / "cells")["status"].tolist() == ["finished"] * 2
+
+
+def test_arms_that_do_not_exist_and_labels_that_are_not_there_are_named(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match="did you mean scratch"):
+        study(cache.path, tmp_path / "s", "segmentation", ["scrath"], ["1p"])
+    with pytest.raises(MedsslError, match="no label 'leson'.*lesion"):
+        target_of(cache, "classification", "leson")
+    with pytest.raises(MedsslError, match="needs --label"):
+        target_of(cache, "classification", None)

@@ -1,0 +1,199 @@
+"""Crops are a function of seed and number alone; checkpoints survive; a resumed run equals an undisturbed one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from medssl import runs
+from medssl.crops import Crops, Steps
+from medssl.encoders import ResidualUNet
+from medssl.errors import MedsslError
+from medssl.methods import SimCLR, SimMIM
+from medssl.pretrain import pretrain, pretraining_scans
+from medssl.scans.cache import Cache
+from medssl.splits import split
+from medssl.training import CropData, SafeCheckpoints, spoken
+
+
+def test_crops_depend_on_seed_and_number_alone(cache: Cache) -> None:
+    scans = list(cache.manifest["scan"])
+    one, two = (Crops(cache, scans, (16, 16, 16), seed=5) for _ in range(2))
+    backwards = {n: two[n] for n in reversed(range(40))}
+    for n in range(40):
+        assert torch.equal(one[n]["source"], backwards[n]["source"])
+        assert one[n]["key"] == backwards[n]["key"]
+    assert sorted(one[n]["scan"] for n in range(len(scans))) == list(
+        range(len(scans))
+    )  # an epoch meets every scan once
+    assert one[0]["key"] != Crops(cache, scans, (16, 16, 16), seed=6)[0]["key"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(cache: Cache, workers: int) -> None:
+    crops = Crops(cache, list(cache.manifest["scan"]), (16, 16, 16), seed=1)
+    found = [b["key"].tolist() for b in CropData(crops, 4, 3, start=1, workers=workers).train_dataloader()]
+    assert found == [[crops[n]["key"] for n in range(step * 4, step * 4 + 4)] for step in (1, 2)]
+
+
+def test_ranks_share_a_step_without_overlap() -> None:
+    halves = [list(Steps(2, 5, 1, rank, 2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*halves)] == [[4 * s + i for i in range(4)] for s in range(1, 5)]
+
+
+def test_valid_marks_body_and_neither_air_nor_padding(cache: Cache) -> None:
+    scan = cache.manifest["scan"][0]
+    big = tuple(n + 8 for n in cache.shape(scan))
+    sample = Crops(cache, [scan], big, seed=0)[0]
+    whole = cache.read(scan)
+    assert tuple(sample["source"].shape[1:]) == big
+    assert sample["valid"][0, 4:-4, 4:-4, 4:-4].sum() == sample["valid"].sum() == cache.valid(whole).any(0).sum()
+
+
+def test_half_of_the_labelled_crops_hold_a_structure_and_masks_follow(cache: Cache) -> None:
+    crops = Crops(cache, list(cache.manifest["scan"]), (8, 8, 8), seed=0, masks=True)
+    shown = [bool((crops[n]["mask"] > 0).any()) for n in range(60)]
+    assert np.mean(shown) > 0.5
+    sample = crops[3]
+    scan = crops.scans[sample["scan"]]
+    whole, mask = cache.read(scan)[0], cache.read_mask(scan)
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (8, 8, 8))
+    at = np.argwhere((windows == sample["source"][0].numpy()).all((-1, -2, -3)))
+    assert any(np.array_equal(mask[x : x + 8, y : y + 8, z : z + 8], sample["mask"][0].numpy()) for x, y, z in at)
+
+
+def test_checkpoints_notice_damage(tmp_path: Path) -> None:
+    io = SafeCheckpoints()
+    io.save_checkpoint({"global_step": 3, "w": torch.ones(4)}, tmp_path / "a.ckpt")
+    assert io.load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 3
+    content = bytearray((tmp_path / "a.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(MedsslError, match="checksum"):
+        io.load_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_never_runs(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "canary"),)
+
+    SafeCheckpoints().save_checkpoint({"bomb": Bomb()}, tmp_path / "a.ckpt")
+    with pytest.raises(Exception, match="[Ww]eights.only|Unsupported"):
+        SafeCheckpoints().load_checkpoint(tmp_path / "a.ckpt")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_pretraining_leaves_test_and_validation_patients_out(cache: Cache, pretrained: Path) -> None:
+    roles = split(cache.manifest, 0)
+    seen = pd.read_parquet(pretrained / "seen.parquet")
+    assert set(seen["patient"]) == set(roles.index[roles == "train"])
+    assert len(pretraining_scans(cache, 0, transductive=True)) == len(cache.manifest)
+
+
+def test_a_run_ends_in_record_weights_curves_and_pictures(pretrained: Path) -> None:
+    run = runs.read(pretrained)
+    assert run.status == "finished"
+    assert run.metrics["effective_rank"] > 1
+    assert {"seconds", "peak_memory_mib", "samples_per_s"} <= set(run.cost)
+    curves = pd.read_csv(pretrained / "metrics.csv")
+    assert curves["loss"].notna().any()
+    assert curves["effective_rank"].notna().any()
+    with np.load(pretrained / "examples.npz") as pictures:
+        assert {"source.0", "corrupted.0", "restored.0"} <= set(pictures)
+    assert {p.name for p in pretrained.iterdir()} >= {
+        "encoder.safetensors",
+        "decoder.safetensors",
+        "seen.parquet",
+    }
+
+
+SETTINGS = "steps=8, batch_size=2, crop=(16, 16, 16), checkpoint_every=3, accelerator='cpu', lr=0.003, warmup=2, monitor_every=4"
+SCRIPT = """
+import sys, time, torch
+torch.set_num_threads(2)  # as in the test's own process: sums of floats depend on it
+from medssl.encoders import ResidualUNet
+from medssl.methods import SimMIM
+from medssl.pretrain import pretrain
+import medssl.training as training
+step = SimMIM.training_step
+def slow(self, batch, index):
+    print("step", index, flush=True)
+    time.sleep(0.3)
+    return step(self, batch, index)
+SimMIM.training_step = slow
+pretrain(sys.argv[1], sys.argv[2], ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, resume=sys.argv[3] == "resume", {settings})
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, tmp_path: Path, how: int) -> None:
+    keywords = eval(f"dict({SETTINGS})")
+    pretrain(cache.path, tmp_path / "whole", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **keywords)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        SCRIPT.replace("{settings}", SETTINGS),
+        str(cache.path),
+        str(tmp_path / "cut"),
+    ]
+    with subprocess.Popen([*command, "new"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or []:
+            if line.startswith("step 5"):
+                process.send_signal(how)
+                break
+        process.wait(60)
+        assert process.returncode != 0
+    assert (tmp_path / "cut" / "last.ckpt").exists()
+    assert not (tmp_path / "cut" / "encoder.safetensors").exists()
+    if how == signal.SIGTERM:
+        assert "--resume" in str(runs.read(tmp_path / "cut").reason)
+    pretrain(cache.path, tmp_path / "cut", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, resume=True, **keywords)
+    whole, cut = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[k], cut[k]) for k in whole)
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "cut" / "metrics.csv").read_text()
+
+
+def test_a_finished_run_is_not_done_again_and_never_overwritten_by_another(cache: Cache, tmp_path: Path) -> None:
+    settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu"}
+    pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **settings)
+    before = (tmp_path / "a" / "encoder.safetensors").stat().st_mtime_ns
+    begun = time.time()
+    pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **settings)
+    assert time.time() - begun < 2
+    assert (tmp_path / "a" / "encoder.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(MedsslError, match="other settings"):
+        pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimCLR, **settings)
+
+
+def test_collapse_is_warned_of(cache: Cache, tmp_path: Path) -> None:
+    class Collapsing(SimMIM):
+        def loss(self, batch):
+            with torch.no_grad():
+                for weight in self.encoder.parameters():
+                    weight.zero_()
+            return super().loss(batch)
+
+    settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu", "monitor_every": 1}
+    with pytest.warns(UserWarning, match="collapsing at step 1"):
+        pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), Collapsing, **settings)
+
+
+def test_an_encoder_for_other_scans_is_refused_before_training(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match=r"--encoder\.dims 3"):
+        pretrain(cache.path, tmp_path / "a", ResidualUNet(2, width=4), SimMIM)
+    assert not (tmp_path / "a").exists()
+
+
+def test_times_are_spoken_plainly() -> None:
+    assert [spoken(s) for s in (5, 75, 3720)] == ["5 s", "1 min 15 s", "1 h 2 min"]
