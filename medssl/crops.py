@@ -120,6 +120,13 @@ class Steps(Sampler):
         return self.total
 
 
+def source_within(cache: Cache, scans: Sequence[str], wanted: Sequence[int], crop: Sequence[int]) -> tuple[int, ...]:
+    """The source to cut crops from: as large as wanted, but no larger than the median scan, so that views are not drawn
+    from padding; at least the crop."""
+    median = np.median([cache.shape(scan) for scan in scans], axis=0)
+    return tuple(max(c, min(w, int(m))) for w, m, c in zip(wanted, median, crop))
+
+
 def _inside(start: int, length: int, size: int) -> int:
     """The start moved so that the crop stays inside of the scan, or is centred where the scan is the smaller one."""
     return min(max(start, 0), length - size) if length > size else (length - size) // 2

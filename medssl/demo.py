@@ -7,12 +7,8 @@ Every step prints the command it stands for, so that the demo is also the shorte
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
 
 from medssl import show
 from medssl.datasets.phantom import phantom
@@ -27,7 +23,7 @@ from medssl.scans.cache import prepare
 from medssl.scans.index import index
 from medssl.study import study
 
-console = Console()
+console = show.console
 MARK = ".medssl-demo"
 
 
@@ -45,8 +41,8 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
         _say("a cohort that looks like CT, as DICOM series with masks, labels and reports", None)
         phantom(out / "scans", patients=patients, seed=seed)
     labels = out / "scans" / "labels.csv"
-    _say("index: headers into a manifest", f"medssl index {out}/scans/dicom --labels {labels} --patient patient "
-         f"--mask '../../masks/{{name}}.nii.gz' --out {out}/manifest")  # fmt: skip
+    _say("index: headers into a manifest", f"medssl index {out}/scans --labels {labels} --patient patient "
+         f"--mask ../../masks/{{name}}.nii.gz --out {out}/manifest")  # fmt: skip
     manifest = index(
         [out / "scans"], out / "manifest", labels=labels, patient="patient", mask="../../masks/{name}.nii.gz"
     )
@@ -54,33 +50,27 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
     _say("prepare: orient, resample, cache", f"medssl prepare {out}/manifest --spacing-mm 8 8 8 --out {out}/cache")
     show.result("prepare", prepare(out / "manifest", out / "cache", spacing_mm=(8.0, 8.0, 8.0)), {"out": out / "cache"})
     run = out / "runs" / "simmim"
-    shape: dict[str, Any] = {"dims": 3, "width": 8, "blocks": (1, 1, 1, 1)}
-    _say("pretrain without labels", f"medssl pretrain --data {out}/cache --out {run} --encoder ResidualUNet --encoder.width 8 "
-         "--encoder.blocks 1 1 1 1 --method SimMIM --crop 32 32 32 --steps 300 --batch-size 8")  # fmt: skip
-    pretrain(
-        out / "cache",
-        run,
-        ResidualUNet(**shape),
-        SimMIM,
-        crop=(32, 32, 32),
-        steps=300,
-        batch_size=8,
-        checkpoint_every=100,
-    )
-    recipe = Recipe(steps=120, batch_size=4, lr=3e-3)
+    net = "--encoder ResidualUNet --encoder.width 16 --encoder.blocks 1 1 1 1"
+    _say("pretrain without labels", f"medssl pretrain --data {out}/cache --out {run} {net} --method SimMIM --crop 32 32 32 "
+         "--steps 200 --batch-size 8 --lr 2e-3")  # fmt: skip
+    encoder = ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))
+    resume = (run / "last.ckpt").exists()
+    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), steps=200, batch_size=8, lr=2e-3, resume=resume)
+    recipe = Recipe(steps=120, batch_size=2, lr=3e-3)
     _say("study: what was it worth?", f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} "
-         "--budgets 1p 20% 100% --draws 3 --recipe.steps 120 --recipe.lr 3e-3 --jobs 2")  # fmt: skip
+         "--budgets 1p 20% 100% --draws 3 --recipe.steps 120 --recipe.batch_size 2 --recipe.lr 3e-3 --jobs 2")  # fmt: skip
     table = study(out / "cache", out / "study", "segmentation", ["scratch", str(run)], ["1p", "20%", "100%"], draws=3,
                   recipe=recipe, jobs=2)  # fmt: skip
     console.print(show.study_table(table))
     _say("report", f"medssl report {out}/study --out {out}/report.html")
     page = report(out / "study", out / "report.html")
-    _say("use it: train one model and segment a folder of DICOM", f"medssl finetune --data {out}/cache --task segmentation "
-         f"--init {run} --out {out}/runs/model && medssl predict {out}/runs/model {out}/scans/dicom/... --out {out}/masks")  # fmt: skip
+    someone = sorted((out / "scans" / "dicom").iterdir())[-1]
+    _say("use it: train one model and segment a folder of DICOM", f"medssl finetune --data {out}/cache --out {out}/runs/model "
+         f"--task segmentation --init {run} --recipe.steps 120 --recipe.batch_size 2 --recipe.lr 3e-3\n"
+         f"medssl predict {out}/runs/model {someone} --out {out}/masks")  # fmt: skip
     model = out / "runs" / "model"
     if not (model / "model.safetensors").exists():
         finetune(out / "cache", model, "segmentation", init=run, recipe=recipe)
-    someone = sorted((out / "scans" / "dicom").iterdir())[-1]
     predict(model, someone, out / "masks")
     return f"the report: {page}; masks on the scan's own grid: {out / 'masks'}"
 
@@ -88,4 +78,4 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
 def _say(title: str, command: str | None) -> None:
     console.rule(title)
     if command:
-        console.print(" ".join(shlex.split(command, posix=False)), style="dim", highlight=False, soft_wrap=True)
+        console.print(command, style="dim", highlight=False, soft_wrap=True)

@@ -25,17 +25,17 @@ from safetensors.torch import load
 from torch import Tensor
 
 from medssl import runs
-from medssl.crops import Crops
+from medssl.crops import Crops, source_within
 from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
 from medssl.errors import MedsslError
 from medssl.models import Classifier, Segmenter, build, classify, fresh_encoder, load_pretrained, save_weights, segment
-from medssl.pretrain import check_fits, default_crop, label_codes, quiet_lightning
+from medssl.pretrain import check_fits, default_crop, label_codes
 from medssl.probes import middles
 from medssl.scans.cache import Cache
 from medssl.splits import label_budgets, split
 from medssl.stats import dice
-from medssl.training import CropData, adamw
+from medssl.training import CropData, StepBar, adamw, quiet_third_parties
 from medssl.views import recipes
 from medssl.views.base import mix
 
@@ -210,14 +210,14 @@ def train_model(
     """Train the model in place; with validation scans it ends at its best check. Returns that score (or NaN)."""
     module = _Training(model, cache, target, validation, size, recipe, seed)
     segmentation = target.task == "segmentation"
-    source = tuple(round(1.3 * n) for n in size) if segmentation else tuple(size)
+    source = source_within(cache, train, [round(1.3 * n) for n in size], size) if segmentation else tuple(size)
     crops = Crops(cache, train, source, seed, segmentation, None if segmentation else target.labels,
                   "random" if segmentation else "middle")  # fmt: skip
-    quiet_lightning()
+    quiet_third_parties()
     trainer = pl.Trainer(
         max_steps=recipe.steps, max_epochs=-1, precision=recipe.precision,  # type: ignore[arg-type]
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=progress, enable_model_summary=False, use_distributed_sampler=False, gradient_clip_val=1.0,
+        enable_progress_bar=False, callbacks=[StepBar()] if progress else [], enable_model_summary=False, use_distributed_sampler=False, gradient_clip_val=1.0,
     )  # fmt: skip
     trainer.fit(module, datamodule=CropData(crops, recipe.batch_size, recipe.steps))
     if module.best is not None:
@@ -226,11 +226,22 @@ def train_model(
 
 
 def score_scans(
-    model: Classifier | Segmenter, cache: Cache, target: Target, scans: Sequence[str], size: Sequence[int]
+    model: Classifier | Segmenter,
+    cache: Cache,
+    target: Target,
+    scans: Sequence[str],
+    size: Sequence[int],
+    precision: str = "32-true",
 ) -> list[Any]:
     """For each scan: class probabilities (classes,), or a predicted mask (*S) in the structures' own numbers."""
     device = "cuda" if torch.cuda.is_available() else "cpu"  # Lightning leaves the model on the CPU after training
-    model = model.to(device)
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        return _score(model.to(device), cache, target, scans, size, device)
+
+
+def _score(
+    model: Any, cache: Cache, target: Target, scans: Sequence[str], size: Sequence[int], device: str
+) -> list[Any]:
     if target.task == "classification":
         return list(classify(model, middles(cache, scans, size).to(device)).cpu().numpy())
     values = np.array([0, *cache.structures], np.uint8)
@@ -284,7 +295,7 @@ class _Training(pl.LightningModule):
 
     def _validate(self) -> float:
         """Mean Dice, or minus the cross-entropy, of the validation scans."""
-        found = score_scans(self.model, self.cache, self.target, self.held_out, self.size)
+        found = score_scans(self.model, self.cache, self.target, self.held_out, self.size, self.recipe.precision)
         if self.target.task == "classification":
             chosen = [max(float(p[self.target.labels[s]]), 1e-6) for s, p in zip(self.held_out, found)]
             return float(np.mean(np.log(chosen)))

@@ -104,7 +104,7 @@ def segment_probabilities(model: nn.Module, x: Tensor, size: Sequence[int]) -> T
     """(C, *S) -> (classes, *S) probabilities, by overlapping windows of `size` (a scan that is smaller is padded)."""
     model.eval()
     logits = sliding_window_inference(
-        x[None], tuple(size), 4, model, overlap=0.5, mode="gaussian", padding_mode="constant"
+        x[None], tuple(size), 4, model, overlap=0.25, mode="gaussian", padding_mode="constant"
     )
     return F.softmax(logits[0].float(), dim=0)
 

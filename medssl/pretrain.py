@@ -12,7 +12,6 @@ record, `encoder.safetensors` (and `decoder.safetensors` where the pretext train
 
 from __future__ import annotations
 
-import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,13 +22,12 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from torch.utils.data import default_collate
 
 from medssl import probes, runs
-from medssl.crops import Crops
+from medssl.crops import Crops, source_within
 from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
 from medssl.errors import MedsslError
@@ -38,7 +36,7 @@ from medssl.methods.simclr import SimCLR
 from medssl.models import save_weights
 from medssl.scans.cache import Cache
 from medssl.splits import split
-from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, estimate, spoken
+from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
 
 MONITORED = 256  # scans whose features are looked at during the run
 console = Console(stderr=True)
@@ -99,7 +97,7 @@ def pretrain(
         return finished
     with runs.recording(out, "pretrain", config, cache.digest, seed) as record:
         module.optimise = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "steps": steps}
-        crops = Crops(cache, scans, module.source_size(size), seed)
+        crops = Crops(cache, scans, source_within(cache, scans, module.source_size(size), size), seed)
         health = Health(cache, scans, size, label, monitor_every or max(1, steps // 10))
         _fit(module, crops, health, out, record, steps, batch_size, accumulate, precision, accelerator, devices, workers,
              checkpoint_every, resume)  # fmt: skip
@@ -243,14 +241,14 @@ def _fit(
     checkpoint = out / "last.ckpt"
     io = SafeCheckpoints()
     begun = io.load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
-    quiet_lightning()
+    quiet_third_parties()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator=accelerator, devices=devices, precision=precision,  # type: ignore[arg-type]
         accumulate_grad_batches=accumulate, plugins=[io], enable_checkpointing=False, use_distributed_sampler=False,
-        enable_model_summary=False, log_every_n_steps=max(1, steps // 200), gradient_clip_val=1.0, default_root_dir=out,
+        enable_model_summary=False, enable_progress_bar=False, log_every_n_steps=max(1, steps // 200), gradient_clip_val=1.0, default_root_dir=out,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         callbacks=[health, Curves(out / "metrics.csv", health, max(1, steps // 200), checkpoint_every, begun), KeepCheckpoint(checkpoint, checkpoint_every),
-                   RichProgressBar()],
+                   StepBar()],
     )  # fmt: skip
     if trainer.is_global_zero and begun < steps:
         _tell(module, crops, batch_size, (steps - begun) * accumulate, trainer)
@@ -262,18 +260,6 @@ def _fit(
     spent = time.perf_counter() - clock
     record.update(cost={"samples_per_s": round(seen / spent, 2), "device_memory_mib": used,
                         "devices": trainer.world_size, "device": trainer.strategy.root_device.type})  # fmt: skip
-
-
-def quiet_lightning() -> None:
-    """Its advice about settings that are chosen here on purpose is not the user's to act on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for text in (
-        ".*does not have many workers.*",
-        ".*dataloader is not resumable.*",
-        ".*ckpt_path.*",
-        ".*lr_scheduler.step.*",
-    ):
-        warnings.filterwarnings("ignore", text)
 
 
 def _finished(out: Path, name: str, resume: bool) -> runs.Run | None:

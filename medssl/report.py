@@ -38,7 +38,7 @@ def report(runs: Path, out: Path | None = None) -> Path:
     studies, pretraining = ([root / f for f in kinds.get(kind, [])] for kind in ("study", "pretrain"))
     if not (studies or pretraining):
         raise MedsslError(f"{runs} holds no study and no pretraining run: expected a folder that `medssl study` wrote")
-    known = _pretraining_runs(studies, pretraining)
+    known = _pretraining_runs(pretraining)
     views = [study_view(folder, known) for folder in studies]
     used = {run_id for view in views for run_id in view["uses"]}
     loose = {run_id: known[run_id] for run_id in known if known[run_id][1] in pretraining and run_id not in used}
@@ -187,17 +187,12 @@ def _arrays(path: Path, needs: str) -> dict[str, np.ndarray]:
     return arrays if f"{needs}.0" in arrays else {}
 
 
-def _pretraining_runs(studies: list[Path], inside: list[Path]) -> dict[str, tuple[Run, Path]]:
-    """Run id -> record and folder, of those inside the folder and of those that lie near its studies."""
-    near = {p for s in studies for p in (*s.parent.glob("*/run.json"), *s.parent.parent.glob("*/*/run.json"))}
+def _pretraining_runs(inside: list[Path]) -> dict[str, tuple[Run, Path]]:
+    """Run id -> record and folder; a study keeps copies of what the page shows of its pretraining runs."""
     found: dict[str, tuple[Run, Path]] = {}
-    for folder in [*inside, *sorted(p.parent for p in near)]:
-        try:
-            run = read(folder)
-        except (MedsslError, OSError):
-            continue  # somebody else's folder
-        if run.kind == "pretrain":
-            found.setdefault(run.id, (run, folder))
+    for folder in inside:
+        run = read(folder)
+        found.setdefault(run.id, (run, folder))
     return found
 
 

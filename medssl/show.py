@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from medssl.runs import Run
 
-console = Console()
+console = Console(width=shutil.get_terminal_size((120, 40)).columns)
 
 
 def result(command: str, value: Any, settings: dict[str, Any]) -> int:
@@ -42,7 +43,7 @@ def study_table(summary: pd.DataFrame) -> Table:
     metric = rows["metric"].iloc[0] if len(rows) else "score"
     table = Table(title=f"{metric}: mean [95% interval], paired difference against scratch, p (Holm)")
     for name in ("budget", "patients", "scans", "draws", "arm", metric, "difference", "p"):
-        table.add_column(name, justify="left" if name in ("budget", "arm") else "right")
+        table.add_column(name, justify="left" if name in ("budget", "arm") else "right", no_wrap=True)
     ordered = rows.sort_values(["budget", "arm", "mode"], kind="stable")
     for _, r in ordered.iterrows():
         arm = r["arm"] if r["mode"] == "finetune" else f"{r['arm']} {r['mode']}"

@@ -35,6 +35,7 @@ from medssl.scores import surface_scores
 from medssl.splits import duplicates_across, label_budgets, split
 from medssl.stats import classification_metrics, dice
 from medssl.summary import protocol_points, summarise
+from medssl.training import quiet_third_parties
 
 Mode = Literal["finetune", "linear", "knn"]
 BASELINES = ("scratch", "scratch-long", "random-frozen")
@@ -122,6 +123,7 @@ def study(
     started = time.time()
     with runs.recording(plan.out, "study", plan.config, plan.cache.digest, seed) as record:
         record.update(config={"cell_ids": [plan.id(c) for c in plan.cells]})
+        _keep_pretraining(plan)
         runs.write_atomically(plan.out / "subsets.parquet", plan.subsets.to_parquet())
         _work_all(plan, arguments, jobs)
         failed = _failed(plan)
@@ -227,7 +229,7 @@ def _outcomes(plan: Plan, cell: Cell) -> list[Any]:
             cell.recipe,
             7919 * plan.seed + cell.draw,
         )
-        return score_scans(model, plan.cache, plan.target, plan.scored, plan.size)
+        return score_scans(model, plan.cache, plan.target, plan.scored, plan.size, cell.recipe.precision)
     vectors = _features(plan, cell.arm)
     known = [*cell.train, *cell.validation]  # a probe has nothing to choose, so it learns from the whole budget
     train, test = (np.stack([vectors[s] for s in scans]) for scans in (known, plan.scored))
@@ -351,6 +353,16 @@ def _arm_folders(arms: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
+def _keep_pretraining(plan: Plan) -> None:
+    """What the report shows of the pretraining runs, copied, so that the study's folder is whole by itself."""
+    for arm, folder in plan.folders.items():
+        for name in ("run.json", "metrics.csv", "examples.npz"):
+            if (folder / name).exists():
+                kept = plan.out / "pretraining" / arm
+                kept.mkdir(parents=True, exist_ok=True)
+                runs.write_atomically(kept / name, (folder / name).read_bytes())
+
+
 def _seen(folder: Path, cache: Cache, roles: pd.Series) -> int:
     """How many test scans, by voxels or by patient, the pretraining run was given."""
     seen = pd.read_parquet(folder / "seen.parquet")
@@ -391,6 +403,7 @@ def _work_all(plan: Plan, arguments: dict[str, Any], jobs: int) -> None:
 
 def _worker(arguments: dict[str, Any], threads: int) -> None:
     torch.set_num_threads(threads)
+    quiet_third_parties()
     plan = make_plan(**arguments)
     for cell in plan.cells:
         _try(plan, cell)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
+import logging
 import signal
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ import pytorch_lightning as pl
 import torch
 from lightly.utils.scheduler import CosineWarmupScheduler
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -78,6 +82,37 @@ class SafeCheckpoints(TorchCheckpointIO):
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
 
 
+class StepBar(pl.Callback):
+    """A progress bar over optimiser steps, on standard error."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=Console(stderr=True))
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.bar.start()
+            self.task = self.bar.add_task("loss", total=trainer.max_steps, completed=trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
+        if (
+            trainer.is_global_zero and trainer.global_step % max(1, trainer.max_steps // 200) == 0
+        ):  # seldom: it waits for the GPU
+            self.bar.update(self.task, completed=trainer.global_step, description=f"loss {float(outputs['loss']):.3f}")
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        self.bar.stop()
+
+
 class KeepCheckpoint(pl.Callback):
     """Saves every `every` steps and when asked to stop (SIGTERM, SIGUSR1, Ctrl-C): then the run can be resumed."""
 
@@ -135,6 +170,21 @@ def estimate(
     weights = sum(p.numel() * p.element_size() for p in trial.parameters())
     used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
     return {"seconds": steps * min(times[1:]), "memory_mib": (used + 2 * weights) / 2**20}
+
+
+def quiet_third_parties() -> None:
+    """Silence what libraries say about settings chosen here on purpose, or about their own insides."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for text in (
+        ".*does not have many workers.*",
+        ".*dataloader is not resumable.*",
+        ".*ckpt_path.*",
+        ".*lr_scheduler.step.*",
+        ".*LeafSpec.*",
+        ".*always_return_as_numpy.*",
+        ".*torch.jit.*",
+    ):
+        warnings.filterwarnings("ignore", text)
 
 
 def spoken(seconds: float) -> str:

@@ -96,7 +96,7 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
     rows = [(d, b, f"p{i}", "validation" if i % 5 == 4 else "train") for b, (n, k) in BUDGETS.items()
             for d in range(k) for i in range(n)]  # fmt: skip
     pd.DataFrame(rows, columns=["draw", "budget_name", "patient", "role"]).to_parquet(study / "subsets.parquet")
-    pretraining_run(root / "simmim", "pre123")
+    pretraining_run(study / "pretraining" / "simmim", "pre123")
     return study
 
 

@@ -12,15 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.errors import MedsslError
 from medssl.views.base import Params, View, mix, normal_like, rows, uniform
 
 
 class Window(View):
-    """CT: HU -> 0..1 by a window whose level and width are jittered by up to `jitter` of the width."""
+    """CT: HU -> 0..1 by a window whose level and width are jittered by up to `jitter` of the width.
 
-    def __init__(self, level_hu: float = 40.0, width_hu: float = 400.0, jitter: float = 0.0):
+    tails: the share of 0..1 that is kept on either side for what lies outside of the window, down to air (-1000 HU) and
+    up to dense bone (1500 HU), so that lung and bone are not lost to a soft-tissue window. 0 is the radiologist's window.
+    """
+
+    air_hu, bone_hu = -1000.0, 1500.0
+
+    def __init__(self, level_hu: float = 40.0, width_hu: float = 400.0, jitter: float = 0.0, tails: float = 0.0):
         super().__init__()
-        self.level_hu, self.width_hu, self.jitter = level_hu, width_hu, jitter
+        if width_hu <= 0 or not 0 <= tails < 0.5:
+            raise MedsslError(
+                f"width_hu is {width_hu}, tails is {tails}: expected a width above 0 and tails from 0 to 0.5"
+            )
+        self.level_hu, self.width_hu, self.jitter, self.tails = level_hu, width_hu, jitter, tails
 
     def parameters_of(self, keys: Tensor) -> Params:
         move = uniform(keys, 2, -self.jitter, self.jitter) * self.width_hu
@@ -28,7 +39,11 @@ class Window(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         level, width = rows(params["level_hu"], x), rows(params["width_hu"], x)
-        return ((x - level) / width + 0.5).clamp(0, 1)
+        low, high = level - width / 2, level + width / 2
+        inside = (x - low) / width
+        below, above = (x - self.air_hu) / (low - self.air_hu), (x - high) / (self.bone_hu - high)
+        outside = below.clamp(0, 1) + above.clamp(0, 1)  # 0..1 below the window, 1 in it, 1..2 above
+        return self.tails * outside + (1 - 2 * self.tails) * inside.clamp(0, 1)
 
 
 class Gamma(View):

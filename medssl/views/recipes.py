@@ -3,8 +3,8 @@
     view = contrastive("CT", size=(32, 32, 32))
 
 Sources: SimCLR (Chen et al. 2020, arXiv 2002.05709) for the structure of the contrastive list; nnU-Net (Isensee et al.
-2021) for rotation, zoom, noise, blur and gamma in training a segmenter; CT windows are the usual soft-tissue setting,
-wide enough to keep lung and bone apart. Hue and grey-scale changes have no meaning in a grey scan and are left out.
+2021) for rotation, zoom, noise, blur and gamma in training a segmenter; the CT window is the usual soft-tissue one,
+with tails that keep lung and bone. Hue and grey-scale changes have no meaning in a grey scan and are left out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ Size = Sequence[int]
 
 
 def window(modality: str, jitter: float = 0.0) -> list[View]:
-    """What turns the cache's values into 0..1: a wide window for CT, nothing for the rest."""
-    return [Window(level_hu=-150.0, width_hu=1500.0, jitter=jitter)] if modality == "CT" else []
+    """What turns the cache's values into 0..1: a soft-tissue window with tails for CT, nothing for the rest."""
+    return [Window(level_hu=40.0, width_hu=400.0, jitter=jitter, tails=0.15)] if modality == "CT" else []
 
 
 def contrastive(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:

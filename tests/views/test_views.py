@@ -133,6 +133,9 @@ def test_window_ends_gamma_and_contrast_are_as_stated() -> None:
     hu = torch.tensor([-160.0, 40.0, 240.0, 900.0]).reshape(1, 1, 2, 2)
     view = Window(40, 400)
     assert view(hu, view.draw(keys(1))).flatten().tolist() == [0.0, 0.5, 1.0, 1.0]
+    tails = Window(40, 400, tails=0.2)
+    hu = torch.tensor([-1200.0, -1000.0, -160.0, 40.0, 240.0, 1500.0]).reshape(1, 1, 2, 3)
+    assert torch.allclose(tails(hu, tails.draw(keys(1))).flatten(), torch.tensor([0, 0, 0.2, 0.5, 0.8, 1.0]))
     x = torch.rand(5, 1, 8, 8)
     gamma = Gamma(2.0, 1.0)
     params = gamma.draw(keys(5))
