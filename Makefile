@@ -14,7 +14,7 @@ $(READY): docker/requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v=sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"medssl needs Python 3.11 or newer, this is {v}: make PYTHON=python3.12 setup")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docker/requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 setup: $(READY)  ## the environment in .venv
@@ -42,7 +42,7 @@ lock:            ## pin every dependency, for every platform and Python, with ha
 	  --no-annotate --python-version 3.11 --custom-compile-command "make lock" -o docker/requirements.lock
 
 wheel: $(READY)  ## dist/*.whl, which carries apps/ and configs/
-	$(BIN)/python -m build --wheel
+	$(BIN)/python -m build --wheel --no-isolation
 
 clean:           ## remove what was made, the environment too
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache

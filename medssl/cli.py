@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, is_dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from medssl.errors import MedsslError, nearest
@@ -126,7 +127,7 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
     parser = ArgumentParser(prog=f"medssl {name}", description=inspect.getdoc(function), exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_function_arguments(function, as_positional=False, fail_untyped=False)
-    words = _positionals(function, command.positional, words)
+    words = _recipes(_positionals(function, command.positional, words))
     if any(w in HELP for w in words):
         print(_usage(name, command), file=sys.stdout)
     _check_names(parser, function, words)
@@ -141,6 +142,21 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
             raise cause from error
         raise MedsslError(_plain(str(error), parser)) from error
     return {k: v for k, v in vars(built).items() if k != "config"}
+
+
+def _recipes(words: list[str]) -> list[str]:
+    """`--config hippocampus_simmim` names a recipe that medssl carries; `--config my.yaml` is a file."""
+    here = Path(__file__).resolve().parent
+    carried = {
+        p.stem: p for folder in (here.parent / "configs", here / "_bundled" / "configs") for p in folder.glob("*.yaml")
+    }
+    chosen = list(words)
+    for i, (word, value) in enumerate(pairwise(words)):
+        if word == "--config" and not Path(value).exists():
+            if value not in carried:
+                raise MedsslError(f"--config {value} is no file and no recipe of medssl's{nearest(value, carried)}")
+            chosen[i + 1] = str(carried[value])
+    return chosen
 
 
 def _usage(name: str, command: Command) -> str:

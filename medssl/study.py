@@ -309,8 +309,9 @@ def _cells(
         train, validation = (tuple(scans_of(cache, target, subset, role)) for role in ("train", "validation"))
         for arm, recipe in recipes.items():
             for mode in _modes(arm, target.task, modes):
+                used = recipe if mode == "finetune" else Recipe()  # probes have no recipe, and no new identity by it
                 parent, budget = parents.get(arm), float(subset["budget"].iloc[0])
-                cell = Cell(arm, mode, str(name), budget, int(draw), recipe, parent, len(subset), train, validation)
+                cell = Cell(arm, mode, str(name), budget, int(draw), used, parent, len(subset), train, validation)
                 cells.append(cell)
     return sorted(cells, key=lambda c: c.draw)
 

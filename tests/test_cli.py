@@ -197,6 +197,17 @@ def test_a_config_file_gives_what_the_options_do(cache: Cache, tmp_path: Path) -
     assert run.config["method"]["init_args"]["mask_ratio"] == 0.7
 
 
+def test_a_carried_recipe_is_found_by_name_and_a_misspelt_one_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ["--data", "nowhere", "--out", "o"]
+    assert main(["pretrain", "--config", "hippocampus_simmim", *common]) == 2
+    assert "is no cache" in capsys.readouterr().err  # the recipe was read; the data are what is missing
+    assert main(["pretrain", "--config", "hipocampus_simmim", *common]) == 2
+    assert "did you mean hippocampus_simmim" in capsys.readouterr().err
+
+
 def test_doctor_names_what_it_looked_at(capsys: pytest.CaptureFixture) -> None:
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out

@@ -6,7 +6,9 @@ Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022 (arX
 
 Deviations: the hidden voxels become one learned value in the input, so any encoder will do; and a U-Net decoder
 restores them where the paper has one linear layer (`--method.decoder_kind linear`), because a decoder that has been
-trained goes along into segmentation. Air and padding are hidden too but never counted.
+trained goes along into segmentation. Air and padding are hidden too but never counted. With `restore_intensity` what is
+seen has its intensities changed at random and the untouched scan is to be predicted, everywhere: on few labels the
+difference between scanners is what a segmenter fails on.
 """
 
 from __future__ import annotations
@@ -35,11 +37,13 @@ class SimMIM(Method):
         mask_ratio: float = 0.6,
         mask_block: int = 8,
         decoder_kind: Literal["unet", "linear"] = "unet",
+        restore_intensity: bool = False,
     ):
         super().__init__(encoder)
         if not 0 < mask_ratio < 1:
             raise MedsslError(f"mask_ratio is {mask_ratio}: expected a share between 0 and 1")
         self.mask_ratio, self.mask_block, self.decoder_kind = mask_ratio, mask_block, decoder_kind
+        self.restore_intensity, self.corruption = restore_intensity, recipes.intensities()
         self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         if decoder_kind == "unet":
             self.decoder = Decoder(encoder, encoder.in_channels)
@@ -53,9 +57,14 @@ class SimMIM(Method):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, mask = batch["views"][0], self.mask_of(batch)
-        counted = mask * batch["valid_views"][0]
-        error = (self.restore(x, mask) - x).abs() * counted
+        counted = batch["valid_views"][0] * (1.0 if self.restore_intensity else mask)
+        error = (self.restore(self.seen(batch), mask) - x).abs() * counted
         return error.sum() / (counted.sum() * x.shape[1]).clamp(min=1)
+
+    def seen(self, batch: dict[str, Any]) -> Tensor:
+        """What the encoder is shown of the view, before the mask."""
+        x, keys = batch["views"][0], mix(batch["key"], 502)
+        return self.corruption(x, self.corruption.draw(keys)) if self.restore_intensity else x
 
     def restore(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, C, *S) and its mask (B, 1, *S) -> the restored (B, C, *S)."""
@@ -73,8 +82,10 @@ class SimMIM(Method):
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x, mask = batch["views"][0], self.mask_of(batch)
-        restored = torch.where(mask > 0, self.restore(x, mask), x)
-        return {"source": x, "corrupted": torch.where(mask > 0, torch.zeros_like(x), x), "restored": restored}
+        seen, hidden = self.seen(batch), mask > 0
+        restored = self.restore(seen, mask)
+        whole = restored if self.restore_intensity else torch.where(hidden, restored, x)
+        return {"source": x, "corrupted": torch.where(hidden, torch.zeros_like(x), seen), "restored": whole}
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

@@ -41,6 +41,14 @@ def gentle(modality: str, size: Size, spacing_mm: Sequence[float] | None = None)
     return Compose([*window(modality, 0.02), crop, BrightnessContrast(0.05, 0.1, 0.5)])
 
 
+def intensities(strength: float = 1.0) -> View:
+    """Changes of intensity alone, for pretexts that put them right again (Zhou et al. 2021, Models Genesis)."""
+    s = strength
+    return Compose(
+        [Gamma(1 + 1.2 * s, 0.8), BrightnessContrast(0.2 * s, 0.4 * s), Blur(1.0 * s, 0.3), Noise(0.08 * s, 0.5)]
+    )
+
+
 def finetune(modality: str, size: Size, spacing_mm: Sequence[float] | None = None, task: str = "segmentation") -> View:
     """nnU-Net's kind of augmentation, the mask moved along."""
     dims = len(size)

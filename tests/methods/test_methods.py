@@ -18,7 +18,10 @@ ENCODERS = {
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("method", [SimCLR, Rotation, SimMIM, lambda e: SimMIM(e, decoder_kind="linear")])
+@pytest.mark.parametrize(
+    "method",
+    [SimCLR, Rotation, SimMIM, lambda e: SimMIM(e, decoder_kind="linear"), lambda e: SimMIM(e, restore_intensity=True)],
+)
 def test_every_method_with_every_encoder(method, encoder: str, dims: int) -> None:
     torch.manual_seed(0)
     check_method(method(ENCODERS[encoder](dims)), (32,) * dims)
