@@ -3,6 +3,7 @@
 Reading order is import order: a file imports only from those above it in this list.
 
     errors.py       what medssl says when it cannot go on
+    disk.py         writes that are whole or not there at all
     runs.py         the run record and table(); imports no torch
     scans/          files on disk -> clean volumes: index, prepare, Cache
     datasets/       named collections; the embedded phantom cohort

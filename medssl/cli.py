@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from medssl.disk import FULL, told
 from medssl.errors import MedsslError, nearest
 
 
@@ -78,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _told("stopped", 130, debug)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return _told(f"error: {told(error)}", 2, debug)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(frame.filename)}:{frame.lineno}"
         return _told(

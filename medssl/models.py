@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from medssl import runs
+from medssl.disk import write_atomically
 from medssl.encoders import Decoder, Encoder
 from medssl.errors import MedsslError
 
@@ -79,7 +80,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
     state = {
         k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()
     }  # clone: some share memory
-    runs.write_atomically(path, save(state))
+    write_atomically(path, save(state))
 
 
 def _load_exactly(module: nn.Module, path: Path) -> None:

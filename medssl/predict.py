@@ -20,6 +20,7 @@ from rich.progress import track
 from scipy.ndimage import affine_transform
 
 from medssl import probes, runs
+from medssl.disk import write_atomically
 from medssl.encoders import Encoder
 from medssl.errors import MedsslError
 from medssl.finetune import load_model
@@ -44,11 +45,11 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
     cache = as_cache(Path(scans), Path(out), record.config)
     if isinstance(model, Classifier):
         table = _probabilities(model, record, cache)
-        runs.write_atomically(Path(out) / "probabilities.csv", table.to_csv(index=False).encode())
+        write_atomically(Path(out) / "probabilities.csv", table.to_csv(index=False).encode())
         return table
     rows = [_write_mask(model, record, cache, scan, Path(out)) for scan in track(list(cache.manifest["scan"]), "masks")]
     table = pd.DataFrame(rows)
-    runs.write_atomically(Path(out) / "volumes.csv", table.to_csv(index=False).encode())
+    write_atomically(Path(out) / "volumes.csv", table.to_csv(index=False).encode())
     return table
 
 
@@ -65,7 +66,7 @@ def embed(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> 
     vectors = probes.embed(model.encoder.eval(), cache, names, record.config["crop"])
     table = cache.manifest[["scan", "patient"]].copy()
     table = pd.concat([table, pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])], axis=1)
-    runs.write_atomically(Path(out) / "features.parquet", table.to_parquet())
+    write_atomically(Path(out) / "features.parquet", table.to_parquet())
     return table
 
 
@@ -111,7 +112,7 @@ def _write_mask(model: Segmenter, record: Run, cache: Cache, scan: str, out: Pat
     values = np.array([0, *map(int, record.config["classes"])], np.uint8)
     mask = values[onto(probabilities, cache.affine(scan), shape, affine).argmax(0)]
     content = nibabel.Nifti1Image(mask, affine)
-    runs.write_atomically(out / f"{scan}.nii.gz", _gzipped(content))
+    write_atomically(out / f"{scan}.nii.gz", _gzipped(content))
     voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
     return {"scan": scan} | {f"ml.{v}": round(float((mask == v).sum() * voxel_ml), 3) for v in values[1:]}
 

@@ -28,6 +28,7 @@ from torch.utils.data import default_collate
 
 from medssl import probes, runs
 from medssl.crops import Crops, source_within
+from medssl.disk import write_atomically
 from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
 from medssl.errors import MedsslError
@@ -218,7 +219,7 @@ class Curves(pl.Callback):
 
     def _write(self) -> None:
         if self.rows:
-            runs.write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False).encode())
+            write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False).encode())
 
 
 def label_codes(cache: Cache, label: str) -> tuple[dict[str, int], list[str]]:

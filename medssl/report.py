@@ -20,9 +20,10 @@ import pandas as pd
 
 from medssl import report_figures as figures
 from medssl import report_tables as tables
+from medssl.disk import write_atomically
 from medssl.errors import MedsslError
 from medssl.report_tables import KEY, STATUSES, UNREADABLE
-from medssl.runs import Run, read, table, write_atomically
+from medssl.runs import Run, read, table
 
 
 def report(runs: Path, out: Path | None = None) -> Path:

@@ -14,10 +14,8 @@ import importlib
 import inspect
 import json
 import math
-import os
 import platform
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +28,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from medssl.disk import write_atomically
 from medssl.errors import MedsslError
 
 STALE_S = 120.0  # a running record whose heartbeat is older than this belongs to a process that died
@@ -186,28 +185,6 @@ def rebuild(spec: dict) -> Any:
             f"name it yourself, with --encoder {path}"
         )
     return getattr(importlib.import_module(module), name)(**spec["init_args"])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target, sync, replace: a reader or a kill sees the old file or the new one, never half."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise MedsslError(
-                f"the disk is full: {len(content)} bytes of {path.name} could not be written, what was there before is "
-                f"unharmed; free some space and run the same command again"
-            ) from error
-        raise
 
 
 def commit() -> str:

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medssl import probes, runs
+from medssl.disk import write_atomically
 from medssl.encoders import Encoder
 from medssl.errors import MedsslError, nearest
 from medssl.finetune import Recipe, Target, Task, architecture, scans_of, score_scans, target_of, train_model
@@ -124,11 +125,11 @@ def study(
     with runs.recording(plan.out, "study", plan.config, plan.cache.digest, seed) as record:
         record.update(config={"cell_ids": [plan.id(c) for c in plan.cells]})
         _keep_pretraining(plan)
-        runs.write_atomically(plan.out / "subsets.parquet", plan.subsets.to_parquet())
+        write_atomically(plan.out / "subsets.parquet", plan.subsets.to_parquet())
         _work_all(plan, arguments, jobs)
         failed = _failed(plan)
         table = summarise(plan.out, [plan.id(c) for c in plan.cells], plan.target.task)
-        runs.write_atomically(plan.out / "summary.parquet", table.to_parquet())
+        write_atomically(plan.out / "summary.parquet", table.to_parquet())
         record.update(protocol=protocol_points(plan.config), cost={"wall_s": round(time.time() - started, 1)})
     if failed:
         raise MedsslError(
@@ -205,7 +206,7 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
             cases, metrics = _score_masks(plan, found)
             if cell.draw == 0:
                 _save_examples(plan, found, cases, folder)
-        runs.write_atomically(folder / "predictions.parquet", cases.to_parquet())
+        write_atomically(folder / "predictions.parquet", cases.to_parquet())
         used = cell.recipe.steps * cell.recipe.batch_size if cell.mode == "finetune" else len(cell.train)
         record.update(metrics=metrics, cost={"samples_per_s": round(used / spent, 2)})
 
@@ -361,7 +362,7 @@ def _keep_pretraining(plan: Plan) -> None:
             if (folder / name).exists():
                 kept = plan.out / "pretraining" / arm
                 kept.mkdir(parents=True, exist_ok=True)
-                runs.write_atomically(kept / name, (folder / name).read_bytes())
+                write_atomically(kept / name, (folder / name).read_bytes())
 
 
 def _seen(folder: Path, cache: Cache, roles: pd.Series) -> int:

@@ -24,8 +24,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from medssl.crops import Crops, Steps
+from medssl.disk import write_atomically
 from medssl.errors import MedsslError
-from medssl.runs import write_atomically
 
 
 class CropData(pl.LightningDataModule):

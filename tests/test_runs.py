@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from medssl import runs
+from medssl.disk import write_atomically
 from medssl.encoders import ResNet
 from medssl.errors import MedsslError
 
@@ -62,7 +63,7 @@ def test_table_shows_finished_broken_and_stale_runs(tmp_path: Path, monkeypatch:
 
 def _write_forever(path: str) -> None:
     for n in range(10**6):
-        runs.write_atomically(Path(path), str(n % 10).encode() * 200_000)
+        write_atomically(Path(path), str(n % 10).encode() * 200_000)
 
 
 def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
@@ -81,14 +82,14 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
-    runs.write_atomically(target, b"old")
+    write_atomically(target, b"old")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(MedsslError, match="disk is full"):
-        runs.write_atomically(target, b"new")
+        write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 

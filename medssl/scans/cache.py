@@ -22,11 +22,12 @@ import blosc2
 import numpy as np
 import pandas as pd
 
+from medssl.disk import remove_leftovers, write_atomically
 from medssl.errors import MedsslError, ScanError, nearest
 from medssl.scans import geometry
 from medssl.scans.cohort import choose_scans, grid_settings
 from medssl.scans.conform import AIR_HU, conform, valid
-from medssl.scans.files import remove_leftovers, run_parallel, write_atomic
+from medssl.scans.files import run_parallel
 from medssl.scans.read import read_scan
 from medssl.scans.tables import read_table, refuse_nothing, to_parquet
 
@@ -226,8 +227,8 @@ def _store(row: dict, source: dict, settings: dict, out: Path, state: str | None
     if mask is None:
         mask_path.unlink(missing_ok=True)
     else:
-        write_atomic(mask_path, _pack(mask[None]))
-    write_atomic(out / "volumes" / f"{scan.id}.b2nd", _pack(array, done))
+        write_atomically(mask_path, _pack(mask[None]))
+    write_atomically(out / "volumes" / f"{scan.id}.b2nd", _pack(array, done))
     return done
 
 
@@ -285,7 +286,7 @@ def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: P
         if result:
             record.update(_row_of(result, channels))
     manifest = pd.DataFrame(records, columns=rows.columns).astype({"channels": "Int64"})
-    write_atomic(out / "manifest.parquet", to_parquet(manifest))
+    write_atomically(out / "manifest.parquet", to_parquet(manifest))
     ok = manifest[manifest.status == "ok"]
     refuse_nothing(manifest)
     spacing_mm = settings["spacing_mm"] or np.median(np.array([list(row) for row in ok.spacing_mm]), axis=0).tolist()
@@ -335,4 +336,4 @@ def _about(path: Path) -> dict[str, Any] | None:
 
 
 def _write_about(out: Path, about: dict[str, Any]) -> None:
-    write_atomic(out / "cache.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    write_atomically(out / "cache.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())

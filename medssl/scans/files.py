@@ -1,14 +1,12 @@
-"""Files: what lies in a folder, what kind each file is, and writes that are whole or not there at all.
+"""Files: what lies in a folder and what kind each file is.
 
 for source, path in walk([Path("archive")]):
     kind(path)            # "dicom", "nifti", "nrrd", "image", "npz" or None
-write_atomic(Path("out/manifest.parquet"), data)
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import warnings
@@ -77,27 +75,6 @@ def stem(path: Path) -> str:
     return path.name[: -len(end)] if end in SUFFIXES else path.name
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write the file whole or not at all: beside its target, synced, then put in place.
-
-    Raises MedsslError when the disk is full; what was there before stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        _write_synced(temporary, data, mode)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _in_words(error) from None
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files a killed run left in a folder."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
 def gunzip(data: bytes, expected: int | None = None) -> bytes:
     """Unpack gzip members to the end, CRC and length checked; never grows past `expected` bytes plus one
     chunk.
@@ -159,27 +136,6 @@ def in_words(what: str) -> Iterator[None]:
     finally:
         for logger, disabled in zip(loggers, before):
             logger.disabled = disabled
-
-
-def _write_synced(path: Path, data: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _in_words(error: OSError) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return MedsslError(
-            "disk is full: expected room for the next file; free some space and run the same command "
-            "again, "
-            "what is finished is kept"
-        )
-    return MedsslError(
-        f"a file could not be written ({errno.errorcode.get(error.errno or 0, 'unknown error')}): "
-        "expected a folder this user may write to"
-    )
 
 
 def _files(source: Path, leave_out: Path | None) -> Iterator[Path]:

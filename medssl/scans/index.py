@@ -20,12 +20,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from medssl.disk import write_atomically
 from medssl.errors import MedsslError, ScanError, nearest
 from medssl.scans import geometry
 from medssl.scans.base import Header
 from medssl.scans.dicom import Series, group
 from medssl.scans.dicom_slices import Slice, read_slices
-from medssl.scans.files import kind, run_parallel, suffix, walk, write_atomic
+from medssl.scans.files import kind, run_parallel, suffix, walk
 from medssl.scans.labels import LabelTable, Parts, Warned
 from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
@@ -293,9 +294,9 @@ def _write(found: list[Found], prefixes, names: Pseudonyms, modality: str | None
         }
     )
     rejects = manifest.loc[manifest.status == "rejected", ["scan", "reason"]].reset_index(drop=True)
-    write_atomic(out / "sources.parquet", to_parquet(sources), mode=0o600)
-    write_atomic(out / "rejects.parquet", to_parquet(rejects))
-    write_atomic(out / "manifest.parquet", to_parquet(manifest))
+    write_atomically(out / "sources.parquet", to_parquet(sources), mode=0o600)
+    write_atomically(out / "rejects.parquet", to_parquet(rejects))
+    write_atomically(out / "manifest.parquet", to_parquet(manifest))
     return manifest
 
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from medssl.errors import MedsslError, ScanError
-from medssl.scans import Cache, Scan, conform, files, geometry, index, prepare
+from medssl.scans import Cache, Scan, conform, geometry, index, prepare
 from tests.scans.scan_makers import ct_like, tree, write_nifti, write_series
 
 PSR = np.array([[0, 0, 1.0, -7], [-1.0, 0, 0, 9], [0, 1.0, 0, 2], [0, 0, 0, 1]])
@@ -344,13 +344,13 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
     before = whole(tmp_path / "c")
     written = []
 
-    def full(path, data, mode):
-        written.append(path)
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(descriptor):
+        written.append(descriptor)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     write_nifti(tmp_path / "d" / "images" / "s0.nii.gz", ct_like((14, 12, 10), seed=5))
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_write_synced", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(MedsslError, match="disk is full"):
             prepare(tmp_path / "m", tmp_path / "c")
     assert written
