@@ -191,10 +191,11 @@ def _positionals(function: Any, names: Sequence[str], words: list[str]) -> list[
 def _lists(function: Any, words: list[str]) -> list[str]:
     """`--crop 32 32 32` -> `--crop [32,32,32]`, as jsonargparse wants its lists."""
     parameters, result, i = inspect.signature(function).parameters, [], 0
+    words = [part for w in words for part in (w.split("=", 1) if w.startswith("--") else [w])]
     while i < len(words):
         word = words[i]
         i += 1
-        if not word.startswith("--") or "=" in word:
+        if not word.startswith("--"):
             result.append(word)
             continue
         values = []
@@ -207,7 +208,7 @@ def _lists(function: Any, words: list[str]) -> list[str]:
         if len(values) > 1 or (values and listed):
             text = "str" in kind or "Path" in kind or "Mode" in kind
             values = ["[" + ",".join(json.dumps(v) if text or not _is_number(v) else v for v in values) + "]"]
-        result += [f"--{option}" if "." not in option else f"--{word[2:]}", *values]
+        result += [f"--{option}", *values]
     return result
 
 

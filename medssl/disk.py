@@ -6,9 +6,12 @@ write_atomically(Path("runs/a/run.json"), content)
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 from medssl.errors import MedsslError
 
@@ -35,6 +38,13 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
             raise
     except OSError as error:
         raise told(error) from None
+
+
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as the bytes of a compressed .npz, to be written atomically."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def told(error: OSError) -> MedsslError:

@@ -11,7 +11,7 @@ starts after the head (`head_first`) and learns at a share of the rate (`encoder
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +49,7 @@ class Recipe:
     """How a model is trained. encoder_share and head_first concern a pretrained encoder only.
 
     steps, batch_size, lr, weight_decay, warmup (steps): AdamW with cosine. encoder_share: the encoder's learning rate
-    over the head's. head_first: share of the steps in which only the head (and decoder) learns. frozen: the encoder
+    over the head's (0.3 unless said otherwise). head_first: share of the steps in which only the head (and decoder) learns (0.1). frozen: the encoder
     never learns. precision: Lightning's name ("bf16-mixed" halves the time on GPUs and on CPUs that know bfloat16).
     """
 
@@ -58,10 +58,23 @@ class Recipe:
     lr: float = 1e-3
     weight_decay: float = 0.01
     warmup: int = 20
-    encoder_share: float = 1.0
-    head_first: float = 0.0
+    encoder_share: float | None = None
+    head_first: float | None = None
     frozen: bool = False
     precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.lr <= 0:
+            raise MedsslError(
+                f"the recipe has steps {self.steps}, batch_size {self.batch_size}, lr {self.lr}: expected numbers above 0"
+            )
+
+    def resolved(self, pretrained: bool) -> Recipe:
+        """With encoder_share and head_first as they are for this kind of start: 1 and 0 where nothing was pretrained."""
+        if not pretrained:
+            return replace(self, encoder_share=1.0, head_first=0.0)
+        share = 0.3 if self.encoder_share is None else self.encoder_share
+        return replace(self, encoder_share=share, head_first=0.1 if self.head_first is None else self.head_first)
 
 
 @dataclass(frozen=True)
@@ -130,7 +143,7 @@ def finetune(
     cache, out = Cache(Path(data)), Path(out)
     target = target_of(cache, task, label)
     spec, size = architecture(cache, [init] if init else [], encoder, crop)
-    recipe = recipe or (Recipe(encoder_share=0.3, head_first=0.1) if init else Recipe())
+    recipe = (recipe or Recipe()).resolved(pretrained=init is not None)
     subset = label_budgets(split(cache.manifest, split_seed, column=split_column), target.patients, [budget], seed, 1)
     train, validation = (scans_of(cache, target, subset, role) for role in ("train", "validation"))
     parent = runs.read(init) if init else None
@@ -138,7 +151,7 @@ def finetune(
         "task": task, "label": label, "classes": target.classes, "encoder": spec, "crop": size, "recipe": asdict(recipe),
         "budget": budget, "patients": len(subset), "scans": len(train) + len(validation), "dims": cache.dims,
         "channels": cache.channels, "modality": cache.modality, "spacing_mm": cache.spacing_mm,
-        "size": cache.size, "split_seed": split_seed,
+        "size": cache.size, "split_seed": split_seed, "split_column": split_column,
     }  # fmt: skip
     with runs.recording(out, "finetune", config, cache.digest, seed, parent.id if parent else None) as record:
         model = build(task, fresh_encoder(spec, seed, encoder), target.outputs, seed)
@@ -234,7 +247,8 @@ def score_scans(
     precision: str = "32-true",
 ) -> list[Any]:
     """For each scan: class probabilities (classes,), or a predicted mask (*S) in the structures' own numbers."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"  # Lightning leaves the model on the CPU after training
+    own = next(model.parameters()).device.type
+    device = "cuda" if torch.cuda.is_available() else own  # Lightning leaves the model on the CPU after training
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
         return _score(model.to(device), cache, target, scans, size, device)
 
@@ -243,7 +257,8 @@ def _score(
     model: Any, cache: Cache, target: Target, scans: Sequence[str], size: Sequence[int], device: str
 ) -> list[Any]:
     if target.task == "classification":
-        return list(classify(model, middles(cache, scans, size).to(device)).cpu().numpy())
+        parts = [scans[i : i + 64] for i in range(0, len(scans), 64)]
+        return [p for part in parts for p in classify(model, middles(cache, part, size).to(device)).cpu().numpy()]
     values = np.array([0, *cache.structures], np.uint8)
     masks = []
     for scan in scans:
@@ -270,26 +285,33 @@ class _Training(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         r = self.recipe
-        groups = [(self.model.encoder, r.encoder_share), (self.model, 1.0)]
+        groups = [(self.model.encoder, r.encoder_share or 1.0), (self.model, 1.0)]
         if r.frozen:
             self.model.encoder.requires_grad_(False)
         return adamw(groups, r.lr, r.weight_decay, r.warmup, r.steps)
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        asleep = self.recipe.frozen or self.global_step < self.recipe.head_first * self.recipe.steps
+        asleep = self.recipe.frozen or self.global_step < (self.recipe.head_first or 0.0) * self.recipe.steps
         self.model.encoder.requires_grad_(not asleep).train(not asleep)
         params = self.view.draw(mix(batch["key"], 0))
         x = self.view(batch["source"].float(), params)
         if self.target.task == "classification":
-            return F.cross_entropy(self.model(x), batch["target"])
+            return self._finite(F.cross_entropy(self.model(x), batch["target"]))
         mask = self.view.mask(self.codes[batch["mask"].long()].float(), params)  # type: ignore[index]
-        return self.dice_ce(self.model(x), mask)
+        return self._finite(self.dice_ce(self.model(x), mask))
+
+    def _finite(self, loss: Tensor) -> Tensor:
+        if not torch.isfinite(loss):
+            raise MedsslError(
+                f"the loss is {loss.item()} at step {self.global_step}: expected a finite number; lower --recipe.lr"
+            )
+        return loss
 
     def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
         every = max(1, self.recipe.steps // CHECKS)
         if self.held_out and (self.global_step % every == 0 or self.global_step == self.recipe.steps):
             score = self._validate()
-            if self.best is None or score >= self.best[0]:
+            if np.isfinite(score) and (self.best is None or score >= self.best[0]):  # NaN tells nothing
                 self.best = (score, {k: v.detach().clone() for k, v in self.model.state_dict().items()})
             self.model.train()
 

@@ -86,7 +86,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 def _load_exactly(module: nn.Module, path: Path) -> None:
     if not path.exists():
         raise MedsslError(
-            f"{path.parent} holds no {path.name}: expected a finished pretraining run; run it again with --resume true"
+            f"{path.parent.name} holds no {path.name}: expected a finished pretraining run; run it again with --resume true"
         )
     given, own = load(path.read_bytes()), module.state_dict()
     wrong = sorted(
@@ -95,7 +95,7 @@ def _load_exactly(module: nn.Module, path: Path) -> None:
     if wrong:
         raise MedsslError(
             f"{len(wrong)} of {len(own)} weights do not fit the encoder, the first is {wrong[0]}: expected the same names and "
-            f"shapes; build the encoder as the record in {path.parent} says"
+            f"shapes; build the encoder as the record in {path.parent.name} says"
         )
     module.load_state_dict(given)
 

@@ -44,11 +44,11 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
     model = model.to(device)
     cache = as_cache(Path(scans), Path(out), record.config)
     if isinstance(model, Classifier):
-        table = _probabilities(model, record, cache)
+        table = _with_rejects(_probabilities(model, record, cache), cache)
         write_atomically(Path(out) / "probabilities.csv", table.to_csv(index=False).encode())
         return table
     rows = [_write_mask(model, record, cache, scan, Path(out)) for scan in track(list(cache.manifest["scan"]), "masks")]
-    table = pd.DataFrame(rows)
+    table = _with_rejects(pd.DataFrame(rows), cache)
     write_atomically(Path(out) / "volumes.csv", table.to_csv(index=False).encode())
     return table
 
@@ -76,6 +76,10 @@ def as_cache(scans: Path, out: Path, config: dict[str, Any]) -> Cache:
     if (scans / "cache.json").exists():
         cache = Cache(scans)
     else:
+        if scans.resolve() in out.resolve().parents or scans.resolve() == out.resolve():
+            raise MedsslError(
+                "--out lies in the folder of scans: expected another place, or its masks would be the next scans"
+            )
         index([scans], out / "manifest", modality=config["modality"])
         grid = (
             {"spacing_mm": tuple(config["spacing_mm"])}
@@ -90,6 +94,12 @@ def as_cache(scans: Path, out: Path, config: dict[str, Any]) -> Cache:
             f"these scans are {found[0]}D {found[2]} with {found[1]} channel(s): the model was made for {wanted[0]}D {wanted[2]} "
             f"with {wanted[1]} channel(s)"
         )
+    apart = cache.dims == 3 and not np.allclose(cache.spacing_mm, config["spacing_mm"], rtol=0.05)
+    if apart or (cache.dims == 2 and config["size"] and cache.size != tuple(config["size"])):
+        raise MedsslError(
+            f"this cache has a spacing of {cache.spacing_mm} mm and images of {cache.size or 'their own size'}: the model was made "
+            f"at {tuple(config['spacing_mm'])} mm and {config['size'] or 'their own size'}; prepare the scans like that"
+        )
     return cache
 
 
@@ -101,7 +111,7 @@ def _probabilities(model: Classifier, record: Run, cache: Cache) -> pd.DataFrame
         for i in track(range(0, len(names), 64), "scans")
     ]
     scores = pd.DataFrame(np.concatenate(parts), columns=[f"p.{name}" for name in record.config["classes"]])
-    return pd.concat([cache.manifest[["scan", "patient"]], scores], axis=1)
+    return pd.concat([cache.manifest[["scan", "patient", "status"]], scores], axis=1)
 
 
 def _write_mask(model: Segmenter, record: Run, cache: Cache, scan: str, out: Path) -> dict[str, Any]:
@@ -113,8 +123,18 @@ def _write_mask(model: Segmenter, record: Run, cache: Cache, scan: str, out: Pat
     mask = values[onto(probabilities, cache.affine(scan), shape, affine).argmax(0)]
     content = nibabel.Nifti1Image(mask, affine)
     write_atomically(out / f"{scan}.nii.gz", _gzipped(content))
-    voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000
-    return {"scan": scan} | {f"ml.{v}": round(float((mask == v).sum() * voxel_ml), 3) for v in values[1:]}
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)[: mask.ndim]
+    unit, size = ("ml", spacing_mm.prod() / 1000) if mask.ndim == 3 else ("mm2", spacing_mm.prod())
+    return {"scan": scan, "status": "ok"} | {
+        f"{unit}.{v}": round(float((mask == v).sum() * size), 3) for v in values[1:]
+    }
+
+
+def _with_rejects(table: pd.DataFrame, cache: Cache) -> pd.DataFrame:
+    """The scans that could not be used stand in the result too, with the reason."""
+    everything = pd.read_parquet(cache.path / "manifest.parquet")
+    rejected = everything.loc[everything["status"] != "ok", ["scan", "status", "reason"]]
+    return pd.concat([table, rejected], ignore_index=True) if len(rejected) else table
 
 
 def onto(volume: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> np.ndarray:
@@ -122,9 +142,9 @@ def onto(volume: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target:
     if volume.shape[1:] == tuple(shape) and np.allclose(affine, target, atol=1e-4):
         return volume
     way = np.linalg.inv(affine) @ target
-    return np.stack(
-        [affine_transform(v, way[:3, :3], way[:3, 3], tuple(shape), order=1, mode="nearest") for v in volume]
-    )
+    d = volume.ndim - 1
+    turn, shift = way[:d, :d], way[:d, 3]
+    return np.stack([affine_transform(v, turn, shift, tuple(shape), order=1, mode="nearest") for v in volume])
 
 
 def _own_grid(cache: Cache, scan: str, out: Path) -> tuple[tuple[int, ...], np.ndarray]:

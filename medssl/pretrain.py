@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.data import default_collate
 
 from medssl import probes, runs
 from medssl.crops import Crops, source_within
-from medssl.disk import write_atomically
+from medssl.disk import npz, write_atomically
 from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
 from medssl.errors import MedsslError
@@ -61,6 +63,7 @@ def pretrain(
     workers: int = 0,
     seed: int = 0,
     split_seed: int = 0,
+    split_column: str | None = None,
     transductive: bool = False,
     label: str | None = None,
     checkpoint_every: int = 100,
@@ -77,6 +80,10 @@ def pretrain(
     Raises MedsslError on a setting that cannot work, before the first step.
     """
     cache, out = Cache(Path(data)), Path(out)
+    if steps < 1 or batch_size < 1 or accumulate < 1 or lr <= 0:
+        raise MedsslError(
+            f"steps {steps}, batch_size {batch_size}, accumulate {accumulate}, lr {lr}: expected numbers above 0"
+        )
     given = encoder or ResidualUNet(cache.dims, cache.channels)
     check_fits(given, cache)
     size = tuple(crop or default_crop(cache, given))
@@ -85,36 +92,57 @@ def pretrain(
     module = method(encoder)
     module.check(size, batch_size)
     module.set_up_views(size, cache.modality, cache.spacing_mm)
-    scans = pretraining_scans(cache, split_seed, transductive)
+    scans = pretraining_scans(cache, split_seed, transductive, split_column)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | {"views": str(module._views)}, "crop": size,
         "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
-        "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "transductive": transductive,
+        "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "split_column": split_column, "devices": devices, "transductive": transductive,
         "scans": len(scans), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels, "modality": cache.modality, "size": cache.size,
     }  # fmt: skip
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
     finished = _finished(out, name, resume)
     if finished is not None:
         return finished
-    with runs.recording(out, "pretrain", config, cache.digest, seed) as record:
+    if not resume:
+        for left in ("last.ckpt", "metrics.csv"):  # of another attempt: never to be resumed from by this one
+            (out / left).unlink(missing_ok=True)
+    with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
         module.optimise = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "steps": steps}
         crops = Crops(cache, scans, source_within(cache, scans, module.source_size(size), size), seed)
         health = Health(cache, scans, size, label, monitor_every or max(1, steps // 10))
-        _fit(module, crops, health, out, record, steps, batch_size, accumulate, precision, accelerator, devices, workers,
-             checkpoint_every, resume)  # fmt: skip
-        save_weights(module.encoder, out / "encoder.safetensors")
-        if module.decoder is not None:
-            save_weights(module.decoder, out / "decoder.safetensors")
-        seen = cache.manifest.loc[cache.manifest["scan"].isin(scans), ["digest", "patient"]]
-        seen.to_parquet(out / "seen.parquet")
-        _save_examples(module, crops, out)
-        record.update(metrics=health.last)
+        cost = _fit(module, crops, health, out, steps, batch_size, accumulate, precision, accelerator, devices, workers,
+                    checkpoint_every, resume)  # fmt: skip
+        if record is not None:
+            _save(module, crops, cache, scans, out)
+            record.update(metrics=health.last, cost=cost)
     return runs.read(out)
 
 
-def pretraining_scans(cache: Cache, split_seed: int = 0, transductive: bool = False) -> list[str]:
+@contextmanager
+def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> Iterator[runs.Recorder | None]:
+    """One process of a multi-device run keeps the record; the others get None."""
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        with runs.recording(out, "pretrain", config, data, seed) as record:
+            yield record
+    else:
+        yield None
+
+
+def _save(module: Method, crops: Crops, cache: Cache, scans: Sequence[str], out: Path) -> None:
+    """Weights, what was seen, and a few pictures."""
+    save_weights(module.encoder, out / "encoder.safetensors")
+    if module.decoder is not None:
+        save_weights(module.decoder, out / "decoder.safetensors")
+    seen = cache.manifest.loc[cache.manifest["scan"].isin(scans), ["digest", "patient"]]
+    write_atomically(out / "seen.parquet", seen.to_parquet())
+    _save_examples(module, crops, out)
+
+
+def pretraining_scans(
+    cache: Cache, split_seed: int = 0, transductive: bool = False, split_column: str | None = None
+) -> list[str]:
     """The scans pretraining may see: the training patients', or everybody's when asked to be transductive."""
-    roles = split(cache.manifest, split_seed)
+    roles = split(cache.manifest, split_seed, column=split_column)
     allowed = cache.manifest["patient"].map(roles) == "train"
     return list(cache.manifest["scan"][allowed | transductive])
 
@@ -177,6 +205,10 @@ class Health(pl.Callback):
             known = [i for i, s in enumerate(self.scans) if s in self.labels]
             patients = self.cache.manifest.set_index("scan")["patient"]
             codes = np.array([self.labels[self.scans[i]] for i in known])
+            if len(set(codes)) < 2:
+                raise MedsslError(
+                    f"{len(known)} of {len(self.scans)} watched scans have a label: expected two classes; leave --label out"
+                )
             found["knn"] = probes.knn(features[known], codes, np.array([patients[self.scans[i]] for i in known]))
         return found
 
@@ -200,14 +232,13 @@ class Curves(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         step = trainer.global_step
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fit_loop._should_accumulate():
             return
         if step % self.every == 0 or step == trainer.max_steps:
             logged = {"loss": round(float(trainer.callback_metrics["loss"]), 6)}
             if step == self.health.looked:
                 logged |= {k: round(v, 6) for k, v in self.health.last.items() if k != "loss"}
-            if not self.rows or self.rows[-1]["step"] != step:  # accumulation: several batches a step
-                self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})
+            self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})
         if step % self.checkpoint_every == 0:
             self._write()  # before the checkpoint, so that a run resumed from it has all rows up to it
 
@@ -236,16 +267,16 @@ def label_codes(cache: Cache, label: str) -> tuple[dict[str, int], list[str]]:
 
 
 def _fit(
-    module: Method, crops: Crops, health: Health, out: Path, record: runs.Recorder, steps: int, batch_size: int, accumulate: int,
+    module: Method, crops: Crops, health: Health, out: Path, steps: int, batch_size: int, accumulate: int,
     precision: str, accelerator: str, devices: int | str, workers: int, checkpoint_every: int, resume: bool,
-) -> None:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     checkpoint = out / "last.ckpt"
     io = SafeCheckpoints()
     begun = io.load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
     quiet_third_parties()
     trainer = pl.Trainer(
         max_steps=steps, max_epochs=-1, accelerator=accelerator, devices=devices, precision=precision,  # type: ignore[arg-type]
-        accumulate_grad_batches=accumulate, plugins=[io], enable_checkpointing=False, use_distributed_sampler=False,
+        accumulate_grad_batches=accumulate, plugins=[io], enable_checkpointing=False, use_distributed_sampler=False, sync_batchnorm=torch.cuda.is_available(),
         enable_model_summary=False, enable_progress_bar=False, log_every_n_steps=max(1, steps // 200), gradient_clip_val=1.0, default_root_dir=out,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         callbacks=[health, Curves(out / "metrics.csv", health, max(1, steps // 200), checkpoint_every, begun), KeepCheckpoint(checkpoint, checkpoint_every),
@@ -259,8 +290,8 @@ def _fit(
     seen = (steps - begun) * accumulate * batch_size * trainer.world_size
     used = torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None
     spent = time.perf_counter() - clock
-    record.update(cost={"samples_per_s": round(seen / spent, 2), "device_memory_mib": used,
-                        "devices": trainer.world_size, "device": trainer.strategy.root_device.type})  # fmt: skip
+    return {"samples_per_s": round(seen / spent, 2), "device_memory_mib": used, "devices": trainer.world_size,
+            "device": trainer.strategy.root_device.type}  # fmt: skip
 
 
 def _finished(out: Path, name: str, resume: bool) -> runs.Run | None:
@@ -270,7 +301,7 @@ def _finished(out: Path, name: str, resume: bool) -> runs.Run | None:
     before = runs.read(out)
     if before.id != name and (resume or before.status == "finished"):
         raise MedsslError(
-            f"{out} holds run {before.id}, made with other settings or data than this one ({name}): nothing was changed; "
+            f"{out.name} holds run {before.id}, made with other settings or data than this one ({name}): nothing was changed; "
             f"give another --out, or the settings of the first"
         )
     if before.status == "finished":
@@ -299,4 +330,4 @@ def _save_examples(module: Method, crops: Crops, out: Path, count: int = 4) -> N
         for kind, x in shown.items():
             for n, volume in enumerate(x[:, 0].float().numpy()):
                 pictures[f"{kind}.{n}"] = volume if volume.ndim == 2 else volume[:, :, volume.shape[2] // 2]
-        np.savez_compressed(out / "examples.npz", **pictures)
+        write_atomically(out / "examples.npz", npz(pictures))

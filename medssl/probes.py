@@ -38,10 +38,11 @@ def middles(cache: Cache, scans: Sequence[str], size: Sequence[int]) -> torch.Te
 @torch.no_grad()
 def embed(encoder: Encoder, cache: Cache, scans: Sequence[str], size: Sequence[int], batch: int = 64) -> np.ndarray:
     """(N, out_dim) float32: one feature vector a scan, from its middle, in evaluation mode."""
-    training, device = encoder.training, next(encoder.parameters()).device
-    encoder.eval()
+    training, own = encoder.training, next(encoder.parameters()).device
+    device = torch.device("cuda") if own.type == "cpu" and torch.cuda.is_available() else own
+    encoder.to(device).eval()
     parts = [encoder(middles(cache, scans[i : i + batch], size).to(device)).cpu() for i in range(0, len(scans), batch)]
-    encoder.train(training)
+    encoder.to(own).train(training)
     return torch.cat(parts).float().numpy()
 
 

@@ -19,7 +19,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -128,7 +128,8 @@ class Recorder:
             self.peak_rss = max(self.peak_rss, process.memory_info().rss)
             if time.time() - last > STALE_S / 8:
                 last = time.time()
-                self.update()
+                with suppress(MedsslError):  # a full disk costs a heartbeat, and is said where a result is written
+                    self.update()
 
 
 @contextmanager
@@ -141,6 +142,12 @@ def recording(
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = identity(kind=kind, config=config, data=data, seed=seed, parent=parent)
+    before = read(folder) if (folder / "run.json").exists() else None
+    if before is not None and before.kind != kind:
+        raise MedsslError(
+            f"{folder.name} holds a {before.kind} run: expected a new folder or one of a {kind} run; give another --out"
+        )
+    spent = float(before.cost.get("seconds") or 0.0) if before is not None and before.id == name else 0.0
     begun = time.time()
     run = Run(name, kind, config, data, seed, parent, commit(), started=begun, versions=versions())
     recorder = Recorder(folder, run)
@@ -153,7 +160,7 @@ def recording(
         raise
     finally:
         recorder.close()
-        seconds = round(recorder.run.cost.get("seconds", 0.0) + time.time() - begun, 2)
+        seconds = round(spent + time.time() - begun, 2)  # of all attempts at this very run
         recorder.update(**status, cost={"seconds": seconds, "peak_memory_mib": recorder.peak_rss >> 20})
 
 

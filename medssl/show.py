@@ -27,7 +27,10 @@ def result(command: str, value: Any, settings: dict[str, Any]) -> int:
     elif isinstance(value, Run):
         _run(value, settings)
     elif isinstance(value, pd.DataFrame):
-        console.print(value.to_string())
+        console.print(value.to_string(max_rows=20, max_cols=10))
+        if "status" in value and (value["status"] != "ok").any():
+            console.print(f"{int((value['status'] != 'ok').sum())} scans were rejected")
+            return 3
     elif isinstance(value, Table):
         console.print(value)
     elif isinstance(value, list):

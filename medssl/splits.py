@@ -92,20 +92,22 @@ def duplicates_across(manifest: pd.DataFrame, roles: pd.Series) -> int:
 
 
 def _count(budget: str, patients: int) -> tuple[int, float]:
-    match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%|p|patients?)?\s*", str(budget))
-    value = float(match[1]) if match else -1.0
-    if match and match[2] and match[2] != "%" and value >= 1:
-        count = int(value)
+    match = re.fullmatch(r"\s*(?:(\d+)\s*(?:p|patients?)|(\d*\.?\d+)\s*(%?))\s*", str(budget))
+    if match and match[1]:
+        count = int(match[1])
     else:
-        share = value / 100 if match and match[2] == "%" else value
+        share = float(match[2]) / (100 if match[3] else 1) if match else 0.0
         if not 0 < share <= 1:
             raise MedsslError(
                 f"the budget {budget!r} is no share of the training patients: expected for example 1%, 0.01 or 3p (three patients)"
             )
         count = round(share * patients)
-    if count > patients:
-        raise MedsslError(f"the budget {budget!r} asks for {count} patients: there are {patients} to train on")
-    return count, max(count, 1) / patients
+    if not 0 < count <= patients:
+        raise MedsslError(
+            f"the budget {budget!r} comes to {count} of {patients} training patients: expected 1 to {patients}; "
+            f"the smallest budget is 1p, which is {100 / patients:.1f}%"
+        )
+    return count, count / patients
 
 
 def _order(train: list[str], classes: Mapping[str, Iterable], generator: np.random.Generator) -> tuple[list[str], int]:

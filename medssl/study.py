@@ -9,10 +9,11 @@ head's seed in each draw, so their differences are paired. The test split is rea
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from medssl import probes, runs
-from medssl.disk import write_atomically
+from medssl.disk import npz, write_atomically
 from medssl.encoders import Encoder
 from medssl.errors import MedsslError, nearest
 from medssl.finetune import Recipe, Target, Task, architecture, scans_of, score_scans, target_of, train_model
@@ -81,8 +82,9 @@ class Plan:
 
     def id(self, cell: Cell) -> str:
         return runs.identity(
-            version=VERSION, data=self.cache.digest, task=self.target.task, classes=self.target.classes, encoder=self.encoder,
-            size=self.size, seed=self.seed, scored=runs.identity(scans=self.scored), cell=asdict(cell),
+            version=VERSION, data=self.cache.digest, task=self.target.task, label=self.config["label"],
+            truth=self.config["truth"], encoder=self.encoder, size=self.size, seed=self.seed, scored=self.config["scored"],
+            weights=self.config["weights"].get(cell.arm), cell=asdict(cell),
         )  # fmt: skip
 
     def folder(self, cell: Cell) -> Path:
@@ -101,8 +103,6 @@ def study(
     encoder: Encoder | None = None,
     crop: tuple[int, ...] | None = None,
     recipe: Recipe | None = None,
-    encoder_share: float = 0.3,
-    head_first: float = 0.1,
     long: float = 3.0,
     score_on: Literal["test", "validation"] = "test",
     seed: int = 0,
@@ -115,8 +115,8 @@ def study(
 
     arms: `scratch`, `scratch-long` (`long` times the steps), `random-frozen`, and folders of pretraining runs.
     budgets: shares ("5%") or numbers ("3p") of the training patients, validation included. modes: how a pretrained
-    encoder is used in classification (finetune, linear probe, knn). recipe: for every arm; pretrained ones use
-    `encoder_share` and `head_first` besides. score_on: explore on "validation", publish "test". allow_seen: run although
+    encoder is used in classification (finetune, linear probe, knn). recipe: for every arm; its `encoder_share` and
+    `head_first` concern pretrained arms alone. score_on: explore on "validation", publish "test". allow_seen: run although
     test scans were pretrained on, with the verdict in every table. jobs: processes, the cores shared among them.
     """
     arguments: dict[str, Any] = {k: v for k, v in locals().items() if k != "jobs"}
@@ -141,8 +141,8 @@ def study(
 
 def make_plan(
     data: Path, out: Path, task: Task, arms: list[str], budgets: list[str], label: str | None, modes: list[Mode] | None,
-    draws: int | None, encoder: Encoder | None, crop: tuple[int, ...] | None, recipe: Recipe | None, encoder_share: float,
-    head_first: float, long: float, score_on: str, seed: int, split_seed: int, split_column: str | None, allow_seen: bool,
+    draws: int | None, encoder: Encoder | None, crop: tuple[int, ...] | None, recipe: Recipe | None, long: float,
+    score_on: str, seed: int, split_seed: int, split_column: str | None, allow_seen: bool,
 ) -> Plan:  # fmt: skip
     """Check everything that can be known before the first training, and lay out the cells."""
     cache, target = Cache(Path(data)), None
@@ -163,15 +163,17 @@ def make_plan(
     subsets = label_budgets(roles, target.patients, budgets, seed, draws)
     given = set(roles.index[roles == score_on])
     scored = [s for s, p in zip(cache.manifest["scan"], cache.manifest["patient"]) if p in given and s in target.labels]
-    if not scored:
-        raise MedsslError(f"no labelled scan to score in the {score_on} split: expected at least one")
-    recipes = _recipes(arms, recipe or Recipe(), encoder_share, head_first, long)
+    _check_scored(target, scored)
+    recipes = _recipes(arms, recipe or Recipe(), long)
     cells = _cells(cache, target, subsets, recipes, folders, modes)
     people = cache.manifest.set_index("scan")["patient"]
+    digests = cache.manifest.set_index("scan")["digest"]
     config = {
         "task": task, "label": label, "classes": target.classes, "arms": list(recipes), "budgets": budgets, "score_on": score_on,
         "recipes": {a: asdict(r) for a, r in recipes.items()}, "encoder": spec, "crop": size, "split_seed": split_seed,
-        "split_column": split_column, "seen_test_scans": seen, "cells": len(cells), "spacing_mm": cache.spacing_mm,
+        "split_column": split_column, "seen_test_scans": seen, "long": long,
+        "truth": runs.identity(labels=sorted((digests[s], c) for s, c in target.labels.items()), classes=target.classes),
+        "scored": runs.identity(scans=sorted(digests[scored])), "weights": {a: _weights(f) for a, f in folders.items()}, "cells": len(cells), "spacing_mm": cache.spacing_mm,
         "modality": cache.modality, "dims": cache.dims, "scored_scans": len(scored), "scored_patients": people[scored].nunique(),
         "patients": {role: int((roles == role).sum()) for role in ("train", "validation", "test")},
         "pretraining": {a: runs.read(f).config | {"id": runs.read(f).id, "cost": runs.read(f).cost} for a, f in folders.items()},
@@ -214,22 +216,12 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
 def _outcomes(plan: Plan, cell: Cell) -> list[Any]:
     """Of each scored scan: class probabilities or a mask."""
     labels, classes = plan.target.labels, plan.target.outputs
+    luck = 100_003 * plan.seed + 2 * cell.draw  # one seed a draw for encoder, head, order and views: arms are paired
     if cell.mode == "finetune":
-        model = build(
-            plan.target.task, fresh_encoder(plan.encoder, 1000 + cell.draw + plan.seed, plan.like), classes, cell.draw
-        )
+        model = build(plan.target.task, fresh_encoder(plan.encoder, luck, plan.like), classes, luck + 1)
         if cell.arm in plan.folders:
             load_pretrained(model, plan.folders[cell.arm])
-        train_model(
-            model,
-            plan.cache,
-            plan.target,
-            cell.train,
-            cell.validation,
-            plan.size,
-            cell.recipe,
-            7919 * plan.seed + cell.draw,
-        )
+        train_model(model, plan.cache, plan.target, cell.train, cell.validation, plan.size, cell.recipe, luck)
         return score_scans(model, plan.cache, plan.target, plan.scored, plan.size, cell.recipe.precision)
     vectors = _features(plan, cell.arm)
     known = [*cell.train, *cell.validation]  # a probe has nothing to choose, so it learns from the whole budget
@@ -241,7 +233,7 @@ def _outcomes(plan: Plan, cell: Cell) -> list[Any]:
 
 def _features(plan: Plan, arm: str) -> dict[str, np.ndarray]:
     if arm not in plan.features:
-        model = build("classification", fresh_encoder(plan.encoder, 1000 + plan.seed, plan.like), 2, 0)
+        model = build("classification", fresh_encoder(plan.encoder, 100_003 * plan.seed, plan.like), 2, 0)
         if arm in plan.folders:
             load_pretrained(model, plan.folders[arm])
         needed = sorted({s for c in plan.cells for s in (*c.train, *c.validation)} | set(plan.scored))
@@ -295,8 +287,8 @@ def _save_examples(plan: Plan, found: list[Any], cases: pd.DataFrame, folder: Pa
             f"prediction.{n}": predicted,
             f"dice.{n}": score[row],
         }
-    np.savez_compressed(folder / "examples.npz", **pictures)
-    np.savez_compressed(folder / "masks.npz", **dict(zip(plan.scored, found)))
+    write_atomically(folder / "examples.npz", npz(pictures))
+    write_atomically(folder / "masks.npz", npz(dict(zip(plan.scored, found))))
 
 
 def _cells(
@@ -325,16 +317,14 @@ def _modes(arm: str, task: str, modes: list[Mode] | None) -> list[Mode]:
     return modes or ["finetune", "linear", "knn"]
 
 
-def _recipes(
-    arms: Sequence[str], base: Recipe, encoder_share: float, head_first: float, long: float
-) -> dict[str, Recipe]:
+def _recipes(arms: Sequence[str], base: Recipe, long: float) -> dict[str, Recipe]:
+    scratch = base.resolved(pretrained=False)
     known = {
-        "scratch": replace(base, encoder_share=1.0, head_first=0.0),
-        "scratch-long": replace(base, encoder_share=1.0, head_first=0.0, steps=round(base.steps * long)),
-        "random-frozen": replace(base, frozen=True),
+        "scratch": scratch,
+        "scratch-long": replace(scratch, steps=round(base.steps * long)),
+        "random-frozen": replace(scratch, frozen=True),
     }
-    pretrained = replace(base, encoder_share=encoder_share, head_first=head_first)
-    return {_arm_name(a): known.get(a, pretrained) for a in arms}
+    return {_arm_name(a): known.get(a, base.resolved(pretrained=True)) for a in arms}
 
 
 def _arm_name(arm: str) -> str:
@@ -353,6 +343,28 @@ def _arm_folders(arms: Sequence[str]) -> dict[str, Path]:
             f"two of the arms {', '.join(map(_arm_name, arms))} have the same name: expected different ones; rename a run's folder"
         )
     return folders
+
+
+def _check_scored(target: Target, scored: list[str]) -> None:
+    """What a metric needs of the scored scans, said before the first training."""
+    if not scored:
+        raise MedsslError("no labelled scan to score: expected at least one in the scored split")
+    if target.task == "classification":
+        there = {target.labels[s] for s in scored}
+        for code, name in enumerate(target.classes):
+            if code not in there:
+                raise MedsslError(
+                    f"no scored scan is of the class {name}: expected at least one of each; use another --split-seed, or more data"
+                )
+
+
+def _weights(folder: Path) -> str:
+    """A hash of what an arm starts from: other weights are another arm, whatever their settings were."""
+    found = hashlib.sha256()
+    for name in ("encoder.safetensors", "decoder.safetensors"):
+        if (folder / name).exists():
+            found.update((folder / name).read_bytes())
+    return found.hexdigest()[:12]
 
 
 def _keep_pretraining(plan: Plan) -> None:
@@ -382,16 +394,15 @@ def _failed(plan: Plan) -> list[str]:
 
 
 def _work_all(plan: Plan, arguments: dict[str, Any], jobs: int) -> None:
-    """Do every cell that is not done, here or in `jobs` processes that share the cores."""
+    """Do every cell that is not done, here or in `jobs` processes that share the cores; ends when all are settled."""
+    begun = time.time()
     with _progress(plan) as (progress, bar):
         if jobs < 2:
-            for cell in plan.cells:
-                _try(plan, cell)
-                progress.update(bar, completed=_count_done(plan))
+            _work(plan, begun, lambda: progress.update(bar, completed=_count_done(plan)))
             return
         threads = max(1, (os.cpu_count() or 1) // jobs)
         context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=_worker, args=(arguments, threads), daemon=True) for _ in range(jobs)]
+        workers = [context.Process(target=_worker, args=(arguments, threads, begun), daemon=True) for _ in range(jobs)]
         for worker in workers:
             worker.start()
         while any(w.is_alive() for w in workers):
@@ -403,24 +414,41 @@ def _work_all(plan: Plan, arguments: dict[str, Any], jobs: int) -> None:
         )
 
 
-def _worker(arguments: dict[str, Any], threads: int) -> None:
+def _worker(arguments: dict[str, Any], threads: int, begun: float) -> None:
     torch.set_num_threads(threads)
     quiet_third_parties()
-    plan = make_plan(**arguments)
-    for cell in plan.cells:
-        _try(plan, cell)
+    _work(make_plan(**arguments), begun, lambda: None)
+
+
+def _work(plan: Plan, begun: float, tell: Callable[[], None]) -> None:
+    """Try each cell; then wait for those that other processes hold, and take over one whose process died."""
+    waiting = list(plan.cells)
+    while waiting:
+        for cell in waiting:
+            if not _settled(plan.folder(cell), begun):
+                _try(plan, cell)
+                tell()
+        waiting = [cell for cell in waiting if not _settled(plan.folder(cell), begun)]
+        if waiting:
+            time.sleep(1.0)
+
+
+def _settled(folder: Path, begun: float) -> bool:
+    """Finished at any time, or tried and failed since this study was begun."""
+    if not (folder / "run.json").exists():
+        return False
+    run = runs.read(folder)
+    return run.status == "finished" or (run.status == "failed" and run.heartbeat > begun)
 
 
 def _try(plan: Plan, cell: Cell) -> None:
     """A cell that fails is recorded as failed, and the others go on; a full disk stops them all."""
-    if _done(plan.folder(cell)):
-        return
     try:
         run_cell(plan, cell)
-    except MedsslError as error:
+    except Exception as error:  # whatever it is stands in the cell's record, and the study's end names it
         if "disk is full" in str(error):
             raise
-        console.print(f"a cell failed: {error}")
+        console.print(f"a cell failed: {error if isinstance(error, MedsslError) else type(error).__name__}")
 
 
 def _count_done(plan: Plan) -> int:

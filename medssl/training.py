@@ -76,7 +76,7 @@ class SafeCheckpoints(TorchCheckpointIO):
         content = Path(path).read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise MedsslError(
-                f"the checkpoint {path} ({len(content)} bytes) does not match its checksum: it is damaged; restore it from a "
+                f"the checkpoint {Path(path).name} ({len(content)} bytes) does not match its checksum: it is damaged; restore it from a "
                 f"copy, or remove it to start again"
             )
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
@@ -128,11 +128,13 @@ class KeepCheckpoint(pl.Callback):
                 return
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        if trainer.fit_loop._should_accumulate():
+            return  # in the middle of a step: gradients would be lost
         step = trainer.global_step
-        due = step % self.every == 0 and trainer.fit_loop._should_accumulate() is False
-        if due or self.asked:
+        asked = trainer.strategy.reduce_boolean_decision(bool(self.asked), all=False)
+        if step % self.every == 0 or asked:
             trainer.save_checkpoint(self.path)
-        if self.asked:
+        if asked:
             self._restore()
             raise MedsslError(
                 f"stopped by signal {self.asked} after step {step} of {trainer.max_steps}: the checkpoint is safe; "

@@ -1,5 +1,6 @@
 """A fine-tuned model used on new scans: masks on their own grid, probabilities, vectors."""
 
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -59,6 +60,30 @@ def test_onto_another_grid_equals_scipys_zoom_and_keeps_world_places() -> None:
     fine[:3, 3] = [-0.5, -0.5, -0.75]
     up = onto(blob, affine, (40, 48, 32), fine)
     assert np.abs(up.reshape(1, 20, 2, 24, 2, 16, 2).mean((2, 4, 6)) - blob).max() < 0.05
+
+
+def test_a_flat_mask_goes_back_to_its_own_grid_without_a_shift() -> None:
+    mask = np.zeros((1, 32, 32))
+    mask[0, 8:16, 10:20] = 1
+    small = np.diag([4.0, 4, 1, 1])
+    small[:2, 3] = 1.5  # the middle of four pixels of the large one
+    back = onto(mask, small, (128, 128), np.eye(4))[0] > 0.5
+    assert np.argwhere(back).min(0).tolist() == [32, 40]
+    assert np.argwhere(back).max(0).tolist() == [63, 79]
+
+
+def test_rejected_scans_stand_in_the_result(segmenter: Path, cohort: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    patients = sorted((cohort / "dicom").iterdir())
+    shutil.copytree(patients[0], folder / "good")
+    shutil.copytree(next(patients[1].iterdir()), folder / "bad")
+    sorted((folder / "bad").iterdir())[5].unlink()  # a slice is missing
+    table = predict(segmenter, folder, tmp_path / "out")
+    rejected = table[table["status"] != "ok"]
+    assert len(rejected) == 1
+    assert "missing" in rejected["reason"].iloc[0]
+    with pytest.raises(MedsslError, match="--out lies in the folder of scans"):
+        predict(segmenter, folder, folder / "masks")
 
 
 def test_classification_and_vectors_in_tables(cache: Cache, pretrained: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def all_train(patients: int) -> pd.Series:
 @settings(max_examples=25, deadline=None)
 @given(st.integers(6, 80), st.integers(0, 3))
 def test_budgets_are_nested_and_show_every_class(patients: int, seed: int) -> None:
-    names = ["1%", "10%", "50%", "100%"]
+    names = ["1p", "20%", "50%", "100%"]
     table = label_budgets(all_train(patients), classes_of(patients), names, seed, draws=2)
     for draw in range(2):
         sets = [set(table["patient"][(table["draw"] == draw) & (table["budget_name"] == n)]) for n in names]
@@ -101,10 +101,15 @@ def test_draws_differ_and_one_seed_repeats_them() -> None:
     assert table.equals(label_budgets(all_train(50), classes_of(50), ["10%"], 0, draws=4))
 
 
-def test_a_budget_of_no_case_is_raised_to_one_a_class_and_counts_are_real() -> None:
-    table = label_budgets(all_train(24), classes_of(24), ["1%"], 0, draws=1)
+def test_a_budget_that_misses_a_class_is_raised_to_one_a_class_and_counts_are_real() -> None:
+    table = label_budgets(all_train(24), classes_of(24), ["5%"], 0, draws=1)
     assert len(table) == 3
     assert table["budget"].iloc[0] == pytest.approx(3 / 24)
+
+
+def test_a_budget_that_rounds_to_no_case_is_refused_with_the_smallest_there_is() -> None:
+    with pytest.raises(MedsslError, match=r"'1%' comes to 0 of 24.*smallest budget is 1p, which is 4.2%"):
+        label_budgets(all_train(24), classes_of(24), ["1%"])
 
 
 def test_validation_is_cut_from_the_budget_and_only_from_ten_patients_on() -> None:
@@ -117,14 +122,14 @@ def test_validation_is_cut_from_the_budget_and_only_from_ten_patients_on() -> No
     assert {classes_of(60)[p][0] for p in learnt} == {0, 1, 2}
 
 
-@pytest.mark.parametrize("budget", ["0%", "101%", "-1", "many", "0p", "2.0"])
+@pytest.mark.parametrize("budget", ["0%", "101%", "-1", "many", "0p", "2.0", "0.5p"])
 def test_a_budget_that_means_nothing_is_refused(budget: str) -> None:
     with pytest.raises(MedsslError, match="budget"):
         label_budgets(all_train(10), classes_of(10), [budget])
 
 
 def test_more_patients_than_there_are_is_refused() -> None:
-    with pytest.raises(MedsslError, match="asks for 11 patients: there are 10"):
+    with pytest.raises(MedsslError, match="comes to 11 of 10 training patients"):
         label_budgets(all_train(10), classes_of(10), ["11p"])
 
 

@@ -151,6 +151,43 @@ def test_a_pretraining_run_that_saw_test_scans_is_refused_or_declared(cache: Cac
     assert "test scans seen in pretraining" in point["evidence"]
 
 
+def test_a_cell_is_another_one_when_labels_or_weights_are(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    def ids(label: str, arm: Path = pretrained) -> set[str]:
+        plan = module.make_plan(
+            cache.path, tmp_path / "s", "classification", [str(arm)], ["100%"], label, ["linear"], 1, None, None, None, 3.0,
+            "test", 0, 0, None, True,
+        )  # fmt: skip
+        return {plan.id(cell) for cell in plan.cells}
+
+    other = shutil.copytree(pretrained, tmp_path / "simmim")
+    same = ids("lesion", other)
+    assert ids("lesion") == same
+    weights = bytearray((other / "encoder.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "encoder.safetensors").write_bytes(weights)
+    assert ids("lesion", other) != same
+    table = pd.read_parquet(cache.path / "manifest.parquet")
+    relabelled = shutil.copytree(cache.path, tmp_path / "relabelled")
+    table["label.lesion"] = table["label.lesion"].map({"yes": "no", "no": "yes"})
+    table.to_parquet(relabelled / "manifest.parquet")
+    plan = module.make_plan(
+        relabelled, tmp_path / "s", "classification", [str(pretrained)], ["100%"], "lesion", ["linear"], 1, None, None, None,
+        3.0, "test", 0, 0, None, True,
+    )  # fmt: skip
+    assert {plan.id(cell) for cell in plan.cells} != same
+
+
+def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tmp_path: Path, monkeypatch: Any) -> None:
+    finetuning = importlib.import_module("medssl.finetune")
+    scores = iter([float("nan"), 0.5, 0.4, float("nan"), 0.45])
+    monkeypatch.setattr(finetuning._Training, "_validate", lambda self: next(scores))
+    target = target_of(cache, "segmentation", None)
+    scans = list(cache.manifest["scan"])
+    model = finetuning.build("segmentation", small_encoder(), target.outputs, 0)
+    recipe = Recipe(steps=5, batch_size=1).resolved(pretrained=False)
+    assert finetuning.train_model(model, cache, target, scans[:4], scans[4:6], (16, 16, 16), recipe, 0) == 0.5
+
+
 def test_a_failing_cell_is_recorded_and_the_others_go_on(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,27 @@ def test_a_finished_run_is_not_done_again_and_never_overwritten_by_another(cache
         pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimCLR, **settings)
 
 
+def test_another_run_never_resumes_from_what_an_aborted_one_left(cache: Cache, tmp_path: Path) -> None:
+    settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu"}
+    out = tmp_path / "a"
+    SafeCheckpoints().save_checkpoint({"global_step": 2}, out / "last.ckpt")
+    pretrain(cache.path, out, ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **settings)
+    assert not (out / "last.ckpt").exists()
+    assert len(pd.read_csv(out / "metrics.csv")) == 2
+
+
+def test_accumulation_takes_whole_steps_and_the_same_samples(cache: Cache, tmp_path: Path) -> None:
+    settings = {"crop": (16, 16, 16), "steps": 3, "accelerator": "cpu", "lr": 1e-3}
+    made = []
+    for name, batch, accumulate in (("whole", 4, 1), ("parts", 2, 2)):
+        pretrain(cache.path, tmp_path / name, ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, batch_size=batch,
+                 accumulate=accumulate, **settings)  # fmt: skip
+        made.append(load_file(tmp_path / name / "encoder.safetensors"))
+    assert len(pd.read_csv(tmp_path / "parts" / "metrics.csv")) == 3
+    first = next(iter(made[0]))
+    assert torch.allclose(made[0][first], made[1][first], atol=3e-3)  # masks hold equally many blocks, bodies not quite
+
+
 def test_collapse_is_warned_of(cache: Cache, tmp_path: Path) -> None:
     class Collapsing(SimMIM):
         def loss(self, batch):

@@ -58,7 +58,7 @@ class Cache:
         self.modality: str = about["modality"]
         self.structures: tuple[int, ...] = tuple(about["structures"])
         self.digest: str = about["digest"]
-        self.size: tuple[int, ...] | None = tuple(about["size"]) if about.get("size") else None
+        self.size: tuple[int, ...] | None = tuple(about["settings"]["size"]) if about["settings"]["size"] else None
         self._shapes = {row.scan: tuple(int(n) for n in row.shape) for row in self.manifest.itertuples()}
         self._open: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._process = os.getpid()
