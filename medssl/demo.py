@@ -56,17 +56,17 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
     encoder = ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))
     resume = (run / "last.ckpt").exists()
     pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), steps=200, batch_size=8, lr=2e-3, resume=resume)
-    recipe = Recipe(steps=120, batch_size=2, lr=3e-3)
+    recipe = Recipe(steps=130, batch_size=2, lr=3e-3)
     _say("study: what was it worth?", f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} "
-         "--budgets 1p 20% 100% --draws 3 --recipe.steps 120 --recipe.batch_size 2 --recipe.lr 3e-3 --jobs 2")  # fmt: skip
-    table = study(out / "cache", out / "study", "segmentation", ["scratch", str(run)], ["1p", "20%", "100%"], draws=3,
+         "--budgets 1p 100% --draws 3 --recipe.steps 130 --recipe.batch_size 2 --recipe.lr 3e-3 --jobs 2")  # fmt: skip
+    table = study(out / "cache", out / "study", "segmentation", ["scratch", str(run)], ["1p", "100%"], draws=3,
                   recipe=recipe, jobs=2)  # fmt: skip
     console.print(show.study_table(table))
     _say("report", f"medssl report {out}/study --out {out}/report.html")
     page = report(out / "study", out / "report.html")
     someone = sorted((out / "scans" / "dicom").iterdir())[-1]
     _say("use it: train one model and segment a folder of DICOM", f"medssl finetune --data {out}/cache --out {out}/runs/model "
-         f"--task segmentation --init {run} --recipe.steps 120 --recipe.batch_size 2 --recipe.lr 3e-3\n"
+         f"--task segmentation --init {run} --recipe.steps 130 --recipe.batch_size 2 --recipe.lr 3e-3\n"
          f"medssl predict {out}/runs/model {someone} --out {out}/masks")  # fmt: skip
     model = out / "runs" / "model"
     if not (model / "model.safetensors").exists():

@@ -401,6 +401,7 @@ def _work_all(plan: Plan, arguments: dict[str, Any], jobs: int) -> None:
             _work(plan, begun, lambda: progress.update(bar, completed=_count_done(plan)))
             return
         threads = max(1, (os.cpu_count() or 1) // jobs)
+        os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of torch, at import, once a worker
         context = multiprocessing.get_context("spawn")
         workers = [context.Process(target=_worker, args=(arguments, threads, begun), daemon=True) for _ in range(jobs)]
         for worker in workers:

@@ -25,7 +25,7 @@ import pandas as pd
 from medssl.disk import remove_leftovers, write_atomically
 from medssl.errors import MedsslError, ScanError, nearest
 from medssl.scans import geometry
-from medssl.scans.cohort import choose_scans, grid_settings
+from medssl.scans.cohort import VERSION, choose_scans, grid_settings
 from medssl.scans.conform import AIR_HU, conform, valid
 from medssl.scans.files import run_parallel
 from medssl.scans.read import read_scan
@@ -50,6 +50,11 @@ class Cache:
         if about is None or not about["complete"]:
             state = "is not finished" if about else "is no cache (cache.json is missing)"
             raise MedsslError(f"{self.path} {state}: run medssl prepare with this folder as --out")
+        if about.get("settings", {}).get("version") != VERSION:
+            raise MedsslError(
+                f"{self.path.name} was made by another version of medssl: expected cache version {VERSION}; run medssl prepare "
+                "into a new folder"
+            )
         manifest = read_table(self.path / "manifest.parquet")
         self.manifest = manifest[manifest.status == "ok"].reset_index(drop=True)
         self.dims: int = about["dims"]

@@ -385,3 +385,14 @@ def test_hippocampus(shared, tmp_path):
     scan = cache.manifest.scan[0]
     image = nib.load(sorted((data / "labels").glob("*.nii.gz"))[0])
     assert (cache.read_mask(scan) == np.asarray(image.dataobj)).all()
+
+
+def test_a_cache_of_another_version_is_refused_in_words(tmp_path):
+    made(tmp_path)
+    path = tmp_path / "c" / "cache.json"
+    about = json.loads(path.read_text())
+    about["settings"]["version"] = 0
+    for other in (about, {k: v for k, v in about.items() if k != "settings"}):
+        path.write_text(json.dumps(other))
+        with pytest.raises(MedsslError, match="another version of medssl"):
+            Cache(tmp_path / "c")
