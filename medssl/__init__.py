@@ -20,6 +20,7 @@ Reading order is import order: a file imports only from those above it in this l
     scores.py       surface distances of one prediction
     finetune.py     encoder -> classifier or segmenter
     predict.py      a model on new scans
+    cells.py        one cell of a study: train, score once, keep every case
     summary.py      a study's cells -> its table
     study.py        the label-budget grid: arms x budgets x draws, each cell a run
     report*.py      the self-contained HTML report

@@ -19,7 +19,15 @@ import torch
 from lightly.utils.scheduler import CosineWarmupScheduler
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -82,18 +90,22 @@ class SafeCheckpoints(TorchCheckpointIO):
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
 
 
+def progress_columns() -> tuple[ProgressColumn, ...]:
+    """What every progress bar of ours shows: what, how far, since when, how long still."""
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+
+
 class StepBar(pl.Callback):
     """A progress bar over optimiser steps, on standard error."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=Console(stderr=True))
+        self.bar = Progress(*progress_columns(), console=Console(stderr=True))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:

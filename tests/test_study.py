@@ -20,6 +20,7 @@ from medssl.study import study
 from tests.conftest import small_encoder
 
 module = importlib.import_module("medssl.study")
+cells_module = importlib.import_module("medssl.cells")
 RECIPE = Recipe(steps=3, batch_size=2)
 ENCODER = {"crop": (16, 16, 16), "recipe": RECIPE}
 
@@ -76,8 +77,8 @@ def test_running_it_again_does_nothing_and_a_lost_cell_alone_is_done_again(
     segmentation: Path, cache: Cache, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[Any] = []
-    real = module._train_and_score
-    monkeypatch.setattr(module, "_train_and_score", lambda *a: (done.append(a[1]), real(*a)))
+    real = cells_module._train_and_score
+    monkeypatch.setattr(cells_module, "_train_and_score", lambda *a: (done.append(a[1]), real(*a)))
     arms = ["scratch", "scratch-long", "random-frozen", str(pretrained)]
     before = pd.read_parquet(segmentation / "summary.parquet")
     study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
@@ -191,14 +192,14 @@ def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tm
 def test_a_failing_cell_is_recorded_and_the_others_go_on(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module._outcomes
+    real = cells_module._outcomes
 
     def fails_once(plan: Any, cell: Any) -> Any:
         if cell.draw == 0:
             raise MedsslError("the loss is nan at step 2")
         return real(plan, cell)
 
-    monkeypatch.setattr(module, "_outcomes", fails_once)
+    monkeypatch.setattr(cells_module, "_outcomes", fails_once)
     arms = {
         "task": "segmentation",
         "arms": ["scratch"],
@@ -210,7 +211,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
     with pytest.raises(MedsslError, match="1 of 2 cells failed.*the loss is nan"):
         study(cache.path, tmp_path / "s", **arms)
     assert sorted(runs.table(tmp_path / "s" / "cells")["status"]) == ["failed", "finished"]
-    monkeypatch.setattr(module, "_outcomes", real)
+    monkeypatch.setattr(cells_module, "_outcomes", real)
     study(cache.path, tmp_path / "s", **arms)
     assert runs.table(tmp_path / "s" / "cells")["status"].tolist() == ["finished"] * 2
 
