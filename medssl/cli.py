@@ -127,9 +127,10 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
     """The function's arguments from the command line and --config files; None when help was shown."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"medssl {name}", description=inspect.getdoc(function), exit_on_error=False)
+    parser = ArgumentParser(prog=f"medssl {name}", exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_function_arguments(function, as_positional=False, fail_untyped=False)
+    _explain(parser, function)
     words = _recipes(_positionals(function, command.positional, words))
     if any(w in HELP for w in words):
         print(_usage(name, command), file=sys.stdout)
@@ -145,6 +146,19 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
             raise cause from error
         raise MedsslError(_plain(str(error), parser)) from error
     return {k: v for k, v in vars(built).items() if k != "config"}
+
+
+def _explain(parser: Any, function: Any) -> None:
+    """Give each option what the docstring says of its parameter: `name: text.` up to the next name."""
+    text = " ".join((inspect.getdoc(function) or "").split())
+    names = "|".join(inspect.signature(function).parameters)
+    for action in parser._actions:
+        said = re.search(
+            rf"(?:[.;,]|^) (?:\w+, )*{action.dest}(?:, \w+)*: (.+?)(?=[.;] (?:\w+, )*(?:{names})(?:, \w+)*: | Raises | >>>|$)",
+            text,
+        )
+        if said:
+            action.help = said[1].rstrip(".")
 
 
 def _recipes(words: list[str]) -> list[str]:

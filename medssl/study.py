@@ -62,10 +62,13 @@ def study(
     """Run what is missing of the grid and return its table, one row an arm, mode, budget and metric.
 
     arms: `scratch`, `scratch-long` (`long` times the steps), `random-frozen`, and folders of pretraining runs.
-    budgets: shares ("5%") or numbers ("3p") of the training patients, validation included. modes: how a pretrained
+    label: the label column to classify. budgets: shares ("5%") or numbers ("3p") of the training patients, validation included. modes: how a pretrained
     encoder is used in classification (finetune, linear probe, knn). recipe: for every arm; its `encoder_share` and
     `head_first` concern pretrained arms alone. score_on: explore on "validation", publish "test". allow_seen: run although
-    test scans were pretrained on, with the verdict in every table. jobs: processes, the cores shared among them.
+    test scans were pretrained on, with the verdict in every table. draws: of each
+    budget; by default ten below 10%, five below 100%, three at 100%. crop: voxels an axis; by default the pretraining
+    run's. encoder: of the scratch arms where no run is given, or a class outside of medssl. seed: of heads, order and
+    views. split_seed, split_column: who trains and who tests. jobs: processes, the cores shared among them.
     """
     arguments: dict[str, Any] = {k: v for k, v in locals().items() if k != "jobs"}
     plan = make_plan(**arguments)

@@ -109,6 +109,13 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture) -> 
     assert COMMANDS[command].help in capsys.readouterr().out
 
 
+def test_help_says_what_an_option_means(capsys: pytest.CaptureFixture) -> None:
+    main(["study", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert 'explore on "validation", publish "test"' in told
+    assert "processes, the cores shared among them" in told
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

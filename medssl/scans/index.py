@@ -71,7 +71,9 @@ def index(
 
     labels: a CSV; `key` names its column of paths, `label` the columns to keep (default: all with few
     values). patient: a column of the CSV, else a pattern with one group on the path; else DICOM's PatientID;
-    else each scan is its own patient, with a warning. mask: see `MaskTemplate`. modality: for formats that do
+    else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
+    (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz. classes_from_folders: the folder's
+    name as label `class`. modality: for formats that do
     not say it. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
     Raises MedsslError for folders with nothing usable and for options that do not fit.
 
