@@ -152,7 +152,7 @@ def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, t
             if line.startswith("step 5"):
                 process.send_signal(how)
                 break
-        process.wait(60)
+        process.wait(180)
         assert process.returncode != 0
     assert (tmp_path / "cut" / "last.ckpt").exists()
     assert not (tmp_path / "cut" / "encoder.safetensors").exists()
