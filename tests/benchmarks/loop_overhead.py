@@ -71,7 +71,7 @@ def main() -> None:
     steps, rounds = (20, 1) if given.quick else (100, 3)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        index([phantom(root / "scans", patients=12)], root / "manifest")
+        index([phantom(root / "scans", patients=12) / "dicom"], root / "manifest")
         cache = prepare(root / "manifest", root / "cache", spacing_mm=(6.0, 6.0, 6.0))
         bare(cache, 3, given.precision)
         pairs = [
