@@ -160,6 +160,7 @@ def test_images_are_resized_or_kept(tmp_path):
     kept = prepare(tmp_path / "m", tmp_path / "kept")
     assert (kept.channels, kept.modality, len(kept.manifest)) == (1, "DX", 2)
     sized = prepare(tmp_path / "m", tmp_path / "sized", size=(16, 16))
+    assert Cache(tmp_path / "sized").size == (16, 16)  # what predict prepares new images by
     assert {sized.read(scan).shape for scan in sized.manifest.scan} == {(1, 16, 16)}
     assert sized.valid(sized.read(sized.manifest.scan[0])).all()
     with pytest.raises(MedsslError, match="has no mask"):
