@@ -142,3 +142,19 @@ def test_weights_that_do_not_fit_are_never_left_random(pretrained: Path, tmp_pat
     with pytest.raises(MedsslError, match="weights do not fit"):
         load_pretrained(other, pretrained)
     assert runs.read(pretrained).kind == "pretrain"
+
+
+def test_every_pretrained_weight_arrives_and_only_the_new_head_is_fresh(pretrained: Path) -> None:
+    from safetensors.torch import load_file
+
+    from medssl.models import build, load_pretrained
+    from tests.conftest import small_encoder
+
+    model = build("segmentation", small_encoder(), 6, 0)
+    assert load_pretrained(model, pretrained) == ["encoder", "decoder"]
+    for part, name in ((model.encoder, "encoder"), (model.decoder, "decoder")):
+        given, own = load_file(pretrained / f"{name}.safetensors"), part.state_dict()
+        body = [k for k in given if not k.startswith("head.")]
+        assert body
+        assert all((given[k] == own[k]).all() for k in body)
+    assert model.decoder.head.out_channels == 6

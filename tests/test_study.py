@@ -122,6 +122,10 @@ def test_classification_with_probes_and_a_random_encoder(cache: Cache, pretraine
         ("random-frozen", "knn"),
     } | {("simmim", mode) for mode in ("finetune", "linear", "knn")}
     assert main["mean"].between(0, 1).all()
+    found = runs.table(tmp_path / "c" / "cells").query("`config.mode` == 'linear' and `config.draw` == 0")
+    probed = [pd.read_parquet(tmp_path / "c" / "cells" / f / "predictions.parquet")["p.yes"] for f in found["folder"]]
+    assert len(probed) == 2
+    assert not np.allclose(*probed)  # a pretrained encoder is not the random one
     cases = pd.read_parquet(next((tmp_path / "c" / "cells").glob("*/predictions.parquet")))
     assert np.allclose(cases[["p.no", "p.yes"]].sum(axis=1), 1, atol=1e-4)
 
