@@ -54,6 +54,7 @@ class Crops(Dataset):
         sample = {
             "source": torch.from_numpy(source), "valid": torch.from_numpy(self._valid(scan, start, source)), "scan": row,
             "patient": self.patient[row], "spacing_mm": torch.tensor(self.cache.spacing_mm), "key": key,
+            "start": torch.tensor(start), "extent": torch.tensor(self.cache.shape(scan)),
         }  # fmt: skip
         if self.masks:
             sample["mask"] = torch.from_numpy(self.cache.read_mask(scan, start, self.size))[None]

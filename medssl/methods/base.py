@@ -9,9 +9,10 @@
 
     medssl pretrain --method mypackage.Mine --data CACHE
 
-The loader yields `source (B, C, *source)`, `valid (B, 1, *source)` (body, not air), `scan`, `patient`, `spacing_mm` and
-one `key` a sample; `make_views` turns them into `views`, a list of (B, C, *crop), and `valid_views` on the device the
-batch is on. Labels never enter.
+The loader yields `source (B, C, *source)`, `valid (B, 1, *source)` (body, not air), `scan`, `patient`, `spacing_mm`, the
+source's `start` in the scan and the scan's `extent` (B, dims, voxels), and one `key` a sample; `make_views` turns them
+into `views`, a list of (B, C, *crop), and `valid_views` on the device the batch is on, and for a method that asks for
+them `place_views`: where in its scan each voxel of a view lies. Labels never enter.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ class Method(pl.LightningModule, ABC):
     decoder: trained by the pretext, it goes along into segmentation; None where there is none.
     needs: what a batch must hold beyond the scan itself ("report", "frames", ...).
     least_batch: the smallest batch the loss has a meaning for.
+    places: whether the loss asks for `place_views`, each (B, dims, *crop), -1..1 from the scan's first voxel to its last.
     """
 
     decoder: nn.Module | None
     needs: tuple[str, ...] = ()
     least_batch: int = 1
+    places: bool = False
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -86,6 +89,9 @@ class Method(pl.LightningModule, ABC):
         params = [view.draw(mix(batch["key"], i)) for i, view in enumerate(views)]
         batch["views"] = [view(source, p) for view, p in zip(views, params)]
         batch["valid_views"] = [view.mask(valid, p) for view, p in zip(views, params)]
+        if self.places:
+            places = places_of(batch)
+            batch["place_views"] = [view.mask(places, p) for view, p in zip(views, params)]
         return batch
 
     def configure_optimizers(self) -> Any:
@@ -102,6 +108,14 @@ class Method(pl.LightningModule, ABC):
         return loss
 
 
+def places_of(batch: dict[str, Any]) -> Tensor:
+    """(B, dims, *source): where in its scan each voxel of the source lies, -1..1 an axis from the first voxel to the last."""
+    size = batch["source"].shape[2:]
+    steps = torch.stack(torch.meshgrid(*[torch.arange(n, device=batch["source"].device) for n in size], indexing="ij"))
+    start, last = (t.reshape(*t.shape, *[1] * len(size)) for t in (batch["start"], (batch["extent"] - 1).clamp(min=1)))
+    return 2 * (start + steps[None]) / last - 1
+
+
 def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> dict[str, Any]:
     """A batch such as the loader gives, of smooth noise, for checks and estimates."""
     generator = torch.Generator().manual_seed(0)
@@ -111,6 +125,7 @@ def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> di
     return {
         "source": source, "valid": torch.ones_like(source[:, :1], dtype=torch.bool), "scan": numbers, "patient": numbers,
         "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
+        "start": torch.zeros(count, len(size), dtype=torch.int64), "extent": torch.tensor([list(size)] * count),
     }  # fmt: skip
 
 

@@ -8,7 +8,9 @@ Deviations: the hidden voxels become one learned value in the input, so any enco
 restores them where the paper has one linear layer (`--method.decoder_kind linear`), because a decoder that has been
 trained goes along into segmentation. Air and padding are hidden too but never counted. With `restore_intensity` what is
 seen has its intensities changed at random and the untouched scan is to be predicted, everywhere: on few labels the
-difference between scanners is what a segmenter fails on.
+difference between scanners is what a segmenter fails on. With `place_weight` the decoder also says where in its scan
+each voxel lies, an anatomical coordinate as in Lei et al., Contrastive learning of relative position regression
+(MICCAI 2021, arXiv 2012.07043), here absolute and at every voxel, hidden ones too.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ from medssl.views.base import View, mix, uniform
 
 
 class SimMIM(Method):
-    """mask_ratio: share of the blocks hidden. mask_block: voxels of a block's edge (32 in the paper, at 224 pixels)."""
+    """mask_ratio: share of the blocks hidden. mask_block: voxels of a block's edge (32 in the paper, at 224 pixels).
+
+    place_weight: of the error in place (mean absolute, -1..1 an axis) against that in intensity (0..1); 0 leaves it out.
+    """
 
     def __init__(
         self,
@@ -38,38 +43,46 @@ class SimMIM(Method):
         mask_block: int = 8,
         decoder_kind: Literal["unet", "linear"] = "unet",
         restore_intensity: bool = False,
+        place_weight: float = 0.0,
     ):
         super().__init__(encoder)
         if not 0 < mask_ratio < 1:
             raise MedsslError(f"mask_ratio is {mask_ratio}: expected a share between 0 and 1")
+        if place_weight < 0:
+            raise MedsslError(f"place_weight is {place_weight}: expected 0 or more")
         self.mask_ratio, self.mask_block, self.decoder_kind = mask_ratio, mask_block, decoder_kind
         self.restore_intensity, self.corruption = restore_intensity, recipes.intensities()
         self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
+        self.place_weight, self.places = place_weight, place_weight > 0
+        predicted = encoder.in_channels + (encoder.dims if self.places else 0)
         if decoder_kind == "unet":
-            self.decoder = Decoder(encoder, encoder.in_channels)
+            self.decoder = Decoder(encoder, predicted)
         else:
             stride = encoder.strides[-1]
             kind: Any = nn.ConvTranspose2d if encoder.dims == 2 else nn.ConvTranspose3d
-            self.head = kind(encoder.out_dim, encoder.in_channels, stride, stride)
+            self.head = kind(encoder.out_dim, predicted, stride, stride)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        recipe = recipes.relational if self.places else recipes.gentle
+        return (recipe(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, mask = batch["views"][0], self.mask_of(batch)
-        counted = batch["valid_views"][0] * (1.0 if self.restore_intensity else mask)
-        error = (self.restore(self.seen(batch), mask) - x).abs() * counted
-        return error.sum() / (counted.sum() * x.shape[1]).clamp(min=1)
+        body = batch["valid_views"][0]
+        restored, places = self.predict(self.seen(batch), mask)
+        loss = mean_error(restored, x, body if self.restore_intensity else body * mask)
+        return loss + self.place_weight * mean_error(places, batch["place_views"][0], body) if self.places else loss
 
     def seen(self, batch: dict[str, Any]) -> Tensor:
         """What the encoder is shown of the view, before the mask."""
         x, keys = batch["views"][0], mix(batch["key"], 502)
         return self.corruption(x, self.corruption.draw(keys)) if self.restore_intensity else x
 
-    def restore(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, *S) and its mask (B, 1, *S) -> the restored (B, C, *S)."""
+    def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, *S) and its mask (B, 1, *S) -> the restored (B, C, *S) and the places (B, dims, *S), if they are asked."""
         pyramid = self.encoder.features(torch.where(mask > 0, self.hidden, x))
-        return self.decoder(pyramid) if self.decoder is not None else self.head(pyramid[-1])
+        found = self.decoder(pyramid) if self.decoder is not None else self.head(pyramid[-1])
+        return found[:, : x.shape[1]], found[:, x.shape[1] :]
 
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
         """(B, 1, *S), 1 where hidden: in each sample the same number of blocks, chosen by its key."""
@@ -83,7 +96,7 @@ class SimMIM(Method):
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x, mask = batch["views"][0], self.mask_of(batch)
         seen, hidden = self.seen(batch), mask > 0
-        restored = self.restore(seen, mask)
+        restored, _ = self.predict(seen, mask)
         whole = restored if self.restore_intensity else torch.where(hidden, restored, x)
         return {"source": x, "corrupted": torch.where(hidden, torch.zeros_like(x), seen), "restored": whole}
 
@@ -95,3 +108,8 @@ class SimMIM(Method):
                 f"the crop {tuple(crop)} does not divide into blocks of {self.mask_block} voxels: the nearest that does is "
                 f"--crop {nearest}, or choose another --method.mask_block"
             )
+
+
+def mean_error(found: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    """The mean absolute error over the voxels where `counted` (B, 1, *S) is 1; 0 where there is none."""
+    return ((found - truth).abs() * counted).sum() / (counted.sum() * truth.shape[1]).clamp(min=1)

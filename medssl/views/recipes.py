@@ -41,6 +41,13 @@ def gentle(modality: str, size: Size, spacing_mm: Sequence[float] | None = None)
     return Compose([*window(modality, 0.02), crop, BrightnessContrast(0.05, 0.1, 0.5)])
 
 
+def relational(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
+    """A crop turned, zoomed and never mirrored: for pretexts that ask where in the scan something lies."""
+    turns = (15,) * (3 if len(size) == 3 else 1)
+    crop = Resample(size, zoom=(0.75, 1.1), aspect=1.2, rotate_degrees=turns, spacing_mm=spacing_mm)
+    return Compose([*window(modality, 0.1), crop])
+
+
 def intensities(strength: float = 1.0) -> View:
     """Changes of intensity alone, for pretexts that put them right again (Zhou et al. 2021, Models Genesis)."""
     s = strength

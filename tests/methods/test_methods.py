@@ -20,7 +20,15 @@ ENCODERS = {
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize(
     "method",
-    [SimCLR, Rotation, SimMIM, lambda e: SimMIM(e, decoder_kind="linear"), lambda e: SimMIM(e, restore_intensity=True)],
+    [
+        SimCLR,
+        Rotation,
+        SimMIM,
+        lambda e: SimMIM(e, decoder_kind="linear"),
+        lambda e: SimMIM(e, restore_intensity=True),
+        lambda e: SimMIM(e, place_weight=0.5),
+        lambda e: SimMIM(e, restore_intensity=True, place_weight=1.0, decoder_kind="linear"),
+    ],
 )
 def test_every_method_with_every_encoder(method, encoder: str, dims: int) -> None:
     torch.manual_seed(0)
@@ -51,14 +59,42 @@ def test_simmim_counts_hidden_body_voxels_only() -> None:
     assert mask.flatten(1).mean(1).tolist() == [0.5] * 3
     assert set(mask.unfold(2, 8, 8).unfold(3, 8, 8).unfold(4, 8, 8).flatten(5).mean(-1).unique().tolist()) == {0.0, 1.0}
     with torch.no_grad():
-        restored = method.restore(batch["views"][0], mask).numpy()
+        restored = method.predict(batch["views"][0], mask)[0].numpy()
         found = float(method.loss(batch))
     x, counted = batch["views"][0].numpy(), (mask * batch["valid_views"][0]).numpy()
     assert abs(found - (np.abs(restored - x) * counted).sum() / counted.sum()) < 1e-5
     hidden = torch.where(mask > 0, torch.rand_like(mask), batch["views"][0])
     assert torch.equal(
-        method.restore(hidden, mask), method.restore(batch["views"][0], mask)
+        method.predict(hidden, mask)[0], method.predict(batch["views"][0], mask)[0]
     )  # what is hidden is not seen
+
+
+def test_a_voxel_keeps_its_place_in_the_scan_through_crop_turn_and_zoom() -> None:
+    """The picture is itself a map of places, so every view of it must show the place the target names."""
+    method = SimMIM(ENCODERS["unet"](3), mask_block=4, place_weight=0.5)
+    method.set_up_views((16, 16, 16), "MR", (1.0, 1.0, 2.0))
+    extent, start, source = (40, 30, 24), (10, 3, -2), (24, 24, 24)
+    batch = synthetic_batch(method.encoder, source, 4)
+    batch |= {"start": torch.tensor([start] * 4), "extent": torch.tensor([extent] * 4)}
+    axes = [torch.arange(s, s + n) / (e - 1) * 2 - 1 for s, n, e in zip(start, source, extent)]
+    for axis, grid in enumerate(torch.meshgrid(*axes, indexing="ij")):
+        batch["source"] = grid[None, None].repeat(4, 1, 1, 1, 1)
+        made = method.make_views(dict(batch))
+        apart = (made["views"][0][:, 0] - made["place_views"][0][:, axis]).abs()[made["valid_views"][0][:, 0] > 0]
+        assert apart.quantile(0.99) < 2 / (extent[axis] - 1), "more than a voxel off"
+
+
+def test_the_error_in_place_is_weighted_in() -> None:
+    method = SimMIM(ENCODERS["unet"](2), place_weight=0.25)
+    method.set_up_views((32, 32), "MR", (1.0, 1.0))
+    batch = method.make_views(synthetic_batch(method.encoder, (48, 48), 3))
+    with torch.no_grad():
+        found = float(method.loss(batch))
+        restored, places = method.predict(batch["views"][0], method.mask_of(batch))
+    body, mask = batch["valid_views"][0].numpy(), method.mask_of(batch).numpy()
+    hidden = (np.abs(restored.numpy() - batch["views"][0].numpy()) * body * mask).sum() / (body * mask).sum()
+    off = (np.abs(places.numpy() - batch["place_views"][0].numpy()) * body).sum() / (2 * body.sum())
+    assert abs(found - (hidden + 0.25 * off)) < 1e-5
 
 
 def test_a_batch_of_air_alone_gives_zero_and_no_nan() -> None:
