@@ -153,7 +153,12 @@ def finetune(
         "channels": cache.channels, "modality": cache.modality, "spacing_mm": cache.spacing_mm,
         "size": cache.size, "split_seed": split_seed, "split_column": split_column,
     }  # fmt: skip
-    with runs.recording(out, "finetune", config, cache.digest, seed, parent.id if parent else None) as record:
+    whence = parent.id if parent else None
+    name = runs.identity(kind="finetune", config=config, data=cache.digest, seed=seed, parent=whence)
+    if (before := runs.finished(out, name)) is not None:
+        console.print(f"{out} is already finished; nothing to do")
+        return before
+    with runs.recording(out, "finetune", config, cache.digest, seed, whence) as record:
         model = build(task, fresh_encoder(spec, seed, encoder), target.outputs, seed)
         loaded = load_pretrained(model, Path(init)) if init else []
         console.print(

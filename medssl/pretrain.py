@@ -100,8 +100,9 @@ def pretrain(
         "scans": len(scans), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels, "modality": cache.modality, "size": cache.size,
     }  # fmt: skip
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
-    finished = _finished(out, name, resume)
+    finished = runs.finished(out, name, resume)
     if finished is not None:
+        console.print(f"{out} is already finished; nothing to do")
         return finished
     if not resume:
         for left in ("last.ckpt", "metrics.csv"):  # of another attempt: never to be resumed from by this one
@@ -292,22 +293,6 @@ def _fit(
     spent = time.perf_counter() - clock
     return {"samples_per_s": round(seen / spent, 2), "device_memory_mib": used, "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type}  # fmt: skip
-
-
-def _finished(out: Path, name: str, resume: bool) -> runs.Run | None:
-    """The run in this folder if it is done and the very same; raises where another one would be overwritten."""
-    if not (out / "run.json").exists():
-        return None
-    before = runs.read(out)
-    if before.id != name and (resume or before.status == "finished"):
-        raise MedsslError(
-            f"{out.name} holds run {before.id}, made with other settings or data than this one ({name}): nothing was changed; "
-            f"give another --out, or the settings of the first"
-        )
-    if before.status == "finished":
-        console.print(f"{out} is already finished; nothing to do")
-        return before
-    return None
 
 
 def _tell(module: Method, crops: Crops, batch_size: int, batches: int, trainer: pl.Trainer) -> None:

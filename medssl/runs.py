@@ -82,6 +82,22 @@ def read(folder: Path | str) -> Run:
         raise MedsslError(f"the run.json in {folder} is broken ({type(error).__name__}): run the job again") from error
 
 
+def finished(folder: Path, name: str, resume: bool = False) -> Run | None:
+    """The run in this folder if it is done and the very one called `name`, else None.
+
+    Raises MedsslError where a finished run of other settings would be overwritten, or (`resume`) gone on with.
+    """
+    if not (folder / "run.json").exists():
+        return None
+    before = read(folder)
+    if before.id != name and (resume or before.status == "finished"):
+        raise MedsslError(
+            f"{folder.name} holds run {before.id}, made with other settings or data than this one ({name}): nothing was "
+            f"changed; give another --out, or the settings of the first"
+        )
+    return before if before.status == "finished" else None
+
+
 def table(root: Path | str) -> pd.DataFrame:
     """All runs below `root`, one row each, nested fields as `config.*`, `metrics.*`, `cost.*`.
 

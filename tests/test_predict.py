@@ -127,6 +127,24 @@ def test_finetuning_never_reads_a_test_patient(
     assert not read & test
 
 
+def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(cache: Cache, tmp_path: Path) -> None:
+    settings = {"task": "classification", "label": "lesion", "crop": (16, 16, 16)}
+    finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=2, batch_size=2), **settings)
+    before = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
+    finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=2, batch_size=2), **settings)
+    with pytest.raises(MedsslError, match="other settings"):
+        finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=3, batch_size=2), **settings)
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_pretrained_encoder_learns_slower_and_later_unless_it_is_told_otherwise() -> None:
+    """The protocol's fine-tuning recipe is the default where something was pretrained, and nowhere else."""
+    assert (Recipe().resolved(True).encoder_share, Recipe().resolved(True).head_first) == (0.3, 0.1)
+    told = Recipe(encoder_share=1.0, head_first=0.0)
+    assert told.resolved(True) == told
+    assert Recipe(encoder_share=0.2, head_first=0.5).resolved(False) == Recipe(encoder_share=1.0, head_first=0.0)
+
+
 def test_a_model_that_is_none_is_refused(pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(MedsslError, match="expected a finished fine-tuned model"):
         load_model(pretrained)
