@@ -41,7 +41,7 @@ from medssl.scans.cache import Cache
 from medssl.splits import split
 from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
 
-MONITORED = 256  # scans whose features are looked at during the run
+MONITORED = {2: 256, 3: 64}  # scans whose features are looked at during the run, by dims: a volume costs far more
 console = Console(stderr=True)
 
 
@@ -169,7 +169,7 @@ class Health(pl.Callback):
     """Watches the representation while it is trained: effective rank, spread, kNN with labels; warns on collapse."""
 
     def __init__(self, cache: Cache, scans: Sequence[str], size: Sequence[int], label: str | None, every: int):
-        chosen = np.random.default_rng(0).permutation(len(scans))[:MONITORED]
+        chosen = np.random.default_rng(0).permutation(len(scans))[: MONITORED[cache.dims]]
         self.cache, self.scans, self.size = cache, [scans[i] for i in sorted(chosen)], tuple(size)
         self.every, self.looked = every, 0
         self.last: dict[str, float] = {}
@@ -178,7 +178,8 @@ class Health(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if self.first is None and trainer.is_global_zero:
-            self.first = self._look(module)["effective_rank"]
+            with trainer.strategy.precision_plugin.forward_context():
+                self.first = self._look(module)["effective_rank"]
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         step = trainer.global_step
@@ -186,7 +187,8 @@ class Health(pl.Callback):
             step % self.every == 0 or step == trainer.max_steps
         ):  # fmt: skip
             self.looked = step
-            self.last = self._look(module) | {"loss": float(outputs["loss"])}
+            with trainer.strategy.precision_plugin.forward_context():
+                self.last = self._look(module) | {"loss": float(outputs["loss"])}
             module.log_dict({k: v for k, v in self.last.items() if k != "loss"}, rank_zero_only=True)
             self._warn(step)
 
@@ -195,6 +197,13 @@ class Health(pl.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.first, self.last = state["first"], state["last"]
+
+    def seconds(self, module: Any, steps: int) -> float:
+        """What looking will cost over so many steps, from a look at a few scans."""
+        few = self.scans[: max(1, len(self.scans) // 16)]
+        begun = time.perf_counter()
+        probes.embed(module.encoder, self.cache, few, self.size)
+        return (time.perf_counter() - begun) * len(self.scans) / len(few) * (1 + steps // self.every)
 
     def _look(self, module: Any) -> dict[str, float]:
         features = probes.embed(module.encoder, self.cache, self.scans, self.size)
@@ -284,7 +293,7 @@ def _fit(
                    StepBar()],
     )  # fmt: skip
     if trainer.is_global_zero and begun < steps:
-        _tell(module, crops, batch_size, (steps - begun) * accumulate, trainer)
+        _tell(module, crops, health, batch_size, (steps - begun) * accumulate, trainer)
     data = CropData(crops, batch_size, steps * accumulate, begun * accumulate, workers)
     clock = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if begun else None, weights_only=True)
@@ -295,12 +304,14 @@ def _fit(
             "device": trainer.strategy.root_device.type}  # fmt: skip
 
 
-def _tell(module: Method, crops: Crops, batch_size: int, batches: int, trainer: pl.Trainer) -> None:
+def _tell(module: Method, crops: Crops, health: Health, batch_size: int, batches: int, trainer: pl.Trainer) -> None:
     batch = default_collate([crops[i] for i in range(batch_size)])
     expected = estimate(module, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
+    with trainer.strategy.precision_plugin.forward_context():
+        looking = health.seconds(module, batches // trainer.accumulate_grad_batches)
     console.print(
         f"{type(module).__name__} on {len(crops.scans)} scans, {batches} batches of {batch_size}: about "
-        f"{spoken(expected['seconds'])} and {expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
+        f"{spoken(expected['seconds'] + looking)} ({spoken(looking)} of them to watch the representation) and {expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
     )
 
 

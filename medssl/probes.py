@@ -23,6 +23,8 @@ from medssl.scans.cache import Cache
 from medssl.views import recipes
 from medssl.views.base import make_keys
 
+EMBEDDED_VOXELS = 2**20  # in one forward pass: bounds the memory, whatever the size of a scan
+
 
 def middles(cache: Cache, scans: Sequence[str], size: Sequence[int]) -> torch.Tensor:
     """(N, C, *size): the middle of each scan as a model sees it at test time (padded with air where it is smaller)."""
@@ -36,8 +38,9 @@ def middles(cache: Cache, scans: Sequence[str], size: Sequence[int]) -> torch.Te
 
 
 @torch.no_grad()
-def embed(encoder: Encoder, cache: Cache, scans: Sequence[str], size: Sequence[int], batch: int = 64) -> np.ndarray:
+def embed(encoder: Encoder, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> np.ndarray:
     """(N, out_dim) float32: one feature vector a scan, from its middle, in evaluation mode."""
+    batch = max(1, min(64, EMBEDDED_VOXELS // int(np.prod(size))))
     training, own = encoder.training, next(encoder.parameters()).device
     device = torch.device("cuda") if own.type == "cpu" and torch.cuda.is_available() else own
     encoder.to(device).eval()

@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -182,8 +183,18 @@ def estimate(
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begun)
     weights = sum(p.numel() * p.element_size() for p in trial.parameters())
-    used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+    used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_rss()
     return {"seconds": steps * min(times[1:]), "memory_mib": (used + 2 * weights) / 2**20}
+
+
+def _peak_rss() -> int:
+    """Bytes of memory the process has held at most; where the system does not say, what it holds now."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return psutil.Process().memory_info().peak_wset
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def quiet_third_parties() -> None:
