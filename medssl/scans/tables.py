@@ -52,7 +52,7 @@ SOURCES = pa.schema(
         "mask": pa.string(),
     }
 )
-ROWS_AT_ONCE = 1 << 15
+ROWS_AT_ONCE = 1 << 13
 WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
 
 
@@ -140,12 +140,12 @@ class RowGroups:
 
 
 def manifest_frame(rows: Columns) -> pd.DataFrame:
-    """Rows as the manifest: every column of the contract, then the labels; whole numbers stay whole."""
+    """Rows, which are used up, as the manifest: every column of the contract, then the labels; whole numbers stay
+    whole."""
     label_columns = [name for name in rows.lists if name.startswith("label.")]
     kinds = {name: "Int64" if name in WHOLE_NUMBERS else object for name in COLUMNS}
-    frame = pd.DataFrame(
-        {name: pd.Series(rows.lists[name], dtype=kinds.get(name)) for name in [*COLUMNS, *label_columns]}
-    )
+    names = [*COLUMNS, *label_columns]
+    frame = pd.DataFrame({name: pd.Series(rows.lists.pop(name), dtype=kinds.get(name)) for name in names})
     frame["has_mask"] = frame["has_mask"].astype(bool)
     for name in label_columns:
         values = frame[name].dropna()
@@ -166,7 +166,11 @@ def to_parquet(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     bare = frame.copy(deep=False)
     bare.attrs = {}
-    bare.to_parquet(buffer, index=False, row_group_size=ROWS_AT_ONCE)
+    schema = pa.Schema.from_pandas(bare, preserve_index=False)
+    with pq.ParquetWriter(buffer, schema) as writer:
+        for first in range(0, max(1, len(bare)), ROWS_AT_ONCE):
+            rows = bare.iloc[first : first + ROWS_AT_ONCE]
+            writer.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False))
     return buffer.getvalue()
 
 
