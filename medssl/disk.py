@@ -5,11 +5,14 @@ write_atomically(Path("runs/a/run.json"), content)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -23,13 +26,23 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
 
     Raises MedsslError when the disk is full or the folder cannot be written to; what was there before stays.
     """
+    with atomic_file(path, mode) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A file to write to piece by piece that takes its place, synced, when the block ends well; else nothing changes.
+
+    Raises MedsslError as `write_atomically` does.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(file.fileno(), mode)
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)

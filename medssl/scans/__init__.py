@@ -4,6 +4,7 @@ base.py           Scan, Header; the one statement of the axis order
 files.py          walking folders, telling formats apart, atomic writes, gzip read to its checksum
 privacy.py        keyed pseudonyms; the allow-list of header fields
 geometry.py       spacing, orientation, resampling, do two grids agree
+dicom_fields.py   a header's short fields, decoded fast
 dicom_slices.py   one DICOM file -> its slices
 dicom.py          slices -> series -> volume: the geometry rules
 nifti.py          NIfTI and NRRD, integrity checked

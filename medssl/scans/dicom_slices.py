@@ -9,16 +9,21 @@ thing.
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pydicom
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import UID
 
 from medssl.errors import ScanError
 from medssl.scans import privacy
+from medssl.scans.dicom_fields import Fields
 from medssl.scans.files import in_words
 
 TAGS = {
@@ -44,11 +49,12 @@ CODECS = {  # transfer syntax -> the package that decodes it
     "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
 }
+HEADER_TAGS = [tag_for_keyword(keyword) or 0 for keyword in privacy.HEADER_FIELDS]
 OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
 DISPLAY_ONLY = {"PT", "NM"}  # counts a millilitre: MONOCHROME1 there says how to show them, not what they are
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Slice:
     """One image plane: where it is, how its numbers are to be read. mm in DICOM's LPS world.
 
@@ -84,7 +90,7 @@ def read_slices(file: str) -> list[Slice]:
     Raises ScanError for a file that is not DICOM, or holds no image.
     """
     with in_words("the DICOM header"):
-        dataset = _read(file, stop_before_pixels=True, specific_tags=list(privacy.HEADER_FIELDS))
+        dataset = Fields(_read(file, stop_before_pixels=True, specific_tags=HEADER_TAGS))
         if "Rows" not in dataset or "Columns" not in dataset:
             raise ScanError(
                 "the DICOM object holds no image (Rows, 0028,0010, is missing): a report, a plan or a "
@@ -138,7 +144,7 @@ def _plausible(file: str) -> bool:
     }
 
 
-def _slice(file: str, dataset: Dataset, frame: int, group: Dataset | None) -> Slice:
+def _slice(file: str, dataset: Fields, frame: int, group: Dataset | None) -> Slice:
     kinds = {str(word).upper() for word in _many(dataset.get("ImageType"))}
     modality = privacy.known_modality(dataset.get("Modality"))
     numbers, problem = _numbers(dataset, group)
@@ -146,12 +152,12 @@ def _slice(file: str, dataset: Dataset, frame: int, group: Dataset | None) -> Sl
     return Slice(
         file=file,
         frame=frame,
-        series=str(dataset.get("SeriesInstanceUID") or ""),
-        patient=str(dataset.get("PatientID") or "").strip(),
+        series=_shared(str(dataset.get("SeriesInstanceUID") or "")),
+        patient=_shared(str(dataset.get("PatientID") or "").strip()),
         modality=modality,
         manufacturer=privacy.known_manufacturer(dataset.get("Manufacturer")),
-        site=str(dataset.get("InstitutionName") or "").strip() or None,
-        size=(int(dataset.Rows), int(dataset.Columns)),
+        site=_shared(str(dataset.get("InstitutionName") or "").strip()) or None,
+        size=_shared((int(dataset.get("Rows")), int(dataset.get("Columns")))),
         samples=int(dataset.get("SamplesPerPixel") or 1),
         frames_in_file=int(dataset.get("NumberOfFrames") or 1),
         enhanced=group is not None,
@@ -159,15 +165,21 @@ def _slice(file: str, dataset: Dataset, frame: int, group: Dataset | None) -> Sl
         mosaic="MOSAIC" in kinds,
         burned_in=str(dataset.get("BurnedInAnnotation") or "").upper() == "YES",
         position=numbers.get("ImagePositionPatient"),
-        orientation=numbers.get("ImageOrientationPatient"),
-        spacing_mm=numbers.get("PixelSpacing") or numbers.get("ImagerPixelSpacing"),
+        orientation=_shared(numbers.get("ImageOrientationPatient")),
+        spacing_mm=_shared(numbers.get("PixelSpacing") or numbers.get("ImagerPixelSpacing")),
         slope=numbers.get("RescaleSlope", (1.0,))[0],
         intercept=numbers.get("RescaleIntercept", (0.0,))[0],
         problem=problem,
     )
 
 
-def _lookup_table(dataset: Dataset) -> str | None:
+@functools.lru_cache(1024)
+def _shared(value: Any) -> Any:
+    """The first object seen that equals this one: the slices of a series hold its texts and numbers once."""
+    return value
+
+
+def _lookup_table(dataset: Fields) -> str | None:
     """Pixels that mean nothing without a table we do not read."""
     if "ModalityLUTSequence" in dataset:
         return "a modality lookup table (0028,3000) is not read yet: convert the scan to NIfTI or PNG first"
@@ -176,7 +188,7 @@ def _lookup_table(dataset: Dataset) -> str | None:
     return None
 
 
-def _numbers(dataset: Dataset, group: Dataset | None) -> tuple[dict[str, tuple[float, ...]], str | None]:
+def _numbers(dataset: Fields, group: Dataset | None) -> tuple[dict[str, tuple[float, ...]], str | None]:
     """The header's numbers by keyword, and the first thing that is wrong with them."""
     counts = {
         "PixelSpacing": 2,
@@ -199,18 +211,21 @@ def _numbers(dataset: Dataset, group: Dataset | None) -> tuple[dict[str, tuple[f
 
 
 def _check_numbers(keyword: str, tag: str, values: tuple[float, ...], count: int) -> None:
-    shown = ", ".join(f"{value:g}" for value in values)
     if len(values) != count:
         raise ScanError(f"{keyword} ({tag}) holds {len(values)} numbers: expected {count}; fix the header")
-    if not np.isfinite(values).all():
-        raise ScanError(f"{keyword} ({tag}) is {shown}: expected finite numbers; fix the header")
+    if not all(map(math.isfinite, values)):
+        raise ScanError(f"{keyword} ({tag}) is {_shown(values)}: expected finite numbers; fix the header")
     if "Spacing" in keyword and min(values) <= 0:
-        raise ScanError(f"{keyword} ({tag}) is {shown}: expected positive mm; fix the header")
+        raise ScanError(f"{keyword} ({tag}) is {_shown(values)}: expected positive mm; fix the header")
     if keyword == "RescaleSlope" and values[0] == 0:
         raise ScanError(f"{keyword} ({tag}) is 0: expected a number that keeps the image; fix the header")
 
 
-def _field(dataset: Dataset, group: Dataset | None, keyword: str):
+def _shown(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _field(dataset: Fields, group: Dataset | None, keyword: str):
     """A field of a classic header, or of one frame of an enhanced one (its own group first, then the shared
     one)."""
     if group is None:

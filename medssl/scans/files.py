@@ -7,11 +7,12 @@ for source, path in walk([Path("archive")]):
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,42 @@ SUFFIXES = {
 }
 INFLATE_LIMIT = 1032  # deflate cannot do better than 1032 to 1: a header that claims more is lying
 CHUNK = 1 << 20
+CONNECT_S = 20
 
 
-def walk(sources: Iterable[Path], leave_out: Path | None = None) -> Iterator[tuple[Path, Path]]:
-    """(source, file) for every file under the sources, each once; hidden files and the folder `leave_out`
-    skipped.
+def walk(sources: Sequence[Path], leave_out: Path | None = None) -> Iterator[tuple[Path, Path]]:
+    """(source, file) for every file under the sources, each once, folder by folder in the order of the names; hidden
+    files and the folder `leave_out` are skipped, and links to what is met anyway.
 
     Raises MedsslError for a source that does not exist.
     """
-    seen: set[Path] = set()
-    hidden_out = leave_out.resolve() if leave_out else None
     for source in sources:
         if not source.exists():
             raise MedsslError(f"{source} does not exist: expected a folder or a file with scans")
-        for path in _files(source, hidden_out):
-            real = path.resolve()
-            if real not in seen:
-                seen.add(real)
-                yield source, path
+    roots = [source.resolve() for source in sources]
+    linked: set[Path] = set()
+    for number, (source, root) in enumerate(zip(sources, roots)):
+        earlier = set(roots[:number])
+        if not earlier.isdisjoint([root, *root.parents]):
+            continue
+        pruned = earlier | ({leave_out.resolve()} if leave_out else set())
+        if source.is_file():
+            yield source, source
+            continue
+        for path, entry in _files(source, pruned):
+            if entry.is_symlink() and not _first_met(path, roots, linked):
+                continue
+            yield source, path
+
+
+def _first_met(link: Path, roots: list[Path], linked: set[Path]) -> bool:
+    """False for a link to a file that is met under a source itself (no hidden one), or that another link led to."""
+    real = link.resolve()
+    below = [real.relative_to(root).parts for root in roots if real.is_relative_to(root)]
+    if real in linked or any(not any(part.startswith(".") for part in parts) for parts in below):
+        return False
+    linked.add(real)
+    return True
 
 
 def kind(path: Path) -> str | None:
@@ -138,16 +157,19 @@ def in_words(what: str) -> Iterator[None]:
             logger.disabled = disabled
 
 
-def _files(source: Path, leave_out: Path | None) -> Iterator[Path]:
-    if source.is_file():
-        yield source
-        return
-    for folder, folders, files in os.walk(source):
-        here = Path(folder)
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and (here / name).resolve() != leave_out
-        )
-        yield from (here / name for name in sorted(files) if not name.startswith("."))
+def _files(folder: Path, pruned: set[Path]) -> Iterator[tuple[Path, os.DirEntry]]:
+    """Every file below a folder, in the order of its path's parts; links to folders are not followed."""
+    with os.scandir(folder) as entries:
+        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    names = {path.name for path in pruned}
+    for entry in listed:
+        path = folder / entry.name
+        if entry.name in names and path.resolve() in pruned:
+            continue
+        if not entry.is_dir():
+            yield path, entry
+        elif not entry.is_symlink():
+            yield from _files(path, pruned)
 
 
 def _has_dicom_magic(path: Path) -> bool:
@@ -158,16 +180,73 @@ def _has_dicom_magic(path: Path) -> bool:
         return False
 
 
-def run_parallel(work: Callable[[Any], Any], items: list[Any], jobs: int, title: str) -> Iterator[Any]:
-    """`work(item)` for each item, in order, on `jobs` processes, with a progress bar on stderr."""
-    from joblib import Parallel, delayed
+def run_parallel(
+    work: Callable[[Any], Any],
+    items: Iterable[Any],
+    jobs: int,
+    title: str,
+    total: int | None = None,
+    batch: int = 1,
+    scheduler: str | None = None,
+) -> Iterator[Any]:
+    """`work(item)` for each item of a stream, in its order, with a progress bar on stderr.
+
+    jobs: processes, -1 for one a core. batch: items that are sent at once, for work that takes milliseconds.
+    scheduler: the address of a dask.distributed cluster whose workers see the same files; it takes the place of `jobs`.
+    Raises MedsslError for a cluster that cannot be reached.
+    """
     from rich.console import Console
     from rich.progress import track
 
-    results = (
-        (work(item) for item in items)
-        if jobs == 1
-        else Parallel(n_jobs=jobs, return_as="generator")(delayed(work)(item) for item in items)
-    )
+    alone = jobs == 1 and scheduler is None
+    results = (work(item) for item in items) if alone else _spread(work, items, jobs, batch, scheduler)
     console = Console(stderr=True)
-    return iter(track(results, title, len(items), console=console, transient=True, disable=not console.is_terminal))
+    yield from track(results, title, total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _spread(work, items: Iterable[Any], jobs: int, batch: int, scheduler: str | None) -> Iterator[Any]:
+    from joblib import delayed
+
+    stream = iter(items)
+    batches = iter(lambda: list(itertools.islice(stream, batch)), [])
+    first = next(batches, None)
+    if first is None:
+        return
+    calls = (delayed(_each)(work, part) for part in itertools.chain([first], batches))
+    with _pool(jobs, scheduler) as pool:
+        for results in pool(calls):
+            yield from results
+
+
+def _each(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    return [work(item) for item in items]
+
+
+@contextlib.contextmanager
+def _pool(jobs: int, scheduler: str | None) -> Iterator[Any]:
+    """joblib's Parallel, on processes of this machine or on the dask cluster at an address."""
+    import joblib
+
+    options: dict[str, Any] = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "4 * n_jobs"}
+    if scheduler is None:
+        yield joblib.Parallel(jobs, **options)
+        return
+    with _client(scheduler) as client:
+        with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=CONNECT_S):
+            pool = joblib.Parallel(-1, **options)
+        yield pool
+
+
+def _client(scheduler: str) -> Any:
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise MedsslError(
+            "--scheduler needs dask.distributed, which is not installed: pip install 'medssl[cluster]'"
+        ) from None
+    try:
+        return Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise MedsslError(
+            f"no dask scheduler answers at {scheduler!r} ({type(error).__name__}): expected tcp://HOST:PORT or tls://HOST:PORT"
+        ) from None

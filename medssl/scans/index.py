@@ -12,9 +12,15 @@ Four files in the folder `out`:
 
 from __future__ import annotations
 
+import copy
+import functools
+import heapq
 import os
+import pickle
 import re
-from collections.abc import Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,12 +37,13 @@ from medssl.scans.labels import LabelTable, Parts, Warned
 from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
 from medssl.scans.read import mask_header, read_headers
-from medssl.scans.tables import manifest_frame, refuse_nothing, to_parquet
+from medssl.scans.tables import SOURCES, Columns, RowGroups, manifest_frame, refuse_nothing, to_parquet
 
+BATCH = 64  # scans that go to a process, or to the disk, at once
 NO_ROW = "no row in labels: patient unknown"
 
 
-@dataclass
+@dataclass(slots=True)
 class Found:
     """One scan on its way into the manifest."""
 
@@ -66,6 +73,7 @@ def index(
     classes_from_folders: bool = False,
     modality: str | None = None,
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> pd.DataFrame:
     """Read the headers of every scan under the sources and write the manifest; returns it.
 
@@ -74,7 +82,8 @@ def index(
     else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
     (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz. classes_from_folders: the folder's
     name as label `class`. modality: for formats that do
-    not say it. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
+    not say it. jobs: processes, -1 for one a core. scheduler: the address of a dask.distributed cluster that sees the same
+    files, in place of jobs. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
     Raises MedsslError for folders with nothing usable and for options that do not fit.
 
     >>> manifest = index([Path("scans")], Path("manifest"), patient=r"(sub-\\d+)")        # doctest: +SKIP
@@ -83,24 +92,69 @@ def index(
     table = LabelTable(labels, key, patient, label) if labels else None
     patients = _PatientRule(patient, table)
     _check_options(modality, label, labels)
-    sources, out = [Path(os.path.normpath(source)) for source in sources], Path(out)
-    warned: list[Warned] = []
-    found = _find(sources, out, template, warned, jobs)
-    prefixes = _prefixes(sources)
-    found.sort(key=lambda item: (prefixes[item.source], _relative(item, Path(item.files[0])).parts))
-    if table:
-        warned += _join(found, table, prefixes)
-    patients.apply(found, prefixes, warned)
-    if classes_from_folders:
-        for item in found:
-            item.labels["class"] = item.path.parent.name
-    _check_masks(found, jobs)
+    prefixes = _prefixes([Path(os.path.normpath(source)) for source in sources])
+    out = Path(out)
     names = Pseudonyms(out / "pseudonym.key")
-    manifest = _write(found, prefixes, names, modality, out)
+    warned: list[Warned] = []
+    with Pile(out, prefixes) as found:
+        _find(found, prefixes, out, template, warned, jobs, scheduler)
+        stream: Iterator[Found] = iter(found)
+        if table:
+            stream = _join(found, table, prefixes, warned)
+        stream = patients.apply(stream, prefixes, warned)
+        if classes_from_folders:
+            stream = map(_with_class, stream)
+        if template:
+            stream = run_parallel(_with_mask_checked, stream, jobs, "masks", batch=BATCH, scheduler=scheduler)
+        manifest = _write(stream, prefixes, names, modality, out)
     _tell(warned)
     manifest.attrs["warnings"] = [item.text for item in warned]
     refuse_nothing(manifest)
     return manifest
+
+
+class Pile:
+    """The scans found so far, in the order of their paths, again and again: those of one file in a file without a name
+    that dies with the process, for an archive may be larger than the memory; DICOM series in a list."""
+
+    def __init__(self, folder: Path, prefixes: dict[Path, str]) -> None:
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._key = functools.partial(_place, prefixes)
+        self._new: list[Found] = []
+        self.series: list[Found] = []
+
+    def add(self, item: Found) -> None:
+        """One more scan, which comes after all that were added before."""
+        self._new.append(item)
+        if len(self._new) >= BATCH:
+            self._flush()
+
+    def __iter__(self) -> Iterator[Found]:
+        self._flush()
+        self.series.sort(key=self._key)
+        return heapq.merge(self._stored(), map(copy.copy, self.series), key=self._key)
+
+    def _flush(self) -> None:
+        self._file.seek(0, os.SEEK_END)
+        pickle.dump(self._new, self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._new = []
+
+    def _stored(self) -> Iterator[Found]:
+        place = 0
+        while True:
+            self._file.seek(place)
+            try:
+                items = pickle.load(self._file)
+            except EOFError:
+                return
+            place = self._file.tell()
+            yield from items
+
+    def __enter__(self) -> Pile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def _check_options(modality: str | None, label, labels) -> None:
@@ -110,28 +164,55 @@ def _check_options(modality: str | None, label, labels) -> None:
         raise MedsslError("label names columns, but no labels file is given: expected --labels FILE.csv with it")
 
 
-def _find(sources, out: Path, template: MaskTemplate | None, warned: list[Warned], jobs: int) -> list[Found]:
+def _find(found: Pile, prefixes, out: Path, template: MaskTemplate | None, warned, jobs: int, scheduler) -> None:
     """Every scan and every file that should have been one."""
-    files = [(source, path, kind(path)) for source, path in walk(sources, leave_out=out)]
-    others = sorted({suffix(path) or "no suffix" for _, path, format in files if format is None})
-    skipped = sum(format is None for _, _, format in files)
+    others: Counter[str] = Counter()
+    files: Iterable[tuple[Path, Path, str]] = _known(walk(list(prefixes), leave_out=out), others)
+    pairs: dict[Path, Path] = {}
+    masks: set[Path] = set()
+    if template:
+        files = list(files)
+        pairs, masks = _pair(files, template, warned)
+    scans = (entry for entry in files if entry[1] not in masks)
+    slices: list[tuple[Path, Slice]] = []
+    count = 0
+    used = set()
+    for part in run_parallel(_look, scans, jobs, "headers", batch=BATCH, scheduler=scheduler):
+        for item in part:
+            count += 1
+            if isinstance(item, Found):
+                item.mask = _mask_of(item, pairs)
+                used.add(item.mask)
+                found.add(item)
+            else:
+                slices.append(item)
+    found.series = _series(slices)
+    for item in found.series:
+        item.mask = _mask_of(item, pairs)
+        used.add(item.mask)
+    found.series += _lonely(files, masks - used)
+    _check_any(list(prefixes), count + len(masks), others, warned)
+
+
+def _known(files: Iterable[tuple[Path, Path]], others: Counter[str]) -> Iterator[tuple[Path, Path, str]]:
+    """The files of a format that is read; the others are counted by their suffix."""
+    for source, path in files:
+        format = kind(path)
+        if format is None:
+            others[suffix(path) or "no suffix"] += 1
+        else:
+            yield source, path, format
+
+
+def _check_any(sources: list[Path], count: int, others: Counter[str], warned: list[Warned]) -> None:
+    skipped = others.total()
     if skipped:
-        warned.append(Warned(f"{skipped} files of other kinds were skipped", tuple(others)))
-    files = [entry for entry in files if entry[2] is not None]
-    if not files:
+        warned.insert(0, Warned(f"{skipped} files of other kinds were skipped", tuple(sorted(others))))
+    if not count:
         raise MedsslError(
-            f"no scan in {', '.join(map(str, sources))}: expected DICOM, NIfTI, NRRD, PNG, JPEG, TIFF or "
-            "MedMNIST .npz "
+            f"no scan in {', '.join(map(str, sources))}: expected DICOM, NIfTI, NRRD, PNG, JPEG, TIFF or MedMNIST .npz "
             f"files, found {skipped} of other kinds"
         )
-    pairs, masks = _pair(files, template, warned)
-    scans = [entry for entry in files if entry[1] not in masks]
-    found = [item for part in run_parallel(_look, scans, jobs, "headers") for item in part]
-    found = _series([item for item in found if isinstance(item, tuple)]) + [
-        item for item in found if isinstance(item, Found)
-    ]
-    _give_masks(found, pairs, files, masks)
-    return found
 
 
 def _pair(files, template: MaskTemplate | None, warned: list[Warned]) -> tuple[dict[Path, Path], set[Path]]:
@@ -175,27 +256,40 @@ def _series_found(series: Series, source: Path) -> Found:
     return found
 
 
-def _give_masks(found: list[Found], pairs: dict[Path, Path], files, masks: set[Path]) -> None:
-    """Each scan its mask, and a reject for each mask that no scan has."""
-    used = set()
-    for item in found:
-        folder = item.path if item.path.is_dir() else item.path.parent
-        item.mask = pairs.get(item.path) or (pairs.get(folder) if item.format == "dicom" else None)
-        used.add(item.mask)
-    for source, path, format in files:
-        if path in masks and path not in used:
-            found.append(Found(source, path, [str(path)], format, reason="a mask without an image: left out"))
+def _mask_of(item: Found, pairs: dict[Path, Path]) -> Path | None:
+    if not pairs:
+        return None
+    folder = item.path if item.path.is_dir() else item.path.parent
+    return pairs.get(item.path) or (pairs.get(folder) if item.format == "dicom" else None)
+
+
+def _lonely(files: Iterable[tuple[Path, Path, str]], masks: set[Path]) -> list[Found]:
+    """A reject for each mask that no scan has."""
+    reason = "a mask without an image: left out"
+    return (
+        [Found(source, path, [str(path)], format, reason=reason) for source, path, format in files if path in masks]
+        if masks
+        else []
+    )
 
 
 def _prefixes(sources: list[Path]) -> dict[Path, str]:
-    """A short name for each source folder; its whole path where two have the same name."""
+    """A short name for each source folder, in the order of the names; its whole path where two have the same name."""
     names = [source.resolve().name for source in sources]
-    return {source: name if names.count(name) == 1 else str(source.resolve()) for source, name in zip(sources, names)}
+    prefixes = {
+        source: name if names.count(name) == 1 else str(source.resolve()) for source, name in zip(sources, names)
+    }
+    return dict(sorted(prefixes.items(), key=lambda item: item[1]))
 
 
 def _relative(item: Found, path: Path) -> Path:
-    base = item.source if item.source.is_dir() else item.source.parent
+    base = item.source if path != item.source or path.is_dir() else item.source.parent
     return path.relative_to(base)
+
+
+def _place(prefixes: dict[Path, str], item: Found) -> tuple[str, tuple[str, ...]]:
+    """Where a scan comes in the manifest, whatever the pseudonyms' key and the number of processes."""
+    return prefixes[item.source], _relative(item, Path(item.files[0])).parts
 
 
 def _text(item: Found, prefixes: dict[Path, str]) -> str:
@@ -212,17 +306,28 @@ def _parts(item: Found, prefixes: dict[Path, str]) -> list[Parts]:
     return [(prefixes[item.source], *_relative(item, path).parts) for path in sorted(paths)]
 
 
-def _join(found: list[Found], table: LabelTable, prefixes) -> list[Warned]:
-    rows, warned = table.match([_parts(item, prefixes) for item in found], [item.reason is None for item in found])
-    for item, row in zip(found, rows):
-        if isinstance(row, int):
-            item.labels.update(table.values(row))
-            item.patient = table.patient_of(row) if table.patient else None
-        if table.patient and row == "twice":
-            item.reject("its rows in labels disagree: patient unknown; keep one row")
-        elif table.patient and item.patient is None:
-            item.reject(NO_ROW if row is None else "its row in labels has no patient: fill it in")
-    return warned
+def _join(found: Pile, table: LabelTable, prefixes, warned: list[Warned]) -> Iterator[Found]:
+    """The scans with their labels, and their patients where a column of the labels says."""
+    usable = [item.reason is None for item in found]
+    rows, said = table.match((_parts(item, prefixes) for item in found), usable)
+    warned += said
+    return map(functools.partial(_labelled, table), found, rows)
+
+
+def _labelled(table: LabelTable, item: Found, row: int | str | None) -> Found:
+    if isinstance(row, int):
+        item.labels = item.labels | table.values(row)
+        item.patient = table.patient_of(row) if table.patient else None
+    if table.patient and row == "twice":
+        item.reject("its rows in labels disagree: patient unknown; keep one row")
+    elif table.patient and item.patient is None:
+        item.reject(NO_ROW if row is None else "its row in labels has no patient: fill it in")
+    return item
+
+
+def _with_class(item: Found) -> Found:
+    item.labels = item.labels | {"class": item.path.parent.name}
+    return item
 
 
 class _PatientRule:
@@ -232,7 +337,7 @@ class _PatientRule:
         self.from_labels = table is not None and table.patient is not None
         self.pattern = None if patient is None or self.from_labels else _pattern(patient, table)
 
-    def apply(self, found: list[Found], prefixes: dict[Path, str], warned: list[Warned]) -> None:
+    def apply(self, found: Iterable[Found], prefixes: dict[Path, str], warned: list[Warned]) -> Iterator[Found]:
         alone = 0
         for item in found:
             if self.pattern:
@@ -245,6 +350,7 @@ class _PatientRule:
                 if item.patient is None:
                     item.patient = f"scan {_text(item, prefixes)}"
                     alone += item.reason is None
+            yield item
         if alone:
             warned.append(Warned(f"{alone} scans name no patient, each counts as its own (say who with --patient)"))
 
@@ -263,13 +369,13 @@ def _pattern(patient: str, table: LabelTable | None) -> re.Pattern:
     return pattern
 
 
-def _check_masks(found: list[Found], jobs: int) -> None:
-    """Reject the scans whose mask lies on another grid."""
-    pairs = [item for item in found if item.mask and item.header and item.reason is None]
-    checks = [(item.mask, item.header) for item in pairs]
-    for item, reason in zip(pairs, run_parallel(_mask_reason, checks, jobs, "masks")):
+def _with_mask_checked(item: Found) -> Found:
+    """Rejected when its mask lies on another grid."""
+    if item.mask and item.header and item.reason is None:
+        reason = _mask_reason((item.mask, item.header))
         if reason:
             item.reject(reason)
+    return item
 
 
 def _mask_reason(check: tuple[Path, Header]) -> str | None:
@@ -282,21 +388,24 @@ def _mask_reason(check: tuple[Path, Header]) -> str | None:
     return None
 
 
-def _write(found: list[Found], prefixes, names: Pseudonyms, modality: str | None, out: Path) -> pd.DataFrame:
-    scans = [names.of("scan", _text(item, prefixes)) for item in found]
-    rows = [_row(item, scan, names, modality) for item, scan in zip(found, scans)]
-    manifest = manifest_frame(rows)
-    sources = pd.DataFrame(
-        {
-            "scan": scans,
-            "files": [[str(Path(file).resolve()) for file in item.files] for item in found],
-            "format": [item.format for item in found],
-            "member": [item.member for item in found],
-            "mask": [str(item.mask.resolve()) if item.mask else None for item in found],
-        }
-    )
+def _write(found: Iterable[Found], prefixes, names: Pseudonyms, modality: str | None, out: Path) -> pd.DataFrame:
+    """The tables on disk; of each scan only its row stays in memory, and equal cells share one object."""
+    columns = Columns()
+    with RowGroups(out / "sources.parquet", SOURCES, mode=0o600) as sources:
+        for item in found:
+            scan = names.of("scan", _text(item, prefixes))
+            columns.add(_row(item, scan, names, modality))
+            sources.add(
+                {
+                    "scan": scan,
+                    "files": [os.path.realpath(file) for file in item.files],
+                    "format": item.format,
+                    "member": item.member,
+                    "mask": os.path.realpath(item.mask) if item.mask else None,
+                }
+            )
+    manifest = manifest_frame(columns)
     rejects = manifest.loc[manifest.status == "rejected", ["scan", "reason"]].reset_index(drop=True)
-    write_atomically(out / "sources.parquet", to_parquet(sources), mode=0o600)
     write_atomically(out / "rejects.parquet", to_parquet(rejects))
     write_atomically(out / "manifest.parquet", to_parquet(manifest))
     return manifest

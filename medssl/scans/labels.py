@@ -11,7 +11,7 @@ its folder's.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -54,10 +54,10 @@ class LabelTable:
         self.frame = frame
         self.left_out = [name for name in others if name not in self.kept] if label is None else []
 
-    def match(self, paths: Sequence[Sequence[Parts]], usable: Sequence[bool]) -> tuple[list, list[Warned]]:
+    def match(self, paths: Iterable[Sequence[Parts]], usable: Sequence[bool]) -> tuple[list, list[Warned]]:
         """For each scan (its paths as parts, below its source): a row number, "twice" for rows that disagree,
         or None."""
-        exact, by_end, by_stem = _indices(paths)
+        exact, by_end, by_stem = _indices(paths, {_parts(text) for text in self.ids})
         rows: dict[int, list[int]] = defaultdict(list)
         unknown: list[str] = []
         ambiguous: list[str] = []
@@ -69,7 +69,7 @@ class LabelTable:
                 rows[scans.pop()].append(number)
             else:
                 (ambiguous if scans else unknown).append(text)
-        matched = [self._one(rows[scan]) if scan in rows else None for scan in range(len(paths))]
+        matched = [self._one(rows[scan]) if scan in rows else None for scan in range(len(usable))]
         return matched, self._warnings(matched, rows, unknown, ambiguous, usable)
 
     def values(self, row: int) -> dict[str, object]:
@@ -130,16 +130,22 @@ def _parts(text: str) -> Parts:
     return tuple(part for part in PurePosixPath(text.replace("\\", "/")).parts if part not in (".", "/"))
 
 
-def _indices(paths: Sequence[Sequence[Parts]]) -> tuple[dict, dict, dict]:
+def _indices(paths: Iterable[Sequence[Parts]], wanted: set[Parts]) -> tuple[dict, dict, dict]:
+    """Which scans a label row may mean, by its parts; only what some row says is kept."""
     exact: dict[Parts, set[int]] = defaultdict(set)
     by_end: dict[Parts, set[int]] = defaultdict(set)
     by_stem: dict[Parts, set[int]] = defaultdict(set)
     for scan, variants in enumerate(paths):
         for parts in variants:
-            exact[parts[1:]].add(scan)
             bare = (*parts[:-1], stem(Path(parts[-1])))
+            _note(exact, parts[1:], scan, wanted)
             for start in range(len(parts)):
-                by_end[parts[start:]].add(scan)
-                by_stem[bare[start:]].add(scan)
+                _note(by_end, parts[start:], scan, wanted)
+                _note(by_stem, bare[start:], scan, wanted)
     exact.pop((), None)
     return exact, by_end, by_stem
+
+
+def _note(scans: dict[Parts, set[int]], parts: Parts, scan: int, wanted: set[Parts]) -> None:
+    if parts in wanted:
+        scans[parts].add(scan)

@@ -6,13 +6,18 @@ where(Path("manifest"), "85f3706036c9")     # the files that a scan is made of
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from medssl.disk import atomic_file
 from medssl.errors import MedsslError, nearest
 
 if TYPE_CHECKING:
@@ -38,6 +43,16 @@ COLUMNS = (
     "reason",
     "notes",
 )
+SOURCES = pa.schema(
+    {
+        "scan": pa.string(),
+        "files": pa.list_(pa.string()),
+        "format": pa.string(),
+        "member": pa.string(),
+        "mask": pa.string(),
+    }
+)
+ROWS_AT_ONCE = 1 << 13
 WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
 
 
@@ -63,13 +78,74 @@ def where(out: Path, scan: str) -> list[str]:
     return list(sources.loc[scan, "files"])
 
 
-def manifest_frame(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Rows as the manifest: every column of the contract, then the labels; whole numbers stay whole."""
-    frame = pd.DataFrame(rows)
-    label_columns = [name for name in frame.columns if name.startswith("label.")]
-    frame = frame.reindex(columns=[*COLUMNS, *label_columns])
-    for name in COLUMNS:
-        frame[name] = frame[name].astype("Int64" if name in WHOLE_NUMBERS else object)
+class Columns:
+    """Rows added one by one, kept by column; equal cells are one object, so that a million rows fit."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lists: dict[str, list[object]] = {name: [] for name in COLUMNS}
+
+    def add(self, row: dict[str, object]) -> None:
+        """One more row; what it does not say is None."""
+        for name in row.keys() - self.lists.keys():
+            self.lists[name] = [None] * self.count
+        for name, cells in self.lists.items():
+            value = row.get(name)
+            if isinstance(value, list):
+                cells.append(_one_list(name, tuple(value)))
+            else:
+                cells.append(_one_text(value) if isinstance(value, str) else value)
+        self.count += 1
+
+
+@functools.lru_cache(4096)
+def _one_list(name: str, values: tuple) -> list:
+    return list(values)
+
+
+@functools.lru_cache(4096)
+def _one_text(text: str) -> str:
+    return text
+
+
+class RowGroups:
+    """A Parquet file written a group of rows at a time; it takes its place whole, when all went well.
+
+    with RowGroups(path, schema, mode=0o600) as table: table.add({"scan": "a3f0", ...})
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, mode: int = 0o644) -> None:
+        self._path, self._schema, self._mode = path, schema, mode
+        self._rows: list[dict[str, object]] = []
+
+    def add(self, row: dict[str, object]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self._rows = []
+
+    def __enter__(self) -> RowGroups:
+        self._open = contextlib.ExitStack()
+        file = self._open.enter_context(atomic_file(self._path, self._mode))
+        self._writer = self._open.enter_context(pq.ParquetWriter(file, self._schema))
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool | None:
+        if kind is None:
+            self._flush()
+        return self._open.__exit__(kind, error, trace)
+
+
+def manifest_frame(rows: Columns) -> pd.DataFrame:
+    """Rows, which are used up, as the manifest: every column of the contract, then the labels; whole numbers stay
+    whole."""
+    label_columns = [name for name in rows.lists if name.startswith("label.")]
+    kinds = {name: "Int64" if name in WHOLE_NUMBERS else object for name in COLUMNS}
+    names = [*COLUMNS, *label_columns]
+    frame = pd.DataFrame({name: pd.Series(rows.lists.pop(name), dtype=kinds.get(name)) for name in names})
     frame["has_mask"] = frame["has_mask"].astype(bool)
     for name in label_columns:
         values = frame[name].dropna()
@@ -90,7 +166,11 @@ def to_parquet(frame: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     bare = frame.copy(deep=False)
     bare.attrs = {}
-    bare.to_parquet(buffer, index=False)
+    schema = pa.Schema.from_pandas(bare, preserve_index=False)
+    with pq.ParquetWriter(buffer, schema) as writer:
+        for first in range(0, max(1, len(bare)), ROWS_AT_ONCE):
+            rows = bare.iloc[first : first + ROWS_AT_ONCE]
+            writer.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False))
     return buffer.getvalue()
 
 
