@@ -1,7 +1,7 @@
 """Files: what lies in a folder and what kind each file is.
 
 for source, path in walk([Path("archive")]):
-    kind(path)            # "dicom", "nifti", "nrrd", "image", "npz" or None
+    kind(path)            # "dicom", "nifti", "nrrd", "metaimage", "image", "npz" or None
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ SUFFIXES = {
     ".nii": "nifti",
     ".nii.gz": "nifti",
     ".nrrd": "nrrd",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
     ".png": "image",
     ".jpg": "image",
     ".jpeg": "image",
