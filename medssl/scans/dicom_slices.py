@@ -70,6 +70,7 @@ class Slice:
     localizer: bool
     mosaic: bool
     burned_in: bool
+    burned_in_risk: str | None
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing_mm: tuple[float, ...] | None
@@ -157,7 +158,8 @@ def _slice(file: str, dataset: Dataset, frame: int, group: Dataset | None) -> Sl
         enhanced=group is not None,
         localizer="LOCALIZER" in kinds,
         mosaic="MOSAIC" in kinds,
-        burned_in=str(dataset.get("BurnedInAnnotation") or "").upper() == "YES",
+        burned_in=str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES",
+        burned_in_risk=privacy.burned_in_risk(dataset, modality, kinds),
         position=numbers.get("ImagePositionPatient"),
         orientation=numbers.get("ImageOrientationPatient"),
         spacing_mm=numbers.get("PixelSpacing") or numbers.get("ImagerPixelSpacing"),

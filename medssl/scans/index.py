@@ -1,10 +1,11 @@
 """Folders of scans -> a manifest, by their headers alone; with labels, patients and masks joined on.
 
-Four files in the folder `out`:
+The files in the folder `out`:
     manifest.parquet    one row a scan, no path and no name: may be shared as the data themselves may be
     rejects.parquet     the scans that cannot be used, and why
     sources.parquet     which files each scan is (mode 0600)
     pseudonym.key       what the pseudonyms are made with (mode 0600)
+    audit.csv           with audit=True: what header text was left behind, by tag and count, never a value
 
     manifest = index([Path("hippocampus")], Path("manifest"), labels=Path("volumes.csv"), patient="subject",
                      mask="../labels/{name}", modality="MR")
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,7 @@ import pandas as pd
 from medssl.disk import write_atomically
 from medssl.errors import MedsslError, ScanError, nearest
 from medssl.scans import geometry
+from medssl.scans.audit import write_audit
 from medssl.scans.base import Header
 from medssl.scans.dicom import Series, group
 from medssl.scans.dicom_slices import Slice, read_slices
@@ -30,9 +32,11 @@ from medssl.scans.files import kind, run_parallel, suffix, walk
 from medssl.scans.labels import LabelTable, Parts, Warned
 from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
-from medssl.scans.read import mask_header, read_headers
+from medssl.scans.quality import header_flags, joined
+from medssl.scans.read import files_of, mask_header, read_headers
 from medssl.scans.tables import manifest_frame, refuse_nothing, to_parquet
 
+LOOK_FIRST = "look at it, then --accept-burned-in-risk true keeps it, or set BurnedInAnnotation (0028,0301) to NO"
 NO_ROW = "no row in labels: patient unknown"
 
 
@@ -65,6 +69,8 @@ def index(
     mask: str | None = None,
     classes_from_folders: bool = False,
     modality: str | None = None,
+    accept_burned_in_risk: bool = False,
+    audit: bool = False,
     jobs: int = 1,
 ) -> pd.DataFrame:
     """Read the headers of every scan under the sources and write the manifest; returns it.
@@ -74,7 +80,9 @@ def index(
     else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
     (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz. classes_from_folders: the folder's
     name as label `class`. modality: for formats that do
-    not say it. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
+    not say it. accept_burned_in_risk: keep, flagged, what is quarantined because it may show a name in its pixels:
+    ultrasound, fluoroscopy, secondary captures and screen saves whose header does not say BurnedInAnnotation NO; look at
+    them first. audit: also write audit.csv. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
     Raises MedsslError for folders with nothing usable and for options that do not fit.
 
     >>> manifest = index([Path("scans")], Path("manifest"), patient=r"(sub-\\d+)")        # doctest: +SKIP
@@ -86,6 +94,9 @@ def index(
     sources, out = [Path(os.path.normpath(source)) for source in sources], Path(out)
     warned: list[Warned] = []
     found = _find(sources, out, template, warned, jobs)
+    for item in found:
+        if not accept_burned_in_risk and item.header and item.header.burned_in_risk:
+            item.reject(f"quarantined: {item.header.burned_in_risk}; {LOOK_FIRST}")
     prefixes = _prefixes(sources)
     found.sort(key=lambda item: (prefixes[item.source], _relative(item, Path(item.files[0])).parts))
     if table:
@@ -97,6 +108,8 @@ def index(
     _check_masks(found, jobs)
     names = Pseudonyms(out / "pseudonym.key")
     manifest = _write(found, prefixes, names, modality, out)
+    if audit:
+        write_audit(_audited(found), out, jobs)
     _tell(warned)
     manifest.attrs["warnings"] = [item.text for item in warned]
     refuse_nothing(manifest)
@@ -113,16 +126,15 @@ def _check_options(modality: str | None, label, labels) -> None:
 def _find(sources, out: Path, template: MaskTemplate | None, warned: list[Warned], jobs: int) -> list[Found]:
     """Every scan and every file that should have been one."""
     files = [(source, path, kind(path)) for source, path in walk(sources, leave_out=out)]
-    others = sorted({suffix(path) or "no suffix" for _, path, format in files if format is None})
-    skipped = sum(format is None for _, _, format in files)
+    skipped = [path for _, path, format in files if format is None and not _is_voxels_of_mhd(path)]
+    others = sorted({suffix(path) or "no suffix" for path in skipped})
     if skipped:
-        warned.append(Warned(f"{skipped} files of other kinds were skipped", tuple(others)))
+        warned.append(Warned(f"{len(skipped)} files of other kinds were skipped", tuple(others)))
     files = [entry for entry in files if entry[2] is not None]
     if not files:
         raise MedsslError(
-            f"no scan in {', '.join(map(str, sources))}: expected DICOM, NIfTI, NRRD, PNG, JPEG, TIFF or "
-            "MedMNIST .npz "
-            f"files, found {skipped} of other kinds"
+            f"no scan in {', '.join(map(str, sources))}: expected DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF or "
+            f"MedMNIST .npz files, found {len(skipped)} of other kinds"
         )
     pairs, masks = _pair(files, template, warned)
     scans = [entry for entry in files if entry[1] not in masks]
@@ -132,6 +144,10 @@ def _find(sources, out: Path, template: MaskTemplate | None, warned: list[Warned
     ]
     _give_masks(found, pairs, files, masks)
     return found
+
+
+def _is_voxels_of_mhd(path: Path) -> bool:
+    return suffix(path) in (".raw", ".zraw") and path.with_suffix(".mhd").exists()
 
 
 def _pair(files, template: MaskTemplate | None, warned: list[Warned]) -> tuple[dict[Path, Path], set[Path]]:
@@ -151,7 +167,8 @@ def _look(entry: tuple[Path, Path, str]) -> list:
         if format == "dicom":
             return [(source, item) for item in read_slices(str(path))]
         return [
-            Found(source, path, [str(path)], format, member, header) for member, header in read_headers(path, format)
+            Found(source, path, [str(file) for file in files_of(path, format)], format, member, header)
+            for member, header in read_headers(path, format)
         ]
     except ScanError as error:
         return [Found(source, path, [str(path)], format, reason=str(error))]
@@ -282,6 +299,15 @@ def _mask_reason(check: tuple[Path, Header]) -> str | None:
     return None
 
 
+def _audited(found: list[Found]) -> Iterator[tuple[Path, str]]:
+    """Every file whose header was looked at, masks too."""
+    for item in found:
+        for file in item.files if item.format == "dicom" else item.files[:1]:
+            yield Path(file), item.format
+        if item.mask:
+            yield item.mask, kind(item.mask) or ""
+
+
 def _write(found: list[Found], prefixes, names: Pseudonyms, modality: str | None, out: Path) -> pd.DataFrame:
     scans = [names.of("scan", _text(item, prefixes)) for item in found]
     rows = [_row(item, scan, names, modality) for item, scan in zip(found, scans)]
@@ -324,6 +350,9 @@ def _row(item: Found, scan: str, names: Pseudonyms, modality: str | None) -> dic
             "slice_axis": header.slice_axis,
             "manufacturer": header.manufacturer,
             "site": names.of("site", header.site) if header.site else None,
+            "affine_rule": header.affine_rule if len(header.shape) == 3 else None,
+            "qform_apart_mm": None if header.qform_apart_mm is None else round(header.qform_apart_mm, 3),
+            "flags": joined(header_flags(header)),
             "notes": "; ".join(header.notes) or None,
         }
     labels = {**(header.labels if header else {}), **item.labels}

@@ -34,11 +34,15 @@ COLUMNS = (
     "site",
     "digest",
     "has_mask",
+    "affine_rule",
+    "qform_apart_mm",
+    "flags",
     "status",
     "reason",
     "notes",
 )
 WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
+NUMBERS = ("qform_apart_mm",)
 
 
 def rejects_table(out: Path) -> Table:
@@ -69,7 +73,8 @@ def manifest_frame(rows: list[dict[str, object]]) -> pd.DataFrame:
     label_columns = [name for name in frame.columns if name.startswith("label.")]
     frame = frame.reindex(columns=[*COLUMNS, *label_columns])
     for name in COLUMNS:
-        frame[name] = frame[name].astype("Int64" if name in WHOLE_NUMBERS else object)
+        kind = "Int64" if name in WHOLE_NUMBERS else "float64" if name in NUMBERS else "object"
+        frame[name] = frame[name].astype(kind)
     frame["has_mask"] = frame["has_mask"].astype(bool)
     for name in label_columns:
         values = frame[name].dropna()
