@@ -159,7 +159,9 @@ def _slice(file: str, dataset: Dataset, frame: int, group: Dataset | None) -> Sl
         localizer="LOCALIZER" in kinds,
         mosaic="MOSAIC" in kinds,
         burned_in=str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES",
-        burned_in_risk=privacy.burned_in_risk(dataset, modality, kinds),
+        burned_in_risk=privacy.burned_in_risk(
+            str(dataset.get("BurnedInAnnotation") or ""), str(dataset.get("SOPClassUID") or ""), modality, kinds
+        ),
         position=numbers.get("ImagePositionPatient"),
         orientation=numbers.get("ImageOrientationPatient"),
         spacing_mm=numbers.get("PixelSpacing") or numbers.get("ImagerPixelSpacing"),

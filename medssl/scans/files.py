@@ -149,7 +149,8 @@ def _files(source: Path, leave_out: Path | None) -> Iterator[Path]:
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and (here / name).resolve() != leave_out
         )
-        yield from (here / name for name in sorted(files) if not name.startswith("."))
+        paths = (here / name for name in sorted(files) if not name.startswith("."))
+        yield from (path for path in paths if path.is_file())  # a pipe would be waited on for ever
 
 
 def _has_dicom_magic(path: Path) -> bool:

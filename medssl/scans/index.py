@@ -36,7 +36,7 @@ from medssl.scans.quality import header_flags, joined
 from medssl.scans.read import files_of, mask_header, read_headers
 from medssl.scans.tables import manifest_frame, refuse_nothing, to_parquet
 
-LOOK_FIRST = "look at it, then --accept-burned-in-risk true keeps it, or set BurnedInAnnotation (0028,0301) to NO"
+LOOK_FIRST = "look at it, then --accept-burned-in-risk keeps it, or set BurnedInAnnotation (0028,0301) to NO"
 NO_ROW = "no row in labels: patient unknown"
 
 

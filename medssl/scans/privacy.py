@@ -17,8 +17,6 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydicom.dataset import Dataset
-
 from medssl.errors import MedsslError
 
 KEY_BYTES = 32
@@ -142,15 +140,14 @@ def known_manufacturer(text: str | None) -> str | None:
     return next((name for start, name in MANUFACTURERS.items() if wanted.startswith(start)), "other")
 
 
-def burned_in_risk(dataset: Dataset, modality: str, image_type: Iterable[str]) -> str | None:
+def burned_in_risk(annotated: str, sop_class: str, modality: str, image_type: Iterable[str]) -> str | None:
     """Why a DICOM image may have text burned into its pixels, in fixed words; None where BurnedInAnnotation is NO, or
     nothing says so.
 
-    dataset: its header, by keyword. modality: one of MODALITIES. image_type: its words, in capitals.
+    annotated: BurnedInAnnotation. modality: one of MODALITIES. image_type: its words, in capitals.
     """
-    if str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "NO":
+    if annotated.strip().upper() == "NO":
         return None
-    sop_class = str(dataset.get("SOPClassUID") or "")
     if sop_class == CAPTURES or sop_class.startswith(f"{CAPTURES}."):
         return "a secondary capture (0008,0016) may have text burned into its pixels"
     if any(word in part for part in image_type for word in SCREEN_WORDS):
