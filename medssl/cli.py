@@ -90,9 +90,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _told(message: str, code: int, debug: bool) -> int:
     if debug:
-        traceback.print_exc()
+        print("Traceback, without the texts of errors:", file=sys.stderr)
+        print(_frames(typing.cast(BaseException, sys.exception())), file=sys.stderr)
     print(message, file=sys.stderr)
     return code
+
+
+def _frames(error: BaseException) -> str:
+    """A traceback of class names, files of code and lines, causes first: the text of an error may quote a header or a
+    path, and a traceback is what people mail around."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    lines = [_frames(cause), "which led to"] if cause else []
+    for frame in traceback.extract_tb(error.__traceback__):
+        module = "/".join(Path(frame.filename).parts[-2:])
+        lines.append(f"  {module}:{frame.lineno} in {frame.name}: {frame.line}")
+    return "\n".join([*lines, f"{type(error).__name__}{f': {error}' if isinstance(error, MedsslError) else ''}"])
 
 
 def _run(words: list[str]) -> int:
@@ -218,6 +230,8 @@ def _lists(function: Any, words: list[str]) -> list[str]:
             i += 1
         option = word[2:].replace("-", "_")
         kind = str(parameters[option].annotation) if option in parameters else ""
+        if not values and kind == "bool":
+            values = ["true"]
         listed = LISTED.search(kind) and not (values and values[0].startswith("["))
         if len(values) > 1 or (values and listed):
             text = "str" in kind or "Path" in kind or "Mode" in kind

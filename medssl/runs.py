@@ -194,7 +194,9 @@ def describe(thing: Any) -> dict:
         )
     kept = {n: getattr(thing, n) for n in names}
     path = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    plain = {n: v for n, v in kept.items() if _is_plain(v)}
+    plain = {
+        n: list(v) if isinstance(v, tuple) else v for n, v in kept.items() if _is_plain(v)
+    }  # as JSON gives it back
     return {"class_path": path, "init_args": plain}
 
 

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from medssl import runs
+from medssl.encoders import ResidualUNet
 from medssl.errors import MedsslError
-from medssl.finetune import Recipe, target_of
+from medssl.finetune import Recipe, architecture, target_of
 from medssl.pretrain import pretrain
 from medssl.scans.cache import Cache
 from medssl.splits import split
@@ -218,6 +219,13 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
     monkeypatch.setattr(cells_module, "_outcomes", real)
     study(cache.path, tmp_path / "s", **arms)
     assert runs.table(tmp_path / "s" / "cells")["status"].tolist() == ["finished"] * 2
+
+
+def test_the_encoder_may_be_named_beside_the_run_that_has_it(cache: Cache, pretrained: Path) -> None:
+    """A record comes back from JSON with lists where the object has tuples: still the same encoder."""
+    assert architecture(cache, [pretrained], small_encoder(), None)[0] == runs.read(pretrained).config["encoder"]
+    with pytest.raises(MedsslError, match="different encoders"):
+        architecture(cache, [pretrained], ResidualUNet(3, width=6, blocks=(1, 1)), None)
 
 
 def test_arms_that_do_not_exist_and_labels_that_are_not_there_are_named(cache: Cache, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ dicom_fields.py   a header's short fields, decoded fast
 dicom_slices.py   one DICOM file -> its slices
 dicom.py          slices -> series -> volume: the geometry rules
 nifti.py          NIfTI and NRRD, integrity checked
+metaimage.py      MetaImage, integrity checked
 images.py         PNG, JPEG, TIFF, MedMNIST .npz
 read.py           one door to every format, masks included
 masks.py          which file is whose mask

@@ -54,6 +54,9 @@ class Header:
     shape: S, without channels. channels: C, or None where only the pixels can tell (grey stored as RGB).
     patient, site: raw text, for a pseudonym to be made of at once; neither is ever written down.
     labels: what the file itself carries as labels (MedMNIST).
+    affine_rule: where a volume's affine comes from: sform, qform, pixdim (NIfTI); directions, spacings, no space
+    (NRRD, MetaImage); None for DICOM and images. qform_apart_mm: how far the qform lies from the sform used.
+    burned_in_risk: why text may be burned into the pixels, None where nothing says so.
     """
 
     modality: str
@@ -68,3 +71,6 @@ class Header:
     site: str | None = None
     labels: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    affine_rule: str | None = None
+    qform_apart_mm: float | None = None
+    burned_in_risk: str | None = None

@@ -28,6 +28,7 @@ from medssl.scans import geometry
 from medssl.scans.cohort import VERSION, choose_scans, grid_settings
 from medssl.scans.conform import AIR_HU, conform, valid
 from medssl.scans.files import run_parallel
+from medssl.scans.quality import check_flags, flag_duplicates, joined, left_out, voxel_flags
 from medssl.scans.read import read_scan
 from medssl.scans.tables import read_table, refuse_nothing, to_parquet
 
@@ -147,19 +148,22 @@ def prepare(
     size: tuple[int, int] | None = None,
     dims: int | None = None,
     modality: str | None = None,
+    leave_out: Sequence[str] = (),
     jobs: int = 1,
 ) -> Cache:
     """Read every usable scan of a manifest in full, conform it (see `conform`), and store it for random
     crops.
 
     spacing_mm: of volumes; default the cohort's median, rounded to 0.01. size: (H, W) of images; default
-    their own. dims, modality: which scans, where the manifest holds several kinds.
+    their own. dims, modality: which scans, where the manifest holds several kinds. leave_out: flags of scans to reject,
+    as "few slices" "mostly air" "duplicate of" (all of them: medssl/scans/quality.py).
     Scans that turn out bad are rejected in the cache's manifest, with the reason, and the others go on.
     Raises MedsslError for a mixed cohort, other settings than the cache was begun with, a full disk, nothing
     left.
     """
     folder, out = Path(manifest), Path(out)
     folder = folder.parent if folder.is_file() else folder
+    check_flags(leave_out)
     rows, sources = _read_index(folder)
     rows = choose_scans(rows, dims, modality)
     settings = grid_settings(rows, spacing_mm, size, (_about(out) or {}).get("settings", {}))
@@ -173,7 +177,7 @@ def prepare(
         if row["status"] == "ok"
     ]
     results = list(run_parallel(_cache_one, jobs_of, jobs, "prepare"))
-    return _finish(rows, {result["scan"]: result for result in results}, settings, out)
+    return _finish(rows, {result["scan"]: result for result in results}, settings, out, leave_out)
 
 
 def _read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -225,6 +229,7 @@ def _store(row: dict, source: dict, settings: dict, out: Path, state: str | None
         "spacing_mm": [round(step, 6) for step in geometry.spacing(affine)[: scan.dims]],
         "affine": affine.tolist(),
         "channels": array.shape[0],
+        "flags": voxel_flags(scan),
         "structures": [] if mask is None else [int(value) for value in np.unique(mask) if value],
         "notes": "; ".join(dict.fromkeys([*(row["notes"] or "").split("; "), *scan.notes])).strip("; ") or None,
     }
@@ -280,7 +285,7 @@ def _peek(path: Path) -> dict[str, Any] | None:
     return stored.schunk.vlmeta["medssl"]
 
 
-def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: Path) -> Cache:
+def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: Path, unwanted: Sequence[str]) -> Cache:
     """The cache's manifest and its description; then it is complete."""
     rows = rows.copy()
     rows["mask_digest"] = None
@@ -289,8 +294,9 @@ def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: P
     for record in records:
         result = results.get(record["scan"])
         if result:
-            record.update(_row_of(result, channels))
+            record.update(_row_of(result, channels, record["flags"]))
     manifest = pd.DataFrame(records, columns=rows.columns).astype({"channels": "Int64"})
+    manifest = left_out(flag_duplicates(manifest), unwanted)
     write_atomically(out / "manifest.parquet", to_parquet(manifest))
     ok = manifest[manifest.status == "ok"]
     refuse_nothing(manifest)
@@ -315,11 +321,12 @@ def _main_channels(results: dict[str, dict]) -> int:
     return int(counts.value_counts().idxmax()) if len(counts) else 1
 
 
-def _row_of(result: dict[str, Any], channels: int) -> dict[str, Any]:
+def _row_of(result: dict[str, Any], channels: int, flags: str | None) -> dict[str, Any]:
     """What preparing changes in a scan's row."""
     if result["status"] == "rejected":
         return {"status": "rejected", "reason": result["reason"]}
     row = {name: result[name] for name in CACHED} | {"notes": result["notes"]}
+    row["flags"] = joined(flags, result["flags"])
     if len(result["shape"]) == 3:
         row["orientation"] = "RAS"
     if result["channels"] != channels:

@@ -14,7 +14,7 @@ import pandas as pd
 from medssl.errors import MedsslError
 
 GROUPS = {"CR": "DX", "DR": "DX", "RG": "DX"}  # modalities that are one kind of picture
-VERSION = 1
+VERSION = 2
 
 
 def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> pd.DataFrame:

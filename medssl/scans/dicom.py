@@ -252,6 +252,7 @@ def _header(series: Series, shape, affine, spacing_mm, slice_axis, notes) -> Hea
         patient=first.patient or None,
         site=first.site,
         notes=notes,
+        burned_in_risk=next((item.burned_in_risk for item in series.slices if item.burned_in_risk), None),
     )
 
 

@@ -76,6 +76,7 @@ class Slice:
     localizer: bool
     mosaic: bool
     burned_in: bool
+    burned_in_risk: str | None
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing_mm: tuple[float, ...] | None
@@ -163,7 +164,10 @@ def _slice(file: str, dataset: Fields, frame: int, group: Dataset | None) -> Sli
         enhanced=group is not None,
         localizer="LOCALIZER" in kinds,
         mosaic="MOSAIC" in kinds,
-        burned_in=str(dataset.get("BurnedInAnnotation") or "").upper() == "YES",
+        burned_in=str(dataset.get("BurnedInAnnotation") or "").strip().upper() == "YES",
+        burned_in_risk=privacy.burned_in_risk(
+            str(dataset.get("BurnedInAnnotation") or ""), str(dataset.get("SOPClassUID") or ""), modality, kinds
+        ),
         position=numbers.get("ImagePositionPatient"),
         orientation=_shared(numbers.get("ImageOrientationPatient")),
         spacing_mm=_shared(numbers.get("PixelSpacing") or numbers.get("ImagerPixelSpacing")),

@@ -1,7 +1,7 @@
 """Files: what lies in a folder and what kind each file is.
 
 for source, path in walk([Path("archive")]):
-    kind(path)            # "dicom", "nifti", "nrrd", "image", "npz" or None
+    kind(path)            # "dicom", "nifti", "nrrd", "metaimage", "image", "npz" or None
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ SUFFIXES = {
     ".nii": "nifti",
     ".nii.gz": "nifti",
     ".nrrd": "nrrd",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
     ".png": "image",
     ".jpg": "image",
     ".jpeg": "image",
@@ -166,9 +168,9 @@ def _files(folder: Path, pruned: set[Path]) -> Iterator[tuple[Path, os.DirEntry]
         path = folder / entry.name
         if entry.name in names and path.resolve() in pruned:
             continue
-        if not entry.is_dir():
+        if entry.is_file():  # a pipe would be waited on for ever
             yield path, entry
-        elif not entry.is_symlink():
+        elif entry.is_dir() and not entry.is_symlink():
             yield from _files(path, pruned)
 
 

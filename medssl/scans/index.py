@@ -1,10 +1,11 @@
 """Folders of scans -> a manifest, by their headers alone; with labels, patients and masks joined on.
 
-Four files in the folder `out`:
+The files in the folder `out`:
     manifest.parquet    one row a scan, no path and no name: may be shared as the data themselves may be
     rejects.parquet     the scans that cannot be used, and why
     sources.parquet     which files each scan is (mode 0600)
     pseudonym.key       what the pseudonyms are made with (mode 0600)
+    audit.csv           with audit=True: what header text was left behind, by tag and count, never a value
 
     manifest = index([Path("hippocampus")], Path("manifest"), labels=Path("volumes.csv"), patient="subject",
                      mask="../labels/{name}", modality="MR")
@@ -29,6 +30,7 @@ import pandas as pd
 from medssl.disk import write_atomically
 from medssl.errors import MedsslError, ScanError, nearest
 from medssl.scans import geometry
+from medssl.scans.audit import write_audit
 from medssl.scans.base import Header
 from medssl.scans.dicom import Series, group
 from medssl.scans.dicom_slices import Slice, read_slices
@@ -36,10 +38,12 @@ from medssl.scans.files import kind, run_parallel, suffix, walk
 from medssl.scans.labels import LabelTable, Parts, Warned
 from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
-from medssl.scans.read import mask_header, read_headers
-from medssl.scans.tables import SOURCES, Columns, RowGroups, manifest_frame, refuse_nothing, to_parquet
+from medssl.scans.quality import header_flags, joined
+from medssl.scans.read import files_of, mask_header, read_headers
+from medssl.scans.tables import SOURCES, Columns, RowGroups, manifest_frame, read_table, refuse_nothing, to_parquet
 
 BATCH = 64  # scans that go to a process, or to the disk, at once
+LOOK_FIRST = "look at it, then --accept-burned-in-risk keeps it, or set BurnedInAnnotation (0028,0301) to NO"
 NO_ROW = "no row in labels: patient unknown"
 
 
@@ -72,6 +76,8 @@ def index(
     mask: str | None = None,
     classes_from_folders: bool = False,
     modality: str | None = None,
+    accept_burned_in_risk: bool = False,
+    audit: bool = False,
     jobs: int = 1,
     scheduler: str | None = None,
 ) -> pd.DataFrame:
@@ -83,7 +89,10 @@ def index(
     (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz. classes_from_folders: the folder's
     name as label `class`. modality: for formats that do
     not say it. jobs: processes, -1 for one a core. scheduler: the address of a dask.distributed cluster that sees the same
-    files, in place of jobs. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
+    files, in place of jobs. accept_burned_in_risk: keep, flagged, what is quarantined because it may show a name in its
+    pixels: ultrasound, fluoroscopy, secondary captures and screen saves whose header does not say BurnedInAnnotation NO;
+    look at them first. audit: also write audit.csv. Warnings go to the terminal; `manifest.attrs["warnings"]` has them
+    without names.
     Raises MedsslError for folders with nothing usable and for options that do not fit.
 
     >>> manifest = index([Path("scans")], Path("manifest"), patient=r"(sub-\\d+)")        # doctest: +SKIP
@@ -98,6 +107,8 @@ def index(
     warned: list[Warned] = []
     with Pile(out, prefixes) as found:
         _find(found, prefixes, out, template, warned, jobs, scheduler)
+        if not accept_burned_in_risk:
+            _quarantine(found.series)
         stream: Iterator[Found] = iter(found)
         if table:
             stream = _join(found, table, prefixes, warned)
@@ -107,6 +118,8 @@ def index(
         if template:
             stream = run_parallel(_with_mask_checked, stream, jobs, "masks", batch=BATCH, scheduler=scheduler)
         manifest = _write(stream, prefixes, names, modality, out)
+    if audit:
+        write_audit(_audited(out), out, jobs)
     _tell(warned)
     manifest.attrs["warnings"] = [item.text for item in warned]
     refuse_nothing(manifest)
@@ -157,6 +170,21 @@ class Pile:
         self._file.close()
 
 
+def _quarantine(series: list[Found]) -> None:
+    for item in series:
+        if item.header and item.header.burned_in_risk:
+            item.reject(f"quarantined: {item.header.burned_in_risk}; {LOOK_FIRST}")
+
+
+def _audited(out: Path) -> Iterator[tuple[Path, str]]:
+    """Every file whose header was looked at, masks too."""
+    for row in read_table(out / "sources.parquet").itertuples():
+        for file in row.files if row.format == "dicom" else row.files[:1]:
+            yield Path(file), row.format
+        if row.mask:
+            yield Path(row.mask), kind(Path(row.mask)) or ""
+
+
 def _check_options(modality: str | None, label, labels) -> None:
     if modality is not None and modality not in MODALITIES:
         raise MedsslError(f"modality {modality!r} is no DICOM modality code{nearest(modality, MODALITIES)}")
@@ -198,9 +226,9 @@ def _known(files: Iterable[tuple[Path, Path]], others: Counter[str]) -> Iterator
     """The files of a format that is read; the others are counted by their suffix."""
     for source, path in files:
         format = kind(path)
-        if format is None:
+        if format is None and not _is_voxels_of_mhd(path):
             others[suffix(path) or "no suffix"] += 1
-        else:
+        elif format is not None:
             yield source, path, format
 
 
@@ -210,9 +238,13 @@ def _check_any(sources: list[Path], count: int, others: Counter[str], warned: li
         warned.insert(0, Warned(f"{skipped} files of other kinds were skipped", tuple(sorted(others))))
     if not count:
         raise MedsslError(
-            f"no scan in {', '.join(map(str, sources))}: expected DICOM, NIfTI, NRRD, PNG, JPEG, TIFF or MedMNIST .npz "
-            f"files, found {skipped} of other kinds"
+            f"no scan in {', '.join(map(str, sources))}: expected DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF or "
+            f"MedMNIST .npz files, found {skipped} of other kinds"
         )
+
+
+def _is_voxels_of_mhd(path: Path) -> bool:
+    return suffix(path) in (".raw", ".zraw") and path.with_suffix(".mhd").exists()
 
 
 def _pair(files, template: MaskTemplate | None, warned: list[Warned]) -> tuple[dict[Path, Path], set[Path]]:
@@ -232,7 +264,8 @@ def _look(entry: tuple[Path, Path, str]) -> list:
         if format == "dicom":
             return [(source, item) for item in read_slices(str(path))]
         return [
-            Found(source, path, [str(path)], format, member, header) for member, header in read_headers(path, format)
+            Found(source, path, [str(file) for file in files_of(path, format)], format, member, header)
+            for member, header in read_headers(path, format)
         ]
     except ScanError as error:
         return [Found(source, path, [str(path)], format, reason=str(error))]
@@ -433,6 +466,9 @@ def _row(item: Found, scan: str, names: Pseudonyms, modality: str | None) -> dic
             "slice_axis": header.slice_axis,
             "manufacturer": header.manufacturer,
             "site": names.of("site", header.site) if header.site else None,
+            "affine_rule": header.affine_rule if len(header.shape) == 3 else None,
+            "qform_apart_mm": None if header.qform_apart_mm is None else round(header.qform_apart_mm, 3),
+            "flags": joined(header_flags(header)),
             "notes": "; ".join(header.notes) or None,
         }
     labels = {**(header.labels if header else {}), **item.labels}

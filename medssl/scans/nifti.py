@@ -62,14 +62,12 @@ def nifti_header(path: Path) -> Header:
     affines."""
     packed = path.name.lower().endswith(".gz")
     size = path.stat().st_size
-    head = _first_bytes(path, packed)
-    header = _parse_nifti(head)
+    header = start_of(path)[1]
     claimed = _claimed_bytes(header)
     if claimed > (size * INFLATE_LIMIT if packed else size):
         raise ScanError(
-            f"the header claims {claimed} bytes, the file has {size}{' packed' if packed else ''}: it is "
-            "cut short "
-            "or damaged; fetch it again"
+            f"the header claims {claimed} bytes, the file has {size}{' packed' if packed else ''}: it is cut short or "
+            "damaged; fetch it again"
         )
     return _describe_nifti(header)
 
@@ -82,18 +80,22 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Header]:
     described = nifti_header(path)
     data = path.read_bytes()
     if path.name.lower().endswith(".gz"):
-        data = gunzip(data, _claimed_bytes(_parse_nifti(_first_bytes(path, True))))
+        data = gunzip(data, _claimed_bytes(start_of(path)[1]))
     header = _parse_nifti(data)
+    if data[_claimed_bytes(header) :].strip(b"\0"):
+        raise ScanError(
+            f"the header claims {_claimed_bytes(header)} bytes, {len(data)} are there: expected nothing after the voxels; "
+            "one of the two is damaged: fetch the file again"
+        )
     if len(data) < _claimed_bytes(header):
         raise ScanError(
-            f"the header claims {_claimed_bytes(header)} bytes, {len(data)} are there: the file is cut "
-            "short; "
+            f"the header claims {_claimed_bytes(header)} bytes, {len(data)} are there: the file is cut short; "
             "fetch it again"
         )
     image_class = nib.Nifti2Image if int(header["sizeof_hdr"]) == 540 else nib.Nifti1Image
     array = np.asarray(image_class.from_bytes(data).dataobj)
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    return _with_channels(array, described), described
+    return with_channels(array, described), described
 
 
 def nrrd_header(path: Path) -> Header:
@@ -105,8 +107,7 @@ def nrrd_header(path: Path) -> Header:
     claimed = _nrrd_dtype(fields).itemsize * math.prod(_nrrd_sizes(fields))
     if claimed > (rest * INFLATE_LIMIT if _nrrd_packed(fields) else rest):
         raise ScanError(
-            f"the header claims {claimed} bytes of voxels, the file has {rest}: it is cut short or "
-            "damaged; "
+            f"the header claims {claimed} bytes of voxels, the file has {rest}: it is cut short or damaged; "
             "fetch it again"
         )
     return _describe_nrrd(fields)
@@ -130,7 +131,13 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, Header]:
     channel_axis = _channel_axis(fields)
     if channel_axis is not None:
         array = np.moveaxis(array, channel_axis, -1)
-    return _with_channels(array, described), described
+    return with_channels(array, described), described
+
+
+def start_of(path: Path) -> tuple[bytes, Any]:
+    """The first bytes of a NIfTI file, unpacked, and nibabel's header of them. Raises ScanError for another file."""
+    start = _first_bytes(path, path.name.lower().endswith(".gz"))
+    return start, _parse_nifti(start)
 
 
 def _first_bytes(path: Path, packed: bool) -> bytes:
@@ -157,9 +164,8 @@ def _parse_nifti(data: bytes) -> Any:
         if len(data) >= size and int.from_bytes(data[:4], "big") == size:
             return cls(data[:size], endianness=">", check=False)
     raise ScanError(
-        f"no NIfTI header in the first {min(len(data), 540)} bytes: expected 348 or 540 as the first "
-        "number; the file "
-        "is empty, damaged or something else"
+        f"no NIfTI header in the first {min(len(data), 540)} bytes: expected 348 or 540 as the first number; "
+        "the file is empty, damaged or something else"
     )
 
 
@@ -174,9 +180,12 @@ def _guarded(read: Callable[[], Any], what: str) -> Any:
 def _claimed_bytes(header: Any) -> int:
     shape = _nifti_shape(header)
     dtype = _guarded(header.get_data_dtype, "datatype")
-    offset = float(header["vox_offset"])
-    if not math.isfinite(offset) or offset < 0:
-        raise ScanError(f"vox_offset is {offset:g}: expected 352 or more; the file is damaged")
+    offset, least = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
+    if not math.isfinite(offset) or not least <= offset < 2**63:
+        raise ScanError(f"vox_offset is {offset:g}: expected {least} or more; the file is damaged")
+    bits = int(header["bitpix"])
+    if bits not in (0, 8 * dtype.itemsize):
+        raise ScanError(f"bitpix is {bits}, the datatype has {8 * dtype.itemsize} bits: one of them is damaged")
     return int(offset) + math.prod(shape) * dtype.itemsize
 
 
@@ -196,12 +205,20 @@ def _describe_nifti(header: Any) -> Header:
         shape = shape[:-1]
     if len(shape) > 4:
         raise ScanError(f"the volume has {len(shape)} axes: expected at most 4 (x, y, z, time)")
-    affine, notes = _nifti_affine(header, (*shape[:3], 1)[:3])
+    affine, rule, apart_mm, notes = _nifti_affine(header, (*shape[:3], 1)[:3])
     frames = shape[3] if len(shape) == 4 else 1
-    return _describe((*shape[:3], 1)[:3], affine, frames, notes)
+    return describe_volume((*shape[:3], 1)[:3], affine, frames, notes, rule, apart_mm)
 
 
-def _describe(shape: tuple[int, ...], affine: np.ndarray, frames: int, notes: tuple[str, ...]) -> Header:
+def describe_volume(
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    frames: int,
+    notes: tuple[str, ...],
+    rule: str,
+    apart_mm: float | None = None,
+) -> Header:
+    """The header of three axes as stored; one slice is an image. Raises ScanError for an affine that cannot be used."""
     notes += check_affine(affine, shape)
     steps = spacing(affine)
     if frames > 1:
@@ -215,6 +232,8 @@ def _describe(shape: tuple[int, ...], affine: np.ndarray, frames: int, notes: tu
             channels=frames,
             frames=frames,
             notes=(*notes, "one slice: read as a 2D image"),
+            affine_rule=rule,
+            qform_apart_mm=apart_mm,
         )
     thickest = int(np.argmax(steps))
     clear = steps[thickest] > 1.2 * sorted(steps)[1]
@@ -227,10 +246,13 @@ def _describe(shape: tuple[int, ...], affine: np.ndarray, frames: int, notes: tu
         frames=frames,
         slice_axis=thickest if clear else None,
         notes=notes,
+        affine_rule=rule,
+        qform_apart_mm=apart_mm,
     )
 
 
-def _nifti_affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+def _nifti_affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, str, float | None, tuple[str, ...]]:
+    """The affine in mm, which form it is, how far the other one lies from it (None where there is one), and notes."""
     scale = UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     to_mm = np.diag([scale, scale, scale, 1.0])
     notes: tuple[str, ...] = () if scale == 1.0 else (f"units turned into mm (times {scale:g})",)
@@ -239,15 +261,17 @@ def _nifti_affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, tupl
     if sform is None and qform is None:
         steps = [abs(float(step)) for step in header["pixdim"][1:4]]
         affine = to_mm @ np.diag([*steps, 1.0])
-        return affine, (*notes, "no form code: left and right are not known")
+        return affine, "pixdim", None, (*notes, "no form code: left and right are not known")
+    apart_mm = None
     if sform is not None and qform is not None and np.isfinite(sform).all() and np.isfinite(qform).all():
-        apart = corners_apart_mm(to_mm @ sform, to_mm @ qform, shape)
-        if apart > AGREE_MM:
-            notes += (f"sform and qform differ by {apart:.2f} mm: sform used",)
-    return to_mm @ (sform if sform is not None else qform), notes
+        apart_mm = corners_apart_mm(to_mm @ sform, to_mm @ qform, shape)
+        if apart_mm > AGREE_MM:
+            notes += (f"sform and qform differ by {apart_mm:.2f} mm: sform used",)
+    rule = "qform" if sform is None else "sform"
+    return to_mm @ (qform if sform is None else sform), rule, apart_mm, notes
 
 
-def _with_channels(array: np.ndarray, header: Header) -> np.ndarray:
+def with_channels(array: np.ndarray, header: Header) -> np.ndarray:
     """(X, Y, Z[, C]) -> (C, X, Y, Z); one slice becomes (C, H, W), rows down and columns right as stored."""
     stored = (header.shape[1], header.shape[0], 1) if len(header.shape) == 2 else header.shape
     array = np.moveaxis(array.reshape(*stored, header.channels or 1), -1, 0)
@@ -307,18 +331,18 @@ def _describe_nrrd(fields: dict[str, Any]) -> Header:
     sizes, channel_axis = _nrrd_sizes(fields), _channel_axis(fields)
     frames = 1 if channel_axis is None else sizes[channel_axis]
     shape = tuple(n for axis, n in enumerate(sizes) if axis != channel_axis)
-    affine, notes = _nrrd_affine(fields, channel_axis)
-    return _describe((*shape, 1)[:3], affine, frames, notes)
+    affine, rule, notes = _nrrd_affine(fields, channel_axis)
+    return describe_volume((*shape, 1)[:3], affine, frames, notes, rule)
 
 
-def _nrrd_affine(fields: dict[str, Any], channel_axis: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def _nrrd_affine(fields: dict[str, Any], channel_axis: int | None) -> tuple[np.ndarray, str, tuple[str, ...]]:
     directions = fields.get("space directions")
     affine = np.eye(4)
     if directions is None:
         steps = [abs(float(step)) for axis, step in enumerate(fields.get("spacings", ())) if axis != channel_axis]
         affine[: len(steps), : len(steps)] = np.diag(steps)
         size = () if steps else ("pixel size unknown: 1 mm assumed",)
-        return affine, (*size, "no space directions: left and right are not known")
+        return affine, "spacings", (*size, "no space directions: left and right are not known")
     vectors = [row for axis, row in enumerate(directions) if axis != channel_axis]
     if len(vectors) != 3:
         raise ScanError(f"{len(vectors)} space directions: expected three")
@@ -326,5 +350,5 @@ def _nrrd_affine(fields: dict[str, Any], channel_axis: int | None) -> tuple[np.n
     affine[:3, 3] = np.array(fields.get("space origin", (0, 0, 0)), float)
     space = str(fields.get("space", "")).lower()
     if space not in NRRD_SPACES:
-        return affine, ("space not said: left and right are not known",)
-    return NRRD_SPACES[space] @ affine, ()
+        return affine, "no space", ("space not said: left and right are not known",)
+    return NRRD_SPACES[space] @ affine, "directions", ()

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from medssl.errors import MedsslError
@@ -104,6 +105,11 @@ HEADER_FIELDS = (
 )
 
 
+CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # SOP classes of secondary capture, single and multi-frame, start like this
+SCREEN_WORDS = ("SCREEN", "CAPTURE")  # "SCREEN SAVE", "SCREENSHOT", "SECONDARY CAPTURE" in ImageType
+ANNOTATED = {"US": "ultrasound", "IVUS": "ultrasound", "RF": "fluoroscopy", "XA": "fluoroscopy", "SC": "a capture"}
+
+
 class Pseudonyms:
     """Stable keyed names: `of(kind, text) -> 12 hex characters`; the key file is made once, for its owner's
     eyes.
@@ -132,6 +138,23 @@ def known_manufacturer(text: str | None) -> str | None:
     if not wanted.strip():
         return None
     return next((name for start, name in MANUFACTURERS.items() if wanted.startswith(start)), "other")
+
+
+def burned_in_risk(annotated: str, sop_class: str, modality: str, image_type: Iterable[str]) -> str | None:
+    """Why a DICOM image may have text burned into its pixels, in fixed words; None where BurnedInAnnotation is NO, or
+    nothing says so.
+
+    annotated: BurnedInAnnotation. modality: one of MODALITIES. image_type: its words, in capitals.
+    """
+    if annotated.strip().upper() == "NO":
+        return None
+    if sop_class == CAPTURES or sop_class.startswith(f"{CAPTURES}."):
+        return "a secondary capture (0008,0016) may have text burned into its pixels"
+    if any(word in part for part in image_type for word in SCREEN_WORDS):
+        return "a screen save (0008,0008) may have text burned into its pixels"
+    if modality in ANNOTATED:
+        return f"{ANNOTATED[modality]} (0008,0060) may have text burned into its pixels"
+    return None
 
 
 def _load_or_make(key_file: Path) -> bytes:

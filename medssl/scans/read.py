@@ -17,10 +17,11 @@ from medssl.scans.base import Header, Scan
 from medssl.scans.dicom import read_series
 from medssl.scans.files import in_words, kind
 from medssl.scans.images import image_header, npz_headers, read_image, read_npz
+from medssl.scans.metaimage import data_file, metaimage_header, read_metaimage
 from medssl.scans.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
 
-HEADERS = {"nifti": nifti_header, "nrrd": nrrd_header, "image": image_header}
-READERS = {"nifti": read_nifti, "nrrd": read_nrrd, "image": read_image}
+HEADERS = {"nifti": nifti_header, "nrrd": nrrd_header, "metaimage": metaimage_header, "image": image_header}
+READERS = {"nifti": read_nifti, "nrrd": read_nrrd, "metaimage": read_metaimage, "image": read_image}
 LARGEST_STRUCTURE = 255
 
 
@@ -31,6 +32,15 @@ def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
     """
     with in_words("the header"):
         return list(npz_headers(path)) if format == "npz" else [(None, HEADERS[format](path))]
+
+
+def files_of(path: Path, format: str) -> list[Path]:
+    """A scan's file, and the one beside it that holds its voxels where it is a MetaImage header alone.
+
+    Raises ScanError where that one is missing or lies elsewhere.
+    """
+    beside = data_file(path) if format == "metaimage" else None
+    return [path] if beside is None else [path, beside]
 
 
 def read_scan(
@@ -73,7 +83,7 @@ def mask_header(path: Path) -> Header:
     """What a mask file says of itself. Raises ScanError for a format that holds no masks."""
     format = kind(path)
     if format not in HEADERS:
-        raise ScanError("the mask is no NIfTI, NRRD or image file: expected one of these")
+        raise ScanError("the mask is no NIfTI, NRRD, MetaImage or image file: expected one of these")
     with in_words("the mask's header"):
         return HEADERS[format](path)
 

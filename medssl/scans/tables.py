@@ -39,6 +39,9 @@ COLUMNS = (
     "site",
     "digest",
     "has_mask",
+    "affine_rule",
+    "qform_apart_mm",
+    "flags",
     "status",
     "reason",
     "notes",
@@ -54,6 +57,7 @@ SOURCES = pa.schema(
 )
 ROWS_AT_ONCE = 1 << 13
 WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
+NUMBERS = ("qform_apart_mm",)
 
 
 def rejects_table(out: Path) -> Table:
@@ -143,7 +147,7 @@ def manifest_frame(rows: Columns) -> pd.DataFrame:
     """Rows, which are used up, as the manifest: every column of the contract, then the labels; whole numbers stay
     whole."""
     label_columns = [name for name in rows.lists if name.startswith("label.")]
-    kinds = {name: "Int64" if name in WHOLE_NUMBERS else object for name in COLUMNS}
+    kinds = {name: "Int64" if name in WHOLE_NUMBERS else "float64" if name in NUMBERS else object for name in COLUMNS}
     names = [*COLUMNS, *label_columns]
     frame = pd.DataFrame({name: pd.Series(rows.lists.pop(name), dtype=kinds.get(name)) for name in names})
     frame["has_mask"] = frame["has_mask"].astype(bool)
