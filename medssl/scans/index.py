@@ -468,7 +468,7 @@ def _row(item: Found, scan: str, names: Pseudonyms, modality: str | None) -> dic
             "site": names.of("site", header.site) if header.site else None,
             "affine_rule": header.affine_rule if len(header.shape) == 3 else None,
             "qform_apart_mm": None if header.qform_apart_mm is None else round(header.qform_apart_mm, 3),
-            "flags": joined(header_flags(header)),
+            "flags": joined(None, header_flags(header)),
             "notes": "; ".join(header.notes) or None,
         }
     labels = {**(header.labels if header else {}), **item.labels}

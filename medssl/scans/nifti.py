@@ -27,6 +27,7 @@ import nrrd
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 
 from medssl.errors import ScanError
 from medssl.scans.base import Header
@@ -92,9 +93,11 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Header]:
             f"the header claims {_claimed_bytes(header)} bytes, {len(data)} are there: the file is cut short; "
             "fetch it again"
         )
-    image_class = nib.Nifti2Image if int(header["sizeof_hdr"]) == 540 else nib.Nifti1Image
-    array = np.asarray(image_class.from_bytes(data).dataobj)
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    shape = _nifti_shape(header)
+    array = np.frombuffer(data, header.get_data_dtype(), math.prod(shape), int(header["vox_offset"]))
+    slope, offset = _guarded(header.get_slope_inter, "scl_slope")
+    array = apply_read_scaling(array, 1.0 if slope is None else slope, 0.0 if offset is None else offset)
+    array = np.ascontiguousarray(array.reshape(shape, order="F"), array.dtype.newbyteorder("="))
     return with_channels(array, described), described
 
 
@@ -160,7 +163,7 @@ def _parse_nifti(data: bytes) -> Any:
     for cls in (nib.Nifti1Header, nib.Nifti2Header):
         size = int(cls.sizeof_hdr)
         if len(data) >= size and int.from_bytes(data[:4], "little") == size:
-            return cls(data[:size], check=False)
+            return cls(data[:size], endianness="<", check=False)
         if len(data) >= size and int.from_bytes(data[:4], "big") == size:
             return cls(data[:size], endianness=">", check=False)
     raise ScanError(
@@ -191,7 +194,7 @@ def _claimed_bytes(header: Any) -> int:
 
 def _nifti_shape(header: Any) -> tuple[int, ...]:
     shape = tuple(int(n) for n in _guarded(header.get_data_shape, "dim"))
-    if len(shape) < 2 or min(shape) < 1:
+    if not 2 <= int(header["dim"][0]) <= 7 or len(shape) < 2 or min(shape) < 1:
         raise ScanError(f"dim is {shape}: expected two to four positive sizes; the file is damaged or empty")
     return shape
 

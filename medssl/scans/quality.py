@@ -68,11 +68,9 @@ def voxel_flags(scan: Scan) -> list[str]:
     return [flag for flag, is_so in said.items() if is_so]
 
 
-def joined(*flags: str | Iterable[str] | None) -> str | None:
-    """Flags, or texts of several, as one text, each once; None for none."""
-    words: list[str] = []
-    for flag in flags:
-        words += flag.split(SEPARATOR) if isinstance(flag, str) else (flag or ())
+def joined(before: object, flags: Iterable[str] = ()) -> str | None:
+    """What a manifest's cell says (or nothing) and more flags as one text, each once; None for none."""
+    words = [*(before.split(SEPARATOR) if isinstance(before, str) else ()), *flags]
     return SEPARATOR.join(dict.fromkeys(words)) or None
 
 
@@ -82,7 +80,7 @@ def flag_duplicates(manifest: pd.DataFrame) -> pd.DataFrame:
     first = ok.groupby("digest", sort=False)["scan"].transform("first")
     flags = manifest["flags"].copy()
     for row in ok.index[first != ok["scan"]]:
-        flags[row] = joined(flags[row], f"{DUPLICATE} {first[row]}")
+        flags[row] = joined(flags[row], [f"{DUPLICATE} {first[row]}"])
     return manifest.assign(flags=flags)
 
 
