@@ -153,7 +153,8 @@ def _own_grid(cache: Cache, scan: str, out: Path) -> tuple[tuple[int, ...], np.n
     if not sources.exists():
         return cache.shape(scan), cache.affine(scan)
     source = pd.read_parquet(sources).set_index("scan").loc[scan]
-    original = read_scan(list(source["files"]), source["format"], scan, "", member=source["member"])
+    files, correct = list(source["files"]), source.get("correct")
+    original = read_scan(files, source["format"], scan, "", member=source["member"], correct=correct)
     return original.array.shape[1:], original.affine
 
 

@@ -54,6 +54,7 @@ class Header:
     shape: S, without channels. channels: C, or None where only the pixels can tell (grey stored as RGB).
     patient, site: raw text, for a pseudonym to be made of at once; neither is ever written down.
     labels: what the file itself carries as labels (MedMNIST).
+    corrected: "tilt", "spacing" where it was asked for and is needed.
     """
 
     modality: str
@@ -68,3 +69,4 @@ class Header:
     site: str | None = None
     labels: dict[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    corrected: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from medssl.errors import MedsslError, ScanError, nearest
 from medssl.scans import geometry
 from medssl.scans.base import Header
 from medssl.scans.dicom import Series, group
+from medssl.scans.dicom_correct import check_corrections
 from medssl.scans.dicom_slices import Slice, read_slices
 from medssl.scans.files import kind, run_parallel, suffix, walk
 from medssl.scans.labels import LabelTable, Parts, Warned
@@ -65,6 +66,7 @@ def index(
     mask: str | None = None,
     classes_from_folders: bool = False,
     modality: str | None = None,
+    correct: Sequence[str] | None = None,
     jobs: int = 1,
 ) -> pd.DataFrame:
     """Read the headers of every scan under the sources and write the manifest; returns it.
@@ -74,7 +76,8 @@ def index(
     else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
     (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz. classes_from_folders: the folder's
     name as label `class`. modality: for formats that do
-    not say it. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
+    not say it. correct: what may be corrected in a DICOM series instead of refused, tilt (gantry tilt, sheared straight)
+    and spacing (uneven steps or a missing slice, resampled); the manifest says where it was done. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
     Raises MedsslError for folders with nothing usable and for options that do not fit.
 
     >>> manifest = index([Path("scans")], Path("manifest"), patient=r"(sub-\\d+)")        # doctest: +SKIP
@@ -83,9 +86,10 @@ def index(
     table = LabelTable(labels, key, patient, label) if labels else None
     patients = _PatientRule(patient, table)
     _check_options(modality, label, labels)
+    corrections = check_corrections(correct)
     sources, out = [Path(os.path.normpath(source)) for source in sources], Path(out)
     warned: list[Warned] = []
-    found = _find(sources, out, template, warned, jobs)
+    found = _find(sources, out, template, warned, corrections, jobs)
     prefixes = _prefixes(sources)
     found.sort(key=lambda item: (prefixes[item.source], _relative(item, Path(item.files[0])).parts))
     if table:
@@ -110,7 +114,9 @@ def _check_options(modality: str | None, label, labels) -> None:
         raise MedsslError("label names columns, but no labels file is given: expected --labels FILE.csv with it")
 
 
-def _find(sources, out: Path, template: MaskTemplate | None, warned: list[Warned], jobs: int) -> list[Found]:
+def _find(
+    sources, out: Path, template: MaskTemplate | None, warned: list[Warned], correct: tuple[str, ...], jobs: int
+) -> list[Found]:
     """Every scan and every file that should have been one."""
     files = [(source, path, kind(path)) for source, path in walk(sources, leave_out=out)]
     others = sorted({suffix(path) or "no suffix" for _, path, format in files if format is None})
@@ -127,7 +133,7 @@ def _find(sources, out: Path, template: MaskTemplate | None, warned: list[Warned
     pairs, masks = _pair(files, template, warned)
     scans = [entry for entry in files if entry[1] not in masks]
     found = [item for part in run_parallel(_look, scans, jobs, "headers") for item in part]
-    found = _series([item for item in found if isinstance(item, tuple)]) + [
+    found = _series([item for item in found if isinstance(item, tuple)], correct) + [
         item for item in found if isinstance(item, Found)
     ]
     _give_masks(found, pairs, files, masks)
@@ -157,19 +163,18 @@ def _look(entry: tuple[Path, Path, str]) -> list:
         return [Found(source, path, [str(path)], format, reason=str(error))]
 
 
-def _series(slices: list[tuple[Path, Slice]]) -> list[Found]:
+def _series(slices: list[tuple[Path, Slice]], correct: tuple[str, ...]) -> list[Found]:
     source_of = {item.file: source for source, item in slices}
-    return [_series_found(part, source_of[part.files[0]]) for part in group(item for _, item in slices)]
+    return [_series_found(part, source_of[part.files[0]], correct) for part in group(item for _, item in slices)]
 
 
-def _series_found(series: Series, source: Path) -> Found:
+def _series_found(series: Series, source: Path, correct: tuple[str, ...]) -> Found:
     first = Path(series.files[0])
-    frame = series.slices[0].frame
-    found = Found(source, first, series.files, "dicom", member=f"frame {frame}" if frame else None)
+    found = Found(source, first, series.files, "dicom", member=series.member)
     if len(series.files) > 1:
         found.path = first.parent
     try:
-        found.header = series.header()
+        found.header = series.header(correct)
     except ScanError as error:
         found.reject(str(error))
     return found
@@ -293,6 +298,7 @@ def _write(found: list[Found], prefixes, names: Pseudonyms, modality: str | None
             "format": [item.format for item in found],
             "member": [item.member for item in found],
             "mask": [str(item.mask.resolve()) if item.mask else None for item in found],
+            "correct": [",".join(item.header.corrected) if item.header else None for item in found],
         }
     )
     rejects = manifest.loc[manifest.status == "rejected", ["scan", "reason"]].reset_index(drop=True)
@@ -322,6 +328,7 @@ def _row(item: Found, scan: str, names: Pseudonyms, modality: str | None) -> dic
             "spacing_mm": [round(step, 6) for step in header.spacing_mm],
             "orientation": geometry.orientation(header.affine) if len(header.shape) == 3 else None,
             "slice_axis": header.slice_axis,
+            "corrected": ",".join(header.corrected) or None,
             "manufacturer": header.manufacturer,
             "site": names.of("site", header.site) if header.site else None,
             "notes": "; ".join(header.notes) or None,

@@ -15,6 +15,7 @@ from medssl.errors import ScanError
 from medssl.scans import geometry
 from medssl.scans.base import Header, Scan
 from medssl.scans.dicom import read_series
+from medssl.scans.dicom_correct import check_corrections
 from medssl.scans.files import in_words, kind
 from medssl.scans.images import image_header, npz_headers, read_image, read_npz
 from medssl.scans.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
@@ -41,15 +42,17 @@ def read_scan(
     modality: str = "OT",
     member: str | None = None,
     mask: str | None = None,
+    correct: str | None = None,
 ) -> Scan:
     """The scan with all its voxels, and its mask on the same grid; axes as stored, affine says where they
     run.
 
-    modality: for formats that do not say; DICOM's own word stands. Raises ScanError for what cannot be
+    modality: for formats that do not say; DICOM's own word stands. correct: "tilt,spacing" or one
+    of them, for a DICOM series that needs it. Raises ScanError for what cannot be
     trusted.
     """
     if format == "dicom":
-        scan = read_series(files, id, patient)
+        scan = read_series(files, id, patient, member, check_corrections([correct or ""]))
     else:
         path = Path(files[0])
         with in_words("the file"):

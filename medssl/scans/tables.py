@@ -30,6 +30,7 @@ COLUMNS = (
     "spacing_mm",
     "orientation",
     "slice_axis",
+    "corrected",
     "manufacturer",
     "site",
     "digest",
