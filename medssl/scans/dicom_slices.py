@@ -59,10 +59,13 @@ CODECS = {  # transfer syntax -> the package that decodes it
 }
 OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
 DISPLAY_ONLY = {"PT", "NM"}  # counts a millilitre: MONOCHROME1 there says how to show them, not what they are
+SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+A_MASK = "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern with --mask"
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 NO_SCAN = {  # SOP class -> why it is none
-    "1.2.840.10008.5.1.4.1.1.66.4": "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern "
-    "with --mask",
-    "1.2.840.10008.5.1.4.1.1.481.3": "an RTSTRUCT holds contours, no voxels, and is not read: convert it to DICOM SEG "
+    SEGMENTATION: A_MASK,
+    LABEL_MAP: A_MASK,
+    RTSTRUCT: "an RTSTRUCT holds contours, no voxels, and is not read: convert it to DICOM SEG "
     "or NIfTI and give that with --mask",
     "1.2.840.10008.5.1.4.1.1.77.1.6": "a whole-slide image holds tiles, no scan: cut it into PNG or TIFF images first",
     "1.2.840.10008.5.1.4.1.1.6.2": "an ultrasound volume of its own coordinates is not read: convert it to NIfTI first",

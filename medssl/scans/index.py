@@ -31,7 +31,7 @@ from medssl.scans.files import kind, run_parallel, suffix, walk
 from medssl.scans.labels import LabelTable, Parts, Warned
 from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
-from medssl.scans.read import mask_header, read_headers
+from medssl.scans.read import check_mask, read_headers
 from medssl.scans.tables import manifest_frame, refuse_nothing, to_parquet
 
 NO_ROW = "no row in labels: patient unknown"
@@ -74,7 +74,7 @@ def index(
     labels: a CSV; `key` names its column of paths, `label` the columns to keep (default: all with few
     values). patient: a column of the CSV, else a pattern with one group on the path; else DICOM's PatientID;
     else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
-    (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz. classes_from_folders: the folder's
+    (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz, {name}_seg.dcm. classes_from_folders: the folder's
     name as label `class`. modality: for formats that do
     not say it. correct: what may be corrected in a DICOM series instead of refused, tilt (gantry tilt, sheared straight)
     and spacing (uneven steps or a missing slice, resampled); the manifest says where it was done. Warnings go to the terminal; `manifest.attrs["warnings"]` has them without names.
@@ -280,8 +280,7 @@ def _check_masks(found: list[Found], jobs: int) -> None:
 def _mask_reason(check: tuple[Path, Header]) -> str | None:
     path, image = check
     try:
-        mask = mask_header(path)
-        geometry.check_same_grid(image.shape, image.affine, mask.shape, mask.affine)
+        check_mask(path, image.affine, image.shape)
     except ScanError as error:
         return f"mask: {error}"
     return None
