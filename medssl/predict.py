@@ -30,6 +30,7 @@ from medssl.runs import Run
 from medssl.scans.cache import Cache, prepare
 from medssl.scans.index import index
 from medssl.scans.read import read_scan
+from medssl.scans.tables import read_table
 
 
 def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
@@ -152,8 +153,9 @@ def _own_grid(cache: Cache, scan: str, out: Path) -> tuple[tuple[int, ...], np.n
     sources = out / "manifest" / "sources.parquet"
     if not sources.exists():
         return cache.shape(scan), cache.affine(scan)
-    source = pd.read_parquet(sources).set_index("scan").loc[scan]
-    original = read_scan(list(source["files"]), source["format"], scan, "", member=source["member"])
+    source = read_table(sources).set_index("scan").loc[scan]
+    files, correct = list(source["files"]), source.get("correct")
+    original = read_scan(files, source["format"], scan, "", member=source["member"], correct=correct)
     return original.array.shape[1:], original.affine
 
 

@@ -57,6 +57,7 @@ class Header:
     affine_rule: where a volume's affine comes from: sform, qform, pixdim (NIfTI); directions, spacings, no space
     (NRRD, MetaImage); None for DICOM and images. qform_apart_mm: how far the qform lies from the sform used.
     burned_in_risk: why text may be burned into the pixels, None where nothing says so.
+    corrected: "tilt", "spacing" where it was asked for and is needed.
     """
 
     modality: str
@@ -74,3 +75,4 @@ class Header:
     affine_rule: str | None = None
     qform_apart_mm: float | None = None
     burned_in_risk: str | None = None
+    corrected: tuple[str, ...] = ()

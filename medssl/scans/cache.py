@@ -218,6 +218,7 @@ def _store(row: dict, source: dict, settings: dict, out: Path, state: str | None
         row["modality"],
         source["member"],
         source["mask"],
+        source.get("correct"),
     )
     spacing_mm = tuple(settings["spacing_mm"]) if settings["spacing_mm"] else None
     array, mask, affine = conform(scan, spacing_mm, tuple(settings["size"]) if settings["size"] else None)
@@ -262,7 +263,9 @@ def _state(source: dict, settings: dict, modality: str, gone_is_fine: bool) -> s
     if gone_is_fine and not all(Path(file).exists() for file in files):
         return None
     seen = [(os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-    return hashlib.sha256(json.dumps([seen, settings, modality, source["member"]]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([seen, settings, modality, source["member"], source.get("correct")]).encode()
+    ).hexdigest()
 
 
 def _pack(array: np.ndarray, about: dict | None = None) -> bytes:

@@ -1,14 +1,17 @@
 """DICOM series -> volume, by few explicit rules; what does not fit a rule is refused in words, never bent.
 
-The rules (their tolerances stand here and in dicom_stack.py):
-1. Slices belong together by patient and SeriesInstanceUID; copies of a series in another folder stay apart.
+The rules (their tolerances stand here, in dicom_frames.py and in dicom_stack.py):
+1. Slices belong together by patient and SeriesInstanceUID; copies of a series in another folder, or under another
+   SeriesNumber, stay apart.
 2. Localizers, and up to a fifth of a series that has another orientation or size, are left out and reported;
    more than that is a mixed orientation and refused.
-3. Slices are put in order by their position along the normal. InstanceNumber is never looked at.
-4. Refused: a missing slice, two slices at one place, uneven steps, a gantry tilt, a slice without position or
-   pixel size, several time points (4D), a Siemens mosaic, a cine.
-5. X-ray, ultrasound and series of one slice are 2D images: rows by columns as seen on a screen.
-6. Each slice is rescaled by its own slope and intercept; MONOCHROME1 is inverted once.
+3. Slices are put in order by their position along the normal; InstanceNumber at most orders the frames of a place.
+4. Several slices a place are frames, held as channels (dicom_frames.py); echoes, phase and magnitude are different scans.
+5. Refused: a missing slice, two slices at one place, uneven steps, a gantry tilt (--correct mends the last two), a slice
+   without position or pixel size, a Siemens mosaic that does not say where its tiles lie.
+6. X-ray, ultrasound and series of one slice are 2D images: rows by columns as seen on a screen. A cine, and one place
+   at several times, is a 2D image with frames.
+7. Each slice is rescaled by its own slope and intercept; MONOCHROME1 is inverted once.
 
     for series in group(slices):
         header = series.header()                 # raises ScanError where a rule is broken
@@ -19,15 +22,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from medssl.errors import ScanError
 from medssl.scans.base import Header, Scan
+from medssl.scans.dicom_frames import Frames, by_kind, normal_of, sort_frames
 from medssl.scans.dicom_slices import Slice, read_pixels, read_slices
-from medssl.scans.dicom_stack import along_normal, normal_of, stack_affine
+from medssl.scans.dicom_stack import Stack, build_stack
 from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
 
 PROJECTIONS = {
@@ -49,6 +53,8 @@ PROJECTIONS = {
     "XC",
 }
 PROJECTIONS |= {"OPT", "OCT", "SC"}
+CINE = {"US", "IVUS", "XA", "RF", "ES", "XC", "GM", "OP"}  # modalities that film
+AIR_HU = -1024
 SAME_COSINE = 1e-4  # orientations closer than this are one
 STRAY_SHARE = 0.2  # a larger part of a series with another orientation is no stray
 
@@ -65,12 +71,28 @@ class Series:
     def files(self) -> list[str]:
         return sorted({item.file for item in self.slices})
 
-    def header(self) -> Header:
-        """What the series is, from headers alone. Raises ScanError where a rule of this file is broken."""
+    @property
+    def member(self) -> str | None:
+        """Which scan of its files this is, where they hold several: by its first frame."""
+        first = min((item.file, item.frame) for item in self.slices)[1]
+        return f"frame {first}" if first else None
+
+    def header(self, correct: Sequence[str] = ()) -> Header:
+        """What the series is, from headers alone (pixels are looked at where slices may be copies of each other).
+
+        correct: "tilt", "spacing", see dicom_correct. Raises ScanError where a rule of this file is broken.
+        """
+        return self._plan(correct)[0]
+
+    def _plan(self, correct: Sequence[str]) -> tuple[Header, Frames, Stack | None]:
         if self.reason:
             raise ScanError(self.reason)
         check_slices(self.slices)
-        return _image_header(self) if is_image(self.slices) else _volume_header(self)
+        if is_image(self.slices):
+            frames = _image_frames(self.slices)
+            return _image_header(self, len(frames)), frames, None
+        stack = build_stack(self.slices, correct)
+        return _volume_header(self, stack), stack.frames, stack
 
 
 def group(slices: Iterable[Slice]) -> list[Series]:
@@ -83,34 +105,78 @@ def group(slices: Iterable[Slice]) -> list[Series]:
     return sorted(series, key=lambda part: (part.files[0], part.slices[0].frame))
 
 
-def read_series(files: Sequence[str], id: str, patient: str) -> Scan:
-    """The scan that these files of one series hold: (C, X, Y, Z) with X along a row, or (C, H, W).
+def read_series(
+    files: Sequence[str], id: str, patient: str, member: str | None = None, correct: Sequence[str] = ()
+) -> Scan:
+    """The scan that these files of one series hold: (C, X, Y, Z) with X along a row, or (C, H, W); C: frames.
 
+    member: which one, where the files hold several (`Series.member`). correct: see `Series.header`.
     array: int16 where the values fit, else int32 or float32.
     Raises ScanError where a rule of this file is broken.
     """
     parts = group(item for file in files for item in read_slices(file))
-    series = next((part for part in parts if part.reason is None), parts[0])
-    header = series.header()
-    in_order = series.slices if len(header.shape) == 2 else along_normal(series.slices)
-    planes, inverted = _planes(in_order)
-    array = np.stack(planes, axis=-1)  # (rows, columns, samples, slices)
-    array = array[..., 0].transpose(2, 0, 1) if len(header.shape) == 2 else array.transpose(2, 1, 0, 3)
-    notes = header.notes + (("MONOCHROME1 inverted",) if inverted else ())
+    mine = [part for part in parts if part.member == member]
+    if not mine:
+        raise ScanError(f"these files hold {len(parts)} scans, none of them the one asked for: index them again")
+    series = next((part for part in mine if part.reason is None), mine[0])
+    header, frames, stack = series._plan(correct)
+    planes, inverted = _planes([item for frame in frames for item in frame])
+    array = _joined(planes, len(frames), len(header.shape))
+    del planes
+    for correction in stack.corrections if stack else ():
+        array = correction.apply(array, _padding(array, header.modality))
     return Scan(
-        array=_smallest(grey(array)),
+        array=_smallest(array),
         affine=header.affine,
         spacing_mm=header.spacing_mm,
         patient=patient,
         id=id,
         modality=header.modality,
-        notes=notes,
+        frames=header.frames,
+        notes=header.notes + (("MONOCHROME1 inverted",) if inverted else ()),
     )
 
 
 def is_image(slices: Sequence[Slice]) -> bool:
-    """True for what is one plane by nature or by count."""
-    return len(slices) == 1 or slices[0].modality in PROJECTIONS
+    """True for what is one plane by nature, by count, or by place."""
+    first = slices[0]
+    if len(slices) == 1 or (first.modality in PROJECTIONS and not _is_tomogram(slices)):
+        return True
+    told = all(item.time[0] >= 0 or item.order[2] >= 0 for item in slices)  # temporal position or trigger time
+    one_place = len({(item.position, item.orientation) for item in slices}) == 1
+    return told and one_place and first.position is not None
+
+
+def _is_tomogram(slices: Sequence[Slice]) -> bool:
+    """An enhanced file that gives each frame a place (breast tomosynthesis, OCT)."""
+    places = {item.position for item in slices}
+    return slices[0].enhanced and None not in places and len(places) > 1
+
+
+def _image_frames(slices: Sequence[Slice]) -> Frames:
+    """The frames of one plane, in order."""
+    if len(slices) == 1 or slices[0].position is None or len({item.file for item in slices}) == 1:
+        return tuple((item,) for item in sorted(slices, key=lambda item: item.order))
+    return sort_frames(slices)[0]
+
+
+def _joined(planes: list[np.ndarray], frames: int, dims: int) -> np.ndarray:
+    """Planes (rows, columns, samples), frame by frame -> (C, X, Y, Z) or (C, H, W), C: frames or colours."""
+    samples = planes[0].shape[2]
+    array = np.stack(planes, axis=-1)  # (rows, columns, samples, frames * places)
+    array = array.reshape(*array.shape[:3], frames, -1)
+    if frames > 1 and samples > 1:
+        if not (array == array[:, :, :1]).all():
+            raise ScanError(f"{frames} frames of {samples} colours: expected grey frames, or one colour image")
+        array = array[:, :, :1]
+    array = np.concatenate(list(np.moveaxis(array, 3, 0)), axis=2)  # (rows, columns, C, places)
+    array = array.transpose(2, 0, 1, 3)[..., 0] if dims == 2 else array.transpose(2, 1, 0, 3)
+    return array if frames > 1 else grey(array)
+
+
+def _padding(array: np.ndarray, modality: str) -> float:
+    """What stands where nothing was measured: air in CT, else the lowest value there is."""
+    return min(AIR_HU, float(array.min())) if modality == "CT" else float(array.min())
 
 
 def grey(array: np.ndarray) -> np.ndarray:
@@ -120,35 +186,33 @@ def grey(array: np.ndarray) -> np.ndarray:
 
 
 def check_slices(slices: Sequence[Slice]) -> None:
-    """Raises ScanError for what no geometry can mend: mosaic, cine, burned-in text, a broken number."""
+    """Raises ScanError for what no geometry can mend: burned-in text, frames without positions, a broken number."""
     first = slices[0]
     if any(item.burned_in for item in slices):
         raise ScanError("text is burned into the pixels (0028,0301): quarantined; remove it, or leave the scan out")
-    if any(item.mosaic for item in slices):
-        raise ScanError("a Siemens mosaic is not read yet: convert it to NIfTI with dcm2niix first")
-    if any(item.frames_in_file > 1 and not item.enhanced for item in slices):
-        raise ScanError(
-            f"a multi-frame file of {first.frames_in_file} frames without positions (cine) is not read "
-            "yet: "
-            "export its frames as images first"
-        )
     problem = next((item.problem for item in slices if item.problem), None)
     if problem:
         raise ScanError(problem)
+    if first.frames_in_file > 1 and first.position is None and first.modality not in CINE:
+        raise ScanError(
+            f"a multi-frame file of {first.frames_in_file} frames without positions is no cine of its modality: where its "
+            "frames lie is unknown; convert it to NIfTI first"
+        )
 
 
 def _copies(heap: list[Slice]) -> list[list[Slice]]:
-    """One heap where its folders complete each other, one a folder where they hold the same places twice."""
-    folders: dict[Path, list[Slice]] = defaultdict(list)
+    """One heap where its folders and SeriesNumbers complete each other, one each where they hold the same places
+    twice."""
+    parts: dict[tuple, list[Slice]] = defaultdict(list)
     for item in heap:
-        folders[Path(item.file).parent].append(item)
-    places = [{(item.position, item.orientation) for item in part} for part in folders.values()]
+        parts[Path(item.file).parent, item.number].append(item)
+    places = [{(item.position, item.orientation) for item in part} for part in parts.values()]
     apart = sum(map(len, places)) == len(set().union(*places)) and None not in {p for s in places for p, _ in s}
-    return [heap] if apart else list(folders.values())
+    return [heap] if apart else list(parts.values())
 
 
 def _sort_out(heap: list[Slice]) -> list[Series]:
-    """Localizers and strays out of the way; the rest one volume, or one image a file."""
+    """Localizers and strays out of the way; the rest one volume for each kind of picture, or one image a file."""
     scouts = tuple(item for item in heap if item.localizer)
     rest = [item for item in heap if not item.localizer]
     found = []
@@ -158,8 +222,17 @@ def _sort_out(heap: list[Slice]) -> list[Series]:
         files = sorted({item.file for item in rest})
         found += [Series(tuple(item for item in rest if item.file == file)) for file in files]
     elif rest:
-        found += _without_strays(rest)
+        found += [part for series in _without_strays(rest) for part in _kinds(series)]
     return found
+
+
+def _kinds(series: Series) -> list[Series]:
+    """A series apart by echo, by magnitude and phase, ..."""
+    kinds = [] if series.reason else by_kind(series.slices)
+    if len(kinds) < 2:
+        return [series]
+    note = f"one of {len(kinds)} pictures (echoes, magnitude and phase, ...) in its series"
+    return [Series(tuple(kind), notes=(*series.notes, note)) for kind in kinds]
 
 
 def _without_strays(heap: list[Slice]) -> list[Series]:
@@ -216,42 +289,41 @@ def _degrees(one: Slice, other: Slice) -> float:
     return float(np.degrees(np.arccos(cosine)))
 
 
-def _image_header(series: Series) -> Header:
+def _image_header(series: Series, frames: int) -> Header:
     first = series.slices[0]
-    if len(series.slices) > 1:
-        raise ScanError(
-            f"{len(series.slices)} frames in one {first.modality} file are not read yet: export them as images first"
-        )
     notes = series.notes
     if first.spacing_mm is None:
         notes += ("pixel size unknown: 1 mm assumed",)
     if first.modality not in PROJECTIONS:
         notes += ("one slice: read as a 2D image",)
     rows_mm, columns_mm = first.spacing_mm or (1.0, 1.0)
-    return _header(series, first.size, np.diag([rows_mm, columns_mm, 1, 1]), (rows_mm, columns_mm), None, notes)
+    affine = np.diag([rows_mm, columns_mm, 1, 1])
+    return _header(series, first.size, affine, (rows_mm, columns_mm), None, frames, notes)
 
 
-def _volume_header(series: Series) -> Header:
-    affine = LPS_TO_RAS @ stack_affine(series.slices)
+def _volume_header(series: Series, stack: Stack) -> Header:
+    affine = LPS_TO_RAS @ stack.affine_lps
     slice_axis = int(np.argmax(ras_order(affine, (0, 0, 1))))
-    rows, columns = series.slices[0].size
-    shape = (columns, rows, len(series.slices))
-    return _header(series, shape, affine, spacing(affine), slice_axis, series.notes)
+    header = _header(
+        series, stack.shape, affine, spacing(affine), slice_axis, len(stack.frames), series.notes + stack.notes
+    )
+    return replace(header, corrected=tuple(part.name for part in stack.corrections))
 
 
-def _header(series: Series, shape, affine, spacing_mm, slice_axis, notes) -> Header:
+def _header(series: Series, shape, affine, spacing_mm, slice_axis, frames: int, notes) -> Header:
     first = series.slices[0]
     return Header(
         modality=first.modality,
         shape=shape,
         affine=affine,
         spacing_mm=spacing_mm,
-        channels=1 if first.samples == 1 else None,
+        channels=frames if first.samples == 1 else None,
+        frames=frames,
         slice_axis=slice_axis,
         manufacturer=first.manufacturer,
         patient=first.patient or None,
         site=first.site,
-        notes=notes,
+        notes=(*notes, f"4D: {frames} frames held as channels") if frames > 1 else notes,
         burned_in_risk=next((item.burned_in_risk for item in series.slices if item.burned_in_risk), None),
     )
 

@@ -33,13 +33,14 @@ from medssl.scans import geometry
 from medssl.scans.audit import write_audit
 from medssl.scans.base import Header
 from medssl.scans.dicom import Series, group
+from medssl.scans.dicom_correct import check_corrections
 from medssl.scans.dicom_slices import Slice, read_slices
 from medssl.scans.files import kind, run_parallel, suffix, walk
 from medssl.scans.labels import LabelTable, Parts, Warned
 from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
 from medssl.scans.quality import header_flags, joined
-from medssl.scans.read import files_of, mask_header, read_headers
+from medssl.scans.read import check_mask, files_of, read_headers
 from medssl.scans.tables import SOURCES, Columns, RowGroups, manifest_frame, read_table, refuse_nothing, to_parquet
 
 BATCH = 64  # scans that go to a process, or to the disk, at once
@@ -78,6 +79,7 @@ def index(
     modality: str | None = None,
     accept_burned_in_risk: bool = False,
     audit: bool = False,
+    correct: Sequence[str] | None = None,
     jobs: int = 1,
     scheduler: str | None = None,
 ) -> pd.DataFrame:
@@ -86,9 +88,10 @@ def index(
     labels: a CSV; `key` names its column of paths, `label` the columns to keep (default: all with few
     values). patient: a column of the CSV, else a pattern with one group on the path; else DICOM's PatientID;
     else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
-    (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz. classes_from_folders: the folder's
+    (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz, {name}_seg.dcm. classes_from_folders: the folder's
     name as label `class`. modality: for formats that do
-    not say it. jobs: processes, -1 for one a core. scheduler: the address of a dask.distributed cluster that sees the same
+    not say it. correct: what may be corrected in a DICOM series instead of refused, tilt (gantry tilt, sheared straight)
+    and spacing (uneven steps or a missing slice, resampled); the manifest says where it was done. jobs: processes, -1 for one a core. scheduler: the address of a dask.distributed cluster that sees the same
     files, in place of jobs. accept_burned_in_risk: keep, flagged, what is quarantined because it may show a name in its
     pixels: ultrasound, fluoroscopy, secondary captures and screen saves whose header does not say BurnedInAnnotation NO;
     look at them first. audit: also write audit.csv. Warnings go to the terminal; `manifest.attrs["warnings"]` has them
@@ -101,12 +104,13 @@ def index(
     table = LabelTable(labels, key, patient, label) if labels else None
     patients = _PatientRule(patient, table)
     _check_options(modality, label, labels)
+    corrections = check_corrections(correct)
     prefixes = _prefixes([Path(os.path.normpath(source)) for source in sources])
     out = Path(out)
     names = Pseudonyms(out / "pseudonym.key")
     warned: list[Warned] = []
     with Pile(out, prefixes) as found:
-        _find(found, prefixes, out, template, warned, jobs, scheduler)
+        _find(found, prefixes, out, template, warned, corrections, jobs, scheduler)
         if not accept_burned_in_risk:
             _quarantine(found.series)
         stream: Iterator[Found] = iter(found)
@@ -192,7 +196,9 @@ def _check_options(modality: str | None, label, labels) -> None:
         raise MedsslError("label names columns, but no labels file is given: expected --labels FILE.csv with it")
 
 
-def _find(found: Pile, prefixes, out: Path, template: MaskTemplate | None, warned, jobs: int, scheduler) -> None:
+def _find(
+    found: Pile, prefixes, out: Path, template: MaskTemplate | None, warned, correct, jobs: int, scheduler
+) -> None:
     """Every scan and every file that should have been one."""
     others: Counter[str] = Counter()
     files: Iterable[tuple[Path, Path, str]] = _known(walk(list(prefixes), leave_out=out), others)
@@ -214,7 +220,7 @@ def _find(found: Pile, prefixes, out: Path, template: MaskTemplate | None, warne
                 found.add(item)
             else:
                 slices.append(item)
-    found.series = _series(slices)
+    found.series = _series(slices, correct)
     for item in found.series:
         item.mask = _mask_of(item, pairs)
         used.add(item.mask)
@@ -271,19 +277,18 @@ def _look(entry: tuple[Path, Path, str]) -> list:
         return [Found(source, path, [str(path)], format, reason=str(error))]
 
 
-def _series(slices: list[tuple[Path, Slice]]) -> list[Found]:
+def _series(slices: list[tuple[Path, Slice]], correct: tuple[str, ...]) -> list[Found]:
     source_of = {item.file: source for source, item in slices}
-    return [_series_found(part, source_of[part.files[0]]) for part in group(item for _, item in slices)]
+    return [_series_found(part, source_of[part.files[0]], correct) for part in group(item for _, item in slices)]
 
 
-def _series_found(series: Series, source: Path) -> Found:
+def _series_found(series: Series, source: Path, correct: tuple[str, ...]) -> Found:
     first = Path(series.files[0])
-    frame = series.slices[0].frame
-    found = Found(source, first, series.files, "dicom", member=f"frame {frame}" if frame else None)
+    found = Found(source, first, series.files, "dicom", member=series.member)
     if len(series.files) > 1:
         found.path = first.parent
     try:
-        found.header = series.header()
+        found.header = series.header(correct)
     except ScanError as error:
         found.reject(str(error))
     return found
@@ -414,8 +419,7 @@ def _with_mask_checked(item: Found) -> Found:
 def _mask_reason(check: tuple[Path, Header]) -> str | None:
     path, image = check
     try:
-        mask = mask_header(path)
-        geometry.check_same_grid(image.shape, image.affine, mask.shape, mask.affine)
+        check_mask(path, image.affine, image.shape)
     except ScanError as error:
         return f"mask: {error}"
     return None
@@ -435,6 +439,7 @@ def _write(found: Iterable[Found], prefixes, names: Pseudonyms, modality: str | 
                     "format": item.format,
                     "member": item.member,
                     "mask": os.path.realpath(item.mask) if item.mask else None,
+                    "correct": ",".join(item.header.corrected) if item.header else None,
                 }
             )
     manifest = manifest_frame(columns)
@@ -464,6 +469,7 @@ def _row(item: Found, scan: str, names: Pseudonyms, modality: str | None) -> dic
             "spacing_mm": [round(step, 6) for step in header.spacing_mm],
             "orientation": geometry.orientation(header.affine) if len(header.shape) == 3 else None,
             "slice_axis": header.slice_axis,
+            "corrected": ",".join(header.corrected) or None,
             "manufacturer": header.manufacturer,
             "site": names.of("site", header.site) if header.site else None,
             "affine_rule": header.affine_rule if len(header.shape) == 3 else None,

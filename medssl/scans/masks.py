@@ -41,9 +41,11 @@ class MaskTemplate:
         self.template = template
 
     def path(self, image: Path) -> Path:
-        """Where the mask of this image (or DICOM series folder) should lie."""
+        """Where the mask of this image (or DICOM series folder) should lie; a folder with one file means the file."""
         bare = image.name if image.is_dir() else stem(image)
-        return _normal(image.parent / self.template.format(name=image.name, stem=bare))
+        found = _normal(image.parent / self.template.format(name=image.name, stem=bare))
+        inside = list(found.iterdir()) if found.is_dir() and found != image else []
+        return inside[0] if len(inside) == 1 else found
 
     def split(self, files: Iterable[Path], folders: Iterable[Path]) -> tuple[dict[Path, Path], set[Path]]:
         """({image: its mask}, every file that is a mask and therefore no scan)."""
@@ -59,7 +61,7 @@ class MaskTemplate:
     def _all_masks(self, files: list[Path], pairs: dict[Path, Path]) -> set[Path]:
         """The masks found, all else in folders made for masks, and all whose name the pattern would give."""
         own_folders = {image.parent for image in pairs}
-        mask_folders = {mask.parent for mask in pairs.values()} - own_folders
+        mask_folders = {mask.parent for mask in pairs.values()} - own_folders - set(pairs)  # a series' own folder
         patterns = [self._pattern(folder) for folder in own_folders]
         found = set(pairs.values()) | {path for path in files if path.parent in mask_folders}
         return found | {path for path in files if any(pattern.fullmatch(str(path)) for pattern in patterns)}

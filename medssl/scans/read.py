@@ -15,6 +15,8 @@ from medssl.errors import ScanError
 from medssl.scans import geometry
 from medssl.scans.base import Header, Scan
 from medssl.scans.dicom import read_series
+from medssl.scans.dicom_correct import check_corrections
+from medssl.scans.dicom_seg import check_segmentation, read_segmentation
 from medssl.scans.files import in_words, kind
 from medssl.scans.images import image_header, npz_headers, read_image, read_npz
 from medssl.scans.metaimage import data_file, metaimage_header, read_metaimage
@@ -51,15 +53,17 @@ def read_scan(
     modality: str = "OT",
     member: str | None = None,
     mask: str | None = None,
+    correct: str | None = None,
 ) -> Scan:
     """The scan with all its voxels, and its mask on the same grid; axes as stored, affine says where they
     run.
 
-    modality: for formats that do not say; DICOM's own word stands. Raises ScanError for what cannot be
+    modality: for formats that do not say; DICOM's own word stands. correct: "tilt,spacing" or one
+    of them, for a DICOM series that needs it. Raises ScanError for what cannot be
     trusted.
     """
     if format == "dicom":
-        scan = read_series(files, id, patient)
+        scan = read_series(files, id, patient, member, check_corrections([correct or ""]))
     else:
         path = Path(files[0])
         with in_words("the file"):
@@ -79,13 +83,16 @@ def read_scan(
     return Scan(**{**vars(scan), "mask": read_mask(Path(mask), scan.affine, scan.array.shape[1:])})
 
 
-def mask_header(path: Path) -> Header:
-    """What a mask file says of itself. Raises ScanError for a format that holds no masks."""
+def check_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises ScanError, from headers alone, for a mask on another grid than the image with this affine and shape."""
     format = kind(path)
+    if format == "dicom":
+        return check_segmentation(path, affine, shape)
     if format not in HEADERS:
-        raise ScanError("the mask is no NIfTI, NRRD, MetaImage or image file: expected one of these")
+        raise ScanError("the mask is no NIfTI, NRRD, MetaImage, DICOM SEG or image file: expected one of these")
     with in_words("the mask's header"):
-        return HEADERS[format](path)
+        header = HEADERS[format](path)
+    geometry.check_same_grid(shape, affine, header.shape, header.affine)
 
 
 def read_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -94,8 +101,9 @@ def read_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndar
 
     Raises ScanError for another grid, and for values that are not whole numbers from 0 to 255.
     """
-    header = mask_header(path)
-    geometry.check_same_grid(shape, affine, header.shape, header.affine)
+    check_mask(path, affine, shape)
+    if kind(path) == "dicom":
+        return read_segmentation(path, affine, shape)
     with in_words("the mask"):
         array, header = READERS[kind(path) or ""](path)
     if array.shape[0] != 1:

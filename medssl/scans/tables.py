@@ -35,6 +35,7 @@ COLUMNS = (
     "spacing_mm",
     "orientation",
     "slice_axis",
+    "corrected",
     "manufacturer",
     "site",
     "digest",
@@ -53,6 +54,7 @@ SOURCES = pa.schema(
         "format": pa.string(),
         "member": pa.string(),
         "mask": pa.string(),
+        "correct": pa.string(),
     }
 )
 ROWS_AT_ONCE = 1 << 13
