@@ -19,13 +19,13 @@ import traceback
 import typing
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from medssl.disk import FULL, told
-from medssl.errors import MedsslError, nearest
+from medssl.errors import MedsslError, Stopped, nearest
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ COMMANDS = {
     "doctor": Command("medssl.doctor:doctor", "what this machine has, what is missing, what to do"),
 }
 HELP = ("-h", "--help")
+EXAMPLES = {"spacing_mm": "1 1 1", "size": "224 224", "crop": "32 32 32"}
 LISTED = re.compile(r"(list|tuple|Sequence)\[")
 
 
@@ -69,11 +70,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a class of your own lies in a file beside you; last, so that it hides nothing
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     try:
         return _run(words)
+    except Stopped as error:
+        return _told(str(error), 130, debug)
     except MedsslError as error:
         return _told(f"error: {error}", 2, debug)
     except KeyboardInterrupt:
@@ -147,6 +152,8 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
     if any(w in HELP for w in words):
         print(_usage(name, command), file=sys.stdout)
     _check_names(parser, function, words)
+    if _dataclass_explained(function, words):
+        return None
     try:
         parsed = parser.parse_args(_lists(function, words))
         built = parser.instantiate_classes(parsed)
@@ -158,6 +165,20 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
             raise cause from error
         raise MedsslError(_plain(str(error), parser)) from error
     return {k: v for k, v in vars(built).items() if k != "config"}
+
+
+def _dataclass_explained(function: Any, words: list[str]) -> bool:
+    """`--recipe.help` lists the fields of the dataclass with their defaults; True when it did."""
+    for word in words:
+        head, _, inner = word.removeprefix("--").partition(".")
+        hints = typing.get_type_hints(function).get(head)
+        kind = next((k for k in typing.get_args(hints) if is_dataclass(k)), None)
+        if inner == "help" and kind is not None:
+            print(inspect.getdoc(kind), "\n")
+            for item in fields(typing.cast(Any, kind)):
+                print(f"  --{head}.{item.name} {item.default}")
+            return True
+    return False
 
 
 def _explain(parser: Any, function: Any) -> None:
@@ -246,16 +267,15 @@ def _is_number(text: str) -> bool:
 
 def _check_names(parser: Any, function: Any, words: list[str]) -> None:
     """A misspelt option, method or encoder is answered with the nearest names there are."""
-    names = list(inspect.signature(function).parameters)
+    names = [_dashed(n) for n in inspect.signature(function).parameters]
     for word, value in zip(words, [*words[1:], ""]):
         if not word.startswith("--") or word in HELP:
             continue
         option = word[2:].partition("=")[0].replace("-", "_")
         head = option.partition(".")[0]
-        if head not in (*names, "config", "help"):
-            raise MedsslError(
-                f"there is no option --{word[2:].partition('=')[0]}{nearest(head, [n.replace('_', '-') for n in names])}"
-            )
+        if _dashed(head) not in (*names, "config", "help"):
+            guess = nearest(_dashed(head), names, "--")
+            raise MedsslError(f"there is no option --{word[2:].partition('=')[0]}{guess}")
         if "." in option:
             _check_inner(function, option, words)
         known = _classes_of(head)
@@ -276,6 +296,8 @@ def _check_inner(function: Any, option: str, words: list[str]) -> None:
     if kind is None:
         return
     known = [n for n in inspect.signature(kind).parameters if head != "method" or n != "encoder"]
+    if inner == "help":
+        return
     if inner.partition(".")[0] not in known:
         raise MedsslError(f"{kind.__name__} has no option --{head}.{inner}{nearest(inner, known)}")
 
@@ -306,8 +328,40 @@ def _plain(message: str, parser: Any) -> str:
         word = unknown[1]
         inner = sorted(set(re.findall(r"--([\w.]+)", message)) - {word})
         return f"there is no option --{word}{nearest(word, inner or known)}"
+    absent = re.search(r"No module named '([\w.]+)'", message)
+    if absent:
+        return f"there is no module {absent[1]}: expected {absent[1]}.py in this folder, or a package that is installed"
+    value = re.search(r'Parser key "([\w.]+)":', message)
+    if value:
+        given = re.search(r"Got value: (.+)", message)
+        example = EXAMPLES.get(value[1].partition(".")[0], "")
+        kind = next((getattr(a, "_typehint", a.type) for a in parser._actions if a.dest == value[1]), None)
+        wanted = f"expected {_kind_name(kind)}" + (f", for example --{_dashed(value[1])} {example}" if example else "")
+        return f"--{_dashed(value[1])} cannot be {given[1].strip() if given else 'read'}: {wanted}"
+    needed = re.search(r"(?:required: |Key ')([\w, ]+)", message)
+    if needed and "required" in message:
+        return f"missing: {', '.join(f'--{_dashed(n.strip())}' for n in needed[1].split(','))}; see --help"
     lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
     return "; ".join(lines[:3])
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _kind_name(kind: Any) -> str:
+    """A type as a person would say it."""
+    text = str(kind)
+    for sign, said in (
+        ("tuple[int", "whole numbers"),
+        ("tuple[float", "numbers"),
+        ("bool", "true or false"),
+        ("float", "a number"),
+        ("int", "a whole number"),
+    ):
+        if sign in text:
+            return said
+    return "another kind of value"
 
 
 def _show(name: str, result: Any, settings: dict[str, Any]) -> int:

@@ -54,8 +54,7 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
     _say("pretrain without labels", f"medssl pretrain --data {out}/cache --out {run} {net} --method SimMIM --crop 32 32 32 "
          "--steps 200 --batch-size 8 --lr 2e-3")  # fmt: skip
     encoder = ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))
-    resume = (run / "last.ckpt").exists()
-    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), steps=200, batch_size=8, lr=2e-3, resume=resume)
+    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), steps=200, batch_size=8, lr=2e-3)
     recipe = Recipe(steps=130, batch_size=2, lr=3e-3)
     _say("study: what was it worth?", f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} "
          "--budgets 1p 100% --draws 3 --recipe.steps 130 --recipe.batch_size 2 --recipe.lr 3e-3 --jobs 2")  # fmt: skip

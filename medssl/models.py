@@ -85,9 +85,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 def _load_exactly(module: nn.Module, path: Path) -> None:
     if not path.exists():
-        raise MedsslError(
-            f"{path.parent.name} holds no {path.name}: expected a finished pretraining run; run it again with --resume true"
-        )
+        raise MedsslError(f"{path.parent.name} holds no {path.name}: expected a finished pretraining run; run it again")
     given, own = load(path.read_bytes()), module.state_dict()
     wrong = sorted(
         (given.keys() ^ own.keys()) | {k for k in given.keys() & own.keys() if given[k].shape != own[k].shape}

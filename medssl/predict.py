@@ -3,12 +3,17 @@
     medssl predict runs/model NEW_SCANS --out masks
     medssl embed runs/simmim NEW_SCANS --out features
 
-NEW_SCANS is a folder of scans (indexed and prepared first, as the model's own were) or a cache. Outputs are named by
-pseudonym; `medssl where OUT/manifest SCAN` says on the terminal which files that was.
+NEW_SCANS is a folder of scans (indexed and prepared first, as the model's own were), a manifest or a cache: from one
+manifest the pseudonyms of all outputs are the same, so that they can be joined. Outputs are named by pseudonym; `medssl
+where OUT SCAN` says on the terminal which files that was. What of a folder is indexed here stays in OUT/manifest, with
+its private sources and key: hand on the outputs, not that.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,51 +48,69 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
     model, record = load_model(Path(run), encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = model.to(device)
-    cache = as_cache(Path(scans), Path(out), record.config)
-    if isinstance(model, Classifier):
-        table = _with_rejects(_probabilities(model, record, cache), cache)
-        write_atomically(Path(out) / "probabilities.csv", table.to_csv(index=False).encode())
-        return table
-    rows = [_write_mask(model, record, cache, scan, Path(out)) for scan in track(list(cache.manifest["scan"]), "masks")]
-    table = _with_rejects(pd.DataFrame(rows), cache)
-    write_atomically(Path(out) / "volumes.csv", table.to_csv(index=False).encode())
+    out = Path(out)
+    with prepared(Path(scans), out, record.config) as (cache, sources):
+        if isinstance(model, Classifier):
+            table, name = _probabilities(model, record, cache), "probabilities.csv"
+        else:
+            names = track(list(cache.manifest["scan"]), "masks")
+            rows = [_write_mask(model, record, cache, scan, sources, out) for scan in names]
+            table, name = pd.DataFrame(rows), "volumes.csv"
+        table = _with_rejects(table, cache)
+    write_atomically(out / name, table.to_csv(index=False).encode())
     return table
 
 
 def embed(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
-    """Feature vectors of scans from a pretraining run or a fine-tuned model, in `out/features.parquet`, one row a scan."""
+    """Feature vectors of scans from a pretraining run or a fine-tuned model, in `out/features.parquet`, one row a scan;
+    of a scan that was rejected the row has its reason and no numbers."""
     record = runs.read(run)
     if record.kind == "pretrain":
         model = build("classification", fresh_encoder(record.config["encoder"], 0, encoder), 2, 0)
         load_pretrained(model, Path(run))
     else:
         model, record = load_model(Path(run), encoder)
-    cache = as_cache(Path(scans), Path(out), record.config)
-    names = list(cache.manifest["scan"])
-    vectors = probes.embed(model.encoder.eval(), cache, names, record.config["crop"])
-    table = cache.manifest[["scan", "patient"]].copy()
-    table = pd.concat([table, pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])], axis=1)
+    with prepared(Path(scans), Path(out), record.config) as (cache, _):
+        names = list(cache.manifest["scan"])
+        vectors = probes.embed(model.encoder.eval(), cache, names, record.config["crop"])
+        table = cache.manifest[["scan", "patient", "status"]].copy()
+        table = pd.concat([table, pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])], axis=1)
+        table = _with_rejects(table, cache)
     write_atomically(Path(out) / "features.parquet", table.to_parquet())
     return table
 
 
-def as_cache(scans: Path, out: Path, config: dict[str, Any]) -> Cache:
-    """The scans as the model's own were prepared: an existing cache, or a folder that is indexed and prepared into `out`."""
+@contextmanager
+def prepared(scans: Path, out: Path, config: dict[str, Any]) -> Iterator[tuple[Cache, Path | None]]:
+    """The scans as the model's own were prepared, and where their sources are listed.
+
+    An existing cache; or a manifest, or a folder that is indexed into `out/manifest`, prepared into `out/cache`, which
+    is removed when the block ends well.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if (scans / "cache.json").exists():
-        cache = Cache(scans)
-    else:
+        yield _fitting(Cache(scans), config), None
+        return
+    manifest = scans
+    if not (scans / "sources.parquet").exists():
         if scans.resolve() in out.resolve().parents or scans.resolve() == out.resolve():
             raise MedsslError(
                 "--out lies in the folder of scans: expected another place, or its masks would be the next scans"
             )
-        index([scans], out / "manifest", modality=config["modality"])
-        grid = (
-            {"spacing_mm": tuple(config["spacing_mm"])}
-            if config["dims"] == 3
-            else {"size": config["size"] and tuple(config["size"])}
-        )
-        cache = prepare(out / "manifest", out / "cache", dims=config["dims"], modality=config["modality"], **grid)
+        manifest = out / "manifest"
+        index([scans], manifest, modality=config["modality"])
+    grid = (
+        {"spacing_mm": tuple(config["spacing_mm"])}
+        if config["dims"] == 3
+        else {"size": config["size"] and tuple(config["size"])}
+    )
+    cache = prepare(manifest, out / "cache", dims=config["dims"], modality=config["modality"], **grid)
+    yield _fitting(cache, config), manifest / "sources.parquet"
+    shutil.rmtree(out / "cache")
+
+
+def _fitting(cache: Cache, config: dict[str, Any]) -> Cache:
+    """The cache, if its scans are of the kind, the channels and the grid that the model was made for."""
     found = (cache.dims, cache.channels, cache.modality)
     wanted = (config["dims"], config["channels"], config["modality"])
     if found != wanted:
@@ -115,11 +138,13 @@ def _probabilities(model: Classifier, record: Run, cache: Cache) -> pd.DataFrame
     return pd.concat([cache.manifest[["scan", "patient", "status"]], scores], axis=1)
 
 
-def _write_mask(model: Segmenter, record: Run, cache: Cache, scan: str, out: Path) -> dict[str, Any]:
+def _write_mask(
+    model: Segmenter, record: Run, cache: Cache, scan: str, sources: Path | None, out: Path
+) -> dict[str, Any]:
     device = next(model.parameters()).device
     x = middles(cache, [scan], cache.shape(scan))[0].to(device)
     probabilities = segment_probabilities(model, x, record.config["crop"]).cpu().numpy()
-    shape, affine = _own_grid(cache, scan, out)
+    shape, affine = _own_grid(cache, scan, sources)
     values = np.array([0, *map(int, record.config["classes"])], np.uint8)
     mask = values[onto(probabilities, cache.affine(scan), shape, affine).argmax(0)]
     content = nibabel.Nifti1Image(mask, affine)
@@ -148,10 +173,9 @@ def onto(volume: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target:
     return np.stack([affine_transform(v, turn, shift, tuple(shape), order=1, mode="nearest") for v in volume])
 
 
-def _own_grid(cache: Cache, scan: str, out: Path) -> tuple[tuple[int, ...], np.ndarray]:
+def _own_grid(cache: Cache, scan: str, sources: Path | None) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape and affine of the scan as it came; the cache's own grid where the files are not at hand."""
-    sources = out / "manifest" / "sources.parquet"
-    if not sources.exists():
+    if sources is None:
         return cache.shape(scan), cache.affine(scan)
     source = read_table(sources).set_index("scan").loc[scan]
     files, correct = list(source["files"]), source.get("correct")

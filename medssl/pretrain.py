@@ -68,7 +68,7 @@ def pretrain(
     label: str | None = None,
     checkpoint_every: int = 100,
     monitor_every: int | None = None,
-    resume: bool = False,
+    resume: bool = True,
 ) -> runs.Run:
     """Train `method(encoder)` on the unlabelled scans of a cache; returns the finished run's record.
 
@@ -77,6 +77,7 @@ def pretrain(
     crop: voxels an axis; by default the largest that fits the scans and the encoder, up to 224 (2D) or 96 (3D).
     steps: optimiser steps, each of batch_size x accumulate x devices scans. transductive: pretrain on the test patients
     too; every later table says so. label: a label column watched by kNN during the run (it never enters the loss).
+    resume: go on where the very same run stopped; false starts it over.
     Raises MedsslError on a setting that cannot work, before the first step.
     """
     cache, out = Cache(Path(data)), Path(out)
@@ -104,7 +105,7 @@ def pretrain(
     if finished is not None:
         console.print(f"{out} is already finished; nothing to do")
         return finished
-    if not resume:
+    if not (resume and runs.holds(out, name)):
         for left in ("last.ckpt", "metrics.csv"):  # of another attempt: never to be resumed from by this one
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
@@ -292,7 +293,10 @@ def _fit(
         callbacks=[health, Curves(out / "metrics.csv", health, max(1, steps // 200), checkpoint_every, begun), KeepCheckpoint(checkpoint, checkpoint_every),
                    StepBar()],
     )  # fmt: skip
+    if trainer.is_global_zero and begun:
+        console.print(f"going on after step {begun} of {steps}")
     if trainer.is_global_zero and begun < steps:
+        console.print("measuring how long it will take ...")
         _tell(module, crops, health, batch_size, (steps - begun) * accumulate, trainer)
     data = CropData(crops, batch_size, steps * accumulate, begun * accumulate, workers)
     clock = time.perf_counter()

@@ -24,6 +24,7 @@ from medssl.disk import write_atomically
 from medssl.errors import MedsslError
 from medssl.report_tables import KEY, STATUSES, UNREADABLE
 from medssl.runs import Run, read, table
+from medssl.summary import summarise
 
 
 def report(runs: Path, out: Path | None = None) -> Path:
@@ -55,11 +56,13 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
     run = read(folder)
     config, task = run.config, str(run.config.get("task", ""))
     metric = "dice" if task == "segmentation" else "auroc"
-    summary, cells = _summary(folder), _cells(folder, run)
+    summary, cells = _summary(folder, run), _cells(folder, run)
     cases, troubles = _cases(folder, cells)
     main = summary[summary["metric"] == metric]
     compared = main[main["difference"].notna()]
     lead, detail = findings(main, tables.METRICS[metric])
+    if not len(main):
+        lead = "No cell of this study is finished yet, so there is nothing to say."
     saved, saved_reason, full = tables.labels_saved(cases, main, task)
     arms = {arm: about.get("id") for arm, about in config.get("pretraining", {}).items()}
     return {
@@ -270,27 +273,30 @@ def _command(run: Run) -> str:
     """The command of this study, with the folders left for the reader to fill in."""
     config = run.config
     named = {arm: f"RUN_{i}" for i, arm in enumerate(config.get("pretraining", {}), 1)}
-    values = {
-        "task": config.get("task", ""),
-        "arms": " ".join(named.get(arm, arm) for arm in config.get("arms", [])),
-        "budgets": " ".join(map(str, config.get("budgets", []))),
-        "label": config.get("label"),
-        "seed": run.seed,
-        "split_seed": config.get("split_seed", 0),
-        "split_column": config.get("split_column"),
-        "score_on": config.get("score_on"),
-    }
-    words = [f"--{name} {value}" for name, value in values.items() if value not in (None, "")]
+    arms = [named.get(arm, arm) for arm in config.get("arms", [])]
+    values = {"task": config.get("task", ""), "arms": arms} | config.get("asked", {})
+    words = [f"--{name.replace('_', '-')} {_typed(value)}" for name, value in values.items()]
     lines = [f"# {word}: {arm}, run {config['pretraining'][arm].get('id', '–')}" for arm, word in named.items()]
     return tables.without_paths("\n".join([" ".join(["medssl study --data CACHE --out STUDY", *words]), *lines]))
 
 
-def _summary(folder: Path) -> pd.DataFrame:
+def _typed(value: Any) -> str:
+    """An option's value as one types it."""
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _summary(folder: Path, run: Run) -> pd.DataFrame:
+    """The study's table; of a study that has not come to its end, that of the cells which are finished."""
     numbers = ["budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"]
     numbers += ["difference_high", "p", "p_holm"]
     try:
-        found = pd.read_parquet(folder / "summary.parquet")
-    except UNREADABLE:
+        if run.status == "finished":
+            found = pd.read_parquet(folder / "summary.parquet")
+        else:
+            found = summarise(folder, run.config.get("cell_ids", []), str(run.config.get("task", "")))
+    except (*UNREADABLE, MedsslError):
         found = pd.DataFrame()
     found = found.reindex(columns=[*KEY, "metric", *numbers, "note"])
     return found.astype(dict.fromkeys(numbers, float))

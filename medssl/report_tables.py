@@ -45,7 +45,7 @@ PROTOCOL = (  # the order of the points; a record's keys are sorted
     "cost beside every score",
     "losses published",
 )
-STATUSES = {"stale": "stopped without a word", "broken": "record cannot be read"}
+STATUSES = {"stale": "stopped without a word", "stopped": "stopped by hand", "broken": "record cannot be read"}
 
 
 @dataclass
@@ -137,7 +137,7 @@ def labels_saved(
             continue
         patients = [sizes[b] for b in own]
         curve, freedom = _tables(own, task)
-        area = stats.area_under_label_curve(patients, curve, patient_df=freedom)
+        area = stats.area_under_label_curve(patients, curve, patient_df=freedom, bounds=(0, 1))
         saved, difference, note = ("", "", ""), "", area.note
         if arm != "scratch":
             (full,), full_freedom = _tables({last: _shared(base[last], own[last])}, task)
@@ -155,7 +155,8 @@ def _area_difference(own: dict, base: dict, budgets: list[float], task: str) -> 
     a, freedom = _tables({b: _shared(own[b], base[b]) for b in own}, task)
     c, other = _tables({b: _shared(base[b], own[b]) for b in own}, task)
     differences = [x - y for x, y in zip(a, c)]
-    found = stats.area_under_label_curve(budgets, differences, patient_df=_fewest(freedom, other))
+    free = _fewest(freedom, other)
+    found = stats.area_under_label_curve(budgets, differences, patient_df=free, bounds=(-1, 1))
     return figures.signed(found.mean, found.low, found.high) if np.isfinite(found.low) else f"{found.mean:+.3f}"
 
 
@@ -316,8 +317,10 @@ def _saved(found: stats.LabelsSaved, least: float) -> tuple[str, str, str]:
     share = f"{100 * found.share:.0f}%{' or more' if below else ''}" if np.isfinite(found.share) else "none"
     if np.isnan(found.low) or np.isinf(found.low):
         return budget, "–", share
+    if found.low == least and np.isinf(found.high):
+        return "–", "any number", "–"  # nothing is known, so nothing is claimed
     if found.low == least:
-        return budget, f"up to {found.high:.3g}" if np.isfinite(found.high) else "any number", share
+        return budget, f"up to {found.high:.3g}", share
     return (
         budget,
         f"{found.low:.3g} to {found.high:.3g}" if np.isfinite(found.high) else f"{found.low:.3g} or more",

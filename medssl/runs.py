@@ -1,6 +1,7 @@
 """The run record: what was done, with what, from what, and what came out. Imports no torch.
 
-One folder a run. `run.json` in it carries the status (running with a heartbeat, finished, failed with the reason)
+One folder a run. `run.json` in it carries the status (running with a heartbeat, finished, stopped by hand, failed with
+the reason)
 and is replaced atomically, so a reader never sees half a record. `table` is a glob into a DataFrame.
 
     from medssl import runs
@@ -29,7 +30,7 @@ import pandas as pd
 import psutil
 
 from medssl.disk import write_atomically
-from medssl.errors import MedsslError
+from medssl.errors import MedsslError, Stopped
 
 STALE_S = 120.0  # a running record whose heartbeat is older than this belongs to a process that died
 PACKAGES = ("medssl", "torch", "monai", "lightly", "pytorch-lightning", "numpy", "blosc2")
@@ -85,17 +86,24 @@ def read(folder: Path | str) -> Run:
 def finished(folder: Path, name: str, resume: bool = False) -> Run | None:
     """The run in this folder if it is done and the very one called `name`, else None.
 
-    Raises MedsslError where a finished run of other settings would be overwritten, or (`resume`) gone on with.
+    Raises MedsslError where a run of other settings would be overwritten: a finished one, and one that can be gone on
+    with (`resume`).
     """
     if not (folder / "run.json").exists():
         return None
     before = read(folder)
-    if before.id != name and (resume or before.status == "finished"):
+    if before.id != name and (before.status == "finished" or (resume and (folder / "last.ckpt").exists())):
         raise MedsslError(
-            f"{folder.name} holds run {before.id}, made with other settings or data than this one ({name}): nothing was "
-            f"changed; give another --out, or the settings of the first"
+            f"{folder.name} holds the {before.status} run {before.id}, made with other settings or data than this one "
+            f"({name}): nothing was changed; give another --out, or the settings of the first"
+            f"{'' if before.status == 'finished' else ', or --resume false to start over'}"
         )
     return before if before.status == "finished" else None
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether the folder's record is that of the run called `name`."""
+    return (folder / "run.json").exists() and read(folder).id == name
 
 
 def table(root: Path | str) -> pd.DataFrame:
@@ -163,16 +171,18 @@ def recording(
         raise MedsslError(
             f"{folder.name} holds a {before.kind} run: expected a new folder or one of a {kind} run; give another --out"
         )
-    spent = float(before.cost.get("seconds") or 0.0) if before is not None and before.id == name else 0.0
+    same = before is not None and before.id == name
+    spent = float(before.cost.get("seconds") or 0.0) if same and before else 0.0
     begun = time.time()
-    run = Run(name, kind, config, data, seed, parent, commit(), started=begun, versions=versions())
+    started = before.started if same and before else begun
+    run = Run(name, kind, config, data, seed, parent, commit(), started=started, versions=versions())
     recorder = Recorder(folder, run)
     try:
         yield recorder
         status: dict[str, Any] = {"status": "finished"}
     except BaseException as error:
         told = str(error) if isinstance(error, MedsslError) else type(error).__name__
-        status = {"status": "failed", "reason": told}
+        status = {"status": "stopped" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed", "reason": told}
         raise
     finally:
         recorder.close()

@@ -10,6 +10,7 @@ head's seed in each draw, so their differences are paired. The test split is rea
 from __future__ import annotations
 
 import hashlib
+import inspect
 import multiprocessing
 import os
 import time
@@ -72,6 +73,7 @@ def study(
     """
     arguments: dict[str, Any] = {k: v for k, v in locals().items() if k != "jobs"}
     plan = make_plan(**arguments)
+    plan.config["asked"] = asked(arguments)
     started = time.time()
     with runs.recording(plan.out, "study", plan.config, plan.cache.digest, seed) as record:
         record.update(config={"cell_ids": [plan.id(c) for c in plan.cells]})
@@ -88,6 +90,21 @@ def study(
             f"command again to try these once more"
         )
     return table
+
+
+def asked(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ from their defaults, by the names they have on the command line; folders are left out."""
+    usual = {name: p.default for name, p in inspect.signature(study).parameters.items()}
+    given = {
+        n: v for n, v in arguments.items() if n not in ("data", "out", "arms", "encoder", "recipe") and v != usual[n]
+    }
+    if arguments["recipe"] is not None:
+        fields = asdict(arguments["recipe"])
+        given |= {f"recipe.{n}": v for n, v in fields.items() if v != getattr(Recipe(), n)}
+    if arguments["encoder"] is not None:
+        spec = runs.describe(arguments["encoder"])
+        given |= {"encoder": spec["class_path"]} | {f"encoder.{n}": v for n, v in spec["init_args"].items()}
+    return given
 
 
 def make_plan(

@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 
 from medssl.crops import Crops, Steps
 from medssl.disk import write_atomically
-from medssl.errors import MedsslError
+from medssl.errors import MedsslError, Stopped
 
 
 class CropData(pl.LightningDataModule):
@@ -149,15 +149,18 @@ class KeepCheckpoint(pl.Callback):
             trainer.save_checkpoint(self.path)
         if asked:
             self._restore()
-            raise MedsslError(
+            raise Stopped(
                 f"stopped by signal {self.asked} after step {step} of {trainer.max_steps}: the checkpoint is safe; "
-                f"run the same command with --resume true to go on"
+                f"run the same command again to go on"
             )
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._restore()
 
     def _ask(self, number: int, frame: Any) -> None:
+        if self.asked:  # asked twice: at once, from the last checkpoint
+            self._restore()
+            raise KeyboardInterrupt
         self.asked = number
 
     def _restore(self) -> None:

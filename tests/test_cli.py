@@ -1,5 +1,7 @@
 """The command line: fast help, errors in words with the nearest names, exit codes, and classes from outside."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 import textwrap
@@ -8,10 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import medssl
 from medssl import runs
 from medssl.cli import COMMANDS, main
+from medssl.finetune import Recipe
 from medssl.scans.cache import Cache
 
+ROOT = Path(__file__).parent.parent
 OUTSIDE = '''
 """A method, an encoder and a view of somebody else's."""
 import torch
@@ -96,6 +101,66 @@ def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
     assert main([*common, "--encoder", "somebodys.Tiny", "--encoder.width", "6"]) == 0  # ... the user may name it
 
 
+def test_the_python_of_the_readme_runs_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache
+) -> None:
+    """Word for word but for the number of steps and draws, on the cohort it names, from a folder of the user's own."""
+    example, method = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    medssl.phantom("scans", patients=10)
+    short = example.replace("steps=500", "steps=2").replace('"100%"])', '"100%"], draws=1, recipe=Recipe(2, 2))')
+    assert short.count("steps=2") == short.count("draws=1") == 1
+    exec(short, {"Recipe": Recipe})
+    assert Path("report.html").exists()
+    Path("mine.py").write_text(method)
+    words = [
+        "--encoder",
+        "ResNet",
+        "--encoder.width",
+        "4",
+        "--crop",
+        "32",
+        "32",
+        "32",
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+    ]
+    try:
+        assert main(["pretrain", "--data", str(cache.path), "--out", "run", "--method", "mine.Alike", *words]) == 0
+    finally:
+        sys.modules.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pretrain", "--data", "x", "--out", "y", "--method", "nowhere.Mine"], "expected nowhere.py in this folder"),
+        (["pretrain", "--data", "x", "--out", "y", "--steps", "abc"], "--steps cannot be abc: expected a whole number"),
+        (["prepare", "m", "--out", "y", "--spacing-mm", "2,2,2"], "for example --spacing-mm 1 1 1"),
+        (["prepare", "m"], "missing: --out"),
+        (["index", "x", "--out", "y", "--pateint", "z"], "did you mean --patient"),
+        (["where", ".", "abc"], "holds no sources.parquet"),
+    ],
+)
+def test_what_was_typed_wrong_is_said_with_what_to_type(
+    words: list[str], said: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "jsonargparse" not in told
+    assert "Parser key" not in told
+
+
+def test_the_options_of_a_recipe_are_listed(capsys: pytest.CaptureFixture) -> None:
+    assert main(["study", "--recipe.help"]) == 0
+    told = capsys.readouterr().out
+    assert all(f"--recipe.{field.name} " in told for field in dataclasses.fields(Recipe))
+
+
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
     code = "import sys; from medssl.cli import main; main(['--help']); print(sorted({'torch', 'monai', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -120,7 +185,7 @@ def test_help_says_what_an_option_means(capsys: pytest.CaptureFixture) -> None:
     ("words", "said"),
     [
         (["pretrian"], "did you mean pretrain"),
-        (["pretrain", "--stesp", "3"], "did you mean steps"),
+        (["pretrain", "--stesp", "3"], "did you mean --steps"),
         (["pretrain", "--data", "x", "--out", "y", "--method", "SimCRL"], "did you mean SimCLR"),
         (["pretrain", "--data", "x", "--out", "y", "--encoder", "resnet"], "did you mean ResNet"),
         (["pretrain", "--data", "nowhere", "--out", "y"], "is no cache"),

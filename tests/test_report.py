@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import doctest
 import html
+import json
 import re
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
         "budgets": list(BUDGETS), "score_on": "test", "split_seed": 0, "cells": 26, "scored_patients": 24,
         "scored_scans": 28, "patients": {"train": 80, "validation": 10, "test": 24},
         "pretraining": pretraining, "seen_test_scans": {"simmim": 0},
+        "asked": {"task": task, "budgets": list(BUDGETS), "draws": 5, "crop": [32, 32, 32], "recipe.steps": 7, "allow_seen": True},
     }  # fmt: skip
     study = root / "hippo"
     points = {"split by patient": {"met": True, "evidence": "80 train, 24 test"}}
@@ -197,7 +199,10 @@ def test_every_section_has_its_content(page):
     ):
         assert row in text
     assert text.index("split by patient") < text.index("strong baselines") < text.index("labels saved not")
-    assert "medssl study --data CACHE --out STUDY --task segmentation --arms scratch RUN_1" in text
+    command = (
+        "medssl study --data CACHE --out STUDY --task segmentation --arms scratch RUN_1 --budgets 1p 10% 100% --draws 5"
+    )
+    assert f"{command} --crop 32 32 32 --recipe.steps 7 --allow-seen true" in text
 
 
 def test_page_is_one_file_that_asks_nothing_of_the_network(page):
@@ -262,8 +267,26 @@ def test_study_without_a_finished_cell(tmp_path):
     config = {"task": "segmentation", "arms": ["scratch"], "budgets": ["1%"], "cells": 4}
     record(tmp_path / "young", "study", config, status="running")
     text = text_of(report(tmp_path / "young"))
-    assert "compares no pretrained arm" in text
+    assert "No cell of this study is finished yet" in text
     assert "not started 4" in text
+
+
+def test_an_unfinished_study_shows_what_is_finished(tmp_path):
+    study = make_study(tmp_path)
+    (study / "summary.parquet").unlink()
+    whole = json.loads((study / "run.json").read_text())
+    (study / "run.json").write_text(json.dumps(whole | {"status": "stopped"}))
+    text = text_of(report(study))
+    assert "Incomplete" in text
+    assert "Of 3 comparisons" in text
+    assert "compares no pretrained arm" not in text
+    assert "This needs two budgets" not in text
+    assert "stopped by hand" in text
+
+
+def test_nothing_is_claimed_of_labels_saved_where_any_number_fits():
+    nothing = stats.LabelsSaved(budget=1.5, low=1.0, high=np.inf, share=0.9)
+    assert report_tables._saved(nothing, 1.0) == ("–", "any number", "–")
 
 
 def test_pretraining_runs_alone(tmp_path):

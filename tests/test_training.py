@@ -157,7 +157,7 @@ def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, t
     assert (tmp_path / "cut" / "last.ckpt").exists()
     assert not (tmp_path / "cut" / "encoder.safetensors").exists()
     if how == signal.SIGTERM:
-        assert "--resume" in str(runs.read(tmp_path / "cut").reason)
+        assert "again to go on" in str(runs.read(tmp_path / "cut").reason)
     pretrain(cache.path, tmp_path / "cut", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, resume=True, **keywords)
     whole, cut = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[k], cut[k]) for k in whole)

@@ -88,6 +88,7 @@ def phantom(
 
         phantom(Path("cohort"), patients=8, shape=(32, 32, 24), spacing_mm=(10, 10, 12))
     """
+    out = Path(out)
     _check(patients, seed, shape, spacing_mm, jobs)
     settings = {
         "patients": patients,

@@ -259,7 +259,9 @@ def _pair(files, template: MaskTemplate | None, warned: list[Warned]) -> tuple[d
     folders = {path.parent for _, path, format in files if format == "dicom"}
     pairs, masks = template.split([path for _, path, _ in files], folders)
     if not pairs:
-        warned.append(Warned("the mask pattern leads from no image to a file that exists: every scan is without mask"))
+        tried = tuple(str(template.path(path)) for _, path, _ in files[:1])
+        text = "the mask pattern leads from no image to a file that exists, every scan is without mask; the first tried"
+        warned.append(Warned(text, tried))
     return pairs, masks
 
 

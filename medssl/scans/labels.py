@@ -94,7 +94,7 @@ class LabelTable:
             (repeated, f"{len(repeated)} scans have several label rows; rows that disagree are not used"),
             (
                 self.left_out,
-                f"{len(self.left_out)} columns are no labels by their values (name them with --label)",
+                f"{len(self.left_out)} columns are no labels by their values (--label NAME keeps one, --patient NAME says whose a scan is)",
             ),
         ]
         warned = [Warned(text, tuple(names)) for names, text in said if names]

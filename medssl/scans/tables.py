@@ -77,8 +77,17 @@ def rejects_table(out: Path) -> Table:
 
 
 def where(out: Path, scan: str) -> list[str]:
-    """The files that a scan is made of. Raises MedsslError for a pseudonym that is not in the manifest."""
-    sources = read_table(Path(out) / "sources.parquet").set_index("scan")
+    """The files that a scan is made of. out: a manifest, or what `medssl predict` or `embed` wrote.
+
+    Raises MedsslError for another folder and for a pseudonym that is not in the manifest.
+    """
+    places = [folder / "sources.parquet" for folder in (Path(out), Path(out) / "manifest")]
+    listed = next((place for place in places if place.exists()), None)
+    if listed is None:
+        raise MedsslError(
+            f"{out} holds no sources.parquet: expected the folder that medssl index wrote (a cache names no file)"
+        )
+    sources = read_table(listed).set_index("scan")
     if scan not in sources.index:
         raise MedsslError(f"scan {scan!r} is not in this manifest{nearest(scan, sources.index)}")
     return list(sources.loc[scan, "files"])
