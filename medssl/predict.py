@@ -61,9 +61,15 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
     return table
 
 
-def embed(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
+def embed(
+    run: Path, scans: Path, out: Path, encoder: Encoder | None = None, duplicates_above: float | None = None
+) -> pd.DataFrame:
     """Feature vectors of scans from a pretraining run or a fine-tuned model, in `out/features.parquet`, one row a scan;
-    of a scan that was rejected the row has its reason and no numbers."""
+    of a scan that was rejected the row has its reason and no numbers.
+
+    duplicates_above: a cosine, as 0.99: pairs of scans of different patients that agree as closely are listed in
+    `out/near_duplicates.csv`, to be looked at; nothing is left out.
+    """
     record = runs.read(run)
     if record.kind == "pretrain":
         model = build("classification", fresh_encoder(record.config["encoder"], 0, encoder), 2, 0)
@@ -77,6 +83,10 @@ def embed(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> 
         table = pd.concat([table, pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])], axis=1)
         table = _with_rejects(table, cache)
     write_atomically(Path(out) / "features.parquet", table.to_parquet())
+    if duplicates_above is not None:
+        pairs = probes.near_duplicates(vectors, list(cache.manifest["patient"]), duplicates_above)
+        found = pd.DataFrame([(names[i], names[j], c) for i, j, c in pairs], columns=["scan", "other", "cosine"])
+        write_atomically(Path(out) / "near_duplicates.csv", found.to_csv(index=False).encode())
     return table
 
 

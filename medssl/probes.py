@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
 from medssl.scans.cache import Cache
 from medssl.views import recipes
 from medssl.views.base import make_keys
@@ -89,3 +90,23 @@ def linear_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, class
         return scores
     scores[:, np.unique(labels)] = model.fit(train, labels).predict_proba(test)
     return scores
+
+
+def near_duplicates(
+    features: np.ndarray, patients: Sequence[str], threshold: float = 0.99, block: int = 1024
+) -> list[tuple[int, int, float]]:
+    """Pairs of scans (i < j, cosine) of different patients whose centred features agree to `threshold`, closest first.
+
+    features: (N, D). Memory grows with block x N, never with N x N. Raises MedsslError for a threshold outside (0, 1].
+    """
+    if not 0 < threshold <= 1:
+        raise MedsslError(f"the threshold is {threshold}: expected a cosine above 0 and at most 1, for example 0.99")
+    centred = F.normalize(torch.from_numpy(features - features.mean(0)).float(), dim=1)
+    who = torch.from_numpy(np.unique(np.asarray(patients), return_inverse=True)[1])
+    pairs = []
+    for start in range(0, len(centred), block):
+        cosines = centred[start : start + block] @ centred[start:].T
+        cosines[who[start : start + block, None] == who[None, start:]] = -1
+        for i, j in (cosines.triu(1) >= threshold).nonzero().tolist():
+            pairs.append((start + i, start + j, float(cosines[i, j])))
+    return sorted(pairs, key=lambda pair: -pair[2])

@@ -2,7 +2,7 @@
 
 base.py           Scan, Header; the one statement of the axis order
 files.py          walking folders, telling formats apart, atomic writes, gzip read to its checksum
-privacy.py        keyed pseudonyms; the allow-list of header fields
+privacy.py        keyed pseudonyms; the allow-list of header fields; the risk of burned-in text
 geometry.py       spacing, orientation, resampling, do two grids agree
 dicom_fields.py   a header's short fields, decoded fast
 dicom_slices.py   one DICOM file -> its slices
@@ -11,6 +11,8 @@ nifti.py          NIfTI and NRRD, integrity checked
 metaimage.py      MetaImage, integrity checked
 images.py         PNG, JPEG, TIFF, MedMNIST .npz
 read.py           one door to every format, masks included
+quality.py        flags to filter on: few slices, clipped range, duplicates, ...
+audit.py          what header text was left behind, by tag and count
 masks.py          which file is whose mask
 labels.py         a CSV of labels onto scans
 index.py          folders -> manifest + rejects
