@@ -458,3 +458,116 @@ def test_magnitude_and_field_map_of_one_file_are_two_scans_as_dcm2niix_has_it(sh
         scan = dicom.read_series(part.files, "id", "p", part.member)
         check_equal(scan, *oracle(shared, f"enhanced_multiframe/Ref/Philips_WIP_B0_NS_801_{name}.nii"))
         assert scan.notes == ("one of 2 pictures (echoes, magnitude and phase, ...) in its series",)
+
+
+def write_frames(folder, places, frames, edit):
+    """A classic series with `frames` slices at each of `places`; slice (time, z) holds the number 100 * time + z."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for time in range(frames):
+        for z in range(places):
+            plane = np.full((10, 12), 100 * time + z, np.int16)
+            dataset = slice_dataset(plane, (0, 0, 2.5 * z), Modality="MR", InstanceNumber=1)
+            edit(dataset, time, z)
+            dataset.save_as(folder / f"{(7 * (time * places + z)) % 101:03d}.dcm")
+    return folder
+
+
+def instance_backwards(dataset, time, z):
+    dataset.InstanceNumber = 50 - 10 * time - z
+
+
+def timed(keyword):
+    def edit(dataset, time, z):
+        instance_backwards(dataset, time, z)  # the time wins over the instance number
+        setattr(dataset, keyword, time + 1)
+
+    return edit
+
+
+@pytest.mark.parametrize("keyword", ["TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime"])
+def test_frames_come_in_the_order_of_their_time(tmp_path, keyword):
+    scan = read(write_frames(tmp_path, 3, 4, timed(keyword)))
+    assert scan.frames == 4
+    assert "4D: 4 frames held as channels" in scan.notes
+    assert scan.array[:, 0, 0].tolist() == [[100 * time + z for z in range(3)] for time in range(4)]
+
+
+def test_frames_without_a_time_come_in_the_order_of_instance_numbers(tmp_path):
+    scan = read(write_frames(tmp_path, 3, 2, instance_backwards))
+    assert scan.array[:, 0, 0].tolist() == [[100, 101, 102], [0, 1, 2]]
+
+
+def test_a_frame_that_would_mix_two_b_values_is_refused(tmp_path):
+    def edit(dataset, time, z):
+        dataset.InstanceNumber = 10 * time + z
+        dataset.DiffusionBValue = 1000.0 * (time if z else 1 - time)
+
+    message = refusal(write_frames(tmp_path, 3, 2, edit))
+    assert "frame 1 of 2 mixes (temporal position, b-value) (-1.0, 0.0) and (-1.0, 1000.0)" in message
+
+
+def by_echo(dataset, time, z):
+    dataset.EchoTime = 2.5 + 2 * time
+
+
+def by_phase(dataset, time, z):
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "MP"[time], "ND"]
+
+
+def by_ge_raw_type(dataset, time, z):
+    dataset.Manufacturer = "GE MEDICAL SYSTEMS"
+    dataset.add_new((0x0043, 0x0010), "LO", "GEMS_PARM_01")
+    dataset.add_new((0x0043, 0x102F), "SS", time)
+
+
+def by_words(dataset, time, z):
+    dataset.InstanceNumber = 10 * time + z
+    dataset.ImageType = ["DERIVED", "PRIMARY", "DIFFUSION", ("TRACEW", "ADC")[time]]
+
+
+@pytest.mark.parametrize("edit", [by_echo, by_phase, by_ge_raw_type, by_words])
+def test_echoes_phase_and_maps_are_scans_of_their_own(tmp_path, edit):
+    found = series(write_frames(tmp_path, 3, 2, edit))
+    scans = [dicom.read_series(part.files, "id", "p", part.member) for part in found]
+    assert sorted(scan.array[0, 0, 0].tolist() for scan in scans) == [[0, 1, 2], [100, 101, 102]]
+    assert [scan.frames for scan in scans] == [1, 1]
+    assert all("one of 2 pictures" in part.header().notes[0] for part in found)
+
+
+def test_one_place_at_several_trigger_times_is_an_image_with_frames(tmp_path):
+    scan = read(write_frames(tmp_path, 1, 5, timed("TriggerTime")))
+    assert (scan.dims, scan.frames) == (2, 5)
+    assert scan.array[:, 0, 0].tolist() == [0, 100, 200, 300, 400]
+
+
+def cine(path, modality, colours=False, tint=0):
+    planes = np.random.default_rng(0).integers(0, 250, (6, 10, 12)).astype(np.uint8)
+    fields = dict(Modality=modality, BitsAllocated=8, BitsStored=8, HighBit=7, PixelRepresentation=0)
+    dataset = slice_dataset(planes[0], None, NumberOfFrames=6, **fields)
+    del dataset.ImageOrientationPatient
+    if colours:
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+        dataset.PixelData = np.stack([planes, planes, planes + np.uint8(tint)], axis=-1).tobytes()
+    else:
+        dataset.PixelData = planes.tobytes()
+    dataset.save_as(path)
+    return planes
+
+
+@pytest.mark.parametrize("colours", [False, True])
+def test_a_cine_is_an_image_with_frames(tmp_path, colours):
+    planes = cine(tmp_path / "a.dcm", "US", colours)
+    (found,) = series(tmp_path)
+    assert (found.header().frames, found.header().shape) == (6, (10, 12))
+    scan = read(tmp_path)
+    assert (scan.dims, scan.frames) == (2, 6)
+    assert (scan.array == planes).all()
+
+
+def test_frames_that_are_no_cine_or_in_colour_are_refused(tmp_path):
+    (tmp_path / "nm").mkdir()
+    cine(tmp_path / "nm" / "a.dcm", "NM")
+    assert "6 frames without positions is no cine of its modality" in refusal(tmp_path / "nm")
+    (tmp_path / "us").mkdir()
+    cine(tmp_path / "us" / "a.dcm", "US", colours=True, tint=3)
+    assert "6 frames of 3 colours: expected grey frames" in refusal(tmp_path / "us")
