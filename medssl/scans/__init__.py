@@ -4,9 +4,14 @@ base.py           Scan, Header; the one statement of the axis order
 files.py          walking folders, telling formats apart, atomic writes, gzip read to its checksum
 privacy.py        keyed pseudonyms; the allow-list of header fields; the risk of burned-in text
 geometry.py       spacing, orientation, resampling, do two grids agree
-dicom_fields.py   a header's short fields, decoded fast
+dicom_fields.py   a DICOM header, opened safely and read fast
+dicom_mosaic.py   a Siemens mosaic -> where its tiles lie
 dicom_slices.py   one DICOM file -> its slices
+dicom_frames.py   which slices are one volume, which are the same place at another time
+dicom_correct.py  gantry tilt and uneven spacing, corrected when asked for
+dicom_stack.py    slices -> one straight, even stack, or a refusal
 dicom.py          slices -> series -> volume: the geometry rules
+dicom_seg.py      a mask kept as DICOM SEG
 nifti.py          NIfTI and NRRD, integrity checked
 metaimage.py      MetaImage, integrity checked
 images.py         PNG, JPEG, TIFF, MedMNIST .npz

@@ -1,0 +1,95 @@
+"""Damaged DICOM files: a refusal in words, never a crash, a hang, or memory reserved for what a header claims."""
+
+from __future__ import annotations
+
+import contextlib
+import tracemalloc
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+
+from medssl.errors import ScanError
+from medssl.scans.dicom import group, read_series
+from medssl.scans.dicom_slices import read_pixels, read_slices
+from tests.scans import faults
+from tests.scans.scan_makers import slice_dataset
+
+MOST_BYTES = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Whole files of several kinds: (folder, their bytes)."""
+    root = tmp_path_factory.mktemp("seeds")
+    plane = np.arange(4096, dtype=np.int16).reshape(64, 64)
+    slice_dataset(plane, (0, 0, 0)).save_as(root / "plain.dcm", enforce_file_format=True)
+    for name, syntax in (("rle", RLELossless), ("j2k", JPEG2000Lossless)):
+        packed = pydicom.dcmread(root / "plain.dcm")
+        packed.compress(syntax, generate_instance_uid=False)
+        packed.save_as(root / f"{name}.dcm")
+    deflated = pydicom.dcmread(root / "plain.dcm")
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    pydicom.dcmwrite(root / "deflated.dcm", deflated)
+    (faults.make("enhanced", root / "e") / "all.dcm").rename(root / "enhanced.dcm")
+    return root, [path.read_bytes() for path in sorted(root.glob("*.dcm"))]
+
+
+@settings(max_examples=100, deadline=20_000, suppress_health_check=list(HealthCheck))
+@given(
+    which=st.integers(0, 4),
+    damage=st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 255)), min_size=1, max_size=4),
+    cut=st.none() | st.integers(0, 10_000),
+)
+def test_random_damage_is_read_or_refused(seeds, which, damage, cut):
+    root, wholes = seeds
+    data = bytearray(wholes[which])
+    for place, value in damage:
+        data[132 + place % (len(data) - 132)] = value
+    file = root / "damaged.bin"
+    file.write_bytes(bytes(data[:cut]))
+    tracemalloc.start()
+    with contextlib.suppress(ScanError):  # anything else fails the test
+        for part in group(read_slices(str(file))):
+            part.header()
+            read_series(part.files, "id", "p", part.member)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < MOST_BYTES
+
+
+def claiming(root, name, **fields):
+    dataset = pydicom.dcmread(root / f"{name}.dcm")
+    for keyword, value in fields.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(root / "claim.bin")
+    return str(root / "claim.bin")
+
+
+@pytest.mark.parametrize("name", ["plain", "rle", "j2k"])
+def test_a_header_that_claims_too_much_is_refused_before_anything_is_allocated(seeds, name):
+    file = claiming(seeds[0], name, Rows=65535, Columns=65535, NumberOfFrames=50)
+    tracemalloc.start()
+    (item,) = read_slices(file)
+    assert "claim" in (item.problem or "")
+    with pytest.raises(ScanError, match="claims 429483622500 bytes|claims 429483622500 of pixels"):
+        read_pixels(file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 24
+
+
+def test_an_element_longer_than_its_file_reserves_nothing(seeds):
+    root, _ = seeds
+    data = (root / "plain.dcm").read_bytes()
+    at = data.index(b"\xe0\x7f\x10\x00OW") + 8
+    (root / "long.bin").write_bytes(data[:at] + b"\xf0\xff\xff\xff" + data[at + 4 :])
+    tracemalloc.start()
+    with contextlib.suppress(ScanError):
+        read_pixels(str(root / "long.bin"))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 24
