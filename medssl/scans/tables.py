@@ -73,9 +73,10 @@ def rejects_table(out: Path) -> Table:
 def where(out: Path, scan: str) -> list[str]:
     """The files that a scan is made of. Raises MedsslError for a pseudonym that is not in the manifest."""
     sources = read_table(Path(out) / "sources.parquet").set_index("scan")
-    if scan not in sources.index:
+    whole = scan.partition("-")[0]  # SCAN-003 is a frame of SCAN
+    if whole not in sources.index:
         raise MedsslError(f"scan {scan!r} is not in this manifest{nearest(scan, sources.index)}")
-    return list(sources.loc[scan, "files"])
+    return list(sources.loc[whole, "files"])
 
 
 class Columns:
