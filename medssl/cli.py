@@ -45,6 +45,9 @@ COMMANDS = {
     "prepare": Command(
         "medssl.scans.cache:prepare", "orient, resample and cache the scans of a manifest", ("manifest",)
     ),
+    "plan": Command(
+        "medssl.scans.fingerprint:plan", "what prepare would make of a manifest, and why; writes nothing", ("manifest",)
+    ),
     "pretrain": Command("medssl.pretrain:pretrain", "pretrain an encoder on scans without labels"),
     "study": Command("medssl.study:study", "what the pretraining is worth: arms x label budgets x draws"),
     "finetune": Command("medssl.finetune:finetune", "train one classifier or segmenter"),

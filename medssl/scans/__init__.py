@@ -20,8 +20,12 @@ quality.py        flags to filter on: few slices, clipped range, duplicates, ...
 audit.py          what header text was left behind, by tag and count
 masks.py          which file is whose mask
 labels.py         a CSV of labels onto scans
+found.py          scans on their way into the manifest, on disk
 index.py          folders -> manifest + rejects
 conform.py        RAS+, resampled, one intensity scale; and back
+fingerprint.py    spacings, sizes, intensities of a cohort, and what they decide
+cohort.py         which scans make one cache, and on what grid
+store.py          one scan -> its file in the cache
 cache.py          manifest -> cache; random crops out of it
 """
 

@@ -1,7 +1,7 @@
 """Clean scans on disk, ready for random crops: blosc2, one file a scan.
 
-A cache is a folder: `cache.json` (what it is), `manifest.parquet` (with digests, shapes and reasons),
-`volumes/SCAN.b2nd` and `masks/SCAN.b2nd`. Every file is whole or not there; `prepare` goes on where it was
+A cache is a folder: `cache.json` (what it is), `fingerprint.json` (of the cohort, and what was decided by it),
+`manifest.parquet` (with digests, shapes and reasons), `volumes/SCAN.b2nd` and `masks/SCAN.b2nd`. Every file is whole or not there; `prepare` goes on where it was
 killed.
 
     cache = prepare(Path("manifest"), Path("cache"), spacing_mm=(1.0, 1.0, 1.0))
@@ -10,30 +10,33 @@ killed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import json
 import os
+import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import blosc2
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from medssl.disk import remove_leftovers, write_atomically
-from medssl.errors import MedsslError, ScanError, nearest
-from medssl.scans import geometry
-from medssl.scans.cohort import VERSION, choose_scans, grid_settings
-from medssl.scans.conform import AIR_HU, conform, valid
+from medssl.errors import MedsslError, nearest
+from medssl.scans.cohort import VERSION, choose_scans, grid_settings, indexed_scan, one_a_frame
+from medssl.scans.conform import AIR_HU, valid
 from medssl.scans.files import run_parallel
-from medssl.scans.quality import check_flags, flag_duplicates, joined, left_out, voxel_flags
-from medssl.scans.read import read_scan
+from medssl.scans.fingerprint import fingerprint
+from medssl.scans.quality import check_flags, flag_duplicates, joined, left_out
+from medssl.scans.store import Job, cache_scan
 from medssl.scans.tables import read_table, refuse_nothing, to_parquet
 
 OPEN_FILES = 256
-CHUNK, BLOCK = {2: 512, 3: 64}, {2: 128, 3: 32}
 CACHED = ("digest", "mask_digest", "shape", "spacing_mm", "channels")
 
 
@@ -149,38 +152,59 @@ def prepare(
     dims: int | None = None,
     modality: str | None = None,
     leave_out: Sequence[str] = (),
+    frames: Literal["sequence", "each"] = "sequence",
     jobs: int = 1,
+    scheduler: str | None = None,
 ) -> Cache:
     """Read every usable scan of a manifest in full, conform it (see `conform`), and store it for random
     crops.
 
-    spacing_mm: of volumes; default the cohort's median, rounded to 0.01. size: (H, W) of images; default
-    their own. dims, modality: which scans, where the manifest holds several kinds. leave_out: flags of scans to reject,
-    as "few slices" "mostly air" "duplicate of" (all of them: medssl/scans/quality.py).
-    Scans that turn out bad are rejected in the cache's manifest, with the reason, and the others go on.
+    spacing_mm: of volumes; default by the cohort's fingerprint (see `medssl plan`): mostly the median. size: (H, W) of
+    images; default their own. dims, modality: which scans, where the manifest holds several kinds. frames: a 4D scan as one
+    scan with its frames as channels (sequence), or each frame as a scan of its own. leave_out: flags of scans to reject, as
+    "few slices" "mostly air" "duplicate of" (all of them: medssl/scans/quality.py). jobs: processes, -1 for one a core.
+    scheduler: the address of a dask.distributed cluster that sees the same files, in place of jobs.
+    Scans that turn out bad are rejected in the cache's manifest, with the reason, and the others go on; what left the
+    manifest leaves the cache. A second process on the same cache waits for the first, and says so.
     Raises MedsslError for a mixed cohort, other settings than the cache was begun with, a full disk, nothing
     left.
     """
-    folder, out = Path(manifest), Path(out)
-    folder = folder.parent if folder.is_file() else folder
     check_flags(leave_out)
-    rows, sources = _read_index(folder)
+    out = Path(out).resolve()
+    rows, sources = read_index(Path(manifest))
     rows = choose_scans(rows, dims, modality)
-    settings = grid_settings(rows, spacing_mm, size, (_about(out) or {}).get("settings", {}))
     for kind in ("", "volumes", "masks"):
         (out / kind).mkdir(parents=True, exist_ok=True)
-        remove_leftovers(out / kind)
-    _write_about(out, {"complete": False, "settings": settings})
-    jobs_of = [
-        (row, sources.loc[row["scan"]].to_dict(), settings, out)
-        for row in rows.to_dict("records")
-        if row["status"] == "ok"
-    ]
-    results = list(run_parallel(_cache_one, jobs_of, jobs, "prepare"))
-    return _finish(rows, {result["scan"]: result for result in results}, settings, out, leave_out)
+    with _alone(out):
+        settings = grid_settings(rows, spacing_mm, size, (_about(out) or {}).get("settings", {}), frames)
+        rows = one_a_frame(rows) if frames == "each" else rows
+        for kind in ("", "volumes", "masks"):
+            remove_leftovers(out / kind)
+        _write_about(out, {"complete": False, "settings": settings})
+        ok = rows[rows.status == "ok"]
+        scans = len(set(map(indexed_scan, ok.scan)))
+        parts = run_parallel(cache_scan, _jobs(ok, sources, settings, out), jobs, "prepare", scans, scheduler=scheduler)
+        return _finish(rows, {result["scan"]: result for part in parts for result in part}, settings, out, leave_out)
 
 
-def _read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """One process at a time on a cache. The system gives the lock of a dead process free."""
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warnings.warn("another process prepares this cache: waiting until it is done", stacklevel=4)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The manifest and the sources, by scan, that index wrote. Raises MedsslError for a folder without them."""
+    folder = folder.parent if folder.is_file() else folder
     for name in ("manifest.parquet", "sources.parquet"):
         if not (folder / name).is_file():
             raise MedsslError(f"{folder} holds no {name}: expected the folder that medssl index wrote (--out)")
@@ -188,104 +212,11 @@ def _read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return manifest, sources.set_index("scan")
 
 
-def _cache_one(job: tuple[dict, dict, dict, Path]) -> dict[str, Any]:
-    """Store one scan unless it lies there already; its digests and shape, or the reason it is rejected."""
-    row, source, settings, out = job
-    scan = row["scan"]
-    path = out / "volumes" / f"{scan}.b2nd"
-    try:
-        done = _peek(path)
-        state = _state(source, settings, row["modality"], gone_is_fine=done is not None)
-        if done is None or state not in (done["state"], None):
-            done = _store(row, source, settings, out, state)
-        return {"scan": scan, "status": "ok", "reason": None, **done}
-    except ScanError as error:
-        reason = str(error)
-        path.unlink(missing_ok=True)
-    except MedsslError:
-        raise
-    except Exception as error:  # one bad scan must not stop the rest; its text may quote a header or a path
-        reason = f"the scan cannot be read ({type(error).__name__}): look at its files, or leave it out"
-    return {"scan": scan, "status": "rejected", "reason": reason}
-
-
-def _store(row: dict, source: dict, settings: dict, out: Path, state: str | None) -> dict[str, Any]:
-    scan = read_scan(
-        list(source["files"]),
-        source["format"],
-        row["scan"],
-        row["patient"],
-        row["modality"],
-        source["member"],
-        source["mask"],
-        source.get("correct"),
-    )
-    spacing_mm = tuple(settings["spacing_mm"]) if settings["spacing_mm"] else None
-    array, mask, affine = conform(scan, spacing_mm, tuple(settings["size"]) if settings["size"] else None)
-    done = {
-        "state": state,
-        "digest": digest(scan.array),
-        "mask_digest": None if scan.mask is None else digest(scan.mask),
-        "shape": list(array.shape[1:]),
-        "spacing_mm": [round(step, 6) for step in geometry.spacing(affine)[: scan.dims]],
-        "affine": affine.tolist(),
-        "channels": array.shape[0],
-        "flags": voxel_flags(scan),
-        "structures": [] if mask is None else [int(value) for value in np.unique(mask) if value],
-        "notes": "; ".join(dict.fromkeys([*(row["notes"] or "").split("; "), *scan.notes])).strip("; ") or None,
-    }
-    mask_path = out / "masks" / f"{scan.id}.b2nd"
-    if mask is None:
-        mask_path.unlink(missing_ok=True)
-    else:
-        write_atomically(mask_path, _pack(mask[None]))
-    write_atomically(out / "volumes" / f"{scan.id}.b2nd", _pack(array, done))
-    return done
-
-
-def _notes(row: dict, notes: tuple[str, ...]) -> str | None:
-    """What index and the full read noted, each once."""
-    both = [*(row["notes"].split("; ") if row["notes"] else []), *notes]
-    return "; ".join(dict.fromkeys(both)) or None
-
-
-def digest(array: np.ndarray) -> str:
-    """SHA-256 of decoded voxels, their type and shape."""
-    array = np.ascontiguousarray(array)
-    whole = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    whole.update(array.data)
-    return whole.hexdigest()
-
-
-def _state(source: dict, settings: dict, modality: str, gone_is_fine: bool) -> str | None:
-    """Changes when a file of the scan or how it is prepared does; None for files that are no longer there."""
-    files = [*source["files"], *([source["mask"]] if source["mask"] else [])]
-    if gone_is_fine and not all(Path(file).exists() for file in files):
-        return None
-    seen = [(os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
-    return hashlib.sha256(
-        json.dumps([seen, settings, modality, source["member"], source.get("correct")]).encode()
-    ).hexdigest()
-
-
-def _pack(array: np.ndarray, about: dict | None = None) -> bytes:
-    """A blosc2 array as bytes, the same bytes each time; blocks fit random crops."""
-    dims = array.ndim - 1
-    chunks = (array.shape[0], *(min(n, CHUNK[dims]) for n in array.shape[1:]))
-    blocks = (array.shape[0], *(min(n, BLOCK[dims]) for n in array.shape[1:]))
-    cparams = {"codec": blosc2.Codec.ZSTD, "clevel": 5, "filters": [blosc2.Filter.SHUFFLE], "nthreads": 1}
-    packed = blosc2.asarray(np.ascontiguousarray(array), chunks=chunks, blocks=blocks, cparams=cparams)
-    if about:
-        packed.schunk.vlmeta["medssl"] = about
-    return packed.to_cframe()
-
-
-def _peek(path: Path) -> dict[str, Any] | None:
-    """What a stored volume says of itself, None where there is none."""
-    if not path.is_file():
-        return None
-    stored = blosc2.open(str(path), mode="r", mmap_mode="r")  # its metadata die with it: keep it till they are read
-    return stored.schunk.vlmeta["medssl"]
+def _jobs(rows: pd.DataFrame, sources: pd.DataFrame, settings: dict, out: Path) -> Iterator[Job]:
+    """One for each file or series, whatever the number of its frames."""
+    records = (dict(zip(rows.columns, values)) for values in rows.itertuples(index=False, name=None))
+    for scan, group in itertools.groupby(records, key=lambda row: indexed_scan(row["scan"])):
+        yield Job(list(group), sources.loc[scan].to_dict(), settings, out)
 
 
 def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: Path, unwanted: Sequence[str]) -> Cache:
@@ -304,6 +235,9 @@ def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: P
     ok = manifest[manifest.status == "ok"]
     refuse_nothing(manifest)
     spacing_mm = settings["spacing_mm"] or np.median(np.array([list(row) for row in ok.spacing_mm]), axis=0).tolist()
+    kept = rows.set_index("scan").loc[ok.scan]
+    seen = fingerprint(kept, settings, (results[scan].get("intensity") for scan in ok.scan))
+    _write_json(out / "fingerprint.json", seen)
     structures = sorted({value for scan in ok.scan for value in results[scan]["structures"]})
     about = {
         "complete": True,
@@ -316,7 +250,20 @@ def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: P
         "digest": _digest_of(ok, settings),
     }
     _write_about(out, about)
+    _remove_others(out, {scan for scan, result in results.items() if result["status"] == "ok"})
     return Cache(out)
+
+
+def _remove_others(out: Path, scans: set[str]) -> None:
+    """Volumes and masks of scans that are no longer in the manifest, or no longer usable."""
+    others = [path for kind in ("volumes", "masks") for path in (out / kind).glob("*.b2nd") if path.stem not in scans]
+    for path in others:
+        path.unlink()
+    gone = len({path.stem for path in others})
+    if gone:
+        warnings.warn(
+            f"{gone} scans left the manifest, or cannot be used any more: removed from the cache", stacklevel=4
+        )
 
 
 def _main_channels(results: dict[str, dict]) -> int:
@@ -351,4 +298,8 @@ def _about(path: Path) -> dict[str, Any] | None:
 
 
 def _write_about(out: Path, about: dict[str, Any]) -> None:
-    write_atomically(out / "cache.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    _write_json(out / "cache.json", about)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())

@@ -1,7 +1,7 @@
 """Which scans of a manifest make one cache, and on what grid: one number of dimensions, one kind of modality.
 
 rows = choose_scans(manifest, dims=3, modality="MR")
-settings = grid_settings(rows, spacing_mm=None, size=None, before={})      # spacing: the cohort's median
+settings = grid_settings(rows, spacing_mm=None, size=None, before={})      # spacing: by the cohort's fingerprint
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.errors import MedsslError
+from medssl.scans.fingerprint import target_spacing
 
 GROUPS = {"CR": "DX", "DR": "DX", "RG": "DX"}  # modalities that are one kind of picture
 VERSION = 2
@@ -48,15 +49,17 @@ def _counts(counts: pd.Series) -> str:
     return ", ".join(f"{words[key]}: {number}" for key, number in counts.items())
 
 
-def grid_settings(rows: pd.DataFrame, spacing_mm, size, before: dict[str, Any]) -> dict[str, Any]:
-    """What decides the voxels of the cache. Raises MedsslError when an existing cache was begun with other
+def grid_settings(
+    rows: pd.DataFrame, spacing_mm, size, before: dict[str, Any], frames: str = "sequence"
+) -> dict[str, Any]:
+    """What decides the voxels of the cache; `frames` stands in it only where it is no sequence. Raises MedsslError when an existing cache was begun with other
     settings."""
     ok = rows[rows.status == "ok"]
     dims = int(ok.dims.iloc[0])
     modality = GROUPS.get(ok.modality.iloc[0], ok.modality.iloc[0])
     _check_grid(dims, spacing_mm, size)
     if dims == 3 and spacing_mm is None:
-        spacing_mm = before.get("spacing_mm") or _median_spacing(ok)
+        spacing_mm = before.get("spacing_mm") or target_spacing(ok)[0]
     if dims == 2 and size is None:
         size = before.get("size")
     settings = {
@@ -66,10 +69,13 @@ def grid_settings(rows: pd.DataFrame, spacing_mm, size, before: dict[str, Any]) 
         "spacing_mm": [float(step) for step in spacing_mm] if dims == 3 else None,
         "size": [int(n) for n in size] if size else None,
     }
-    for name, value in settings.items():
-        if before.get(name, value) != value:
+    if frames != "sequence":
+        settings["frames"] = frames
+    for name in settings | before:
+        value = settings.get(name, "sequence")
+        if before and before.get(name, "sequence") != value:
             raise MedsslError(
-                f"this cache was begun with {name} {before[name]}, now it is {value}: expected the same; "
+                f"this cache was begun with {name} {before.get(name, 'sequence')}, now it is {value}: expected the same; "
                 "choose another --out, or delete the cache"
             )
     return settings
@@ -85,11 +91,19 @@ def _check_grid(dims: int, spacing_mm, size) -> None:
             raise MedsslError(f"{name} is {tuple(values)}: expected {dims} positive numbers")
 
 
-def _median_spacing(rows: pd.DataFrame) -> list[float]:
-    """mm along R, A, S; each scan's own order is in its orientation."""
-    world = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-    steps = np.empty((len(rows), 3))
-    for number, (letters, own) in enumerate(zip(rows.orientation, rows.spacing_mm)):
-        for letter, step in zip(letters, own):
-            steps[number, world[letter]] = step
-    return [max(0.01, round(float(step), 2)) for step in np.median(steps, axis=0)]
+def one_a_frame(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each frame of a 4D scan, in place of its one: SCAN-000, SCAN-001, ..., each of the same patient."""
+    several = (rows.status == "ok") & (rows.frames.fillna(1) > 1)
+    counts = rows.frames.where(several, 1).fillna(1).astype(int)
+    spread = rows.loc[rows.index.repeat(counts)].copy()
+    numbers = spread.groupby(level=0).cumcount()
+    is_frame = several.loc[spread.index].to_numpy()
+    spread.loc[is_frame, ["frames", "channels"]] = 1
+    names = [f"{scan}-{number:03d}" for scan, number in zip(spread.scan[is_frame], numbers[is_frame])]
+    spread.loc[is_frame, "scan"] = names
+    return spread.reset_index(drop=True)
+
+
+def indexed_scan(scan: str) -> str:
+    """The scan of the manifest that a frame's name belongs to; any other name as it is."""
+    return scan.partition("-")[0]

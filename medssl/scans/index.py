@@ -13,16 +13,11 @@ The files in the folder `out`:
 
 from __future__ import annotations
 
-import copy
 import functools
-import heapq
 import os
-import pickle
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -36,6 +31,7 @@ from medssl.scans.dicom import Series, group
 from medssl.scans.dicom_correct import check_corrections
 from medssl.scans.dicom_slices import Slice, read_slices
 from medssl.scans.files import kind, run_parallel, suffix, walk
+from medssl.scans.found import BATCH, Found, Pile, relative
 from medssl.scans.labels import LabelTable, Parts, Warned
 from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
@@ -43,28 +39,8 @@ from medssl.scans.quality import header_flags, joined
 from medssl.scans.read import check_mask, files_of, read_headers
 from medssl.scans.tables import SOURCES, Columns, RowGroups, manifest_frame, read_table, refuse_nothing, to_parquet
 
-BATCH = 64  # scans that go to a process, or to the disk, at once
 LOOK_FIRST = "look at it, then --accept-burned-in-risk keeps it, or set BurnedInAnnotation (0028,0301) to NO"
 NO_ROW = "no row in labels: patient unknown"
-
-
-@dataclass(slots=True)
-class Found:
-    """One scan on its way into the manifest."""
-
-    source: Path
-    path: Path  # the file, or the folder of a DICOM series
-    files: list[str]
-    format: str
-    member: str | None = None
-    header: Header | None = None
-    reason: str | None = None
-    mask: Path | None = None
-    patient: str | None = None
-    labels: dict[str, object] = field(default_factory=dict)
-
-    def reject(self, reason: str) -> None:
-        self.reason = self.reason or reason
 
 
 def index(
@@ -128,50 +104,6 @@ def index(
     manifest.attrs["warnings"] = [item.text for item in warned]
     refuse_nothing(manifest)
     return manifest
-
-
-class Pile:
-    """The scans found so far, in the order of their paths, again and again: those of one file in a file without a name
-    that dies with the process, for an archive may be larger than the memory; DICOM series in a list."""
-
-    def __init__(self, folder: Path, prefixes: dict[Path, str]) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._key = functools.partial(_place, prefixes)
-        self._new: list[Found] = []
-        self.series: list[Found] = []
-
-    def add(self, item: Found) -> None:
-        """One more scan, which comes after all that were added before."""
-        self._new.append(item)
-        if len(self._new) >= BATCH:
-            self._flush()
-
-    def __iter__(self) -> Iterator[Found]:
-        self._flush()
-        self.series.sort(key=self._key)
-        return heapq.merge(self._stored(), map(copy.copy, self.series), key=self._key)
-
-    def _flush(self) -> None:
-        self._file.seek(0, os.SEEK_END)
-        pickle.dump(self._new, self._file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._new = []
-
-    def _stored(self) -> Iterator[Found]:
-        place = 0
-        while True:
-            self._file.seek(place)
-            try:
-                items = pickle.load(self._file)
-            except EOFError:
-                return
-            place = self._file.tell()
-            yield from items
-
-    def __enter__(self) -> Pile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 def _quarantine(series: list[Found]) -> None:
@@ -322,19 +254,9 @@ def _prefixes(sources: list[Path]) -> dict[Path, str]:
     return dict(sorted(prefixes.items(), key=lambda item: item[1]))
 
 
-def _relative(item: Found, path: Path) -> Path:
-    base = item.source if path != item.source or path.is_dir() else item.source.parent
-    return path.relative_to(base)
-
-
-def _place(prefixes: dict[Path, str], item: Found) -> tuple[str, tuple[str, ...]]:
-    """Where a scan comes in the manifest, whatever the pseudonyms' key and the number of processes."""
-    return prefixes[item.source], _relative(item, Path(item.files[0])).parts
-
-
 def _text(item: Found, prefixes: dict[Path, str]) -> str:
     """What a scan's pseudonym is made of: its place below its source, as stable as that place."""
-    place = f"{prefixes[item.source]}/{_relative(item, Path(item.files[0])).as_posix()}"
+    place = f"{prefixes[item.source]}/{relative(item, Path(item.files[0])).as_posix()}"
     return place if item.member is None else f"{place}#{item.member}"
 
 
@@ -343,7 +265,7 @@ def _parts(item: Found, prefixes: dict[Path, str]) -> list[Parts]:
     paths = {item.path}
     if item.format == "dicom" and Path(item.files[0]).parent != item.source:
         paths.add(Path(item.files[0]).parent)
-    return [(prefixes[item.source], *_relative(item, path).parts) for path in sorted(paths)]
+    return [(prefixes[item.source], *relative(item, path).parts) for path in sorted(paths)]
 
 
 def _join(found: Pile, table: LabelTable, prefixes, warned: list[Warned]) -> Iterator[Found]:
@@ -381,7 +303,7 @@ class _PatientRule:
         alone = 0
         for item in found:
             if self.pattern:
-                match = self.pattern.search(_relative(item, item.path).as_posix())
+                match = self.pattern.search(relative(item, item.path).as_posix())
                 item.patient = match[1] if match else None
                 if not item.patient:
                     item.reject("the patient pattern does not match its path: patient unknown")

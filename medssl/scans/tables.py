@@ -88,9 +88,10 @@ def where(out: Path, scan: str) -> list[str]:
             f"{out} holds no sources.parquet: expected the folder that medssl index wrote (a cache names no file)"
         )
     sources = read_table(listed).set_index("scan")
-    if scan not in sources.index:
+    whole = scan.partition("-")[0]  # SCAN-003 is a frame of SCAN
+    if whole not in sources.index:
         raise MedsslError(f"scan {scan!r} is not in this manifest{nearest(scan, sources.index)}")
-    return list(sources.loc[scan, "files"])
+    return list(sources.loc[whole, "files"])
 
 
 class Columns:

@@ -1,0 +1,308 @@
+"""What it costs to get from an archive to a training crop, against the tools in use, in one run on one machine.
+
+    python tests/benchmarks/ingest.py [--quick] [--only headers series crops files]
+
+Four parts, each against its rivals over the same files, in turns (so that a busy machine slows all alike), the best round
+of each counted:
+    headers   index against a bare pydicom.dcmread(stop_before_pixels=True), in one process; and two processes against one
+    series    one DICOM series to a cache file, not resampled, against dcm2niix -z n and dicom2nifti
+    crops     random 96- and 128-cubes of a CT-like volume against a memory map of the same type, nnU-Net's blosc2 layout,
+              MONAI's PersistentDataset and .nii.gz; with the size on disk of each
+    files     index of many small files against a tenth of them: files a second, peak memory
+dcm2niix is a Debian package; dicom2nifti comes from PyPI (pip install dicom2nifti) and is no dependency of medssl's.
+The last line is JSON: `ratios`, `goals`, `met`. A rival that is not installed leaves its ratio out, and `met` false.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import blosc2
+import nibabel as nib
+import numpy as np
+import pydicom
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from medssl.scans.cache import prepare
+from medssl.scans.index import index
+from medssl.scans.store import pack
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom_series"
+MOST = {"headers": 2.0, "crop_over_memory_map_zstd": 6.5, "crop_over_memory_map_lz4": 4.0, "files_peak_memory": 1.25}
+LEAST = {"two_processes": 1.6, "dicom2nifti_over_ours": 3.0, "dcm2niix_over_ours": 0.25, "nnunet_over_ours": 5.0,
+         "nifti_gz_over_ours": 50.0, "files_per_second": 0.8}  # fmt: skip
+
+
+def seconds(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Wall-clock seconds of each contender, one after the other in every round."""
+    spent: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, work in contenders.items():
+            begun = time.perf_counter()
+            work()
+            spent[name].append(time.perf_counter() - begun)
+    return spent
+
+
+def over(spent: dict[str, list[float]], one: str, other: str) -> float:
+    """The best time of one over the best of the other."""
+    return min(spent[one]) / min(spent[other])
+
+
+def show(title: str, spent: dict[str, list[float]], unit: str = "s", scale: float = 1.0) -> None:
+    for name, times in spent.items():
+        best, middle = scale * min(times), scale * statistics.median(times)
+        print(f"{title}: {name:34} best {best:9.3f} {unit}, median {middle:9.3f} {unit} of {len(times)}", flush=True)
+
+
+def headers(root: Path, quick: bool) -> dict[str, float]:
+    """A synthetic archive with about 100 elements a header, and the real series beside it."""
+    archive = root / "archive"
+    count = write_archive(archive, series=4 if quick else 20, slices=100, size=64 if quick else 256)
+    sources = [archive] + ([SHARED] if SHARED.exists() else [])
+    files = [path for source in sources for path in source.rglob("*") if path.is_file() and pydicom.misc.is_dicom(path)]
+    print(
+        f"headers: {len(files)} DICOM files, {count} of them made here"
+        + ("" if SHARED.exists() else "; no real series")
+    )
+
+    def bare() -> None:
+        for file in files:
+            pydicom.dcmread(file, stop_before_pixels=True)
+
+    def ours(jobs: int) -> None:
+        with tempfile.TemporaryDirectory(dir=root) as out:
+            index(sources, Path(out) / "m", jobs=jobs)
+
+    ours(2)  # the processes of joblib stay up: what starting them costs is not counted
+    spent = seconds({"bare dcmread": bare, "index": lambda: ours(1), "index, 2 processes": lambda: ours(2)}, 3)
+    show("headers", spent)
+    return {
+        "headers": over(spent, "index", "bare dcmread"),
+        "two_processes": over(spent, "index", "index, 2 processes"),
+    }
+
+
+def write_archive(folder: Path, series: int, slices: int, size: int) -> int:
+    from tests.scans.scan_makers import slice_dataset
+
+    random = np.random.default_rng(0)
+    for number in range(series):
+        uid = pydicom.uid.generate_uid()
+        (folder / f"{number:03d}").mkdir(parents=True)
+        for z in range(slices):
+            plane = random.integers(-1000, 1000, (size, size))
+            dataset = slice_dataset(
+                plane, (0, 0, 2.0 * z), series=uid, PatientID=f"P{number}", PatientAge="040Y", KVP="120"
+            )
+            for place in range(80):
+                tag = (0x0009 + 2 * (place // 20), 0x1000 + place)
+                dataset.add_new(tag, "LO", f"a private text, number {place}")
+            dataset.save_as(folder / f"{number:03d}" / f"{z:04d}.dcm", enforce_file_format=True)
+    return series * slices
+
+
+def series(root: Path, quick: bool) -> dict[str, float]:
+    """One series of CT slices to what a loader reads. Ours is index and prepare, digests and all."""
+    source = root / "series"
+    write_archive(source, series=1, slices=40 if quick else 150, size=256 if quick else 512)
+
+    def fresh(name: str) -> Path:
+        shutil.rmtree(root / name, ignore_errors=True)
+        (root / name).mkdir()
+        return root / name
+
+    def ours() -> None:
+        out = fresh("ours")
+        index([source], out / "m")
+        prepare(out / "m", out / "c")
+
+    contenders: dict[str, Callable[[], object]] = {"medssl index and prepare": ours}
+    if shutil.which("dcm2niix"):
+        command = ["dcm2niix", "-z", "n", "-o"]
+        contenders["dcm2niix -z n"] = lambda: subprocess.run(
+            [*command, fresh("dcm2niix"), source], check=True, capture_output=True
+        )
+    else:
+        print("series: dcm2niix is not installed (apt install dcm2niix): left out")
+    if importlib.util.find_spec("dicom2nifti"):
+        import dicom2nifti
+
+        logging.disable(logging.WARNING)
+        contenders["dicom2nifti"] = lambda: dicom2nifti.convert_directory(
+            str(source), str(fresh("dicom2nifti")), compression=False, reorient=False
+        )
+    else:
+        print("series: dicom2nifti is not installed (pip install dicom2nifti): left out")
+    spent = seconds(contenders, 3)
+    show("series", spent)
+    return {
+        f"{name.split()[0]}_over_ours": over(spent, name, "medssl index and prepare") for name in list(contenders)[1:]
+    }
+
+
+def ct_like(shape: tuple[int, int, int]) -> np.ndarray:
+    """(X, Y, Z) int16 HU: a smooth body with a scanner's noise in air."""
+    random = np.random.default_rng(0)
+    smooth = gaussian_filter(random.standard_normal(shape, dtype=np.float32), 6)
+    volume = smooth * (300 / smooth.std()) + 20 * random.standard_normal(shape, dtype=np.float32)
+    x, y = np.ogrid[: shape[0], : shape[1]]
+    air = ((x / shape[0] - 0.5) / 0.42) ** 2 + ((y / shape[1] - 0.5) / 0.35) ** 2 > 1
+    volume[air] = -1000
+    return np.rint(np.clip(volume, -1024, 3071)).astype(np.int16)
+
+
+def crops(root: Path, quick: bool) -> dict[str, float]:
+    """The same random places for everyone; one process, one thread, files in the system's cache."""
+    import torch
+
+    torch.set_num_threads(1)
+    blosc2.set_nthreads(1)
+    folder = root / "crops"
+    folder.mkdir()
+    readers = crop_readers(folder, ct_like((224, 224, 160) if quick else (512, 512, 300)))
+    ratios: dict[str, list[float]] = {}
+    for size in (96, 128):
+        spent = crop_times(readers, size, 4 if quick else 8)
+        show(f"crop {size}", spent, "ms", 1000)
+        middle = {name: statistics.median(times) for name, times in spent.items()}
+        ours = middle["medssl"]
+        for name, ratio in (
+            ("crop_over_memory_map_zstd", ours / middle["memory map"]),
+            ("crop_over_memory_map_lz4", middle["medssl's layout, LZ4"] / middle["memory map"]),
+            ("nnunet_over_ours", middle["nnU-Net blosc2 float32"] / ours),
+            ("monai_over_ours", middle["MONAI PersistentDataset"] / ours),
+            ("nifti_gz_over_ours", middle[".nii.gz"] / ours),
+        ):
+            ratios.setdefault(name, []).append(ratio)
+    return {name: (max if name in MOST else min)(both) for name, both in ratios.items()}
+
+
+Reader = Callable[[tuple[slice, ...]], np.ndarray]
+
+
+def crop_readers(folder: Path, volume: np.ndarray) -> dict[str, Reader]:
+    """Every layout on disk, its size printed, and how a crop is read out of it."""
+    from monai.data import PersistentDataset
+
+    readers: dict[str, Reader] = {}
+    np.save(folder / "raw.npy", volume)
+    raw = np.load(folder / "raw.npy", mmap_mode="r")
+    readers["memory map"] = lambda place: np.array(raw[place])
+    for name, codec in (("medssl", blosc2.Codec.ZSTD), ("medssl's layout, LZ4", blosc2.Codec.LZ4)):
+        (folder / f"{codec.name}.b2nd").write_bytes(pack(volume[None], codec=codec))
+        readers[name] = _blosc(folder / f"{codec.name}.b2nd")
+    scaled = ((volume - volume.mean()) / volume.std()).astype(np.float32)[None]
+    # nnU-Net's rule for patches of 96 and 128: a block is the largest power of 2 whose float32 fit 80% of a 32 KiB L1
+    # cache, a chunk the blocks that fit 80% of 1.4 MB of L3; zstd 8 with byte shuffle
+    layout = {
+        "chunks": (1, 80, 64, 64),
+        "blocks": (1, 16, 16, 16),
+        "cparams": {"codec": blosc2.Codec.ZSTD, "clevel": 8},
+    }
+    blosc2.asarray(scaled, urlpath=str(folder / "nnunet.b2nd"), **layout)
+    readers["nnU-Net blosc2 float32"] = _blosc(folder / "nnunet.b2nd")
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / "volume.nii.gz")
+    readers[".nii.gz"] = lambda place: np.asarray(nib.load(folder / "volume.nii.gz").dataobj)[place]
+    (folder / "monai").mkdir()
+    persistent = PersistentDataset([0], lambda _: scaled[0], folder / "monai")
+    readers["MONAI PersistentDataset"] = lambda place: np.array(persistent[0][place])
+    persistent[0]
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(f"crops: {path.name[:24]:24} {path.stat().st_size / 2**20:8.1f} MiB on disk")
+    return readers
+
+
+def _blosc(path: Path) -> Reader:
+    stored = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+    return lambda place: stored[(slice(None), *place)]
+
+
+def crop_times(readers: dict[str, Reader], size: int, count: int) -> dict[str, list[float]]:
+    """Each reader at the same places; those that read the whole volume for a crop at two places only."""
+    random = np.random.default_rng(size)
+    shape = readers["memory map"]((slice(None),) * 3).shape
+    spent: dict[str, list[float]] = {name: [] for name in readers}
+    for number in range(3 * count):
+        first = [int(random.integers(0, n - size + 1)) for n in shape]
+        place = tuple(slice(start, start + size) for start in first)
+        for name, read in readers.items():
+            if number >= 2 and name in (".nii.gz", "MONAI PersistentDataset"):
+                continue
+            begun = time.perf_counter()
+            read(place)
+            spent[name].append(time.perf_counter() - begun)
+    return spent
+
+
+def files(root: Path, quick: bool) -> dict[str, float]:
+    """Each count in a process of its own, so that its peak memory is its own."""
+    counts = (200, 2_000) if quick else (10_000, 100_000)
+    picture = root / "one.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)).save(picture)
+    for count in counts:
+        for number in range(count):
+            folder = root / f"files{count}" / f"{number // 1000:03d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number:06d}.png").write_bytes(picture.read_bytes())
+    rates, peaks = zip(*(_index_alone(root, count) for count in counts))
+    for count, rate, peak in zip(counts, rates, peaks):
+        print(f"files: {count:7} in one process: {rate:7.0f} files/s, peak memory {peak:6.0f} MiB", flush=True)
+    return {"files_per_second": rates[1] / rates[0], "files_peak_memory": peaks[1] / peaks[0]}
+
+
+def _index_alone(root: Path, count: int) -> tuple[float, float]:
+    program = (
+        "import resource, sys, time; from pathlib import Path; from medssl.scans.index import index\n"
+        "begun = time.perf_counter(); index([Path(sys.argv[1])], Path(sys.argv[2]))\n"
+        "print(time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    )
+    arguments = [sys.executable, "-c", program, str(root / f"files{count}"), str(root / f"m{count}")]
+    best, peak = zip(*(_two_numbers(arguments) for _ in range(2)))
+    return count / min(best), max(peak)
+
+
+def _two_numbers(arguments: list[str]) -> tuple[float, float]:
+    said = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.split()
+    return float(said[0]), float(said[1])
+
+
+def main() -> None:
+    parts = {"headers": headers, "series": series, "crops": crops, "files": files}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    ratios: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in given.only:
+            ratios |= parts[name](Path(folder), given.quick)
+    goals = {name: f"at most {goal}" for name, goal in MOST.items()} | {
+        name: f"at least {goal}" for name, goal in LEAST.items()
+    }
+    met = {name: ratios[name] <= MOST[name] if name in MOST else ratios[name] >= LEAST[name]
+           for name in ratios if name in goals}  # fmt: skip
+    for name, fine in met.items():
+        print(f"{'met   ' if fine else 'MISSED'} {name}: {ratios[name]:.2f}, goal {goals[name]}")
+    everything = given.only == list(parts) and met.keys() == goals.keys() and all(met.values())
+    print(json.dumps({"ratios": {k: round(v, 3) for k, v in ratios.items()}, "goals": goals, "met": everything}))
+
+
+if __name__ == "__main__":
+    main()
