@@ -109,7 +109,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     medssl.phantom("scans", patients=10)
-    short = example.replace("steps=500", "steps=2").replace('"100%"])', '"100%"], draws=1, recipe=Recipe(2, 2))')
+    short = example.replace("steps=500", "steps=2").replace(', "20%", "100%"])', "], draws=1, recipe=Recipe(2, 2))")
     assert short.count("steps=2") == short.count("draws=1") == 1
     exec(short, {"Recipe": Recipe})
     assert Path("report.html").exists()
