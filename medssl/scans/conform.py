@@ -73,9 +73,11 @@ def check_voxels(scan: Scan) -> None:
 
 
 def scale_intensity(scan: Scan) -> np.ndarray:
-    """float32 on the scale of the cache, before resampling. Raises ScanError where percentiles leave no
+    """int16 or float32 on the scale of the cache, before resampling. Raises ScanError where percentiles leave no
     contrast."""
     array = scan.array
+    if scan.modality == "CT" and array.dtype == np.int16:
+        return np.maximum(array, np.int16(AIR_HU))
     if scan.modality == "CT":
         return np.clip(array, AIR_HU, np.iinfo(np.int16).max).astype(np.float32)
     if scan.dims == 2 and array.dtype == np.uint8:
@@ -95,8 +97,9 @@ def valid(array: np.ndarray, modality: str) -> np.ndarray:
 
 
 def _stored(array: np.ndarray, modality: str) -> np.ndarray:
-    array = np.rint(array).astype(np.int16) if modality == "CT" else array.astype(np.float16)
-    return np.ascontiguousarray(array)
+    if modality == "CT" and array.dtype != np.int16:
+        array = np.rint(array).astype(np.int16)
+    return np.ascontiguousarray(array if modality == "CT" else array.astype(np.float16))
 
 
 def _moved(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...], factors: list[float]) -> np.ndarray:

@@ -359,5 +359,5 @@ def _smallest(array: np.ndarray) -> np.ndarray:
         return array
     low, high = int(array.min()), int(array.max())
     if low >= -32768 and high <= 32767:
-        return array.astype(np.int16)
+        return array.astype(np.int16, copy=False)
     return array.astype(np.int32 if high < 2**31 else np.int64)
