@@ -24,6 +24,7 @@ Reading order is import order: a file imports only from those above it in this l
     summary.py      a study's cells -> its table
     study.py        the label-budget grid: arms x budgets x draws, each cell a run
     report*.py      the self-contained HTML report
+    review*.py      what the dashboard shows, and its server
     show.py         results on a terminal
     demo.py         the whole path on the phantom cohort
     doctor.py       what this machine has
@@ -42,7 +43,7 @@ from typing import Any
 _WHERE = {
     "index": "scans.index", "prepare": "scans.cache", "Cache": "scans.cache", "phantom": "datasets.phantom",
     "pretrain": "pretrain", "finetune": "finetune", "Recipe": "finetune", "predict": "predict", "embed": "predict",
-    "study": "study", "report": "report", "demo": "demo", "MedsslError": "errors", "ScanError": "errors",
+    "study": "study", "report": "report", "review": "review", "demo": "demo", "MedsslError": "errors", "ScanError": "errors",
 }  # fmt: skip
 
 __all__ = list(_WHERE)

@@ -56,6 +56,9 @@ COMMANDS = {
     ),
     "embed": Command("medssl.predict:embed", "feature vectors of scans", ("run", "scans")),
     "report": Command("medssl.report:report", "one self-contained HTML file about a study", ("runs",)),
+    "review": Command(
+        "medssl.review:review", "the dashboard: curves, runs and cases on a page of this machine", ("runs",)
+    ),
     "where": Command(
         "medssl.scans.tables:where",
         "which files a scan's pseudonym stands for (on the terminal only)",

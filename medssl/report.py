@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from medssl import report_figures as figures
 from medssl import report_tables as tables
 from medssl.disk import write_atomically
 from medssl.errors import MedsslError
-from medssl.report_tables import KEY, STATUSES, UNREADABLE
+from medssl.report_data import arrays, cases_of, cells_of, summary_of
+from medssl.report_tables import STATUSES, UNREADABLE
 from medssl.runs import Run, read, table
-from medssl.summary import summarise
 
 
 def report(runs: Path, out: Path | None = None) -> Path:
@@ -56,8 +55,9 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
     run = read(folder)
     config, task = run.config, str(run.config.get("task", ""))
     metric = "dice" if task == "segmentation" else "auroc"
-    summary, cells = _summary(folder, run), _cells(folder, run)
-    cases, troubles = _cases(folder, cells)
+    cells = cells_of(table(folder / "cells"), run)
+    cases, troubles = cases_of(folder, cells)
+    summary = summary_of(folder, run, cells, troubles)
     main = summary[summary["metric"] == metric]
     compared = main[main["difference"].notna()]
     lead, detail = findings(main, tables.METRICS[metric])
@@ -67,10 +67,10 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
     arms = {arm: about.get("id") for arm, about in config.get("pretraining", {}).items()}
     return {
         "title": f"What was pretraining worth? {task.capitalize()}",
-        "facts": _facts(run),
+        "facts": facts_of(run),
         "lead": lead,
         "detail": detail,
-        "warnings": _warnings(run, cells),
+        "warnings": warnings_of(run, cells),
         "metric": tables.METRICS[metric],
         "scored": f"{config.get('scored_patients', '–')} {config.get('score_on', 'test')}",
         "curves": figures.label_curves(main, tables.METRICS[metric]) if len(main) else None,
@@ -134,7 +134,7 @@ def _counted(number: float, noun: str) -> str:
     return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
-def _facts(run: Run) -> str:
+def facts_of(run: Run) -> str:
     config = run.config
     arms, budgets = len(config.get("arms", [])), len(config.get("budgets", []))
     scored = f"{config.get('scored_patients', '–')} {config.get('score_on', '')} patients"
@@ -147,7 +147,7 @@ def _facts(run: Run) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def _warnings(run: Run, cells: pd.DataFrame) -> list[str]:
+def warnings_of(run: Run, cells: pd.DataFrame) -> list[str]:
     config, finished = run.config, int((cells["status"] == "finished").sum())
     planned = config.get("cells", len(cells))
     lines = []
@@ -166,7 +166,7 @@ def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str,
     found: dict[tuple[float, str], dict[str, Any]] = {}
     columns = ["config.arm", "config.budget_name", "config.patients", "folder"]
     for arm, name, patients, place in cells.reindex(columns=columns).itertuples(index=False):
-        if shown := _arrays(folder / "cells" / str(place) / "examples.npz", "image"):
+        if shown := arrays(folder / "cells" / str(place) / "examples.npz", "image"):
             found.setdefault((patients, name), {})[arm] = shown
     ends = sorted(found)[:1] + sorted(found)[1:][-1:]
     volumes = config.get("dims", 3) == 3
@@ -179,16 +179,6 @@ def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str,
         }
         for patients, name in ends
     ]
-
-
-def _arrays(path: Path, needs: str) -> dict[str, np.ndarray]:
-    """The arrays of an examples.npz; empty where there is none, or it is damaged, or not of this kind."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (*UNREADABLE, EOFError):
-        return {}
-    return arrays if f"{needs}.0" in arrays else {}
 
 
 def _pretraining_runs(inside: list[Path]) -> dict[str, tuple[Run, Path]]:
@@ -205,7 +195,7 @@ def _pretraining(found: dict[str, tuple[Run, Path]], arms: dict[str, Any]) -> di
     for arm, (run, folder) in found.items():
         if (frame := _log(folder)) is not None:
             curves[arm] = frame
-        if shown := _arrays(folder / "examples.npz", "source"):
+        if shown := arrays(folder / "examples.npz", "source"):
             volumes = len(run.config.get("crop", [0, 0, 0])) == 3
             caption = f"{arm}: middle slices of crops, as the pretext corrupted and as it restored them."
             pictures.append({"uri": figures.reconstructions(shown, volumes), "caption": caption})
@@ -246,29 +236,6 @@ def _loose(found: dict[str, tuple[Run, Path]]) -> dict[str, Any] | None:
     return {"table": shown, **_pretraining(named, {})}
 
 
-def _cells(folder: Path, run: Run) -> pd.DataFrame:
-    """The cells this study asked for; one that cannot be read is shown too, since nobody knows whose it is."""
-    cells = table(folder / "cells")
-    keys = [f"config.{k}" for k in (*KEY, "draw")]
-    cells = cells.reindex(columns=list(dict.fromkeys([*cells, "data", "started", "id", "status", *keys])))
-    asked = run.config.get("cell_ids", [])
-    return cells[cells["folder"].isin(asked) | cells["config.arm"].isna()].sort_values("started", kind="stable")
-
-
-def _cases(folder: Path, cells: pd.DataFrame) -> tuple[dict[tuple, dict[int, pd.DataFrame]], list[str]]:
-    """Predictions of finished cells, (arm, mode, budget) -> draw -> frame; and cells with a damaged file."""
-    cases: dict[tuple, dict[int, pd.DataFrame]] = {}
-    damaged = []
-    done = cells[cells["status"] == "finished"]
-    for run_id, place, draw, *key in done[["id", "folder", "config.draw", *(f"config.{k}" for k in KEY)]].to_numpy():
-        try:
-            frame = pd.read_parquet(folder / "cells" / str(place) / "predictions.parquet")
-            cases.setdefault(tuple(key), {})[int(draw)] = frame
-        except UNREADABLE:
-            damaged.append(str(run_id))
-    return {key: draws for key, draws in cases.items() if draws}, damaged
-
-
 def _command(run: Run) -> str:
     """The command of this study, with the folders left for the reader to fill in."""
     config = run.config
@@ -285,21 +252,6 @@ def _typed(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _summary(folder: Path, run: Run) -> pd.DataFrame:
-    """The study's table; of a study that has not come to its end, that of the cells which are finished."""
-    numbers = ["budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"]
-    numbers += ["difference_high", "p", "p_holm"]
-    try:
-        if run.status == "finished":
-            found = pd.read_parquet(folder / "summary.parquet")
-        else:
-            found = summarise(folder, run.config.get("cell_ids", []), str(run.config.get("task", "")))
-    except (*UNREADABLE, MedsslError):
-        found = pd.DataFrame()
-    found = found.reindex(columns=[*KEY, "metric", *numbers, "note"])
-    return found.astype(dict.fromkeys(numbers, float))
 
 
 def _template() -> jinja2.Template:

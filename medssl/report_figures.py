@@ -74,7 +74,7 @@ def label_curves(rows: pd.DataFrame, metric: str) -> str:
         panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
         for axes, mode in zip(panels, modes):
             shown = rows[(rows["mode"] == mode) | (rows["arm"] == "scratch")]
-            for shift, ((arm, _), curve) in zip(_dodge(shown), shown.groupby(["arm", "mode"], sort=False)):
+            for shift, ((arm, _), curve) in zip(dodge(shown), shown.groupby(["arm", "mode"], sort=False)):
                 _curve(axes, curve.sort_values("patients"), style[str(arm)], str(arm), shift)
             axes.set_xscale("log")
             sizes = sorted(rows["patients"].unique())
@@ -215,7 +215,7 @@ def _curve(axes: Axes, curve: pd.DataFrame, style: tuple[str, str, str], label: 
     axes.vlines(at, curve["low"], curve["high"], color=colour, linewidth=1.1, alpha=0.75)
 
 
-def _dodge(rows: pd.DataFrame) -> list[float]:
+def dodge(rows: pd.DataFrame) -> list[float]:
     """Factors that set the curves of one panel side by side, so that their intervals can be told apart."""
     count = rows.groupby(["arm", "mode"]).ngroups
     return list(np.geomspace(0.95, 1 / 0.95, count)) if count > 1 else [1.0]

@@ -78,8 +78,10 @@ def read(folder: Path | str) -> Run:
         raise MedsslError(f"{folder} holds no run.json: expected the folder of a medssl run")
     try:
         known = json.loads(path.read_text())
-        return Run(**{k: v for k, v in known.items() if k in Run.__dataclass_fields__})
-    except (ValueError, TypeError, AttributeError) as error:
+        run = Run(**{k: v for k, v in known.items() if k in Run.__dataclass_fields__})
+        _check_kinds(run)
+        return run
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MedsslError(f"the run.json in {folder} is broken ({type(error).__name__}): run the job again") from error
 
 
@@ -111,16 +113,23 @@ def table(root: Path | str) -> pd.DataFrame:
 
     A broken record is a row with status "broken"; a running one without a heartbeat is "stale".
     """
-    rows = []
-    for path in sorted(Path(root).glob("**/run.json")):
-        row: dict[str, Any] = {"folder": str(path.parent.relative_to(root))}
-        try:
-            run = read(path.parent)
-            row |= _flatten(asdict(run)) | ({"status": "stale"} if run.stale else {})
-        except MedsslError as error:
-            row |= {"id": path.parent.name, "status": "broken", "reason": str(error.__cause__ or "unreadable")}
-        rows.append(row)
+    return as_table([row(Path(root), path.parent) for path in sorted(Path(root).glob("**/run.json"))])
+
+
+def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows of `row` as `table` returns them."""
     return pd.DataFrame(rows, columns=None if rows else ["folder", "id", "kind", "status"])
+
+
+def row(root: Path, folder: Path) -> dict[str, Any]:
+    """The row of one run's folder below `root`; see `table`."""
+    about: dict[str, Any] = {"folder": str(folder.relative_to(root))}
+    try:
+        run = read(folder)
+    except MedsslError as error:
+        why = type(error.__cause__).__name__ if isinstance(error.__cause__, OSError) else error.__cause__
+        return about | {"id": folder.name, "status": "broken", "reason": str(why or "unreadable")}
+    return about | flatten(asdict(run)) | ({"status": "stale"} if run.stale else {})
 
 
 class Recorder:
@@ -238,17 +247,32 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def _check_kinds(run: Run) -> None:
+    """Raises TypeError for a record whose fields are not what their readers count on."""
+    wanted: dict[str, Any] = dict.fromkeys(("id", "kind", "data", "commit", "status"), str)
+    wanted |= dict.fromkeys(("config", "metrics", "cost", "versions", "protocol"), dict)
+    wanted |= dict.fromkeys(("started", "heartbeat"), (int, float))
+    for name, kind in wanted.items():
+        if not isinstance(getattr(run, name), kind):
+            raise TypeError(f"{name} is of another kind than expected")
+
+
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(v) for v in value)
     return value is None or isinstance(value, (str, int, float, bool))
 
 
-def _flatten(record: dict, prefix: str = "") -> dict:
+def flatten(record: dict, prefix: str = "") -> dict:
+    """Nested dicts as one, with dotted names.
+
+    >>> flatten({"cost": {"seconds": 2.0}, "seed": 0})
+    {'cost.seconds': 2.0, 'seed': 0}
+    """
     flat: dict[str, Any] = {}
     for key, value in record.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

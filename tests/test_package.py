@@ -38,6 +38,10 @@ def _place(name: str, order: dict[str, int]) -> int | None:
     if name.startswith("_"):
         return -1
     return next(
-        (place for known, place in order.items() if name == known or (name.startswith(known) and known == "report")),
+        (
+            place
+            for known, place in order.items()
+            if name == known or (name.startswith(known) and known in ("report", "review"))
+        ),
         None,
     )

@@ -71,7 +71,7 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
         "task": task, "dims": 3 if task == "segmentation" else 2, "modality": "CT", "arms": list(ARMS),
         "budgets": list(BUDGETS), "score_on": "test", "split_seed": 0, "cells": 26, "scored_patients": 24,
         "scored_scans": 28, "patients": {"train": 80, "validation": 10, "test": 24},
-        "pretraining": pretraining, "seen_test_scans": {"simmim": 0},
+        "pretraining": pretraining, "seen_test_scans": {"simmim": 0}, "spacing_mm": [1.0, 1.0, 2.0],
         "asked": {"task": task, "budgets": list(BUDGETS), "draws": 5, "crop": [32, 32, 32], "recipe.steps": 7, "allow_seen": True},
     }  # fmt: skip
     study = root / "hippo"
