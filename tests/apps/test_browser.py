@@ -26,6 +26,7 @@ from tests.test_report import record
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
     pytest.mark.skipif(
         importlib.util.find_spec("playwright") is None, reason="needs playwright: pip install playwright"
