@@ -67,7 +67,9 @@ class Cache:
         self.structures: tuple[int, ...] = tuple(about["structures"])
         self.digest: str = about["digest"]
         self.size: tuple[int, ...] | None = tuple(about["settings"]["size"]) if about["settings"]["size"] else None
-        self._shapes = {row.scan: tuple(int(n) for n in row.shape) for row in self.manifest.itertuples()}
+        self._shapes = {
+            scan: tuple(map(int, shape)) for scan, shape in zip(self.manifest["scan"], self.manifest["shape"])
+        }
         self._open: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._process = os.getpid()
 
@@ -166,7 +168,7 @@ def prepare(
     Raises MedsslError for a mixed cohort, other settings than the cache was begun with, a full disk, nothing
     left.
     """
-    out = Path(out).resolve()
+    out = Path(out)
     for kind in ("", "volumes", "masks"):
         (out / kind).mkdir(parents=True, exist_ok=True)
     with _alone(out):
@@ -179,7 +181,9 @@ def prepare(
         _write_about(out, {"complete": False, "settings": settings})
         ok = rows[rows.status == "ok"]
         scans = len(set(map(indexed_scan, ok.scan)))
-        parts = run_parallel(cache_scan, _jobs(ok, sources, settings, out), jobs, "prepare", scans, scheduler=scheduler)
+        parts = run_parallel(
+            cache_scan, _jobs(ok, sources, settings, out.resolve()), jobs, "prepare", scans, scheduler=scheduler
+        )
         return _finish(rows, {result["scan"]: result for part in parts for result in part}, settings, out)
 
 

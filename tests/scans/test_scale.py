@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from medssl.cli import main
-from medssl.crops import Crops, Steps
+from medssl.crops import Crops, Steps, crop_by_spacing
 from medssl.errors import MedsslError
 from medssl.scans import Cache, index, prepare, where
 from medssl.scans.dicom_slices import read_slices
@@ -291,6 +291,14 @@ def test_crops_may_be_in_plane_across_slices_or_flat(tmp_path, size):
         assert sample["source"].shape == (1, *size)
         expected = cache.read(cache.manifest.scan[sample["scan"]], sample["start"].tolist(), size)
         assert (sample["source"].numpy() == expected).all()
+
+
+def test_a_crop_of_thick_slices_is_as_long_along_every_axis():
+    size = crop_by_spacing((0.7, 0.7, 5.0), (512, 512, 40), 96, (16, 16, 8))
+    assert np.prod(size) <= 96**3
+    assert size == (192, 192, 24)  # 134 x 134 x 120 mm
+    assert crop_by_spacing((1, 1, 8.0), (64, 64, 12), 96, (16, 16, 4)) == (64, 64, 12)
+    assert crop_by_spacing((1, 1, 8.0), (10, 10, 3), 96, (16, 16, 4)) == (16, 16, 4)
 
 
 def synthetic(count):
