@@ -175,7 +175,7 @@ def test_a_second_process_waits_and_says_so_and_a_dead_ones_lock_is_free(tmp_pat
     index([tree(tmp_path / "d", 2)], tmp_path / "m", mask="../labels/{name}", modality="CT")
     out = tmp_path / "c"
     out.mkdir()
-    holds = f"from filelock import FileLock; import time; FileLock({str(out / '.lock')!r}).acquire(); print(1, flush=True); time.sleep(60)"
+    holds = f"from filelock import FileLock; import time; lock = FileLock({str(out / '.lock')!r}); lock.acquire(); print(1, flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE)
     assert other.stdout.readline()
     program = "import sys; from pathlib import Path; from medssl.scans import prepare; prepare(Path(sys.argv[1]), Path(sys.argv[2]))"
