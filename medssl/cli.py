@@ -46,7 +46,7 @@ COMMANDS = {
         "medssl.scans.cache:prepare", "orient, resample and cache the scans of a manifest", ("manifest",)
     ),
     "plan": Command(
-        "medssl.scans.fingerprint:plan", "what prepare would make of a manifest, and why; writes nothing", ("manifest",)
+        "medssl.scans.plan:plan", "what prepare would make of a manifest, and why; writes nothing", ("manifest",)
     ),
     "pretrain": Command("medssl.pretrain:pretrain", "pretrain an encoder on scans without labels"),
     "study": Command("medssl.study:study", "what the pretraining is worth: arms x label budgets x draws"),

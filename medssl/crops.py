@@ -128,6 +128,21 @@ def source_within(cache: Cache, scans: Sequence[str], wanted: Sequence[int], cro
     return tuple(max(c, min(w, int(m))) for w, m, c in zip(wanted, median, crop))
 
 
+def crop_by_spacing(
+    spacing_mm: Sequence[float], median: Sequence[int], most: int, strides: Sequence[int]
+) -> tuple[int, ...]:
+    """A crop about as long in mm along every axis: for thick slices wide in plane and of few slices. It has at most
+    most ** axes voxels, no axis is longer than the median scan, and the strides divide it."""
+    longest = max(n * step for n, step in zip(median, spacing_mm))
+    found = tuple(strides)
+    for extent_mm in np.arange(min(spacing_mm), longest + min(spacing_mm), min(spacing_mm)):
+        wanted = [min(n, int(extent_mm / step)) for n, step in zip(median, spacing_mm)]
+        size = tuple(int(max(s, n // s * s)) for n, s in zip(wanted, strides))
+        if np.prod(size) <= most ** len(size):
+            found = size
+    return found
+
+
 def _inside(start: int, length: int, size: int) -> int:
     """The start moved so that the crop stays inside of the scan, or is centred where the scan is the smaller one."""
     return min(max(start, 0), length - size) if length > size else (length - size) // 2

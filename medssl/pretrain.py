@@ -29,7 +29,7 @@ from rich.console import Console
 from torch.utils.data import default_collate
 
 from medssl import probes, runs
-from medssl.crops import Crops, source_within
+from medssl.crops import Crops, crop_by_spacing, source_within
 from medssl.disk import npz, write_atomically
 from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
@@ -38,6 +38,7 @@ from medssl.methods import Method
 from medssl.methods.simclr import SimCLR
 from medssl.models import save_weights
 from medssl.scans.cache import Cache
+from medssl.scans.fingerprint import ANISOTROPIC
 from medssl.splits import split
 from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
 
@@ -150,9 +151,12 @@ def pretraining_scans(
 
 
 def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
-    """The largest crop that the encoder's strides divide and the median scan holds, up to 224 (2D) or 96 (3D)."""
+    """The largest crop that the encoder's strides divide and the median scan holds, up to 224 (2D) or 96 (3D); in volumes
+    of thick slices (anisotropic by more than 3) as many voxels, about as long in mm along every axis."""
     median = np.median([cache.shape(s) for s in cache.manifest["scan"]], axis=0)
     most = 224 if cache.dims == 2 else 96
+    if cache.dims == 3 and max(cache.spacing_mm) > ANISOTROPIC * min(cache.spacing_mm):
+        return crop_by_spacing(cache.spacing_mm, [int(n) for n in median], most, encoder.strides[-1])
     return tuple(int(max(s, min(n, most) // s * s)) for n, s in zip(median, encoder.strides[-1]))
 
 

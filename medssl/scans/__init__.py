@@ -27,6 +27,7 @@ fingerprint.py    spacings, sizes, intensities of a cohort, and what they decide
 cohort.py         which scans make one cache, and on what grid
 store.py          one scan -> its file in the cache
 cache.py          manifest -> cache; random crops out of it
+plan.py           what prepare would do, and why
 """
 
 from medssl.scans.base import Header, Scan

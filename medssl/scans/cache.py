@@ -68,7 +68,9 @@ class Cache:
         self.structures: tuple[int, ...] = tuple(about["structures"])
         self.digest: str = about["digest"]
         self.size: tuple[int, ...] | None = tuple(about["settings"]["size"]) if about["settings"]["size"] else None
-        self._shapes = {row.scan: tuple(int(n) for n in row.shape) for row in self.manifest.itertuples()}
+        self._shapes = {
+            scan: tuple(map(int, shape)) for scan, shape in zip(self.manifest["scan"], self.manifest["shape"])
+        }
         self._open: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._process = os.getpid()
 
@@ -170,7 +172,7 @@ def prepare(
     left.
     """
     check_flags(leave_out)
-    out = Path(out).resolve()
+    out = Path(out)
     rows, sources = read_index(Path(manifest))
     rows = choose_scans(rows, dims, modality)
     for kind in ("", "volumes", "masks"):
@@ -183,7 +185,9 @@ def prepare(
         _write_about(out, {"complete": False, "settings": settings})
         ok = rows[rows.status == "ok"]
         scans = len(set(map(indexed_scan, ok.scan)))
-        parts = run_parallel(cache_scan, _jobs(ok, sources, settings, out), jobs, "prepare", scans, scheduler=scheduler)
+        parts = run_parallel(
+            cache_scan, _jobs(ok, sources, settings, out.resolve()), jobs, "prepare", scans, scheduler=scheduler
+        )
         return _finish(rows, {result["scan"]: result for part in parts for result in part}, settings, out, leave_out)
 
 

@@ -209,6 +209,8 @@ def run_parallel(
 def _spread(work, items: Iterable[Any], jobs: int, batch: int, scheduler: str | None) -> Iterator[Any]:
     from joblib import delayed
 
+    if jobs == 0:
+        raise MedsslError("jobs is 0: expected a number of processes, or -1 for one a core")
     stream = iter(items)
     batches = iter(lambda: list(itertools.islice(stream, batch)), [])
     first = next(batches, None)

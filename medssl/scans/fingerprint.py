@@ -7,14 +7,13 @@ patient's (R, A, S), not the file's; the target is rounded to 0.01 mm; intensiti
 on the scale that the cache holds (CT: HU; MR: 0 to 1 between each scan's own 0.5 and 99.5 percentiles), and are there to
 be read: nothing is clipped or shifted by them.
 
-    medssl plan MANIFEST                # what prepare would do, and why; nothing is written
+    about = fingerprint(rows, settings, intensities)         # as `fingerprint.json` in a cache, and `medssl plan` has it
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -81,35 +80,6 @@ def fingerprint(rows: pd.DataFrame, settings: dict[str, Any], intensities: Itera
     return about
 
 
-def plan(
-    manifest: Path,
-    spacing_mm: tuple[float, ...] | None = None,
-    size: tuple[int, int] | None = None,
-    dims: int | None = None,
-    modality: str | None = None,
-    scans: int = 8,
-) -> list[str]:
-    """What prepare would make of a manifest, and why; nothing is written.
-
-    spacing_mm, size, dims, modality: as for prepare. scans: how many are read in full for the intensities.
-    Raises MedsslError as prepare does for a mixed cohort or options that do not fit.
-    """
-    from medssl.scans.cache import read_index
-    from medssl.scans.cohort import choose_scans, grid_settings
-    from medssl.scans.store import look
-
-    rows, sources = read_index(Path(manifest))
-    rows = choose_scans(rows, dims, modality)
-    rows = rows[rows.status == "ok"].reset_index(drop=True)
-    settings = grid_settings(rows, spacing_mm, size, {})
-    chosen = set(np.linspace(0, len(rows) - 1, max(1, min(scans, len(rows)))).astype(int))
-    looked = (
-        look(row, sources.loc[row["scan"]].to_dict(), settings) if number in chosen else None
-        for number, row in enumerate(rows.to_dict("records"))
-    )
-    return _lines(fingerprint(rows, settings, looked))
-
-
 def _along_patient(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(scans, 3) mm and voxels along R, A, S; each scan's own order is in its orientation."""
     order = {letters: np.argsort([AXES[letter] for letter in letters]) for letters in rows.orientation.unique()}
@@ -152,14 +122,3 @@ def _decided(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _short(value: float) -> float:
     return float(f"{value:.5g}")
-
-
-def _lines(about: dict[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for name, value in about.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}", *_lines(value, indent + "  ")]
-        else:
-            shown = " x ".join(f"{one:g}" for one in value) if isinstance(value, list) else value
-            lines.append(f"{indent}{name}: {shown}")
-    return lines

@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch.utils.data import DataLoader
 
 from medssl.cli import main
-from medssl.crops import Crops, Steps
+from medssl.crops import Crops, Steps, crop_by_spacing
 from medssl.errors import MedsslError
 from medssl.scans import Cache, index, prepare, where
 from medssl.scans.dicom_slices import read_slices
@@ -175,7 +175,7 @@ def test_a_second_process_waits_and_says_so_and_a_dead_ones_lock_is_free(tmp_pat
     index([tree(tmp_path / "d", 2)], tmp_path / "m", mask="../labels/{name}", modality="CT")
     out = tmp_path / "c"
     out.mkdir()
-    holds = f"from filelock import FileLock; import time; FileLock({str(out / '.lock')!r}).acquire(); print(1, flush=True); time.sleep(60)"
+    holds = f"from filelock import FileLock; import time; lock = FileLock({str(out / '.lock')!r}); lock.acquire(); print(1, flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE)
     assert other.stdout.readline()
     program = "import sys; from pathlib import Path; from medssl.scans import prepare; prepare(Path(sys.argv[1]), Path(sys.argv[2]))"
@@ -293,6 +293,14 @@ def test_crops_may_be_in_plane_across_slices_or_flat(tmp_path, size):
         assert (sample["source"].numpy() == expected).all()
 
 
+def test_a_crop_of_thick_slices_is_as_long_along_every_axis():
+    size = crop_by_spacing((0.7, 0.7, 5.0), (512, 512, 40), 96, (16, 16, 8))
+    assert np.prod(size) <= 96**3
+    assert size == (192, 192, 24)  # 134 x 134 x 120 mm
+    assert crop_by_spacing((1, 1, 8.0), (64, 64, 12), 96, (16, 16, 4)) == (64, 64, 12)
+    assert crop_by_spacing((1, 1, 8.0), (10, 10, 3), 96, (16, 16, 4)) == (16, 16, 4)
+
+
 def synthetic(count):
     rows = Columns()
     for number in range(count):
@@ -314,7 +322,7 @@ def test_a_large_manifest_opens_and_filters_in_seconds(tmp_path, count):
     spent = time.process_time() - begun
     assert len(manifest) == count
     assert len(thick) == count // 4
-    settings = {"version": 1, "size": None}
+    settings = {"version": VERSION, "size": None}
     about = {
         "complete": True,
         "settings": settings,
