@@ -22,6 +22,7 @@ from medssl.cli import main
 from medssl.crops import Crops, Steps, crop_by_spacing
 from medssl.errors import MedsslError
 from medssl.scans import Cache, index, prepare, where
+from medssl.scans.cohort import VERSION
 from medssl.scans.dicom_slices import read_slices
 from medssl.scans.files import run_parallel, walk
 from medssl.scans.fingerprint import target_spacing
