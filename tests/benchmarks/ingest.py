@@ -218,7 +218,9 @@ Reader = Callable[[tuple[slice, ...]], np.ndarray]
 
 def crop_readers(folder: Path, volume: np.ndarray) -> dict[str, Reader]:
     """Every layout on disk, its size printed, and how a crop is read out of it."""
+    import torch
     from monai.data import PersistentDataset
+    from monai.transforms import Transform
 
     readers: dict[str, Reader] = {}
     np.save(folder / "raw.npy", volume)
@@ -240,8 +242,13 @@ def crop_readers(folder: Path, volume: np.ndarray) -> dict[str, Reader]:
     nib.save(nib.Nifti1Image(volume, np.eye(4)), folder / "volume.nii.gz")
     readers[".nii.gz"] = lambda place: np.asarray(nib.load(folder / "volume.nii.gz").dataobj)[place]
     (folder / "monai").mkdir()
-    persistent = PersistentDataset([0], lambda _: scaled[0], folder / "monai")
-    readers["MONAI PersistentDataset"] = lambda place: np.array(persistent[0][place])
+
+    class Loaded(Transform):  # PersistentDataset keeps what a Transform gives, and nothing of a plain function
+        def __call__(self, _: int) -> torch.Tensor:
+            return torch.from_numpy(scaled)
+
+    persistent = PersistentDataset([0], Loaded(), folder / "monai")
+    readers["MONAI PersistentDataset"] = lambda place: np.array(persistent[0][0][place])
     persistent[0]
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         print(f"crops: {path.name[:24]:24} {path.stat().st_size / 2**20:8.1f} MiB on disk")
