@@ -1,5 +1,7 @@
 """Methods that compare views: each loss is the authors' formula, each teacher moves once a step and survives a restart."""
 
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -379,3 +381,45 @@ def test_a_batch_of_one_is_refused_in_words(name: str) -> None:
 def test_settings_that_cannot_work_are_refused(method, message: str) -> None:
     with pytest.raises(MedsslError, match=message):
         method(residual_unet(2))
+
+
+TWO_DEVICES = """
+import sys, torch, torch.distributed as dist
+from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+from medssl.methods.contrast import info_nce, nt_xent
+rank, world, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+torch.manual_seed(0)
+x, y, groups = *torch.randn(2, 8, 6, dtype=torch.float64), torch.tensor([0, 1, 0, 2, 1, 3, 4, 0])
+own = slice(rank * 8 // world, (rank + 1) * 8 // world)
+losses = {
+    "simclr": lambda a, b: NTXentLoss(0.2, gather_distributed=True)(a, b),
+    "grouped": lambda a, b: nt_xent(a, b, groups[own], 0.2, "euclidean"),
+    "moco v3": lambda a, b: info_nce(a, b, 0.2),
+    "vicreg": VICRegLoss(gather_distributed=True),
+}
+for name, loss in losses.items():
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    loss(x[own] @ weight, y[own] @ weight).backward()
+    if world > 1:
+        dist.all_reduce(weight.grad)  # as DDP does: the mean of the devices' gradients
+    if rank == 0:
+        print(name, *(weight.grad / world).flatten().tolist(), sep=",")
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_have_the_gradient_of_one_with_the_whole_batch(tmp_path) -> None:
+    """Negatives and statistics are gathered: two processes of 4 samples each against one of 8."""
+    command = [sys.executable, "-W", "ignore", "-c", TWO_DEVICES]
+    alone = subprocess.run([*command, "0", "1", ""], capture_output=True, text=True, check=True).stdout
+    both = [
+        subprocess.Popen([*command, rank, "2", str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    together, _ = (process.communicate(timeout=300)[0] for process in both)
+    assert len(together.splitlines()) == len(alone.splitlines()) == 4
+    for one, two in zip(alone.splitlines(), together.splitlines()):
+        (name, *expected), (_, *found) = one.split(","), two.split(",")
+        assert np.array(found, float) == pytest.approx(np.array(expected, float), abs=1e-10), name
