@@ -15,7 +15,7 @@ from medssl.errors import MedsslError
 from medssl.scans.fingerprint import target_spacing
 
 GROUPS = {"CR": "DX", "DR": "DX", "RG": "DX"}  # modalities that are one kind of picture
-VERSION = 2
+VERSION = 3
 
 
 def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> pd.DataFrame:

@@ -111,6 +111,8 @@ HEADER_FIELDS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
+PIXEL_FIELDS = ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "ExtendedOffsetTable",
+                "ExtendedOffsetTableLengths")  # also needed to decode the pixels; never kept  # fmt: skip
 
 
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # SOP classes of secondary capture, single and multi-frame, start like this
