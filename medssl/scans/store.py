@@ -28,9 +28,10 @@ from medssl.errors import MedsslError, ScanError
 from medssl.scans import geometry
 from medssl.scans.base import Scan
 from medssl.scans.conform import conform
+from medssl.scans.files import kind
 from medssl.scans.fingerprint import intensity
 from medssl.scans.quality import voxel_flags
-from medssl.scans.read import read_scan
+from medssl.scans.read import files_of, read_scan
 
 CHUNK = {2: (512, 512), 3: (64, 64, 64)}
 BLOCK = {2: (128, 128), 3: (32, 32, 64)}
@@ -180,6 +181,8 @@ def _state(job: Job, gone_is_fine: bool) -> str | None:
     files = [*source["files"], *([source["mask"]] if source["mask"] else [])]
     if gone_is_fine and not all(Path(file).exists() for file in files):
         return None
+    if source["mask"]:
+        files += files_of(Path(source["mask"]), kind(Path(source["mask"])) or "")[1:]
     seen = [(os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     told = [seen, job.settings, job.rows[0]["modality"], source["member"], source.get("correct")]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
