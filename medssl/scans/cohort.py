@@ -33,8 +33,7 @@ def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> 
         raise MedsslError(f"no scan is left by dims={dims}, modality={modality}: the manifest holds {have}")
     if rows[ok].dims.nunique() > 1:
         raise MedsslError(
-            f"the manifest mixes {_counts(rows[ok].dims.value_counts())} dimensions (dims: scans): "
-            "expected one; "
+            f"the manifest mixes {_counts(rows[ok].dims.value_counts())} dimensions (dims: scans): expected one; "
             "choose with --dims 2 or --dims 3"
         )
     if group[ok].nunique() > 1:

@@ -34,25 +34,8 @@ from medssl.scans.dicom_slices import Slice, read_pixels, read_slices
 from medssl.scans.dicom_stack import Stack, build_stack
 from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
 
-PROJECTIONS = {
-    "CR",
-    "DX",
-    "DR",
-    "RG",
-    "MG",
-    "RF",
-    "XA",
-    "IO",
-    "PX",
-    "US",
-    "IVUS",
-    "ES",
-    "GM",
-    "OP",
-    "SM",
-    "XC",
-}
-PROJECTIONS |= {"OPT", "OCT", "SC"}
+PROJECTIONS = {"CR", "DX", "DR", "RG", "MG", "RF", "XA", "IO", "PX", "US", "IVUS", "ES", "GM", "OP", "SM", "XC", "OPT",
+               "OCT", "SC"}  # fmt: skip
 CINE = {"US", "IVUS", "XA", "RF", "ES", "XC", "GM", "OP"}  # modalities that film
 AIR_HU = -1024
 SAME_COSINE = 1e-4  # orientations closer than this are one
@@ -244,17 +227,15 @@ def _without_strays(heap: list[Slice]) -> list[Series]:
     if count > STRAY_SHARE * len(heap):
         sizes = ", ".join(str(len(kind)) for kind in kinds)
         reason = (
-            f"mixed orientation: the series holds slices of {len(kinds)} orientations or sizes ({sizes} "
-            "slices): "
+            f"mixed orientation: the series holds slices of {len(kinds)} orientations or sizes ({sizes} slices): "
             "expected one; split the series"
         )
         return [Series(tuple(heap), reason)]
     left_out = [
         Series(
             tuple(kind),
-            f"{len(kind)} of {len(heap)} slices have another orientation "
-            f"({_degrees(kind[0], main[0]):.1f} degrees) "
-            "or size than the rest of their series: left out",
+            f"{len(kind)} of {len(heap)} slices have another orientation ({_degrees(kind[0], main[0]):.1f} degrees) or "
+            "size than the rest of their series: left out",
         )
         for kind in strays
     ]

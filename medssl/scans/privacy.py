@@ -21,34 +21,8 @@ from medssl.errors import MedsslError
 
 KEY_BYTES = 32
 # Fixed words only: a header may hold anything in this field.
-MODALITIES = frozenset(
-    {
-        "CR",
-        "CT",
-        "DR",
-        "DX",
-        "ES",
-        "GM",
-        "IO",
-        "IVUS",
-        "MG",
-        "MR",
-        "NM",
-        "OCT",
-        "OP",
-        "OPT",
-        "OT",
-        "PT",
-        "PX",
-        "RF",
-        "RG",
-        "SC",
-        "SM",
-        "US",
-        "XA",
-        "XC",
-    }
-)
+MODALITIES = frozenset({"CR", "CT", "DR", "DX", "ES", "GM", "IO", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "OT", "PT",
+                        "PX", "RF", "RG", "SC", "SM", "US", "XA", "XC"})  # fmt: skip
 MANUFACTURERS = {
     "agfa": "Agfa",
     "canon": "Canon",
@@ -185,8 +159,7 @@ def _load(key_file: Path) -> bytes:
     key = key_file.read_bytes()
     if len(key) != KEY_BYTES:
         raise MedsslError(
-            f"the pseudonym key has {len(key)} bytes: expected {KEY_BYTES}; restore it from a backup, or "
-            "delete it "
-            "and index again (every pseudonym changes)"
+            f"the pseudonym key has {len(key)} bytes: expected {KEY_BYTES}; restore it from a backup, or delete it and "
+            "index again (every pseudonym changes)"
         )
     return key
