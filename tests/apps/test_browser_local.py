@@ -1,0 +1,367 @@
+"""The dashboard in a real browser, on a study of the phantom cohort: what is drawn, what is asked of whom, who is let in."""
+
+import base64
+import importlib.util
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medssl import report_tables, review_cases, runs
+from medssl.finetune import Recipe
+from medssl.report import findings
+from medssl.scans.cache import Cache
+from medssl.study import study
+from tests.test_report import record
+
+CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("playwright") is None, reason="needs playwright: pip install playwright"
+    ),
+]
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--disable-background-networking",
+    "--host-resolver-rules=MAP foreign.example 127.0.0.1",
+]  # fmt: skip
+PATIENCE_MS = 60_000
+# Every address the server's process connects to, or asks the name of, is written down.
+WATCH = """
+import os, sys
+def watch(event, details):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        with open(os.environ["MEDSSL_WATCH"], "a") as file:
+            print(event, details[1] if event != "socket.getaddrinfo" else details[:2], file=file)
+sys.addaudithook(watch)
+"""
+
+
+@dataclass
+class Board:
+    """A page of the dashboard, with every request it made and every line on its console."""
+
+    page: object
+    url: str
+    requests: list[str] = field(default_factory=list)
+    console: list[str] = field(default_factory=list)
+
+    def open(self, query: str, wait_for: str):
+        self.page.goto(f"{self.url}/?{query}")
+        self.page.wait_for_selector(wait_for)
+        self.settle()
+        return self.page
+
+    def settle(self) -> None:
+        """Until the app has run to its end."""
+        self.page.wait_for_timeout(300)
+        self.page.wait_for_selector("[data-testid=stStatusWidget]", state="detached")
+        self.page.wait_for_timeout(200)
+
+    @property
+    def outside(self) -> list[str]:
+        return [
+            url
+            for url in self.requests
+            if not url.startswith((self.url, "data:", "blob:", self.url.replace("http", "ws")))
+        ]
+
+
+@pytest.fixture(scope="module")
+def cache():
+    return Cache("/tmp/ph/cache")
+
+
+@pytest.fixture(scope="module")
+def phantom_study():
+    return Path("/tmp/ph/runs")
+
+
+@pytest.fixture(scope="module")
+def served(phantom_study: Path, cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    yield from serve(phantom_study, cache.path, tmp_path_factory.mktemp("watch"))
+
+
+def serve(root: Path, data: Path, watch: Path) -> Iterator[tuple[str, Path]]:
+    """The command itself in a process of its own; its address, and the list of what it connected to."""
+    (watch / "sitecustomize.py").write_text(WATCH)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    path = os.pathsep.join([str(watch), str(Path(__file__).parent.parent.parent)])
+    environment = os.environ | {"PYTHONPATH": path, "MEDSSL_WATCH": str(watch / "asked.txt"), "HOME": str(watch)}
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "medssl.cli",
+        "review",
+        str(root),
+        "--data",
+        str(data),
+        "--port",
+        str(port),
+    ]
+    (watch / "asked.txt").touch()
+    server = subprocess.Popen(command, cwd=watch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        wait_for_port(port, server)
+        yield f"http://127.0.0.1:{port}", watch / "asked.txt"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def wait_for_port(port: int, server: subprocess.Popen) -> None:
+    for _ in range(600):
+        assert server.poll() is None, server.stdout.read().decode()
+        with socket.socket() as trial:
+            if trial.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError("the dashboard did not listen within two minutes")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def board(browser, served) -> Iterator[Board]:
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(PATIENCE_MS)
+    opened = Board(page, served[0])
+    page.on("request", lambda request: opened.requests.append(request.url))
+    page.on("websocket", lambda socket: opened.requests.append(socket.url))
+    page.on("console", lambda line: opened.console.append(f"{line.type}: {line.text}"))
+    page.on("pageerror", lambda error: opened.console.append(f"error: {error}"))
+    yield opened
+    page.close()
+
+
+def test_every_page_renders_and_asks_nothing_of_anyone(board: Board, served, phantom_study: Path) -> None:
+    page = board.open("study=seg", ".js-plotly-plot .point")
+    summary = pd.read_parquet(phantom_study / "seg" / "summary.parquet").query("metric == 'dice'")
+    assert page.locator("h4").inner_text() == findings(summary, "Dice")[0]
+    traces = page.evaluate("document.querySelector('.js-plotly-plot')._fullData.map(t => [t.name, Array.from(t.y)])")
+    means = {
+        f"{arm}, fine-tuned": rows.sort_values("patients")["mean"].tolist() for arm, rows in summary.groupby("arm")
+    }
+    assert {name: pytest.approx(y) for name, y in traces} == means
+    text = page.inner_text(".stMain")
+    for row in summary.itertuples():
+        assert f"{row.mean:.3f}" in text
+        assert report_tables.interval(row.low, row.high) in text
+    for name, wait_for in (("Runs", "[data-testid=stDataFrame]"), ("Cases", ".case img"), ("Label efficiency", "h4")):
+        page.get_by_text(name, exact=True).first.click()
+        page.wait_for_selector(wait_for)
+        board.settle()
+    page = board.open("study=class&page=Cases", ".case .bar")
+    assert page.locator(".case .bar").count() == 2 * 2
+    assert board.outside == []
+    assert len(board.requests) > 20
+    assert [line for line in board.console if line.startswith("error")] == []
+    asked = [line for line in served[1].read_text().splitlines() if "127.0.0.1" not in line]
+    assert asked == []
+
+
+def test_the_run_table_and_the_comparison(board: Board, phantom_study: Path) -> None:
+    page = board.open("page=Runs", "[data-testid=stDataFrame]")
+    table = runs.table(phantom_study)
+    assert page.locator("[data-testid=stMetricValue]").first.inner_text() == str(len(table))
+    for row in (0, 1):
+        tick(page, row)
+        board.settle()
+    shown = page.locator("[data-testid=stTable]").inner_text()
+    newest = table.sort_values("started", ascending=False, kind="stable")["folder"].tolist()[:2]
+    for name in newest:
+        assert name in shown
+    first, second = (runs.flatten({"config": runs.read(phantom_study / name).config}) for name in newest)
+    for key in (k for k in first if k in second):
+        assert (key in shown.split()) == (first[key] != second[key]), key
+
+
+def test_controls_of_a_case_act(board: Board, phantom_study: Path, cache: Cache) -> None:
+    page = board.open("study=seg&page=Cases", ".case img")
+    cases = pd.read_parquet(folder_of(phantom_study / "seg", "scratch", "1p") / "predictions.parquet")
+    worst = review_cases.worst_first(cases)["scan"]
+    assert f"Scan {worst[0]}" in page.inner_text(".stMain")
+    pictures = sources(page)
+    assert len(pictures) == 3
+    assert page.locator(".case .frame").first.locator("b").all_inner_texts() == ["A", "P", "R", "L"]
+    box = page.locator(".case img").first
+    sizes = page.evaluate("[...document.querySelectorAll('.case img')].map(i => [i.naturalWidth, i.naturalHeight])")
+    shape, steps = cache.shape(worst[0]), cache.spacing_mm
+    assert sizes[0][0] / sizes[0][1] == pytest.approx(shape[0] * steps[0] / (shape[1] * steps[1]), rel=0.02)
+    assert box.bounding_box()["width"] / box.bounding_box()["height"] == pytest.approx(
+        sizes[0][0] / sizes[0][1], rel=0.02
+    )
+    for change in (slide("Slice"), slide("Overlay opacity"), choose("Window", "bone"), choose("Plane", "coronal")):
+        change(page)
+        board.settle()
+        assert sources(page)[0] != pictures[0]
+        pictures = sources(page)
+    assert page.locator(".case .frame").first.locator("b").all_inner_texts() == ["S", "I", "R", "L"]
+    page.get_by_text("Outline", exact=True).click()
+    board.settle()
+    assert sources(page)[0] == pictures[0]
+    assert sources(page)[1] != pictures[1]
+    tick(page, 1)
+    page.get_by_text(f"Scan {worst[1]}").wait_for()
+    choose("Budget", "100%")(page)
+    board.settle()
+    assert "A: scratch, fine-tuned" in page.inner_text(".case")
+    assert [line for line in board.console if line.startswith("error")] == []
+
+
+def folder_of(study: Path, arm: str, budget: str) -> Path:
+    cells = runs.table(study / "cells")
+    mine = cells[(cells["config.arm"] == arm) & (cells["config.budget_name"] == budget) & (cells["config.draw"] == 0)]
+    return study / "cells" / mine["folder"].iloc[0]
+
+
+def tick(page, row: int) -> None:
+    """The box of a row: a table is one canvas, whose rows are 35 pixels high, the first of them its head."""
+    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+    page.mouse.click(box["x"] + 18, box["y"] + 35 * (row + 1) + 17)
+
+
+def sources(page) -> list[str]:
+    return page.evaluate("[...document.querySelectorAll('.case img')].map(i => i.src)")
+
+
+def slide(label: str):
+    def act(page) -> None:
+        page.locator(".stSlider", has_text=label).get_by_role("slider").press("ArrowRight")
+
+    return act
+
+
+def choose(label: str, option: str):
+    def act(page) -> None:
+        page.locator(".stSelectbox", has_text=label).first.locator(
+            "[data-baseweb=select], [role=combobox]"
+        ).first.click()
+        page.get_by_role("option").filter(has_text=option).first.click()
+
+    return act
+
+
+def test_the_page_follows_a_running_study(browser, served, board: Board, phantom_study: Path) -> None:
+    page = board.open("page=Runs", "[data-testid=stMetricValue]")
+    count = int(page.locator("[data-testid=stMetricValue]").first.inner_text())
+    late = phantom_study / "late"
+    record(late, "pretrain", {"steps": 3}, status="running", heartbeat=time.time())
+    try:
+        page.get_by_text(f"{count + 1} runs, 1 running").wait_for()
+        board.settle()
+        assert page.locator("[data-testid=stMetricValue]").first.inner_text() == str(count + 1)
+        (late / "run.json").write_text('{"id": "ha')
+        page.get_by_text("record cannot be read").first.wait_for()
+    finally:
+        shutil.rmtree(late)
+
+
+def test_a_path_in_the_address_is_refused_in_the_browser(board: Board) -> None:
+    for asked in ("../..", "/etc", "seg/../../x"):
+        page = board.open(f"study={asked}", "[data-testid=stAlert]")
+        assert "outside of the one under review" in page.inner_text("[data-testid=stAlert]")
+        assert page.locator("h4").count() == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../../etc/passwd",
+        "/static/../../../etc/passwd",
+        "/media/../../../etc/passwd",
+        "/app/static/..%2f..%2fetc/passwd",
+    ],
+)
+def test_no_file_of_the_machine_is_served(served, path: str) -> None:
+    answer = ask(served[0], path)
+    assert "root:" not in answer
+    assert not re.match(r"HTTP/1.1 200.*passwd", answer, re.S)
+
+
+SOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+SOCKET |= {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "let_in"),
+    [
+        (None, None, True),
+        (None, "http://foreign.example", False),
+        ("foreign.example", "http://foreign.example", False),
+        ("foreign.example", None, False),
+        (None, "null", False),
+    ],
+)
+def test_a_foreign_host_or_origin_gets_no_socket_and_nothing_is_asked_outside(
+    served, host, origin, let_in: bool
+) -> None:
+    own = served[0].removeprefix("http://")
+    headers = SOCKET | {"Host": host or own, "Origin": origin or served[0]}
+    answer = ask(served[0], "/_stcore/stream", headers)
+    assert answer.startswith("HTTP/1.1 101" if let_in else "HTTP/1.1 403"), answer[:200]
+    assert [line for line in served[1].read_text().splitlines() if "127.0.0.1" not in line] == []
+
+
+def ask(url: str, path: str, headers: dict[str, str] | None = None) -> str:
+    """The start of a raw answer: no client in between that would tidy up the path."""
+    host, port = url.removeprefix("http://").split(":")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in ({"Host": f"{host}:{port}"} | (headers or {})).items())
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        return connection.recv(65536).decode(errors="replace")
+
+
+def test_a_page_asked_for_under_a_foreign_name_shows_nothing(browser, served, phantom_study: Path) -> None:
+    page = browser.new_page()
+    page.goto(served[0].replace("127.0.0.1", "foreign.example"))
+    page.wait_for_timeout(4000)
+    assert page.locator("h4, .js-plotly-plot, [data-testid=stSidebar]").count() == 0
+    assert "seg" not in page.inner_text("body")
+    page.close()
+
+
+@pytest.mark.slow
+def test_the_first_page_comes_within_three_seconds_of_200_runs(
+    browser, cache: Cache, phantom_study: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    shutil.copytree(phantom_study, root)
+    for n in range(200 - len(runs.table(root))):
+        record(root / f"run{n}", "pretrain", {"steps": n}, cost={"seconds": 1.0})
+    assert len(runs.table(root)) == 200
+    (tmp_path / "watch").mkdir()
+    took = []
+    for url, _ in serve(root, cache.path, tmp_path / "watch"):
+        context = browser.new_context()
+        for _ in range(5):
+            page = context.new_page()
+            started = time.perf_counter()
+            page.goto(f"{url}/?study=seg")
+            page.wait_for_selector(".js-plotly-plot .point", timeout=PATIENCE_MS)
+            took.append(round(time.perf_counter() - started, 2))
+            page.close()
+    print(json.dumps({"first page, s": took}))
+    assert np.median(took[1:]) < 3
