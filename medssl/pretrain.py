@@ -41,6 +41,7 @@ from medssl.scans.cache import Cache
 from medssl.scans.fingerprint import ANISOTROPIC
 from medssl.splits import split
 from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
+from medssl.views import recipes
 
 MONITORED = {2: 256, 3: 64}  # scans whose features are looked at during the run, by dims: a volume costs far more
 console = Console(stderr=True)
@@ -93,7 +94,7 @@ def pretrain(
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, cache.modality, cache.spacing_mm)
+    module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | {"views": str(module._views)}, "crop": size,
