@@ -13,9 +13,10 @@ from lightly.models.modules import MaskedVisionTransformerDecoderTIMM
 from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
 from medssl.encoders.vit import positions, take, to_patches
 from medssl.errors import MedsslError
-from medssl.methods import MAE, Method, check_method
+from medssl.methods import MAE, Method, SparK, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.methods.patches import targets
+from medssl.methods.spark import visible_only
 
 ENCODERS = {
     "vit": lambda d: ViT(d, patch=8, width=24, depth=2, heads=2),
@@ -145,6 +146,76 @@ def test_mae_shows_the_seen_as_it_is_and_the_hidden_by_its_prediction() -> None:
     assert torch.equal(take(shown["restored"], hidden), method.predict(batch["views"][0], keep, hidden))
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_spark_is_the_published_loss_in_float64(normalise: bool) -> None:
+    """Tian et al. 2023, section 3.3, in numpy, each block by itself; tolerance 1e-5."""
+    torch.manual_seed(0)
+    method = SparK(ENCODERS["unet"](2), normalise=normalise)
+    batch = small_batch(method, (16, 16))
+    seen = method.seen_of(batch)
+    with torch.no_grad():
+        found = float(method.loss(batch))
+        predicted = method.predict(batch["views"][0], seen).double().numpy()
+    x, body = batch["views"][0].double().numpy(), batch["valid_views"][0].numpy()
+    total = count = 0.0
+    for b, i, j in np.ndindex(3, 4, 4):
+        place = (b, 0, slice(4 * i, 4 * i + 4), slice(4 * j, 4 * j + 4))
+        if seen[b, 0, 4 * i, 4 * j] == 0:
+            inside = body[place] > 0
+            voxels = x[place][inside]
+            if normalise:
+                voxels = (voxels - voxels.mean()) / np.sqrt(voxels.var(ddof=1) + 1e-6)
+            total += ((predicted[place][inside] - voxels) ** 2).sum()
+            count += inside.sum()
+    assert abs(found - total / count) < 1e-5
+    assert (1 - seen).flatten(1).mean(1).tolist() == [0.625] * 3  # 10 of 16 blocks
+
+
+def test_visible_only_is_a_sparse_convolution_with_norms_over_what_is_seen() -> None:
+    """Against numpy in float64, place by place: sums over visible neighbours, statistics over visible places."""
+    torch.manual_seed(0)
+    layer = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3, stride=2, padding=1), torch.nn.BatchNorm2d(3)).double()
+    torch.nn.init.normal_(layer[1].weight), torch.nn.init.normal_(layer[1].bias)
+    x, seen = torch.randn(2, 2, 8, 8).double(), torch.zeros(2, 1, 8, 8).double()
+    seen[0, :, :4, 4:], seen[1, :, 4:, :4] = 1, 1
+    with visible_only(layer, seen):
+        found = layer(x * seen).detach().numpy()
+    w, bias = layer[0].weight.detach().numpy(), layer[0].bias.detach().numpy()
+    given, places = np.pad((x * seen).numpy(), ((0, 0), (0, 0), (1, 1), (1, 1))), []
+    summed = np.zeros((2, 3, 4, 4))
+    for b, i, j in np.ndindex(2, 4, 4):
+        if seen[b, 0, 2 * i, 2 * j]:
+            summed[b, :, i, j] = (w * given[b, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]).sum((1, 2, 3)) + bias
+            places.append((b, i, j))
+    b, i, j = np.array(places).T
+    values = summed[b, :, i, j]
+    scaled = (values - values.mean(0)) / np.sqrt(values.var(0) + 1e-5)
+    expected = np.zeros_like(summed)
+    expected[b, :, i, j] = scaled * layer[1].weight.detach().numpy() + layer[1].bias.detach().numpy()
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.allclose(layer[1].running_mean, 0.1 * values.mean(0), atol=1e-6)
+    assert np.allclose(layer[1].running_var, 0.9 + 0.1 * values.var(0, ddof=1), atol=1e-6)
+    assert not layer[0]._forward_hooks, "the layers are left as they were"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", ["unet", "resnet"])
+def test_spark_keeps_hidden_blocks_empty_at_every_level_and_does_not_see_them(encoder: str, dims: int) -> None:
+    torch.manual_seed(0)
+    method = SparK(ENCODERS[encoder](dims))
+    batch = small_batch(method, (32,) * dims, 2)
+    x, seen = batch["views"][0], method.seen_of(batch)
+    with visible_only(method.encoder, seen):
+        pyramid = method.encoder.features(x * seen)
+    for level in pyramid:
+        small = torch.nn.functional.interpolate(seen, size=level.shape[2:])
+        assert level.masked_select(small == 0).abs().max() == 0
+        assert level.masked_select(small == 1).abs().mean() > 0
+    method.eval()  # batch statistics would change with every pass
+    with torch.no_grad():
+        assert torch.equal(method.predict(torch.where(seen > 0, x, 9.0), seen), method.predict(x, seen))
+
+
 def test_a_patch_of_air_or_of_one_voxel_has_a_finite_target() -> None:
     patches, counted = torch.rand(1, 3, 8), torch.ones(1, 3, 8)
     counted[0, 0], counted[0, 1, 1:] = 0, 0
@@ -162,6 +233,10 @@ def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
         MedsslError, match="MAE came with a ResidualUNet: expected an encoder of patches; pass --encoder ViT"
     ):
         MAE(ENCODERS["unet"](3))
+    with pytest.raises(MedsslError, match="SparK came with a ViT, which has a Linear: expected convolutions"):
+        SparK(encoder)
+    with pytest.raises(MedsslError, match=r"holds 1 blocks of \(4, 4, 4\) voxels"):
+        SparK(ENCODERS["unet"](3)).check((4, 4, 4), 4)
     with pytest.raises(MedsslError, match="mask_ratio is 1.0"):
         MAE(encoder, mask_ratio=1.0)
     with pytest.raises(MedsslError, match="decoder_width 10"):
