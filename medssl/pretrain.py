@@ -6,8 +6,9 @@
     run.metrics["effective_rank"]
 
 The test patients of the cache's split are left out (inductive), so that a later study is honest. The folder holds the
-record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), the curves, a checkpoint, and
-`seen.parquet`: the digests of the scans it saw, by which a study knows whether a test scan was among them.
+record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), `method.safetensors` with all of
+the method, the curves, a checkpoint, and `seen.parquet`: the digests of the scans it saw, by which a study knows whether
+a test scan was among them.
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> It
 def _save(module: Method, crops: Crops, cache: Cache, scans: Sequence[str], out: Path) -> None:
     """Weights, what was seen, and a few pictures."""
     save_weights(module.kept, out / "encoder.safetensors")
+    save_weights(module, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if module.decoder is not None:
         save_weights(module.decoder, out / "decoder.safetensors")
     seen = cache.manifest.loc[cache.manifest["scan"].isin(scans), ["digest", "patient"]]
