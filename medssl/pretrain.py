@@ -6,8 +6,9 @@
     run.metrics["effective_rank"]
 
 The test patients of the cache's split are left out (inductive), so that a later study is honest. The folder holds the
-record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), the curves, a checkpoint, and
-`seen.parquet`: the digests of the scans it saw, by which a study knows whether a test scan was among them.
+record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), `method.safetensors` with all of
+the method, the curves, a checkpoint, and `seen.parquet`: the digests of the scans it saw, by which a study knows whether
+a test scan was among them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from medssl.scans.cache import Cache
 from medssl.scans.fingerprint import ANISOTROPIC
 from medssl.splits import split
 from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
+from medssl.views import recipes
 
 MONITORED = {2: 256, 3: 64}  # scans whose features are looked at during the run, by dims: a volume costs far more
 console = Console(stderr=True)
@@ -93,7 +95,7 @@ def pretrain(
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, cache.modality, cache.spacing_mm)
+    module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
@@ -142,6 +144,7 @@ def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> It
 def _save(module: Method, crops: Crops, cache: Cache, scans: Sequence[str], out: Path) -> None:
     """Weights, what was seen, and a few pictures."""
     save_weights(module.kept, out / "encoder.safetensors")
+    save_weights(module, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if module.decoder is not None:
         save_weights(module.decoder, out / "decoder.safetensors")
     seen = cache.manifest.loc[cache.manifest["scan"].isin(scans), ["digest", "patient"]]

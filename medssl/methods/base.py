@@ -2,7 +2,7 @@
 
     class Mine(Method):
         def views(self, size, modality, spacing_mm):
-            return (recipes.gentle(modality, size, spacing_mm),)
+            return (recipes.masked(modality, size, spacing_mm),)
 
         def loss(self, batch):
             return self.encoder(batch["views"][0]).square().mean()
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from medssl.encoders.base import Encoder
 from medssl.errors import MedsslError
 from medssl.training import adamw
+from medssl.views import recipes
 from medssl.views.base import View, make_keys, mix
 
 
@@ -99,7 +100,10 @@ class Method(pl.LightningModule, ABC):
 
     def set_up_views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> None:
         """Fix what `make_views` applies; `pretrain` calls it once."""
-        self._views = nn.ModuleList(self.views(tuple(size), modality, tuple(spacing_mm)))
+        views = self.views(tuple(size), modality, tuple(spacing_mm))
+        for view in views:
+            recipes.check_modality(view, modality)
+        self._views = nn.ModuleList(views)
 
     @torch.no_grad()
     def make_views(self, batch: dict[str, Any]) -> dict[str, Any]:
