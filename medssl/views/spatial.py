@@ -140,10 +140,9 @@ class Resample(View):
     def move_mask(self, mask: Tensor, params: Params) -> Tensor:
         return self._resample([mask], ["nearest"], params)[0]
 
-    def both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        self.refuse(x, params)
-        image, moved = self._resample([x.float(), mask], ["bilinear", "nearest"], params)
-        return image.to(x.dtype), moved
+    def change_both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        image, moved = self._resample([x, mask], ["bilinear", "nearest"], params)
+        return image, moved
 
     def matrix(self, params: Params, source: Sequence[int]) -> Tensor:
         """(B, d+1, d+1): index of a voxel of the crop -> index in a source of that shape, the elastic part left out.
@@ -203,20 +202,14 @@ class Resample(View):
         return moved.reshape(len(matrix), *points.shape[1:])
 
     def _resample(self, images: list[Tensor], modes: list[str], params: Params) -> list[Tensor]:
-        """Every image by the same grid; on a CPU a few samples at a time, so that the grid stays in its cache."""
+        """Every image by the same grid."""
         source = images[0].shape[2:]
         self._refuse_source(source)
         controls = self._controls({k: v.to(images[0].device) for k, v in params.items()}, source)
         shape = torch.tensor(source, device=controls.device).reshape(-1, *[1] * len(source))
-        controls = ((2 * controls + 1) / shape - 1).flip(1)  # grid_sample's -1..1, last axis first
-        weights = self._weights(controls.device)
-        step = torch.get_num_threads() if controls.device.type == "cpu" else len(controls)
-        parts: list[list[Tensor]] = [[] for _ in images]
-        for at in range(0, len(controls), step):
-            grid = spread(controls[at : at + step], weights).movedim(1, -1)
-            for image, mode, made in zip(images, modes, parts):
-                made.append(self._sample(image[at : at + step], grid, mode))
-        return [torch.cat(made) for made in parts]
+        controls = ((2 * controls + 1) / shape - 1).flip(1).movedim(1, -1)  # grid_sample's -1..1, last axis first
+        grid = spread(controls[:, None], self._weights(controls.device))[:, 0]  # (B, *size, d)
+        return [self._sample(image, grid, mode) for image, mode in zip(images, modes)]
 
     def _sample(self, x: Tensor, grid: Tensor, mode: str) -> Tensor:
         fill = self.outside if mode == "bilinear" and isinstance(self.outside, float | int) else 0.0
