@@ -257,7 +257,9 @@ def check_view(view: View, dims: int, size: Sequence[int] | None = None, channel
     x = torch.linspace(0, 1, batch * channels * math.prod(shape)).reshape(batch, channels, *shape)
     keys = make_keys(7, (torch.arange(batch),))
     params = view.draw(keys)
+    before = x.clone()
     whole = view(x, params)
+    assert torch.equal(x, before), f"{view} writes into its input"
     assert whole.shape[:2] == x.shape[:2], f"{view} turned {tuple(x.shape)} into {tuple(whole.shape)}"
     assert torch.isfinite(whole).all(), f"{view} gives values that are not finite"
     _check_replay(view, x, keys, params, whole)
@@ -268,9 +270,7 @@ def check_view(view: View, dims: int, size: Sequence[int] | None = None, channel
 
 def _check_replay(view: View, x: Tensor, keys: Tensor, params: Params, whole: Tensor) -> None:
     """A function of its parameters, of the keys, of each sample alone; parameters that can be written down."""
-    before = x.clone()
     assert torch.equal(whole, view(x, params)), f"{view} is not a function of its parameters"
-    assert torch.equal(x, before), f"{view} writes into its input"
     assert torch.equal(whole, view(x, view.draw(keys))), f"{view} draws other parameters from the same keys"
     written = json.loads(json.dumps(to_plain(params), allow_nan=False))
     assert torch.equal(whole, view(x, from_plain(written))), f"{view} is another one after its parameters were written"

@@ -14,13 +14,13 @@ from torch import Tensor
 
 def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """(B, C, *S) with a matrix (m, n), or one a sample (B, m, n), applied to axis `axis` of S, n long -> m long."""
+    if matrix.ndim == 3:
+        lines = x.movedim(axis + 2, -1)
+        found = lines.reshape(len(x), -1, lines.shape[-1]) @ matrix.mT
+        return found.reshape(*lines.shape[:-1], -1).movedim(-1, axis + 2)
     before, after = x.shape[: axis + 2], x.shape[axis + 3 :]
-    if not after:
-        found = x.reshape(*_batches(x, matrix), -1, x.shape[-1]) @ matrix.mT
-    else:
-        lines = x.reshape(*_batches(x, matrix), -1, x.shape[axis + 2], after.numel())
-        found = (matrix[:, None] if matrix.ndim == 3 else matrix) @ lines
-    return found.reshape(*before, matrix.shape[-2], *after)
+    found = matrix @ x.reshape(-1, x.shape[axis + 2], after.numel()) if after else x @ matrix.T
+    return found.reshape(*before, len(matrix), *after)
 
 
 def spread(controls: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -69,7 +69,3 @@ def gaussian(sigma: Tensor, reach: int) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, device=sigma.device)
     kernel = (-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2).exp()
     return kernel / kernel.sum(1, keepdim=True)
-
-
-def _batches(x: Tensor, matrix: Tensor) -> tuple[int, ...]:
-    return (len(x),) if matrix.ndim == 3 else ()
