@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.errors import MedsslError
 from medssl.views.base import Params, View, mix, normal_like, rows, uniform
+from medssl.views.separable import along, gaussian
 
 
 class Window(View):
@@ -58,7 +57,7 @@ class Gamma(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         inside = x.clamp(0, 1)
-        return inside.clamp(min=1e-6) ** rows(params["gamma"], x).to(x.dtype) + (x - inside)
+        return (x - inside).add_(inside.clamp(min=1e-6).pow(rows(params["gamma"], x)))
 
 
 class BrightnessContrast(View):
@@ -74,7 +73,8 @@ class BrightnessContrast(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         mean = x.mean(dim=tuple(range(1, x.ndim)), keepdim=True)
-        return (x - mean) * rows(params["contrast"], x) + mean + rows(params["brightness"], x)
+        contrast = rows(params["contrast"], x)
+        return (x * contrast).add_(mean * (1 - contrast) + rows(params["brightness"], x))
 
 
 class Noise(View):
@@ -88,7 +88,7 @@ class Noise(View):
         return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": mix(keys, 11)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return x + rows(params["sigma"], x).to(x.dtype) * normal_like(x, params["key"])
+        return normal_like(x, params["key"]).mul_(rows(params["sigma"], x)).add_(x)
 
 
 class Blur(View):
@@ -102,17 +102,7 @@ class Blur(View):
         return {"sigma": uniform(keys, 1, 0.1, self.most)[:, 0]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        reach = math.ceil(2.5 * self.most)
-        offsets = torch.arange(-reach, reach + 1, device=x.device, dtype=torch.float32)
-        kernel = (-0.5 * (offsets / params["sigma"][:, None]) ** 2).exp()  # (B, k)
-        kernel = (kernel / kernel.sum(1, keepdim=True)).to(x.dtype).repeat_interleave(x.shape[1], 0)
-        merged = x.reshape(1, -1, *x.shape[2:])  # every sample and channel is a group of one convolution
-        convolve = F.conv2d if x.ndim == 4 else F.conv3d
-        for axis in range(x.ndim - 2):
-            shape = [1] * (x.ndim - 2)
-            shape[axis] = -1
-            pad = [0] * (2 * (x.ndim - 2))
-            pad[2 * (x.ndim - 3 - axis)] = pad[2 * (x.ndim - 3 - axis) + 1] = reach
-            padded = F.pad(merged, pad, mode="replicate")
-            merged = convolve(padded, kernel.reshape(len(kernel), 1, *shape), groups=len(kernel))
-        return merged.reshape(x.shape)
+        reach = math.ceil(4 * self.most)
+        for axis, n in enumerate(x.shape[2:]):
+            x = along(x, gaussian(n, params["sigma"], reach), axis)
+        return x
