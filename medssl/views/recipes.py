@@ -161,6 +161,11 @@ def check_modality(view: View, modality: str) -> None:
         )
 
 
+def moves(view: View) -> bool:
+    """Whether a single view moves voxels, and so a mask with them."""
+    return type(view).move_mask is not View.move_mask or type(view).mask is not View.mask
+
+
 def window(kind: str, jitter: float = 0.0) -> list[View]:
     """What turns the cache's values into 0..1: a soft-tissue window with tails for CT, nothing for the rest."""
     return [Window(level_hu=40.0, width_hu=400.0, jitter_hu=400.0 * jitter, tails=0.15)] if kind == "CT" else []
