@@ -27,17 +27,18 @@ class Crops(Dataset):
     """Sample n of an endless, seeded stream of random crops: `n` says which scan, where, and under which key.
 
     size: of the crop (*source). masks: also give `mask (1, *source)`; every second crop then holds a labelled structure.
-    targets: a number for each scan, given as `target`. place: "random" or "middle".
+    targets: a number for each scan, given as `target`. place: "random" or "middle". reports: a text for each scan, given
+    as `report`.
     """
 
     def __init__(
         self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, masks: bool = False,
-        targets: dict[str, int] | None = None, place: str = "random",
+        targets: dict[str, int] | None = None, place: str = "random", reports: dict[str, str] | None = None,
     ):  # fmt: skip
         if not scans:
             raise MedsslError("no scan to train on: expected at least one; look at the manifest's status column")
         self.cache, self.scans, self.size, self.seed = cache, list(scans), tuple(size), seed
-        self.masks, self.targets, self.place = masks, targets, place
+        self.masks, self.targets, self.place, self.reports = masks, targets, place, reports
         patients = cache.manifest.set_index("scan")["patient"]
         codes = {p: i for i, p in enumerate(sorted(set(patients)))}
         self.patient = [codes[patients[s]] for s in self.scans]
@@ -60,6 +61,8 @@ class Crops(Dataset):
             sample["mask"] = torch.from_numpy(self.cache.read_mask(scan, start, self.size))[None]
         if self.targets is not None:
             sample["target"] = self.targets[scan]
+        if self.reports is not None:
+            sample["report"] = self.reports[scan]
         return sample
 
     def __len__(self) -> int:

@@ -60,6 +60,15 @@ class Method(pl.LightningModule, ABC):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """A scalar from `batch["views"]`, a list of (B, C, *size)."""
 
+    @property
+    def kept(self) -> Encoder:
+        """The encoder that the run keeps and watches; a teacher's, where the paper keeps the teacher."""
+        return self.encoder
+
+    def watch(self) -> dict[str, float]:
+        """What else than the loss is worth a curve (momentum, temperature, ...), as it stands now; see metrics.csv."""
+        return {}
+
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """What a restoring pretext saw and made of it: source, corrupted, restored, each (B, C, *size)."""
         return None
@@ -124,7 +133,7 @@ def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> di
     numbers = torch.arange(count)
     return {
         "source": source, "valid": torch.ones_like(source[:, :1], dtype=torch.bool), "scan": numbers, "patient": numbers,
-        "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
+        "report": [f"Nodule of {n} mm." for n in range(count)], "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
         "start": torch.zeros(count, len(size), dtype=torch.int64), "extent": torch.tensor([list(size)] * count),
     }  # fmt: skip
 
