@@ -21,6 +21,7 @@ Reading order is import order: a file imports only from those above it in this l
     scores.py       surface distances of one prediction
     finetune.py     encoder -> classifier or segmenter
     predict.py      a model on new scans
+    sample.py       new scans out of a generative model
     probing.py      probes beyond a study: clusters, anomaly, regression, zero-shot, retrieval
     cells.py        one cell of a study: train, score once, keep every case
     summary.py      a study's cells -> its table
@@ -45,7 +46,7 @@ from typing import Any
 
 _WHERE = {
     "index": "scans.index", "prepare": "scans.cache", "Cache": "scans.cache", "phantom": "datasets.phantom",
-    "pretrain": "pretrain", "finetune": "finetune", "Recipe": "finetune", "predict": "predict", "embed": "predict", "probe": "probing",
+    "pretrain": "pretrain", "finetune": "finetune", "Recipe": "finetune", "predict": "predict", "embed": "predict", "sample": "sample", "probe": "probing",
     "study": "study", "compare": "compare", "report": "report", "review": "review", "demo": "demo", "MedsslError": "errors", "ScanError": "errors",
 }  # fmt: skip
 

@@ -63,6 +63,7 @@ COMMANDS = {
         "frozen features against a random encoder: knn, clusters, anomaly, regression, ...",
         ("run",),
     ),
+    "sample": Command("medssl.sample:sample", "new scans drawn from a VAE, marked as synthetic", ("run",)),
     "report": Command("medssl.report:report", "one self-contained HTML file about a study", ("runs",)),
     "review": Command(
         "medssl.review:review", "the dashboard: curves, runs and cases on a page of this machine", ("runs",)

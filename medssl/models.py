@@ -85,8 +85,8 @@ def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, r
     if run.kind != "pretrain" or run.status != "finished":
         raise MedsslError(f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run")
     method = runs.rebuild(run.config["method"], encoder=fresh_encoder(run.config["encoder"], 0, encoder))
-    _load_exactly(method, folder / "method.safetensors")
     method.set_up_views(run.config["crop"], run.config["modality"], run.config["spacing_mm"])
+    _load_exactly(method, folder / "method.safetensors")
     return method.eval(), run
 
 

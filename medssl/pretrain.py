@@ -6,8 +6,9 @@
     run.metrics["effective_rank"]
 
 The test patients of the cache's split are left out (inductive), so that a later study is honest. The folder holds the
-record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), the curves, a checkpoint, and
-`seen.parquet`: the digests of the scans it saw, by which a study knows whether a test scan was among them.
+record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), `method.safetensors` with all of
+the method, the curves, a checkpoint, and `seen.parquet`: the digests of the scans it saw, by which a study knows whether
+a test scan was among them.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from medssl.scans.cache import Cache
 from medssl.scans.fingerprint import ANISOTROPIC
 from medssl.splits import split
 from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
+from medssl.views import recipes
 
 console = Console(stderr=True)
 
@@ -95,13 +97,13 @@ def pretrain(
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, cache.modality, cache.spacing_mm)
+    module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
     reports = reports_of(cache, scans) if "report" in module.needs else None
     if reports is not None:
         scans = _with_report(scans, reports, type(module).__name__, module.least_batch)
     config = {
-        "encoder": runs.describe(encoder), "method": runs.describe(module) | {"views": str(module._views)}, "crop": size,
+        "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
         "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
         "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "split_column": split_column, "devices": devices, "transductive": transductive,
         "scans": len(scans), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels, "modality": cache.modality, "size": cache.size,
@@ -132,6 +134,12 @@ def pretrain(
             _save(module, crops, cache, scans, out)
             record.update(cost=cost)
     return runs.read(out)
+
+
+def _about(module: Method) -> dict[str, Any]:
+    """What a method's arguments do not say of it: its views, and what its loss sends no gradient to."""
+    stopped = {"stop_gradient": list(module.stop_gradient)} if module.stop_gradient else {}
+    return {"views": str(module._views), **stopped}
 
 
 @contextmanager

@@ -9,7 +9,7 @@ radiology: Zhang et al., ConVIRT, MLHC 2022 (arXiv 2010.00747).
         --prompts '{"no": ["No focal abnormality."], "yes": ["Suspicious lesion."]}'
 
 Deviations for small cohorts: the text encoder is a small one that starts from nothing (`text.py`) unless `--method.text`
-names a folder; views are slight, for a report tells left from right and large from small. A crop should hold what the
+names a folder; views are turned and zoomed a little, never mirrored, for a report tells left from right. A crop should hold what the
 report speaks of: choose it nearly as large as the scans. Reports that read the same are not negatives of each other.
 """
 
@@ -61,7 +61,7 @@ class CLIP(Method):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.relational(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         images = self.image_vectors(self.encoder(batch["views"][0]))

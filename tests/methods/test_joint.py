@@ -111,7 +111,7 @@ class Follower(Method):
         self.steps, self.backwards = [], 0
 
     def views(self, size, modality, spacing_mm):
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch):
         return (self.encoder(batch["views"][0]) - self.teacher(batch["views"][0])).square().mean() + 0.1
