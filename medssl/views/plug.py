@@ -33,7 +33,13 @@ from medssl.views.base import Compose, Params, View, mix
 from medssl.views.recipes import moves
 from medssl.views.spatial import Resample
 
-SEES = ("source_key", "label_key", "w_key", "fg_indices_key", "select_fn")  # MONAI's names for what decides a crop's place
+SEES = (
+    "source_key",
+    "label_key",
+    "w_key",
+    "fg_indices_key",
+    "select_fn",
+)  # MONAI's names for what decides a crop's place
 
 
 class PerSample(View):
@@ -187,7 +193,9 @@ class TorchvisionTransform(v2.Transform):
             found = self.view.mask(mask[None] if mask.ndim > 2 else mask[None, None], params)
             return tv_tensors.Mask(found[0] if mask.ndim > 2 else found[0, 0])
         if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(inpt, tv_tensors.Image):
-            raise MedsslError(f"a {type(inpt).__name__} came with the image: views move images and masks, expected those")
+            raise MedsslError(
+                f"a {type(inpt).__name__} came with the image: views move images and masks, expected those"
+            )
         found = self.view(unit_range(inpt)[None], params)[0]
         return tv_tensors.Image(found) if isinstance(inpt, (Picture, tv_tensors.Image)) else found
 

@@ -116,9 +116,7 @@ def test_masks_that_cannot_follow_and_transforms_that_do_not_fit_are_refused_in_
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """Six NIfTI volumes of 1 x 1.5 x 2 mm, oblique, with a ball in each, and the ball's mask."""
     folder = tmp_path_factory.mktemp("volumes")
-    affine = nib.affines.from_matvec(
-        nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([1.0, 1.5, 2.0]), [-20, 7, 4]
-    )
+    affine = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([1.0, 1.5, 2.0]), [-20, 7, 4])
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in (40, 36, 30)], indexing="ij"), -1)
     files = []
     for n in range(6):
@@ -169,7 +167,9 @@ def test_monais_random_state_rules_the_view_and_its_workers_differ(volumes: list
     assert torch.equal(both["a"], both["b"])
     assert both["label"] == 3
     assert type(first) is torch.Tensor
-    loader = MonaiLoader(CacheDataset([data[0]] * 4, one, progress=False, num_workers=None), batch_size=2, num_workers=2)
+    loader = MonaiLoader(
+        CacheDataset([data[0]] * 4, one, progress=False, num_workers=None), batch_size=2, num_workers=2
+    )
     rows = torch.cat([batch["image"] for batch in loader])
     assert len({round(float(row.sum()), 3) for row in rows}) == 4
     with pytest.raises(KeyError, match="a"):
