@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable
+from monai.transforms import MapTransform, RandGaussianNoise, Randomizable
 from monai.transforms import Transform as MonaiBase
 from PIL.Image import Image as Picture
 from torch import Tensor
@@ -65,6 +65,10 @@ class PerSample(View):
                 f"the MONAI transform asks for the keys {sorted(map(str, self._keys))}: expected 'image' and 'mask' alone; "
                 f"reading and other labels belong before the views"
             )
+
+    @classmethod
+    def example(cls, dims: int) -> View:
+        return cls(RandGaussianNoise(prob=1.0))
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {"key": mix(keys, 21)}
@@ -233,22 +237,12 @@ def source_voxels(view: View, params: Params, shape: Sequence[int]) -> Tensor:
     step, shape = torch.eye(len(shape) + 1, dtype=torch.float64), tuple(shape)
     for part, own in _leaves(view, params):
         if isinstance(part, Resample) and bool(own.get("on", True)):
-            step, shape = step @ _of_theta(part._theta(torch.empty(1, 1, *shape), own)[0], shape, part.size), part.size
+            step, shape = step @ part.matrix(own, shape)[0].double(), part.size
         elif moves(part):
             raise MedsslError(
                 f"{type(part).__name__} moves voxels in a way no affine describes: expected plain tensors; put "
                 f"EnsureTyped(keys, track_meta=False) before it"
             )
-    return step
-
-
-def _of_theta(theta: Tensor, source: Sequence[int], size: Sequence[int]) -> Tensor:
-    """torch's theta (-1..1, last axis first, ends of voxels) as voxel indices, first axis first."""
-    n, m = (torch.tensor(s, dtype=torch.float64) for s in (source, size))
-    turn, shift = theta[:, :-1].flip(0, 1).double(), theta[:, -1].flip(0).double()
-    step = torch.eye(len(n) + 1, dtype=torch.float64)
-    step[:-1, :-1] = turn * n[:, None] / m[None]
-    step[:-1, -1] = (shift * n + n - 1) / 2 - step[:-1, :-1] @ ((m - 1) / 2)
     return step
 
 

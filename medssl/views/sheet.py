@@ -111,7 +111,9 @@ def source_of(cache: Cache, scan: str, size: Sequence[int]) -> Tensor:
 
 def middle(x: Tensor, size: Sequence[int]) -> Tensor:
     """The middle of (B, C, *S)."""
-    return x[(..., *[slice((n - s) // 2, (n - s) // 2 + s) for n, s in zip(x.shape[2:], size)])]
+    for axis, (n, s) in enumerate(zip(x.shape[2:], size), start=2):
+        x = x.narrow(axis, (n - s) // 2, s)
+    return x
 
 
 def unchanged(view: View, params: Params, x: Tensor, plain: View) -> Tensor:
@@ -157,7 +159,8 @@ def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cac
         grid = figure.subplots(2 * len(rows), count, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        greys, colours = None, None
+        greys: Any = None
+        colours: Any = None
         for n, row in enumerate(rows):
             for i, panel in enumerate(row):
                 greys = picture(grid[2 * n, i], slice_of(panel.image, cache.spacing_mm), cache, "gray", 0, 1)

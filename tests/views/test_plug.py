@@ -80,11 +80,11 @@ def test_any_librarys_random_state_comes_from_the_key_and_is_put_back() -> None:
         ]
     )  # fmt: skip
     view, x = PerSample(transform), torch.rand(6, 1, 20, 20)
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    before = random.random(), np.random.random(), torch.rand(1)
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    before = random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
     whole = view(x, view.draw(keys(6)))
-    assert (random.random(), np.random.random(), torch.rand(1)) == before
+    assert (random.random(), np.random.random(), torch.rand(1)) == before  # noqa: NPY002
     assert torch.equal(whole[4:], view(x[4:], view.draw(keys(6)[4:])))
     assert len({round(float(row.sum()), 4) for row in whole}) == 6
 
