@@ -32,7 +32,7 @@ class Rotation(Method):
         self.head = nn.Linear(encoder.out_dim, len(orientations(encoder.dims)))
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         params = self.turn.draw(batch["key"])

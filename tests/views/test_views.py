@@ -20,9 +20,9 @@ def every_view(dims: int) -> list[View]:
     turns = (20.0,) * (3 if dims == 3 else 1)
     size = (16,) * dims
     return [
-        Gamma(), BrightnessContrast(), Noise(), Blur(), Window(jitter=0.1),
+        Gamma(), BrightnessContrast(), Noise(), Blur(), Window(jitter_hu=40),
         Resample(size, (0.5, 1.2), 1.3, turns, (0.5,) * dims),
-        *[recipe(modality, size) for recipe in (recipes.contrastive, recipes.gentle, recipes.relational, recipes.finetune) for modality in ("CT", "MR", "DX")],
+        *[recipe(modality, size) for recipe in (recipes.contrastive, recipes.masked, recipes.relational, recipes.finetune) for modality in ("CT", "MR", "DX")],
         recipes.plain("CT", size), recipes.plain("MR"),
     ]  # fmt: skip
 
@@ -175,7 +175,7 @@ def test_compose_gives_each_view_its_own_numbers() -> None:
 
 
 def test_volumes_are_never_mirrored_by_the_recipes() -> None:
-    for recipe in (recipes.contrastive, recipes.gentle, recipes.relational, recipes.finetune):
+    for recipe in (recipes.contrastive, recipes.masked, recipes.relational, recipes.finetune):
         for view in recipe("CT", (16, 16, 16)).modules():
             assert not isinstance(view, Resample) or not any(view.flip)
 
