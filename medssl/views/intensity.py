@@ -16,7 +16,7 @@ from torch import Tensor
 from medssl.errors import MedsslError
 from medssl.views.base import Params, View, mix, normal_like, rows, uniform
 from medssl.views.fields import expect, through_curve
-from medssl.views.separable import blur, gaussian
+from medssl.views.separable import convolved, gaussian
 
 
 class Window(View):
@@ -116,7 +116,7 @@ class Blur(View):
         return {"sigma": uniform(keys, 1, 0.1, self.most)[:, 0]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return blur(x, gaussian(params["sigma"], reach=math.ceil(4 * self.most)))
+        return convolved(x, gaussian(params["sigma"], reach=math.ceil(4 * self.most)))
 
 
 class Sharpen(View):
@@ -133,7 +133,7 @@ class Sharpen(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         sigma = torch.full_like(params["amount"], self.sigma)
-        return x + rows(params["amount"], x) * (x - blur(x, gaussian(sigma, reach=math.ceil(4 * self.sigma))))
+        return x + rows(params["amount"], x) * (x - convolved(x, gaussian(sigma, reach=math.ceil(4 * self.sigma))))
 
 
 class HistogramShift(View):

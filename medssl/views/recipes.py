@@ -50,7 +50,7 @@ class Recipe(Compose):
 
     @classmethod
     def example(cls, dims: int) -> View:
-        return cls("OT", [Gamma(), Noise()])
+        return contrastive("MR", (16,) * dims)
 
 
 def contrastive(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:

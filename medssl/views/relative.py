@@ -1,4 +1,4 @@
-"""Crops of one scan whose relation is known: overlapping pairs, tiles, local and global sizes.
+"""Crops of one scan whose relation is known: overlapping pairs and tiles.
 
     first, second = draw_pair(view, keys, source, overlap=(0.2, 0.8))
     offset_mm(view, first, second, source)                 # (B, d): relative location (Doersch et al. 2015, 1505.05192)
@@ -86,22 +86,3 @@ def tiles(per_axis: int | Sequence[int], dims: int) -> Tensor:
 def placed(params: Params, place: Tensor) -> Params:
     """The same crops at a place of the source: -1..1 an axis, (d,) or (B, d)."""
     return {**params, "place": place.to(params["place"]).expand_as(params["place"])}
-
-
-def zoom_for(share: tuple[float, float], size: Sequence[int], source: Sequence[int]) -> tuple[float, float]:
-    """The zoom with which a crop's region is that share of the source's volume: `scale` of a random resized crop.
-
-    Multi-crop (Caron et al. 2020, arXiv 2006.09882): (0.4, 1) for global crops, (0.05, 0.4) for local ones.
-    """
-    if not 0 < share[0] <= share[1]:
-        raise MedsslError(f"share {share}: expected 0 < low <= high")
-    whole = math.prod(source) / math.prod(size)
-    low, high = ((s * whole) ** (1 / len(size)) for s in share)
-    return low, high
-
-
-def local_size(size: Sequence[int], strides: Sequence[int], edge: float = 96 / 224) -> tuple[int, ...]:
-    """The size of a local crop: that share of each edge (DINO's 96 of 224), in whole strides of the encoder."""
-    if not 0 < edge <= 1:
-        raise MedsslError(f"edge {edge}: expected a share above 0 and up to 1")
-    return tuple(max(s, round(n * edge / s) * s) for n, s in zip(size, strides))

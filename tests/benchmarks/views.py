@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.views.base import Compose, Params, View, make_keys, mix, uniform
+from medssl.views.base import Compose, View, make_keys
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise
-from medssl.views.separable import bspline_weights, spread
+from medssl.views.mr import BiasField
 from medssl.views.spatial import Resample
 
 SOURCE, CROP, BATCH = 128, 96, 8
@@ -36,24 +36,13 @@ GOALS_2D = {"lightly": 3.0}
 Run = Callable[[], object]
 
 
-class Field(View):
-    """A smooth multiplicative field, exp of a cubic B-spline of 5 control points an axis."""
-
-    def parameters_of(self, keys: Tensor) -> Params:
-        return {"key": mix(keys, 1)}
-
-    def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        controls = uniform(params["key"], 5 ** (x.ndim - 2), -0.4, 0.4).reshape(len(x), 1, *[5] * (x.ndim - 2))
-        return spread(controls, [bspline_weights(n, 5) for n in x.shape[2:]]).exp_().mul(x)
-
-
 def ours_3d(scans: Tensor) -> tuple[dict[str, Run], Run]:
     """(each view by its name, the whole pipeline), each for the batch."""
     move = Resample(
         (CROP,) * 3, (0.8, 1.25), rotate_degrees=(15,) * 3, flip=(0.5,) * 3, elastic_mm=6.0, elastic_every_mm=24.0
     )  # fmt: skip
     still = Resample((CROP,) * 3, (0.8, 1.25), rotate_degrees=(15,) * 3, flip=(0.5,) * 3)
-    views = {"affine": still, "affine + elastic": move, "gamma": Gamma(1.5, 1.0), "bias field": Field(),
+    views = {"affine": still, "affine + elastic": move, "gamma": Gamma(1.5, 1.0), "bias field": BiasField(probability=1.0),
              "blur": Blur(1.0, 1.0), "noise": Noise(0.05, 1.0)}  # fmt: skip
     whole = Compose([view for name, view in views.items() if name != "affine"])
     crops = scans[..., :CROP, :CROP, :CROP].contiguous()

@@ -8,7 +8,7 @@ from scipy import ndimage, stats
 from medssl.errors import MedsslError
 from medssl.views.base import make_keys
 from medssl.views.orientation import RightAngle, orientations, turned
-from medssl.views.relative import boxes, draw_pair, local_size, offset_mm, overlap, placed, tiles, zoom_for
+from medssl.views.relative import boxes, draw_pair, offset_mm, overlap, placed, tiles
 from medssl.views.separable import along, bspline_weights, spread
 from medssl.views.slices import ThickSlices, slabs
 from medssl.views.spatial import NO_FOLD, Resample, flips, turns
@@ -324,13 +324,3 @@ def test_tiles_cover_the_source_and_their_shares_add_up() -> None:
     assert tiles((4, 4, 1), 3).shape == (16, 3)
     with pytest.raises(MedsslError, match="per_axis"):
         tiles((4, 4), 3)
-
-
-def test_sizes_of_multi_crop() -> None:
-    low, high = zoom_for((0.05, 0.4), (32, 32, 32), (64, 64, 64))
-    assert (low * 32) ** 3 / 64**3 == pytest.approx(0.05)
-    assert (high * 32) ** 3 / 64**3 == pytest.approx(0.4)
-    assert local_size((224, 224), (32, 32)) == (96, 96)
-    assert local_size((64, 64, 16), (16, 16, 16)) == (32, 32, 16)
-    with pytest.raises(MedsslError, match="share"):
-        zoom_for((0, 1), (8, 8), (8, 8))
