@@ -29,7 +29,7 @@ import medssl.methods
 from medssl import probes, runs
 from medssl.crops import Crops, source_within
 from medssl.datasets.phantom import LABELS, phantom
-from medssl.encoders import Encoder, ResidualUNet
+from medssl.encoders import Encoder, ResidualUNet, ViT
 from medssl.errors import MedsslError
 from medssl.methods import Method
 from medssl.models import fresh_encoder
@@ -43,10 +43,11 @@ CROP = (16, 16, 16)
 STEPS, SEEDS, BATCH = 200, 3, 16
 ASKED = {"train": 400, "held out": 240}  # crops
 ORGANS = [number for number, name in LABELS.items() if name != "lesion"]
-ENCODER: Callable[[], Encoder] = partial(ResidualUNet, 3, width=8, blocks=(1, 1, 1))
-
-# a method that needs another encoder or other settings for so small a budget: name -> (encoder, settings)
-CASES: dict[str, tuple[Callable[[], Encoder], dict[str, Any]]] = {}
+ENCODERS: tuple[Callable[[], Encoder], ...] = (  # a method gets the first one that it takes
+    partial(ResidualUNet, 3, width=8, blocks=(1, 1, 1)),
+    partial(ViT, 3, patch=4, width=96, depth=4),
+)
+SETTINGS: dict[str, dict[str, Any]] = {}  # what a method needs to be told for so small a crop or budget, by its name
 
 
 def method_names() -> list[str]:
@@ -66,11 +67,11 @@ def cohort(folder: Path, patients: int = 64) -> Cache:
 
 def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: int, steps: int) -> dict[str, Any]:
     """Pretrain one method with one seed; its probe, the random encoder's, and its restoration over the mean image."""
-    encoder, settings = CASES.get(name, (ENCODER, {}))
-    made: list[Method] = []
+    kind = partial(getattr(medssl.methods, name), **SETTINGS.get(name, {}))
+    encoder, made = taken_by(kind), []
 
     def make(given: Encoder) -> Method:
-        made.append(getattr(medssl.methods, name)(given, **settings))
+        made.append(kind(given))
         return made[0]
 
     run = pretrain(cache.path, folder / "runs" / f"{name}-{seed}", encoder(), make, crop=CROP, steps=steps, batch_size=BATCH,
@@ -79,6 +80,17 @@ def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: 
     learnt = probe(made[0].kept, asked)
     return {"method": name, "seed": seed, "random": random, "learnt": learnt, "restored": restoration(made[0], cache, seed),
             "seconds": run.cost["seconds"]}  # fmt: skip
+
+
+def taken_by(kind: Callable[[Encoder], Method]) -> Callable[[], Encoder]:
+    """The first of `ENCODERS` that the method works with; the last one where it refuses them all, and says why."""
+    for encoder in ENCODERS[:-1]:
+        try:
+            kind(encoder()).check(CROP, BATCH)
+        except MedsslError:
+            continue
+        return encoder
+    return ENCODERS[-1]
 
 
 def questions(cache: Cache) -> dict[str, Any]:

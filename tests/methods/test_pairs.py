@@ -252,6 +252,20 @@ TAUGHT = {
 
 
 @pytest.mark.parametrize("name", TAUGHT)
+def test_a_checkpoint_holds_teacher_queue_and_centre(name: str) -> None:
+    """Two methods, one with the other's state, have the same loss; lightly's own queue would be left out."""
+    method, batch = prepared(name)
+    method.loss(batch)
+    with torch.no_grad():
+        for weight in method.teacher.parameters():
+            weight.mul_(1.1)
+    other = METHODS[name](residual_unet(2))
+    assert float(other.loss(batch)) != float(method.loss(batch))
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.loss(batch), method.loss(batch))
+
+
+@pytest.mark.parametrize("name", ["MoCo v2", pytest.param("DINO", marks=pytest.mark.slow)])
 def test_teacher_queue_and_centre_survive_a_restart(name: str, cache: Cache, tmp_path, monkeypatch) -> None:
     """Stopped after step 3 of 5 and gone on with, a run ends with the same weights and curves as an undisturbed one."""
     method = TAUGHT[name]
