@@ -19,8 +19,11 @@ Size = Sequence[int]
 
 
 def window(modality: str, jitter: float = 0.0) -> list[View]:
-    """What turns the cache's values into 0..1: a soft-tissue window with tails for CT, nothing for the rest."""
-    return [Window(level_hu=40.0, width_hu=400.0, jitter=jitter, tails=0.15)] if modality == "CT" else []
+    """What turns the cache's values into 0..1: a soft-tissue window with tails for CT, nothing for the rest.
+
+    jitter: of level and width, as a share of the window's width.
+    """
+    return [Window(level_hu=40.0, width_hu=400.0, jitter_hu=400.0 * jitter, tails=0.15)] if modality == "CT" else []
 
 
 def contrastive(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
