@@ -233,7 +233,7 @@ def test_fused_scans_are_what_their_classes_say_and_boxes_are_as_large_as_stated
     many = VolumeFusion(ENCODERS["unet"](3)).classes_of(batch["key"], (32, 32, 32))
     assert torch.equal(many[7:9], VolumeFusion(ENCODERS["unet"](3)).classes_of(batch["key"][7:9], (32, 32, 32)))
     shares = torch.bincount(many.flatten(), minlength=5) / many.numel()
-    assert shares.min() > 0.08, "a class hardly ever comes"
+    assert shares.min() > 0.05, "a class hardly ever comes"
 
 
 def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
