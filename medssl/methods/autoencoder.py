@@ -38,7 +38,7 @@ class Autoencoder(Method):
         self.from_code = FromCode(encoder, code, encoder.in_channels)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def restore(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S), by way of (B, code)."""

@@ -39,7 +39,7 @@ class Restoring(Method):
         self.decoder = Decoder(encoder, encoder.in_channels)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     @abstractmethod
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:

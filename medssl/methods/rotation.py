@@ -32,7 +32,7 @@ class Rotation(Relational):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(encoder.out_dim, len(self.turns)))  # as in the paper
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)  # upright: a slight turn would blur the right angles
+        return (recipes.masked(modality, size, spacing_mm),)  # upright: a slight turn would blur the right angles
 
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         right = (uniform(batch["key"], 1)[:, 0] * len(self.turns)).long()

@@ -42,7 +42,7 @@ class VAE(Method):
         self.from_code = FromCode(encoder, latent, encoder.in_channels)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def posterior(self, x: Tensor) -> Normal:
         """(B, C, *S) -> a normal distribution a number of the code, (B, latent)."""

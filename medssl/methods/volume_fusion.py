@@ -46,7 +46,7 @@ class VolumeFusion(Method):
         self.decoder: Decoder = Decoder(encoder, coefficients + 1)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         fused, classes, counted = self.fuse(batch)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from medssl.errors import MedsslError
 from medssl.views.base import Params, View, mix, normal_like, rows, uniform
-from medssl.views.fields import convolved, expect, gaussian_kernel, through_curve
+from medssl.views.fields import expect, through_curve
+from medssl.views.separable import along, gaussian
 
 
 class Window(View):
@@ -65,7 +66,7 @@ class Gamma(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         inside = x.clamp(0, 1)
-        return inside.clamp(min=1e-6) ** rows(params["gamma"], x).to(x.dtype) + (x - inside)
+        return (x - inside).add_(inside.clamp(min=1e-6).pow(rows(params["gamma"], x)))
 
 
 class BrightnessContrast(View):
@@ -83,7 +84,8 @@ class BrightnessContrast(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         mean = x.mean(dim=tuple(range(1, x.ndim)), keepdim=True)
-        return (x - mean) * rows(params["contrast"], x) + mean + rows(params["brightness"], x)
+        contrast = rows(params["contrast"], x)
+        return (x * contrast).add_(mean * (1 - contrast) + rows(params["brightness"], x))
 
 
 class Noise(View):
@@ -98,7 +100,7 @@ class Noise(View):
         return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": mix(keys, 11)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return x + rows(params["sigma"], x).to(x.dtype) * normal_like(x, params["key"])
+        return normal_like(x, params["key"]).mul_(rows(params["sigma"], x)).add_(x)
 
 
 class Blur(View):
@@ -113,7 +115,7 @@ class Blur(View):
         return {"sigma": uniform(keys, 1, 0.1, self.most)[:, 0]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return convolved(x, gaussian_kernel(params["sigma"], math.ceil(2.5 * self.most)))
+        return blurred(x, params["sigma"], math.ceil(4 * self.most))
 
 
 class Sharpen(View):
@@ -130,8 +132,7 @@ class Sharpen(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         sigma = torch.full_like(params["amount"], self.sigma)
-        blurred = convolved(x, gaussian_kernel(sigma, math.ceil(3 * self.sigma)))
-        return x + rows(params["amount"], x) * (x - blurred)
+        return x + rows(params["amount"], x) * (x - blurred(x, sigma, math.ceil(4 * self.sigma)))
 
 
 class HistogramShift(View):
@@ -207,3 +208,10 @@ class Invert(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return 1 - x
+
+
+def blurred(x: Tensor, sigma: Tensor, reach: int) -> Tensor:
+    """x (B, C, *S) blurred by a Gaussian of sigma (B,) voxels, axis by axis, cut off `reach` voxels away."""
+    for axis, n in enumerate(x.shape[2:]):
+        x = along(x, gaussian(n, sigma, reach), axis)
+    return x
