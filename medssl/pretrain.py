@@ -113,7 +113,9 @@ def pretrain(
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
         module.optimise = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "steps": steps}
-        crops = Crops(cache, scans, source_within(cache, scans, module.source_size(size), size), seed)
+        rows = cache.manifest[cache.manifest["scan"].isin(scans)]
+        source = source_within(cache, scans, module.source_size(size), size)
+        crops = Crops(cache, scans, source, seed, **module.crop_settings(rows))
         health = Health(cache, scans, size, label, monitor_every or max(1, steps // 10))
         cost = _fit(module, crops, health, out, steps, batch_size, accumulate, precision, accelerator, devices, workers,
                     checkpoint_every, resume)  # fmt: skip
@@ -310,6 +312,8 @@ def _fit(
     if trainer.is_global_zero and begun:
         console.print(f"going on after step {begun} of {steps}")
     if trainer.is_global_zero and begun < steps:
+        if crops.partners is not None:
+            _tell_partners(crops, crops.partners)
         console.print("measuring how long it will take ...")
         _tell(module, crops, health, batch_size, (steps - begun) * accumulate, trainer)
     data = CropData(crops, batch_size, steps * accumulate, begun * accumulate, workers)
@@ -320,6 +324,21 @@ def _fit(
     spent = time.perf_counter() - clock
     return {"samples_per_s": round(seen / spent, 2), "device_memory_mib": used, "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type}  # fmt: skip
+
+
+def _tell_partners(crops: Crops, partners: dict[str, list[str]]) -> None:
+    """How many scans are paired with another one, before the first step; a warning where none is."""
+    paired = sum(bool(partners.get(scan)) for scan in crops.scans)
+    rest = "their own neighbouring slices" if crops.apart else "a second view of themselves"
+    console.print(
+        f"{paired} of {len(crops.scans)} scans ({paired / len(crops.scans):.0%}) have a partner; the others meet {rest}"
+    )
+    if not paired and not crops.apart:
+        warnings.warn(
+            "no scan has a partner, so this is plain SimCLR; patients need several scans (index --patient COLUMN), or take "
+            "--method.positives neighbour",
+            stacklevel=2,
+        )
 
 
 def _tell(module: Method, crops: Crops, health: Health, batch_size: int, batches: int, trainer: pl.Trainer) -> None:
