@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check format lock wheel image clean
+.PHONY: setup demo test test-all check format lock wheel image screenshot clean
 .DEFAULT_GOAL := help
 
 help:            ## what can be made
@@ -53,6 +53,9 @@ image:           ## the container image, by docker, podman or buildah: the first
 	  if $$builder info >/dev/null 2>&1; then \
 	    exec $$builder build $(if $(BASE),--build-arg BASE=$(BASE)) -f docker/Dockerfile -t $(IMAGE) $(FLAGS) .; fi; done; \
 	echo "make image: none of these works here: $(BUILDER); install one of them, and start its service if it has one" >&2; exit 2
+
+screenshot: demo ## the picture of the dashboard in the README; needs Debian's chromium
+	$(BIN)/python -m tests.apps.screenshot demo/study demo/cache apps/review/screenshot.png
 
 clean:           ## remove what was made, the environment too
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,6 @@
 """The picture of the dashboard in the README: its first page on the demo's study.
 
-    make screenshot
+make screenshot
 """
 
 import sys
