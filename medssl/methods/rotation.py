@@ -33,7 +33,7 @@ class Rotation(Method):
         self.head = nn.Linear(encoder.out_dim, len(self.turns))
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         answers = (uniform(batch["key"], 1)[:, 0] * len(self.turns)).long()
