@@ -29,6 +29,7 @@ Reading order is import order: a file imports only from those above it in this l
     compare.py      every method under one budget, probed: one table
     report*.py      the self-contained HTML report
     review*.py      what the dashboard shows, and its server
+    sheet.py        what the views of a recipe look like, as a picture
     show.py         results on a terminal
     demo.py         the whole path on the phantom cohort
     doctor.py       what this machine has

@@ -48,7 +48,7 @@ COMMANDS = {
     "plan": Command(
         "medssl.scans.plan:plan", "what prepare would make of a manifest, and why; writes nothing", ("manifest",)
     ),
-    "views": Command("medssl.views.sheet:sheet", "a sheet of pictures: what a recipe's views do to scans of a cache"),
+    "views": Command("medssl.sheet:sheet", "a sheet of pictures: what a recipe's views do to scans of a cache"),
     "pretrain": Command("medssl.pretrain:pretrain", "pretrain an encoder on scans without labels"),
     "study": Command("medssl.study:study", "what the pretraining is worth: arms x label budgets x draws"),
     "compare": Command(
