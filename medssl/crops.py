@@ -30,16 +30,19 @@ class Crops(Dataset):
     targets: a number for each scan, given as `target`. place: "random" or "middle".
     partners: the scans that each scan may be paired with, given as `partner` and `partner_valid` from the same relative
     place; a scan without one is its own, up to `apart` slices further along its coarsest axis (or its last).
+    reports: a text for each scan, given as `report`.
     """
 
     def __init__(
         self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, masks: bool = False,
         targets: dict[str, int] | None = None, place: str = "random", partners: dict[str, list[str]] | None = None, apart: int = 0,
+        reports: dict[str, str] | None = None,
     ):  # fmt: skip
         if not scans:
             raise MedsslError("no scan to train on: expected at least one; look at the manifest's status column")
         self.cache, self.scans, self.size, self.seed = cache, list(scans), tuple(size), seed
         self.masks, self.targets, self.place, self.partners, self.apart = masks, targets, place, partners, apart
+        self.reports = reports
         patients = cache.manifest.set_index("scan")["patient"]
         codes = {p: i for i, p in enumerate(sorted(set(patients)))}
         self.patient = [codes[patients[s]] for s in self.scans]
@@ -64,6 +67,8 @@ class Crops(Dataset):
             sample["target"] = self.targets[scan]
         if self.partners is not None:
             sample |= self._partner(scan, start, self.partners.get(scan, []), generator)
+        if self.reports is not None:
+            sample["report"] = self.reports[scan]
         return sample
 
     def __len__(self) -> int:

@@ -30,8 +30,8 @@ from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
 from medssl.errors import MedsslError
 from medssl.models import Classifier, Segmenter, build, classify, fresh_encoder, load_pretrained, save_weights, segment
-from medssl.pretrain import check_fits, default_crop, label_codes
-from medssl.probes import middles
+from medssl.pretrain import check_fits, default_crop
+from medssl.probes import label_codes, middles
 from medssl.scans.cache import Cache
 from medssl.splits import label_budgets, split
 from medssl.stats import dice

@@ -149,7 +149,7 @@ def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> di
     return {
         "partner": source * 0.9, "partner_valid": torch.ones_like(source[:, :1], dtype=torch.bool),
         "source": source, "valid": torch.ones_like(source[:, :1], dtype=torch.bool), "scan": numbers, "patient": numbers,
-        "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
+        "report": [f"Nodule of {n} mm." for n in range(count)], "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
         "start": torch.zeros(count, len(size), dtype=torch.int64), "extent": torch.tensor([list(size)] * count),
     }  # fmt: skip
 

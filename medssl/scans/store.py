@@ -34,7 +34,7 @@ from medssl.scans.quality import voxel_flags
 from medssl.scans.read import files_of, read_scan
 
 CHUNK = {2: (512, 512), 3: (64, 64, 64)}
-BLOCK = {2: (128, 128), 3: (32, 32, 64)}
+BLOCK = {2: (128, 128), 3: (16, 16, 64)}
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,10 @@ class Recipe(Compose):
         super().__init__(views)
         self.kind = kind
 
+    @classmethod
+    def example(cls, dims: int) -> View:
+        return contrastive("MR", (16,) * dims)
+
 
 def contrastive(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """Strong crops, turns and changes of intensity: two of these of one scan should be told to be alike."""
@@ -159,6 +163,11 @@ def check_modality(view: View, modality: str) -> None:
         warnings.warn(
             f"{said}: its ranges are not meant for them; for example contrastive({modality!r}, size)", stacklevel=2
         )
+
+
+def moves(view: View) -> bool:
+    """Whether a single view moves voxels, and so a mask with them."""
+    return type(view).move_mask is not View.move_mask or type(view).mask is not View.mask
 
 
 def window(kind: str, jitter: float = 0.0) -> list[View]:
