@@ -128,10 +128,11 @@ def restoration(method: Method, cache: Cache, seed: int, count: int = 32) -> flo
     unseen = [s for s in cache.manifest["scan"] if s not in seen]
     shown = []
     for scans in (seen, unseen):
-        crops = Crops(cache, scans, source_within(cache, scans, method.source_size(CROP), CROP), seed + 1)
-        shown.append(
-            method.cpu().eval().reconstruct(method.make_views(default_collate([crops[n] for n in range(count)])))
-        )
+        source = source_within(cache, scans, method.source_size(CROP), CROP)
+        settings = method.crop_settings(cache.manifest[cache.manifest["scan"].isin(scans)])
+        crops = Crops(cache, scans, source, seed + 1, **settings)
+        batch = method.cpu().eval().make_views(default_collate([crops[n] for n in range(count)]))
+        shown.append(method.reconstruct(batch))
     known, new = shown
     if known is None or new is None:
         return None
