@@ -45,6 +45,7 @@ ASKED = {"train": 400, "held out": 240}  # crops
 ORGANS = [number for number, name in LABELS.items() if name != "lesion"]
 ENCODERS: tuple[Callable[[], Encoder], ...] = (  # a method gets the first one that it takes
     partial(ResidualUNet, 3, width=8, blocks=(1, 1, 1)),
+    partial(ResidualUNet, 3, width=8, blocks=(1, 1)),  # relational methods cut the crop into tiles, of 4 voxels here
     partial(ViT, 3, patch=4, width=96, depth=4),
 )
 SETTINGS: dict[str, dict[str, Any]] = {}  # what a method needs to be told for so small a crop or budget, by its name
