@@ -102,8 +102,8 @@ class Method(pl.LightningModule, ABC):
         source, valid = batch["source"].float(), batch["valid"].float()
         views = [view for view in self._views if isinstance(view, View)]
         params = [view.draw(mix(batch["key"], i)) for i, view in enumerate(views)]
-        batch["views"] = [view(source, p) for view, p in zip(views, params)]
-        batch["valid_views"] = [view.mask(valid, p) for view, p in zip(views, params)]
+        made = [view.both(source, valid, p) for view, p in zip(views, params)]
+        batch["views"], batch["valid_views"] = [image for image, _ in made], [mask for _, mask in made]
         if self.places:
             places = places_of(batch)
             batch["place_views"] = [view.mask(places, p) for view, p in zip(views, params)]
