@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medssl.encoders.base import Encoder
@@ -27,7 +26,8 @@ from medssl.encoders.decoder import Decoder
 from medssl.errors import MedsslError
 from medssl.methods.base import Method
 from medssl.views import recipes
-from medssl.views.base import View, mix, uniform
+from medssl.views.base import View, mix
+from medssl.views.corruption import patch_mask
 
 
 class SimMIM(Method):
@@ -86,12 +86,8 @@ class SimMIM(Method):
 
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
         """(B, 1, *S), 1 where hidden: in each sample the same number of blocks, chosen by its key."""
-        x = batch["views"][0]
-        blocks = [n // self.mask_block for n in x.shape[2:]]
-        count = torch.Size(blocks).numel()
-        order = uniform(mix(batch["key"], 501), count).argsort(dim=1).argsort(dim=1)
-        mask = (order < round(self.mask_ratio * count)).float().reshape(len(x), 1, *blocks)
-        return F.interpolate(mask, scale_factor=self.mask_block, mode="nearest")
+        size = batch["views"][0].shape[2:]
+        return patch_mask(mix(batch["key"], 501), size, self.mask_block, self.mask_ratio)
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x, mask = batch["views"][0], self.mask_of(batch)

@@ -186,6 +186,7 @@ class Compose(View):
     def __init__(self, views: Sequence[View]):
         super().__init__()
         self.views = nn.ModuleList(views)
+        self.differentiable = all(view.differentiable for view in views)
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {str(i): view.draw(mix(keys, i)) for i, view in enumerate(self._each())}

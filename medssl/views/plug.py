@@ -33,7 +33,13 @@ from medssl.views.base import Compose, Params, View, mix
 from medssl.views.recipes import moves
 from medssl.views.spatial import Resample
 
-SEES = ("source_key", "label_key", "w_key", "fg_indices_key", "select_fn")  # MONAI's names for what decides a crop's place
+SEES = (
+    "source_key",
+    "label_key",
+    "w_key",
+    "fg_indices_key",
+    "select_fn",
+)  # MONAI's names for what decides a crop's place
 
 
 class PerSample(View):
@@ -187,7 +193,9 @@ class TorchvisionTransform(v2.Transform):
             found = self.view.mask(mask[None] if mask.ndim > 2 else mask[None, None], params)
             return tv_tensors.Mask(found[0] if mask.ndim > 2 else found[0, 0])
         if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(inpt, tv_tensors.Image):
-            raise MedsslError(f"a {type(inpt).__name__} came with the image: views move images and masks, expected those")
+            raise MedsslError(
+                f"a {type(inpt).__name__} came with the image: views move images and masks, expected those"
+            )
         found = self.view(unit_range(inpt)[None], params)[0]
         return tv_tensors.Image(found) if isinstance(inpt, (Picture, tv_tensors.Image)) else found
 
@@ -224,23 +232,14 @@ def source_voxels(view: View, params: Params, shape: Sequence[int]) -> Tensor:
     """
     step, shape = torch.eye(len(shape) + 1, dtype=torch.float64), tuple(shape)
     for part, own in _leaves(view, params):
-        if isinstance(part, Resample) and bool(own.get("on", True)):
-            step, shape = step @ _of_theta(part._theta(torch.empty(1, 1, *shape), own)[0], shape, part.size), part.size
+        if isinstance(part, Resample) and not part.elastic_mm:
+            if bool(own.get("on", True)):
+                step, shape = step @ part.matrix(own, shape)[0].double(), part.size
         elif moves(part):
             raise MedsslError(
                 f"{type(part).__name__} moves voxels in a way no affine describes: expected plain tensors; put "
                 f"EnsureTyped(keys, track_meta=False) before it"
             )
-    return step
-
-
-def _of_theta(theta: Tensor, source: Sequence[int], size: Sequence[int]) -> Tensor:
-    """torch's theta (-1..1, last axis first, ends of voxels) as voxel indices, first axis first."""
-    n, m = (torch.tensor(s, dtype=torch.float64) for s in (source, size))
-    turn, shift = theta[:, :-1].flip(0, 1).double(), theta[:, -1].flip(0).double()
-    step = torch.eye(len(n) + 1, dtype=torch.float64)
-    step[:-1, :-1] = turn * n[:, None] / m[None]
-    step[:-1, -1] = (shift * n + n - 1) / 2 - step[:-1, :-1] @ ((m - 1) / 2)
     return step
 
 

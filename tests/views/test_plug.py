@@ -80,11 +80,9 @@ def test_any_librarys_random_state_comes_from_the_key_and_is_put_back() -> None:
         ]
     )  # fmt: skip
     view, x = PerSample(transform), torch.rand(6, 1, 20, 20)
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    before = random.random(), np.random.random(), torch.rand(1)
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     whole = view(x, view.draw(keys(6)))
-    assert (random.random(), np.random.random(), torch.rand(1)) == before
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # noqa: NPY002
     assert torch.equal(whole[4:], view(x[4:], view.draw(keys(6)[4:])))
     assert len({round(float(row.sum()), 4) for row in whole}) == 6
 
@@ -116,9 +114,7 @@ def test_masks_that_cannot_follow_and_transforms_that_do_not_fit_are_refused_in_
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """Six NIfTI volumes of 1 x 1.5 x 2 mm, oblique, with a ball in each, and the ball's mask."""
     folder = tmp_path_factory.mktemp("volumes")
-    affine = nib.affines.from_matvec(
-        nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([1.0, 1.5, 2.0]), [-20, 7, 4]
-    )
+    affine = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.2, -0.1, 0.3) @ np.diag([1.0, 1.5, 2.0]), [-20, 7, 4])
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in (40, 36, 30)], indexing="ij"), -1)
     files = []
     for n in range(6):
@@ -169,7 +165,9 @@ def test_monais_random_state_rules_the_view_and_its_workers_differ(volumes: list
     assert torch.equal(both["a"], both["b"])
     assert both["label"] == 3
     assert type(first) is torch.Tensor
-    loader = MonaiLoader(CacheDataset([data[0]] * 4, one, progress=False, num_workers=None), batch_size=2, num_workers=2)
+    loader = MonaiLoader(
+        CacheDataset([data[0]] * 4, one, progress=False, num_workers=None), batch_size=2, num_workers=2
+    )
     rows = torch.cat([batch["image"] for batch in loader])
     assert len({round(float(row.sum()), 3) for row in rows}) == 4
     with pytest.raises(KeyError, match="a"):
@@ -181,7 +179,11 @@ def test_an_affine_that_would_be_wrong_is_refused() -> None:
     image = MetaTensor(torch.rand(1, 16, 16))
     with pytest.raises(MedsslError, match="PerSample moves voxels in a way no affine describes.*EnsureTyped"):
         MonaiTransform(plugged)({"image": image})
+    bent = Resample((12, 12), (0.9, 1.1), elastic_mm=1)
+    with pytest.raises(MedsslError, match="Resample moves voxels in a way no affine describes"):
+        MonaiTransform(Compose([Gamma(), bent]))({"image": image})
     assert MonaiTransform(plugged)({"image": image.as_tensor()})["image"].shape == (1, 16, 16)
+    assert MonaiTransform(bent)({"image": image.as_tensor()})["image"].shape == (1, 12, 12)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -20,7 +20,7 @@ def every_view(dims: int) -> list[View]:
     turns = (20.0,) * (3 if dims == 3 else 1)
     size = (16,) * dims
     return [
-        Gamma(), BrightnessContrast(), Noise(), Blur(), Window(jitter=0.1),
+        Gamma(), BrightnessContrast(), Noise(), Blur(), Window(jitter_hu=40),
         Resample(size, (0.5, 1.2), 1.3, turns, (0.5,) * dims),
         *[recipe(modality, size) for recipe in (recipes.contrastive, recipes.masked, recipes.relational, recipes.finetune) for modality in ("CT", "MR", "DX")],
         recipes.plain("CT", size), recipes.plain("MR"),
