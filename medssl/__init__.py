@@ -20,6 +20,7 @@ Reading order is import order: a file imports only from those above it in this l
     scores.py       surface distances of one prediction
     finetune.py     encoder -> classifier or segmenter
     predict.py      a model on new scans
+    sample.py       new scans out of a generative model
     cells.py        one cell of a study: train, score once, keep every case
     summary.py      a study's cells -> its table
     study.py        the label-budget grid: arms x budgets x draws, each cell a run
@@ -42,7 +43,7 @@ from typing import Any
 
 _WHERE = {
     "index": "scans.index", "prepare": "scans.cache", "Cache": "scans.cache", "phantom": "datasets.phantom",
-    "pretrain": "pretrain", "finetune": "finetune", "Recipe": "finetune", "predict": "predict", "embed": "predict",
+    "pretrain": "pretrain", "finetune": "finetune", "Recipe": "finetune", "predict": "predict", "embed": "predict", "sample": "sample",
     "study": "study", "report": "report", "review": "review", "demo": "demo", "MedsslError": "errors", "ScanError": "errors",
 }  # fmt: skip
 

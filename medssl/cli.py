@@ -56,6 +56,7 @@ COMMANDS = {
         "medssl.predict:predict", "masks on each scan's own grid, or class probabilities", ("run", "scans")
     ),
     "embed": Command("medssl.predict:embed", "feature vectors of scans", ("run", "scans")),
+    "sample": Command("medssl.sample:sample", "new scans drawn from a VAE, marked as synthetic", ("run",)),
     "report": Command("medssl.report:report", "one self-contained HTML file about a study", ("runs",)),
     "review": Command(
         "medssl.review:review", "the dashboard: curves, runs and cases on a page of this machine", ("runs",)

@@ -6,8 +6,9 @@
     run.metrics["effective_rank"]
 
 The test patients of the cache's split are left out (inductive), so that a later study is honest. The folder holds the
-record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), the curves, a checkpoint, and
-`seen.parquet`: the digests of the scans it saw, by which a study knows whether a test scan was among them.
+record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), `method.safetensors` with all of
+the method, the curves, a checkpoint, and `seen.parquet`: the digests of the scans it saw, by which a study knows whether
+a test scan was among them.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def pretrain(
     module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
     config = {
-        "encoder": runs.describe(encoder), "method": runs.describe(module) | {"views": str(module._views)}, "crop": size,
+        "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
         "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
         "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "split_column": split_column, "devices": devices, "transductive": transductive,
         "scans": len(scans), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels, "modality": cache.modality, "size": cache.size,
@@ -122,6 +123,12 @@ def pretrain(
     return runs.read(out)
 
 
+def _about(module: Method) -> dict[str, Any]:
+    """What a method's arguments do not say of it: its views, and what its loss sends no gradient to."""
+    stopped = {"stop_gradient": list(module.stop_gradient)} if module.stop_gradient else {}
+    return {"views": str(module._views), **stopped}
+
+
 @contextmanager
 def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> Iterator[runs.Recorder | None]:
     """One process of a multi-device run keeps the record; the others get None."""
@@ -134,7 +141,8 @@ def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> It
 
 def _save(module: Method, crops: Crops, cache: Cache, scans: Sequence[str], out: Path) -> None:
     """Weights, what was seen, and a few pictures."""
-    save_weights(module.encoder, out / "encoder.safetensors")
+    save_weights(module.kept, out / "encoder.safetensors")
+    save_weights(module, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if module.decoder is not None:
         save_weights(module.decoder, out / "decoder.safetensors")
     seen = cache.manifest.loc[cache.manifest["scan"].isin(scans), ["digest", "patient"]]
@@ -208,11 +216,11 @@ class Health(pl.Callback):
         """What looking will cost over so many steps, from a look at a few scans."""
         few = self.scans[: max(1, len(self.scans) // 16)]
         begun = time.perf_counter()
-        probes.embed(module.encoder, self.cache, few, self.size)
+        probes.embed(module.kept, self.cache, few, self.size)
         return (time.perf_counter() - begun) * len(self.scans) / len(few) * (1 + steps // self.every)
 
     def _look(self, module: Any) -> dict[str, float]:
-        features = probes.embed(module.encoder, self.cache, self.scans, self.size)
+        features = probes.embed(module.kept, self.cache, self.scans, self.size)
         found = {
             "effective_rank": probes.effective_rank(features),
             "feature_std": float((features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-12)).std(0).mean()),
@@ -252,6 +260,7 @@ class Curves(pl.Callback):
             return
         if step % self.every == 0 or step == trainer.max_steps:
             logged = {"loss": round(float(trainer.callback_metrics["loss"]), 6)}
+            logged |= {f"method.{name}": round(value, 6) for name, value in module.watch().items()}
             if step == self.health.looked:
                 logged |= {k: round(v, 6) for k, v in self.health.last.items() if k != "loss"}
             self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})

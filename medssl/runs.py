@@ -219,8 +219,8 @@ def describe(thing: Any) -> dict:
     return {"class_path": path, "init_args": plain}
 
 
-def rebuild(spec: dict) -> Any:
-    """The object `describe` described. A record only ever names classes of medssl itself."""
+def rebuild(spec: dict, **more: Any) -> Any:
+    """The object `describe` described, with `more` arguments that a record cannot hold. It only names medssl's classes."""
     path = spec["class_path"]
     module, _, name = path.rpartition(".")
     if not module.startswith("medssl."):
@@ -228,7 +228,7 @@ def rebuild(spec: dict) -> Any:
             f"the record names the class {path}, which is outside medssl, and a record is never allowed to import code: "
             f"name it yourself, with --encoder {path}"
         )
-    return getattr(importlib.import_module(module), name)(**spec["init_args"])
+    return getattr(importlib.import_module(module), name)(**spec["init_args"], **more)
 
 
 def commit() -> str:

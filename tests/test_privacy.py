@@ -27,6 +27,7 @@ HEADER = [
     "PHIName", "PHIId", "19310203", "1.2.826.0.1.99421", "PHIClinic", "PHIDoctor", "PHIStation", "PHIStudy", "PHICreator",
     "PHIPrivate", "PHIDescrip", "PHIAuxFile", "PHIExtension", "PHIContent", "PHIKeyOne", "PHIValue", "PHIRemark", "PHIMeta",
     "PHIChunk", "PHIExif", "PHIJpeg", "PHITiff", "PHIMüller", "PHIRow", "PHIFree", "PHIHtml", "PHINumber", "PHI SCREEN",
+    "PHIReader",
 ]  # fmt: skip
 PATHS = ["PHIFolder", "PHIFile", "PHIMask"]
 AFFINE = np.diag([-0.9, -0.7, 2.5, 1.0]) + np.pad([[20.0], [-30.0], [5.0]], ((0, 1), (3, 0)))
@@ -127,9 +128,8 @@ def cohort(data: Path) -> Path:
         volume = head(number)
         name = writer(data / "images", number, volume)
         named_nifti(data / "PHIMask" / f"{name.split('.')[0]}_PHIMask.nii.gz", (volume > 0).astype(np.uint8))
-        rows.append(
-            {"file": name, "who": f"PHIRow Müller {number % 8}", "finding": number % 2, "note": f"PHIFree {number}"}
-        )
+        said = {"finding": number % 2, "note": f"PHIFree {number}", "ReaderName": f"PHIReader {number % 2}"}
+        rows.append({"file": name, "who": f"PHIRow Müller {number % 8}", **said})
     for number, fields in enumerate(({"Modality": "US"}, {"ImageType": ["DERIVED", "SECONDARY", "PHI SCREEN SAVE"]})):
         series(data / "images", 20 + number, head(0)[:, :, :1], **fields)
     series(data / "images", 22, head(0)[:, :, :1], BurnedInAnnotation="YES")

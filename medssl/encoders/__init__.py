@@ -7,9 +7,9 @@ A file put here is found by itself: its `Encoder` subclasses can be named in the
 """
 
 from medssl._discover import public_classes
-from medssl.encoders.base import Encoder, check_encoder
+from medssl.encoders.base import Encoder, TokenEncoder, check_encoder
 from medssl.encoders.decoder import Decoder
 
 globals().update(public_classes(__name__, __path__, Encoder))
 
-__all__ = ["Decoder", "Encoder", "check_encoder", *public_classes(__name__, __path__, Encoder)]
+__all__ = ["Decoder", "Encoder", "TokenEncoder", "check_encoder", *public_classes(__name__, __path__, Encoder)]

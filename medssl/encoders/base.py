@@ -63,6 +63,21 @@ class Encoder(nn.Module, ABC):
             )
 
 
+class TokenEncoder(Encoder):
+    """An encoder of patches, each as large as the coarsest stride, that can encode some of them alone."""
+
+    @abstractmethod
+    def tokens(self, x: Tensor, keep: Tensor | None = None, attend: Tensor | None = None) -> Tensor:
+        """(B, in_channels, *S) -> (B, N, out_dim), patches in raster order, or (B, K, out_dim) of `keep (B, K)` only.
+
+        keep: numbers of patches, the same count in each sample. attend: (B, N, N), True where patch i may look at j.
+        """
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """How many patches a crop has along each axis."""
+        return tuple(n // p for n, p in zip(size, self.strides[-1]))
+
+
 def check_encoder(encoder: Encoder, size: Sequence[int] | None = None) -> None:
     """Raise AssertionError unless `encoder` keeps the contract: pyramid, vector, gradients, a record that rebuilds."""
     size = tuple(size or (2 * s for s in encoder.strides[-1]))

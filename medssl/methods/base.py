@@ -39,12 +39,14 @@ class Method(pl.LightningModule, ABC):
     needs: what a batch must hold beyond the scan itself ("report", "frames", ...).
     least_batch: the smallest batch the loss has a meaning for.
     places: whether the loss asks for `place_views`, each (B, dims, *crop), -1..1 from the scan's first voxel to its last.
+    stop_gradient: what the loss sends no gradient to, for the record; an attribute's name where it is a module.
     """
 
     decoder: nn.Module | None
     needs: tuple[str, ...] = ()
     least_batch: int = 1
     places: bool = False
+    stop_gradient: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -61,6 +63,15 @@ class Method(pl.LightningModule, ABC):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """A scalar from `batch["views"]`, a list of (B, C, *size)."""
 
+    @property
+    def kept(self) -> Encoder:
+        """The encoder that the run keeps and watches; a teacher's, where the paper keeps the teacher."""
+        return self.encoder
+
+    def watch(self) -> dict[str, float]:
+        """What else than the loss is worth a curve (momentum, temperature, ...), as it stands now; see metrics.csv."""
+        return {}
+
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """What a restoring pretext saw and made of it: source, corrupted, restored, each (B, C, *size)."""
         return None
@@ -75,7 +86,7 @@ class Method(pl.LightningModule, ABC):
         if batch_size < self.least_batch:
             raise MedsslError(
                 f"--batch-size {batch_size} is too small for {type(self).__name__}: expected {self.least_batch} or more, "
-                f"its loss compares the samples of a batch"
+                f"its loss or its head compares the samples of a batch"
             )
 
     def set_up_views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> None:
@@ -139,8 +150,13 @@ def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> No
     method.set_up_views(size, "MR", (1.0,) * len(size))
     batch = synthetic_batch(method.encoder, method.source_size(size), batch_size)
     made = method.make_views(dict(batch))
-    for view in made["views"]:
-        assert tuple(view.shape) == (batch_size, method.encoder.in_channels, *size), f"a view is {tuple(view.shape)}"
+    for i, view in enumerate(made["views"]):
+        assert tuple(view.shape[:2]) == (batch_size, method.encoder.in_channels), f"a view is {tuple(view.shape)}"
+        assert i or tuple(view.shape[2:]) == tuple(size), (
+            f"the first view is {tuple(view.shape)}, the crop {tuple(size)}"
+        )
+        assert all(n <= most for n, most in zip(view.shape[2:], size)), f"a view, {tuple(view.shape)}, exceeds the crop"
+        method.encoder.check_size(view.shape[2:])  # a local crop is smaller, of a size that the encoder takes
     again = method.make_views(dict(batch))
     assert all(torch.equal(a, b) for a, b in zip(made["views"], again["views"])), "the same keys gave other views"
     loss = method.loss(made)
@@ -149,5 +165,7 @@ def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> No
     loss.backward()
     trained = [p for p in method.encoder.parameters() if p.requires_grad]
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained), "no gradient reaches the encoder"
+    stopped = [getattr(method, name) for name in method.stop_gradient if hasattr(method, name)]
+    assert all(p.grad is None for module in stopped for p in module.parameters()), "a gradient passes the stop-gradient"
     shown = method.reconstruct(made)
     assert shown is None or {"source", "corrupted", "restored"} <= set(shown)

@@ -10,6 +10,7 @@ its folder's.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from medssl.errors import MedsslError, nearest
 from medssl.scans.files import stem
 
 MOST_VALUES = 20
+# A column with one of these words in its name is no label unless it is asked for: it may name a person.
+PERSONAL = {"address", "author", "birth", "birthday", "comment", "comments", "contact", "date", "dob", "doctor", "email",
+            "initials", "institution", "insurance", "mail", "mrn", "name", "names", "note", "notes", "nurse", "operator",
+            "phone", "physician", "radiologist", "rater", "reader", "referrer", "remark", "remarks", "reporter", "ssn",
+            "surname", "technician", "user", "zip"}  # fmt: skip
 NAMES_SHOWN = 5
 Parts = tuple[str, ...]
 
@@ -47,7 +53,7 @@ class LabelTable:
         self.ids = frame[key].fillna("").str.strip().tolist()
         self.patients = frame[self.patient].tolist() if self.patient else []
         others = [column for column in frame.columns if column not in (key, self.patient)]
-        self.kept = list(label) if label is not None else [name for name in others if _is_label(frame[name])]
+        self.kept = list(label) if label is not None else [name for name in others if _is_label(name, frame[name])]
         for name in self.kept:
             if name not in frame.columns:
                 raise MedsslError(f"label {name!r} is no column of the labels{nearest(name, frame.columns)}")
@@ -94,7 +100,7 @@ class LabelTable:
             (repeated, f"{len(repeated)} scans have several label rows; rows that disagree are not used"),
             (
                 self.left_out,
-                f"{len(self.left_out)} columns are no labels by their values (--label NAME keeps one, --patient NAME says whose a scan is)",
+                f"{len(self.left_out)} columns are no labels by their values or may name a person (--label NAME keeps one, --patient NAME says whose a scan is)",
             ),
         ]
         warned = [Warned(text, tuple(names)) for names, text in said if names]
@@ -113,8 +119,10 @@ def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
         raise MedsslError(f"labels {csv} is no CSV file ({type(error).__name__}): expected columns and rows") from None
 
 
-def _is_label(values: pd.Series) -> bool:
-    """Few distinct values, and not one of its own for each row, as names and dates have."""
+def _is_label(column: str, values: pd.Series) -> bool:
+    """Few distinct values, not one of its own for each row, as names and dates have, and no person in the column's name."""
+    if PERSONAL & set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())):
+        return False
     distinct = values.nunique()
     return 0 < distinct <= MOST_VALUES and (distinct < len(values) or len(values) <= 2)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medssl.errors import MedsslError
 from medssl.views.base import Params, View, mix, normal_like, rows, uniform
-from medssl.views.fields import convolved, expect, gaussian_kernel, through_curve
+from medssl.views.fields import expect, through_curve
 from medssl.views.separable import along, gaussian
 
 
@@ -123,10 +123,7 @@ class Blur(View):
         return {"sigma": uniform(keys, 1, 0.1, self.most)[:, 0]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        reach = math.ceil(4 * self.most)
-        for axis, n in enumerate(x.shape[2:]):
-            x = along(x, gaussian(n, params["sigma"], reach), axis)
-        return x
+        return blurred(x, params["sigma"], math.ceil(4 * self.most))
 
 
 class Sharpen(View):
@@ -143,8 +140,7 @@ class Sharpen(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         sigma = torch.full_like(params["amount"], self.sigma)
-        blurred = convolved(x, gaussian_kernel(sigma, math.ceil(3 * self.sigma)))
-        return x + rows(params["amount"], x) * (x - blurred)
+        return x + rows(params["amount"], x) * (x - blurred(x, sigma, math.ceil(4 * self.sigma)))
 
 
 class HistogramShift(View):
@@ -220,3 +216,10 @@ class Invert(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return 1 - x
+
+
+def blurred(x: Tensor, sigma: Tensor, reach: int) -> Tensor:
+    """x (B, C, *S) blurred by a Gaussian of sigma (B,) voxels, axis by axis, cut off `reach` voxels away."""
+    for axis, n in enumerate(x.shape[2:]):
+        x = along(x, gaussian(n, sigma, reach), axis)
+    return x

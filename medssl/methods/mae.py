@@ -1,0 +1,109 @@
+"""Masked autoencoder: encode the few patches that are seen, let a light decoder predict the many that are not.
+
+He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (arXiv 2111.06377).
+
+    medssl pretrain --data CACHE --encoder ViT --method MAE --crop 48 48 48
+
+What is hidden never enters the encoder, so that a step costs a fraction of one on all patches. Deviations: no class
+token; the paper's decoder (8 blocks, 512 wide) belongs to a ViT-L, here it is 4 blocks, 192 wide, for the small default
+ViT; air and padding neither count in the loss nor in a patch's mean and variance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder, TokenEncoder
+from medssl.encoders.vit import blocks, from_patches, positions, run_blocks, take
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.methods.patches import mean_square, patches_and_body, targets, with_tokens
+from medssl.views import recipes
+from medssl.views.base import View, mix
+from medssl.views.corruption import MaskKind, hiding_order
+
+
+class MAE(Method):
+    """mask_ratio: share of the patches hidden. mask_kind: which, see `medssl.views.corruption.hiding_order`.
+
+    normalise: predict each patch with mean 0 and variance 1 (the paper's better features) rather than as it is.
+    """
+
+    encoder: TokenEncoder
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        mask_ratio: float = 0.75,
+        mask_kind: MaskKind = "random",
+        decoder_depth: int = 4,
+        decoder_width: int = 192,
+        decoder_heads: int = 3,
+        normalise: bool = True,
+    ):
+        super().__init__(with_tokens(encoder, "MAE"))
+        if not 0 < mask_ratio < 1:
+            raise MedsslError(f"mask_ratio is {mask_ratio}: expected a share between 0 and 1")
+        if decoder_depth < 1 or decoder_heads < 1 or decoder_width < 8 or decoder_width % decoder_heads:
+            raise MedsslError(
+                f"decoder_depth is {decoder_depth}, decoder_width {decoder_width}, decoder_heads {decoder_heads}: expected "
+                f"numbers above 0, and a width of 8 or more that the heads divide"
+            )
+        self.mask_ratio, self.mask_kind, self.normalise = mask_ratio, mask_kind, normalise
+        self.decoder_depth, self.decoder_width, self.decoder_heads = decoder_depth, decoder_width, decoder_heads
+        self.patch = encoder.strides[-1]
+        self.project = nn.Linear(encoder.out_dim, decoder_width)
+        self.hidden = nn.Parameter(0.02 * torch.randn(1, 1, decoder_width))
+        self.blocks = blocks(decoder_width, decoder_depth, decoder_heads)
+        self.norm = nn.LayerNorm(decoder_width)
+        self.head = nn.Linear(decoder_width, encoder.in_channels * torch.Size(self.patch).numel())
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        keep, hidden = self.kept_and_hidden(batch)
+        x, body = patches_and_body(batch["views"][0], batch["valid_views"][0], self.patch)
+        counted = take(body, hidden)
+        target, _, _ = targets(take(x, hidden), counted, self.normalise)
+        return mean_square(self.predict(batch["views"][0], keep, hidden), target, counted)
+
+    def kept_and_hidden(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Numbers of patches (B, K) and (B, N - K), in each sample as many, chosen by its key."""
+        x = batch["views"][0]
+        order = hiding_order(mix(batch["key"], 501), self.encoder.grid(x.shape[2:]), self.mask_kind, x).argsort(1)
+        count = round(self.mask_ratio * order.shape[1])
+        hidden, keep = order.split([count, order.shape[1] - count], dim=1)
+        return keep, hidden
+
+    def predict(self, x: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, N - K, C * voxels of a patch): the hidden patches, from the kept ones alone."""
+        places = positions(self.encoder.grid(x.shape[2:]), self.decoder_width, x.device)
+        seen = self.project(self.encoder.tokens(x, keep)) + places[keep]
+        both = torch.cat([seen, self.hidden + places[hidden]], dim=1)  # in any order: each knows its place
+        return self.head(self.norm(run_blocks(self.blocks, both)[:, keep.shape[1] :]))
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """As in the paper's figures a normalised patch is shown with the level and contrast of the true one."""
+        x, (keep, hidden) = batch["views"][0], self.kept_and_hidden(batch)
+        patches, body = patches_and_body(x, batch["valid_views"][0], self.patch)
+        _, mean, deviation = targets(take(patches, hidden), take(body, hidden), self.normalise)
+        found = self.predict(x, keep, hidden) * deviation + mean
+        where = hidden[..., None].expand_as(found)
+        grid = self.encoder.grid(x.shape[2:])
+        made = {"corrupted": patches.scatter(1, where, 0.0), "restored": patches.scatter(1, where, found.to(x.dtype))}
+        return {"source": x} | {name: from_patches(p, self.patch, grid) for name, p in made.items()}
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        count = torch.Size(self.encoder.grid(crop)).numel()
+        if not 0 < round(self.mask_ratio * count) < count:
+            raise MedsslError(
+                f"the crop {tuple(crop)} holds {count} patches of {self.patch} voxels, of which mask_ratio {self.mask_ratio} "
+                f"hides {round(self.mask_ratio * count)}: expected some hidden and some seen; pass a larger --crop or a smaller "
+                f"--encoder.patch"
+            )

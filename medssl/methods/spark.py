@@ -1,0 +1,160 @@
+"""SparK: masked modelling for convolutions. Hidden regions stay empty through every layer, and a U-Net fills them in.
+
+Tian et al., Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling, ICLR 2023 (arXiv
+2301.03580); S3D, its volumetric use: Wald et al., Revisiting MAE pre-training for 3D medical image segmentation, CVPR
+2025 (arXiv 2410.23132).
+
+    medssl pretrain --data CACHE --encoder ResidualUNet --method SparK --crop 48 48 48
+
+A plain convolution lets the mask's edge leak into what is seen, further with every layer, and its norms count the holes.
+Here what lies in a hidden block is emptied after each convolution and pooling, and norms see the visible places alone,
+which is what a submanifold sparse convolution computes, without its library. Deviations: blocks are as large as the
+encoder's own coarsest stride (32 in the paper); the decoder is the one that segmentation will use; air and padding do not
+count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+
+from medssl.encoders.base import Encoder
+from medssl.encoders.decoder import Decoder
+from medssl.encoders.vit import from_patches
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.methods.patches import mean_square, patches_and_body, targets
+from medssl.views import recipes
+from medssl.views.base import View, mix
+from medssl.views.corruption import MaskKind, patch_mask
+
+NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
+MIXERS = (_ConvNd, _MaxPoolNd, _AvgPoolNd)
+
+
+class SparK(Method):
+    """mask_ratio: share of the blocks hidden. mask_kind: which, see `medssl.views.corruption.hiding_order`.
+
+    normalise: predict each block with mean 0 and variance 1, as the paper does, rather than as it is.
+    """
+
+    decoder: Decoder
+
+    def __init__(
+        self, encoder: Encoder, mask_ratio: float = 0.6, mask_kind: MaskKind = "random", normalise: bool = True
+    ):
+        super().__init__(encoder)
+        check_convolutional(encoder)
+        if not 0 < mask_ratio < 1:
+            raise MedsslError(f"mask_ratio is {mask_ratio}: expected a share between 0 and 1")
+        self.mask_ratio, self.mask_kind, self.normalise = mask_ratio, mask_kind, normalise
+        self.block = encoder.strides[-1]
+        self.hidden = nn.ParameterList(0.02 * torch.randn(1, c, *[1] * encoder.dims) for c in encoder.channels)
+        self.decoder = Decoder(encoder, encoder.in_channels)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        x, seen = batch["views"][0], self.seen_of(batch)
+        truth, counted = patches_and_body(x, batch["valid_views"][0] * (1 - seen), self.block)
+        body = patches_and_body(x, batch["valid_views"][0], self.block)[1]
+        found, _ = patches_and_body(self.predict(x, seen), seen, self.block)
+        return mean_square(found, targets(truth, body, self.normalise)[0], counted)
+
+    def seen_of(self, batch: dict[str, Any]) -> Tensor:
+        """(B, 1, *S), 1 where visible: in each sample as many blocks, chosen by its key."""
+        x = batch["views"][0]
+        keys = mix(batch["key"], 501)
+        return 1 - patch_mask(keys, x.shape[2:], self.block, self.mask_ratio, self.mask_kind, image=x).to(x.dtype)
+
+    def predict(self, x: Tensor, seen: Tensor) -> Tensor:
+        """(B, C, *S) and what is visible of it (B, 1, *S) -> every voxel (B, C, *S), normalised where that is asked."""
+        with visible_only(self.encoder, seen):
+            pyramid = self.encoder.features(x * seen)
+        return self.decoder([torch.where(at(seen, p) > 0, p, h.to(p.dtype)) for p, h in zip(pyramid, self.hidden)])
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """As in the paper's figures a normalised block is shown with the level and contrast of the true one."""
+        x, seen = batch["views"][0], self.seen_of(batch)
+        truth, body = patches_and_body(x, batch["valid_views"][0], self.block)
+        _, mean, deviation = targets(truth, body, self.normalise)
+        found, _ = patches_and_body(self.predict(x, seen), seen, self.block)
+        grid = [n // b for n, b in zip(x.shape[2:], self.block)]
+        whole = from_patches(found * deviation + mean, self.block, grid)
+        return {"source": x, "corrupted": x * seen, "restored": torch.where(seen > 0, x, whole.to(x.dtype))}
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        count = torch.Size(n // b for n, b in zip(crop, self.block)).numel()
+        if not 0 < round(self.mask_ratio * count) < count:
+            raise MedsslError(
+                f"the crop {tuple(crop)} holds {count} blocks of {self.block} voxels, the encoder's coarsest stride, of which "
+                f"mask_ratio {self.mask_ratio} hides {round(self.mask_ratio * count)}: expected some hidden and some seen; pass "
+                f"a larger --crop or an encoder of fewer levels"
+            )
+
+
+@contextmanager
+def visible_only(encoder: nn.Module, seen: Tensor) -> Iterator[None]:
+    """Within it, the encoder's layers neither see nor fill what is hidden; as many voxels visible in each sample.
+
+    seen: (B, 1, *S), 1 where visible, in blocks that every stride of the encoder divides.
+    """
+    shapes: dict[nn.Module, torch.Size] = {}
+
+    def gather(module: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
+        x = given[0]
+        shapes[module] = x.shape
+        found = x.flatten(2).gather(2, visible(seen, x).expand(-1, x.shape[1], -1))
+        return found.reshape(*found.shape, *[1] * (x.ndim - 3))  # (B, C, visible, 1, ...): still of the norm's dims
+
+    def scatter(module: nn.Module, _: Any, out: Tensor) -> Tensor:
+        shape = shapes.pop(module)
+        empty = out.new_zeros(shape)
+        where = visible(seen, empty).expand(-1, shape[1], -1)
+        return empty.flatten(2).scatter(2, where, out.flatten(2)).reshape(shape)
+
+    def empty(module: nn.Module, _: Any, out: Tensor) -> Tensor:
+        return out * at(seen, out)
+
+    hooks: list[Any] = []
+    for module in encoder.modules():
+        if isinstance(module, NORMS):
+            hooks += [module.register_forward_pre_hook(gather), module.register_forward_hook(scatter)]
+        elif isinstance(module, MIXERS):
+            hooks.append(module.register_forward_hook(empty))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def at(seen: Tensor, x: Tensor) -> Tensor:
+    """The mask on the grid of a level, (B, 1, *S of x)."""
+    return F.interpolate(seen, size=x.shape[2:], mode="nearest").to(x.dtype)
+
+
+def visible(seen: Tensor, x: Tensor) -> Tensor:
+    """(B, 1, count): the numbers of the visible places on the grid of a level."""
+    return at(seen, x).flatten(1).nonzero()[:, 1].reshape(len(x), 1, -1)
+
+
+def check_convolutional(encoder: Encoder) -> None:
+    """Raise MedsslError for an encoder with layers that `visible_only` cannot keep from looking at what is hidden."""
+    for module in encoder.modules():
+        if next(module.parameters(recurse=False), None) is not None and not isinstance(module, NORMS + MIXERS):
+            raise MedsslError(
+                f"SparK came with a {type(encoder).__name__}, which has a {type(module).__name__}: expected convolutions with "
+                f"batch, instance or group norms alone; pass --encoder ResidualUNet, or for this encoder --method MAE"
+            )
