@@ -9,11 +9,9 @@ resampling artefact to learn from. Mirrored copies are not turns and are left ou
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -21,7 +19,8 @@ from medssl.encoders.base import Encoder
 from medssl.errors import MedsslError
 from medssl.methods.base import Method
 from medssl.views import recipes
-from medssl.views.base import View, uniform
+from medssl.views.base import View
+from medssl.views.orientation import RightAngle, orientations
 
 
 class Rotation(Method):
@@ -29,16 +28,15 @@ class Rotation(Method):
 
     def __init__(self, encoder: Encoder):
         super().__init__(encoder)
-        self.turns = orientations(encoder.dims)
-        self.head = nn.Linear(encoder.out_dim, len(self.turns))
+        self.turn = RightAngle(encoder.dims)
+        self.head = nn.Linear(encoder.out_dim, len(orientations(encoder.dims)))
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
         return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        answers = (uniform(batch["key"], 1)[:, 0] * len(self.turns)).long()
-        turned = torch.stack([turn(x, self.turns[i]) for x, i in zip(batch["views"][0], answers.tolist())])
-        logits = self.head(self.encoder(turned))
+        params = self.turn.draw(batch["key"])
+        logits, answers = self.head(self.encoder(self.turn(batch["views"][0], params))), params["turn"]
         self.accuracy = (logits.argmax(1) == answers).float().mean()
         return F.cross_entropy(logits, answers)
 
@@ -49,23 +47,3 @@ class Rotation(Method):
                 f"the crop {tuple(crop)} has unequal edges: Rotation turns it by right angles and needs equal ones; "
                 f"pass --crop {' '.join([str(min(crop))] * len(crop))}"
             )
-
-
-Turn = tuple[tuple[int, ...], tuple[int, ...]]  # the order of the axes, the axes reversed after that
-
-
-def orientations(dims: int) -> list[Turn]:
-    """All right-angle turns of a square (4) or a cube (24), the unturned one first."""
-    turns = []
-    for order in itertools.permutations(range(dims)):
-        parity = sum(a > b for a, b in itertools.combinations(order, 2))
-        for flips in itertools.product((0, 1), repeat=dims):
-            if (parity + sum(flips)) % 2 == 0:  # determinant +1: a turn, no mirror image
-                turns.append((order, tuple(i for i in range(dims) if flips[i])))
-    return turns
-
-
-def turn(x: Tensor, how: Turn) -> Tensor:
-    """(C, *S) -> (C, *S), axes permuted and reversed."""
-    order, reversed_axes = how
-    return x.permute(0, *[1 + a for a in order]).flip([1 + a for a in reversed_axes])

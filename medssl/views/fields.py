@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.errors import MedsslError
 from medssl.views.base import mix, normal_like, rows
+from medssl.views.separable import convolved, gaussian
 
 
 def expect(name: str, value: float | Sequence[float], least: float = 0.0, most: float = math.inf) -> None:
@@ -60,36 +60,12 @@ def through_curve(x: Tensor, table: Tensor) -> Tensor:
     return value.reshape(x.shape) + (x - inside) * rows(table[:, -1] - table[:, 0], x)
 
 
-def gaussian_kernel(sigma: Tensor, reach: int) -> Tensor:
-    """(B,) -> (B, 2 * reach + 1), each row with the sum 1."""
-    offsets = torch.arange(-reach, reach + 1, device=sigma.device, dtype=torch.float32)
-    kernel = (-0.5 * (offsets / sigma[:, None].clamp(min=1e-3)) ** 2).exp()
-    return kernel / kernel.sum(1, keepdim=True)
-
-
-def convolved(x: Tensor, kernel: Tensor, pad: bool = True) -> Tensor:
-    """x (B, C, *S) with each sample's kernel (B, k) along every axis, edges repeated; shorter by k - 1 without `pad`."""
-    reach, dims = kernel.shape[1] // 2, x.ndim - 2
-    kernel = kernel.to(x.dtype).repeat_interleave(x.shape[1], 0)
-    merged = x.reshape(1, -1, *x.shape[2:])  # every sample and channel is a group of one convolution
-    convolve = F.conv2d if dims == 2 else F.conv3d
-    for axis in range(dims):
-        if pad:
-            edges = [0] * (2 * dims)
-            edges[2 * (dims - 1 - axis)] = edges[2 * (dims - 1 - axis) + 1] = reach
-            merged = F.pad(merged, edges, mode="replicate")
-        shape = [1] * dims
-        shape[axis] = -1
-        merged = convolve(merged, kernel.reshape(len(kernel), 1, *shape), groups=len(kernel))
-    return merged.reshape(*x.shape[:2], *merged.shape[2:])
-
-
 def grainy(x: Tensor, keys: Tensor, grain: float) -> Tensor:
     """Noise of x's shape, mean 0 and deviation 1 everywhere, smooth over a Gaussian of `grain` voxels."""
     if grain == 0:
         return normal_like(x, keys)
     reach = math.ceil(2.5 * grain)
-    kernel = gaussian_kernel(torch.full((len(x),), grain, device=x.device), reach)
+    kernel = gaussian(torch.full((len(x),), grain, device=x.device), reach)
     wide = normal_like(x.new_empty(*x.shape[:2], *(n + 2 * reach for n in x.shape[2:])), keys)
     deviation = kernel[0].square().sum() ** (0.5 * (x.ndim - 2))
     return convolved(wide, kernel, pad=False) / deviation

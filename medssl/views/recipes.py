@@ -49,6 +49,10 @@ class Recipe(Compose):
         super().__init__(views)
         self.kind = kind
 
+    @classmethod
+    def example(cls, dims: int) -> View:
+        return contrastive("MR", (16,) * dims)
+
 
 def contrastive(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """Strong crops, turns and changes of intensity: two of these of one scan should be told to be alike."""
