@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, Randomizable
+from monai.transforms import Compose as MonaiCompose
+from monai.transforms import MapTransform, RandFlipd, RandGaussianNoised, Randomizable
 from monai.transforms import Transform as MonaiBase
 from PIL.Image import Image as Picture
 from torch import Tensor
@@ -65,6 +66,11 @@ class PerSample(View):
                 f"the MONAI transform asks for the keys {sorted(map(str, self._keys))}: expected 'image' and 'mask' alone; "
                 f"reading and other labels belong before the views"
             )
+
+    @classmethod
+    def example(cls, dims: int) -> View:
+        pair = ("image", "mask")
+        return cls(MonaiCompose([RandFlipd(pair, prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)]))
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {"key": mix(keys, 21)}
