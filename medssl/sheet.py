@@ -111,8 +111,8 @@ def source_of(cache: Cache, scan: str, size: Sequence[int]) -> Tensor:
 
 def middle(x: Tensor, size: Sequence[int]) -> Tensor:
     """The middle of (B, C, *S)."""
-    for axis, (n, s) in enumerate(zip(x.shape[2:], size), start=2):
-        x = x.narrow(axis, (n - s) // 2, s)
+    for axis, (n, s) in enumerate(zip(x.shape[2:], size)):
+        x = x.narrow(2 + axis, (n - s) // 2, s)
     return x
 
 
@@ -154,8 +154,8 @@ def described(view: View, params: Params) -> str:
 def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cache: Cache, format: str) -> bytes:
     """The sheet as a file's content: two rows a scan, pictures and differences."""
     count = max(map(len, rows))
-    with rc_context({"font.size": 7, "axes.titlesize": 7}):
-        figure = Figure(figsize=(1.45 * count + 1.0, (3.4 if count else 0) * len(rows) + 0.5), layout="constrained")
+    with rc_context({"font.size": 7, "axes.titlesize": 7, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(1.45 * count + 1.0, 3.4 * len(rows) + 0.5), layout="constrained")
         grid = figure.subplots(2 * len(rows), count, squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -172,11 +172,11 @@ def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cac
                 -0.08, 0.5, f"scan {names[n][:8]}", transform=grid[2 * n, 0].transAxes, rotation=90, va="center", ha="right"
             )  # fmt: skip
             grid[2 * n + 1, 0].text(0.5, 0.5, "differences\nfrom the same\nplace, unchanged", ha="center", va="center")
-        bar = figure.colorbar(greys, ax=grid[::2, -1].tolist(), fraction=0.08, extend="both")
+        bar = figure.colorbar(greys, ax=grid[0].tolist(), fraction=0.06, extend="both")
         if cache.modality == "CT":
             bar.set_ticks(values_of_hu(SHOWN_HU), labels=[f"{hu} HU" for hu in SHOWN_HU])
         if colours is not None:
-            figure.colorbar(colours, ax=grid[1::2, -1].tolist(), fraction=0.08, extend="both")
+            figure.colorbar(colours, ax=grid[1].tolist(), fraction=0.06, extend="both")
         figure.suptitle(title, fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=format, dpi=110, metadata={"Date": None} if format == "svg" else None)

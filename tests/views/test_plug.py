@@ -80,11 +80,9 @@ def test_any_librarys_random_state_comes_from_the_key_and_is_put_back() -> None:
         ]
     )  # fmt: skip
     view, x = PerSample(transform), torch.rand(6, 1, 20, 20)
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
-    before = random.random(), np.random.random(), torch.rand(1)  # noqa: NPY002
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     whole = view(x, view.draw(keys(6)))
-    assert (random.random(), np.random.random(), torch.rand(1)) == before  # noqa: NPY002
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before  # noqa: NPY002
     assert torch.equal(whole[4:], view(x[4:], view.draw(keys(6)[4:])))
     assert len({round(float(row.sum()), 4) for row in whole}) == 6
 
@@ -181,7 +179,11 @@ def test_an_affine_that_would_be_wrong_is_refused() -> None:
     image = MetaTensor(torch.rand(1, 16, 16))
     with pytest.raises(MedsslError, match="PerSample moves voxels in a way no affine describes.*EnsureTyped"):
         MonaiTransform(plugged)({"image": image})
+    bent = Resample((12, 12), (0.9, 1.1), elastic_mm=1)
+    with pytest.raises(MedsslError, match="Resample moves voxels in a way no affine describes"):
+        MonaiTransform(Compose([Gamma(), bent]))({"image": image})
     assert MonaiTransform(plugged)({"image": image.as_tensor()})["image"].shape == (1, 16, 16)
+    assert MonaiTransform(bent)({"image": image.as_tensor()})["image"].shape == (1, 12, 12)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
