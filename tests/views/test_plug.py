@@ -119,7 +119,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     files = []
     for n in range(6):
         centre = np.array([18, 17, 14]) + np.random.default_rng(n).uniform(-3, 3, 3)
-        ball = np.exp(-(((grid - centre) * [1, 1.5, 2]) ** 2).sum(-1) / 30)
+        ball = np.exp(-(((grid - centre) * [1, 1.5, 2]) ** 2).sum(-1) / 12)  # small enough that no crop cuts it
         for kind, array in (("image", ball), ("mask", ball > 0.5)):
             nib.save(nib.Nifti1Image(array.astype(np.float32), affine), folder / f"{kind}{n}.nii.gz")
         files.append({kind: str(folder / f"{kind}{n}.nii.gz") for kind in PAIR})
