@@ -95,7 +95,7 @@ def pretrain(
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
+    module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
