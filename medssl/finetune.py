@@ -280,7 +280,9 @@ class _Training(pl.LightningModule):
         super().__init__()
         self.model, self.cache, self.target, self.held_out = model, cache, target, list(validation)
         self.size, self.recipe, self.seed = tuple(size), recipe, seed
-        self.view = recipes.finetune(recipes.modality_of(cache), size, cache.spacing_mm)
+        self.view = recipes.finetune(
+            recipes.modality_of(cache.modality, cache.dims, cache.channels), size, cache.spacing_mm
+        )
         self.best: tuple[float, dict] | None = None
         self.dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
         codes = torch.zeros(256, dtype=torch.long)

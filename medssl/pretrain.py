@@ -98,7 +98,7 @@ def pretrain(
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
+    module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
     reports = reports_of(cache, scans) if "report" in module.needs else None
     if reports is not None:

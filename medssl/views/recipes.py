@@ -24,7 +24,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from medssl.errors import MedsslError, nearest
-from medssl.scans.cache import Cache
 from medssl.scans.privacy import MODALITIES
 from medssl.views.base import Compose, View
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise, Window
@@ -144,10 +143,9 @@ def kind_of(modality: str) -> str:
     return found
 
 
-def modality_of(cache: Cache) -> str:
-    """What to ask a recipe for: the cache's modality, or RGB where a picture of unknown modality has three channels."""
-    coloured = cache.dims == 2 and cache.channels == 3 and kind_of(cache.modality) == "OT"
-    return "RGB" if coloured else cache.modality
+def modality_of(modality: str, dims: int, channels: int) -> str:
+    """What to ask a recipe for: a cache's own modality, or RGB where a picture of unknown modality has three channels."""
+    return "RGB" if dims == 2 and channels == 3 and kind_of(modality) == "OT" else modality
 
 
 def check_modality(view: View, modality: str) -> None:
@@ -193,7 +191,7 @@ def _light(kind: str, brightness: float, contrast: float, probability: float) ->
     if kind in ("XRAY", "RGB", "OT"):
         return [BrightnessContrast(brightness, contrast, probability)]
     scaled = BrightnessContrast(0.0, contrast, probability, about_air=True)
-    return [BiasField(strength=contrast, probability=probability / 2), scaled] if kind == "MR" else [scaled]
+    return [BiasField(strength=contrast / 2, probability=probability / 2), scaled] if kind == "MR" else [scaled]
 
 
 def _noise(kind: str, most: float, probability: float) -> View:
