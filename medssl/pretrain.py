@@ -95,6 +95,8 @@ def pretrain(
     module.check(size, batch_size)
     module.set_up_views(size, cache.modality, cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
+    if "frames" in module.needs:
+        check_frames(cache, scans, type(module).__name__)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | {"views": str(module._views)}, "crop": size,
         "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
@@ -167,6 +169,16 @@ def check_fits(encoder: Encoder, cache: Cache) -> None:
             f"the encoder was built for dims={encoder.dims}, in_channels={encoder.in_channels}: the cache holds "
             f"{cache.dims}D scans of {cache.channels} channel(s); pass --encoder.dims {cache.dims} "
             f"--encoder.in_channels {cache.channels}"
+        )
+
+
+def check_frames(cache: Cache, scans: Sequence[str], method: str) -> None:
+    """Raise MedsslError unless the scans are sequences whose frames the cache holds as channels."""
+    still = (cache.manifest.set_index("scan")["frames"].loc[list(scans)].fillna(1) < 2).sum()
+    if still:
+        raise MedsslError(
+            f"{still} of {len(scans)} scans to pretrain on hold one frame: {method} expected sequences; index 4D scans and "
+            f"prepare them with --frames sequence, or take another --method"
         )
 
 
