@@ -19,6 +19,7 @@ from medssl import runs
 from medssl.disk import write_atomically
 from medssl.encoders import Decoder, Encoder
 from medssl.errors import MedsslError
+from medssl.methods.base import Method
 
 
 class Classifier(nn.Module):
@@ -75,6 +76,20 @@ def load_pretrained(model: Classifier | Segmenter, folder: Path) -> list[str]:
     return ["encoder", "decoder"]
 
 
+def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, runs.Run]:
+    """The whole method of a finished pretraining run, its own weights and views in it, in evaluation mode; and the record.
+
+    encoder: for a run whose encoder class lies outside of medssl.
+    """
+    run = runs.read(folder)
+    if run.kind != "pretrain" or run.status != "finished":
+        raise MedsslError(f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run")
+    method = runs.rebuild(run.config["method"], encoder=fresh_encoder(run.config["encoder"], 0, encoder))
+    method.set_up_views(run.config["crop"], run.config["modality"], run.config["spacing_mm"])
+    _load_exactly(method, folder / "method.safetensors")
+    return method.eval(), run
+
+
 def save_weights(module: nn.Module, path: Path) -> None:
     """A module's state as safetensors, written whole or not at all."""
     state = {
@@ -92,8 +107,8 @@ def _load_exactly(module: nn.Module, path: Path) -> None:
     )
     if wrong:
         raise MedsslError(
-            f"{len(wrong)} of {len(own)} weights do not fit the encoder, the first is {wrong[0]}: expected the same names and "
-            f"shapes; build the encoder as the record in {path.parent.name} says"
+            f"{len(wrong)} of {len(own)} weights do not fit the {path.stem}, the first is {wrong[0]}: expected the same names and "
+            f"shapes; build it as the record in {path.parent.name} says"
         )
     module.load_state_dict(given)
 

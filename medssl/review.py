@@ -101,7 +101,8 @@ def _serve(flags: list[str]) -> None:
     for part in ("medssl.review_runs", "medssl.review_cases", "plotly.graph_objects"):
         importlib.import_module(part)  # now, so that the first page does not wait for it
 
-    net_util.get_external_ip = lambda: None  # it would ask a server on the internet when a foreign page knocks
+    # When a foreign page knocks, Streamlit asks outside for this machine's addresses, to let in whoever names one.
+    net_util.get_external_ip = net_util.get_internal_ip = lambda: None
     flags_of_host = dict(flag.split("=", 1) for flag in flags if flag.startswith("--browser."))
     address, port = flags_of_host["--browser.serverAddress"], flags_of_host["--browser.serverPort"]
     print(f"the dashboard: http://{_bracketed(address)}:{port} (Ctrl-C stops it)", flush=True)

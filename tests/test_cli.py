@@ -53,7 +53,7 @@ class Agree(Method):
         self.weight = weight
 
     def views(self, size, modality, spacing_mm):
-        return tuple(Compose([recipes.gentle(modality, size, spacing_mm), Negate()]) for _ in range(2))
+        return tuple(Compose([recipes.masked(modality, size, spacing_mm), Negate()]) for _ in range(2))
 
     def loss(self, batch):
         a, b = (self.encoder(x) for x in batch["views"])

@@ -53,7 +53,7 @@ class AIM(Method):
         self.head = AIMPredictionHead(encoder.out_dim, voxels, head_width, head_depth)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, follows = batch["views"][0], self.sequence(batch["views"][0])

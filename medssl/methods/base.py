@@ -2,7 +2,7 @@
 
     class Mine(Method):
         def views(self, size, modality, spacing_mm):
-            return (recipes.gentle(modality, size, spacing_mm),)
+            return (recipes.masked(modality, size, spacing_mm),)
 
         def loss(self, batch):
             return self.encoder(batch["views"][0]).square().mean()
@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from medssl.encoders.base import Encoder
 from medssl.errors import MedsslError
 from medssl.training import adamw
+from medssl.views import recipes
 from medssl.views.base import View, make_keys, mix
 
 
@@ -35,15 +37,17 @@ class Method(pl.LightningModule, ABC):
     """A pretext. Subclasses are final and keep each parameter of `__init__` as an attribute of the same name.
 
     decoder: trained by the pretext, it goes along into segmentation; None where there is none.
-    needs: what a batch must hold beyond the scan itself ("report", "frames", ...).
+    needs: what a batch must hold beyond the scan itself ("partner", "report", "frames", ...).
     least_batch: the smallest batch the loss has a meaning for.
     places: whether the loss asks for `place_views`, each (B, dims, *crop), -1..1 from the scan's first voxel to its last.
+    stop_gradient: what the loss sends no gradient to, for the record; an attribute's name where it is a module.
     """
 
     decoder: nn.Module | None
     needs: tuple[str, ...] = ()
     least_batch: int = 1
     places: bool = False
+    stop_gradient: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -60,6 +64,15 @@ class Method(pl.LightningModule, ABC):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         """A scalar from `batch["views"]`, a list of (B, C, *size)."""
 
+    @property
+    def kept(self) -> Encoder:
+        """The encoder that the run keeps and watches; a teacher's, where the paper keeps the teacher."""
+        return self.encoder
+
+    def watch(self) -> dict[str, float]:
+        """What else than the loss is worth a curve (momentum, temperature, ...), as it stands now; see metrics.csv."""
+        return {}
+
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """What a restoring pretext saw and made of it: source, corrupted, restored, each (B, C, *size)."""
         return None
@@ -68,27 +81,38 @@ class Method(pl.LightningModule, ABC):
         """How large a source the views cut the crop from."""
         return tuple(round(1.5 * n) for n in crop)
 
+    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
+        """What `Crops` has to be told to yield what `needs` names; manifest: of the scans that are pretrained on."""
+        return {}
+
+    def view_source(self, batch: dict[str, Any], view: int) -> tuple[Tensor, Tensor]:
+        """What view number `view` is cut from: (B, C, *source), and its body (B, 1, *source)."""
+        return batch["source"], batch["valid"]
+
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         """Raise MedsslError before the first step where this method cannot work with such a crop or batch."""
         self.encoder.check_size(crop)
         if batch_size < self.least_batch:
             raise MedsslError(
                 f"--batch-size {batch_size} is too small for {type(self).__name__}: expected {self.least_batch} or more, "
-                f"its loss compares the samples of a batch"
+                f"its loss or its head compares the samples of a batch"
             )
 
     def set_up_views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> None:
         """Fix what `make_views` applies; `pretrain` calls it once."""
-        self._views = nn.ModuleList(self.views(tuple(size), modality, tuple(spacing_mm)))
+        views = self.views(tuple(size), modality, tuple(spacing_mm))
+        for view in views:
+            recipes.check_modality(view, modality)
+        self._views = nn.ModuleList(views)
 
     @torch.no_grad()
     def make_views(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add `views` and `valid_views` to a batch, where it lies, from its `source` and keys."""
-        source, valid = batch["source"].float(), batch["valid"].float()
         views = [view for view in self._views if isinstance(view, View)]
         params = [view.draw(mix(batch["key"], i)) for i, view in enumerate(views)]
-        batch["views"] = [view(source, p) for view, p in zip(views, params)]
-        batch["valid_views"] = [view.mask(valid, p) for view, p in zip(views, params)]
+        sources = [self.view_source(batch, i) for i in range(len(views))]
+        made = [view.both(x.float(), body.float(), p) for view, p, (x, body) in zip(views, params, sources)]
+        batch["views"], batch["valid_views"] = [image for image, _ in made], [body for _, body in made]
         if self.places:
             places = places_of(batch)
             batch["place_views"] = [view.mask(places, p) for view, p in zip(views, params)]
@@ -123,8 +147,9 @@ def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> di
     source = nn.functional.interpolate(coarse, size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
     numbers = torch.arange(count)
     return {
+        "partner": source * 0.9, "partner_valid": torch.ones_like(source[:, :1], dtype=torch.bool),
         "source": source, "valid": torch.ones_like(source[:, :1], dtype=torch.bool), "scan": numbers, "patient": numbers,
-        "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
+        "report": [f"Nodule of {n} mm." for n in range(count)], "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
         "start": torch.zeros(count, len(size), dtype=torch.int64), "extent": torch.tensor([list(size)] * count),
     }  # fmt: skip
 
@@ -135,8 +160,13 @@ def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> No
     method.set_up_views(size, "MR", (1.0,) * len(size))
     batch = synthetic_batch(method.encoder, method.source_size(size), batch_size)
     made = method.make_views(dict(batch))
-    for view in made["views"]:
-        assert tuple(view.shape) == (batch_size, method.encoder.in_channels, *size), f"a view is {tuple(view.shape)}"
+    for i, view in enumerate(made["views"]):
+        assert tuple(view.shape[:2]) == (batch_size, method.encoder.in_channels), f"a view is {tuple(view.shape)}"
+        assert i or tuple(view.shape[2:]) == tuple(size), (
+            f"the first view is {tuple(view.shape)}, the crop {tuple(size)}"
+        )
+        assert all(n <= most for n, most in zip(view.shape[2:], size)), f"a view, {tuple(view.shape)}, exceeds the crop"
+        method.encoder.check_size(view.shape[2:])  # a local crop is smaller, of a size that the encoder takes
     again = method.make_views(dict(batch))
     assert all(torch.equal(a, b) for a, b in zip(made["views"], again["views"])), "the same keys gave other views"
     loss = method.loss(made)
@@ -145,5 +175,7 @@ def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> No
     loss.backward()
     trained = [p for p in method.encoder.parameters() if p.requires_grad]
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained), "no gradient reaches the encoder"
+    stopped = [getattr(method, name) for name in method.stop_gradient if hasattr(method, name)]
+    assert all(p.grad is None for module in stopped for p in module.parameters()), "a gradient passes the stop-gradient"
     shown = method.reconstruct(made)
     assert shown is None or {"source", "corrupted", "restored"} <= set(shown)

@@ -63,7 +63,7 @@ class MAE(Method):
         self.head = nn.Linear(decoder_width, encoder.in_channels * torch.Size(self.patch).numel())
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         keep, hidden = self.kept_and_hidden(batch)

@@ -51,7 +51,7 @@ class SimMIM(Method):
         if place_weight < 0:
             raise MedsslError(f"place_weight is {place_weight}: expected 0 or more")
         self.mask_ratio, self.mask_block, self.decoder_kind = mask_ratio, mask_block, decoder_kind
-        self.restore_intensity, self.corruption = restore_intensity, recipes.intensities()
+        self.restore_intensity, self.corruption = restore_intensity, recipes.restoration()
         self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         self.place_weight, self.places = place_weight, place_weight > 0
         predicted = encoder.in_channels + (encoder.dims if self.places else 0)
@@ -63,7 +63,7 @@ class SimMIM(Method):
             self.head = kind(encoder.out_dim, predicted, stride, stride)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        recipe = recipes.relational if self.places else recipes.gentle
+        recipe = recipes.relational if self.places else recipes.masked
         return (recipe(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:

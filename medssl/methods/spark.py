@@ -62,7 +62,7 @@ class SparK(Method):
         self.decoder = Decoder(encoder, encoder.in_channels)
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.gentle(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, seen = batch["views"][0], self.seen_of(batch)

@@ -15,7 +15,7 @@ from medssl.errors import MedsslError
 from medssl.scans.fingerprint import target_spacing
 
 GROUPS = {"CR": "DX", "DR": "DX", "RG": "DX"}  # modalities that are one kind of picture
-VERSION = 2
+VERSION = 3
 
 
 def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> pd.DataFrame:
@@ -33,8 +33,7 @@ def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> 
         raise MedsslError(f"no scan is left by dims={dims}, modality={modality}: the manifest holds {have}")
     if rows[ok].dims.nunique() > 1:
         raise MedsslError(
-            f"the manifest mixes {_counts(rows[ok].dims.value_counts())} dimensions (dims: scans): "
-            "expected one; "
+            f"the manifest mixes {_counts(rows[ok].dims.value_counts())} dimensions (dims: scans): expected one; "
             "choose with --dims 2 or --dims 3"
         )
     if group[ok].nunique() > 1:

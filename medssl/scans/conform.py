@@ -77,7 +77,7 @@ def scale_intensity(scan: Scan) -> np.ndarray:
     contrast."""
     array = scan.array
     if scan.modality == "CT" and array.dtype == np.int16:
-        return np.maximum(array, np.int16(AIR_HU))
+        return array if array.min() >= AIR_HU else np.maximum(array, np.int16(AIR_HU))
     if scan.modality == "CT":
         return np.clip(array, AIR_HU, np.iinfo(np.int16).max).astype(np.float32)
     if scan.dims == 2 and array.dtype == np.uint8:
@@ -99,7 +99,7 @@ def valid(array: np.ndarray, modality: str) -> np.ndarray:
 def _stored(array: np.ndarray, modality: str) -> np.ndarray:
     if modality == "CT" and array.dtype != np.int16:
         array = np.rint(array).astype(np.int16)
-    return np.ascontiguousarray(array if modality == "CT" else array.astype(np.float16))
+    return array if modality == "CT" else array.astype(np.float16)
 
 
 def _moved(affine: np.ndarray, old: tuple[int, ...], new: tuple[int, ...], factors: list[float]) -> np.ndarray:

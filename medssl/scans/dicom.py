@@ -34,25 +34,8 @@ from medssl.scans.dicom_slices import Slice, read_pixels, read_slices
 from medssl.scans.dicom_stack import Stack, build_stack
 from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
 
-PROJECTIONS = {
-    "CR",
-    "DX",
-    "DR",
-    "RG",
-    "MG",
-    "RF",
-    "XA",
-    "IO",
-    "PX",
-    "US",
-    "IVUS",
-    "ES",
-    "GM",
-    "OP",
-    "SM",
-    "XC",
-}
-PROJECTIONS |= {"OPT", "OCT", "SC"}
+PROJECTIONS = {"CR", "DX", "DR", "RG", "MG", "RF", "XA", "IO", "PX", "US", "IVUS", "ES", "GM", "OP", "SM", "XC", "OPT",
+               "OCT", "SC"}  # fmt: skip
 CINE = {"US", "IVUS", "XA", "RF", "ES", "XC", "GM", "OP"}  # modalities that film
 AIR_HU = -1024
 SAME_COSINE = 1e-4  # orientations closer than this are one
@@ -122,11 +105,10 @@ def read_series(
     header, frames, stack = series._plan(correct)
     planes, inverted = _planes([item for frame in frames for item in frame])
     array = _joined(planes, len(frames), len(header.shape))
-    del planes
     for correction in stack.corrections if stack else ():
         array = correction.apply(array, _padding(array, header.modality))
     return Scan(
-        array=_smallest(array),
+        array=array,
         affine=header.affine,
         spacing_mm=header.spacing_mm,
         patient=patient,
@@ -160,17 +142,17 @@ def _image_frames(slices: Sequence[Slice]) -> Frames:
     return sort_frames(slices)[0]
 
 
-def _joined(planes: list[np.ndarray], frames: int, dims: int) -> np.ndarray:
-    """Planes (rows, columns, samples), frame by frame -> (C, X, Y, Z) or (C, H, W), C: frames or colours."""
-    samples = planes[0].shape[2]
-    array = np.stack(planes, axis=-1)  # (rows, columns, samples, frames * places)
-    array = array.reshape(*array.shape[:3], frames, -1)
-    if frames > 1 and samples > 1:
-        if not (array == array[:, :, :1]).all():
-            raise ScanError(f"{frames} frames of {samples} colours: expected grey frames, or one colour image")
-        array = array[:, :, :1]
-    array = np.concatenate(list(np.moveaxis(array, 3, 0)), axis=2)  # (rows, columns, C, places)
-    array = array.transpose(2, 0, 1, 3)[..., 0] if dims == 2 else array.transpose(2, 1, 0, 3)
+def _joined(planes: np.ndarray, frames: int, dims: int) -> np.ndarray:
+    """Planes (frames x places, rows, columns, samples) -> (C, X, Y, Z) or (C, H, W), C: frames or colours. The planes stay
+    whole in memory: nothing is turned here."""
+    array = planes.reshape(frames, -1, *planes.shape[1:])
+    if frames > 1 and array.shape[4] > 1:
+        if not (array == array[..., :1]).all():
+            raise ScanError(f"{frames} frames of {array.shape[4]} colours: expected grey frames, or one colour image")
+        array = array[..., :1]
+    array = array.transpose(0, 4, 2, 3, 1) if dims == 2 else array.transpose(0, 4, 3, 2, 1)
+    array = array[:, 0] if array.shape[1] == 1 else array[0]
+    array = array[..., 0] if dims == 2 else array
     return array if frames > 1 else grey(array)
 
 
@@ -245,17 +227,15 @@ def _without_strays(heap: list[Slice]) -> list[Series]:
     if count > STRAY_SHARE * len(heap):
         sizes = ", ".join(str(len(kind)) for kind in kinds)
         reason = (
-            f"mixed orientation: the series holds slices of {len(kinds)} orientations or sizes ({sizes} "
-            "slices): "
+            f"mixed orientation: the series holds slices of {len(kinds)} orientations or sizes ({sizes} slices): "
             "expected one; split the series"
         )
         return [Series(tuple(heap), reason)]
     left_out = [
         Series(
             tuple(kind),
-            f"{len(kind)} of {len(heap)} slices have another orientation "
-            f"({_degrees(kind[0], main[0]):.1f} degrees) "
-            "or size than the rest of their series: left out",
+            f"{len(kind)} of {len(heap)} slices have another orientation ({_degrees(kind[0], main[0]):.1f} degrees) or "
+            "size than the rest of their series: left out",
         )
         for kind in strays
     ]
@@ -328,36 +308,37 @@ def _header(series: Series, shape, affine, spacing_mm, slice_axis, frames: int, 
     )
 
 
-def _planes(slices: Sequence[Slice]) -> tuple[list[np.ndarray], bool]:
-    """One rescaled (rows, columns, samples) array a slice, each file decoded once; True when any was
-    inverted."""
+def _planes(slices: Sequence[Slice]) -> tuple[np.ndarray, bool]:
+    """(slices, rows, columns, samples), each rescaled, of a type that holds them all; each file is decoded once. True when
+    any was inverted."""
     frames: dict[str, tuple[np.ndarray, bool]] = {}
     last = {item.file: number for number, item in enumerate(slices)}
-    planes, inverted = [], False
+    planes, inverted = np.empty(0), False
     for number, item in enumerate(slices):
         if item.file not in frames:
             frames[item.file] = read_pixels(item.file)
         pixels, turned = frames[item.file]
         inverted |= turned
-        planes.append(_rescaled(pixels[item.frame], item))
+        plane = _rescaled(pixels[item.frame], item)
+        if number == 0:
+            planes = np.empty((len(slices), *plane.shape), plane.dtype)
+        planes = planes.astype(np.result_type(planes, plane), copy=False)
+        planes[number] = plane
         if last[item.file] == number:
             del frames[item.file]
     return planes, inverted
 
 
 def _rescaled(pixels: np.ndarray, item: Slice) -> np.ndarray:
-    if item.slope == 1 and float(item.intercept).is_integer():
-        return pixels.astype(np.int32) + int(item.intercept) if item.intercept else pixels
-    return (pixels * np.float64(item.slope) + item.intercept).astype(np.float32)
+    if item.slope != 1 or not float(item.intercept).is_integer() or pixels.dtype.kind not in "iu":
+        return (pixels * np.float64(item.slope) + item.intercept).astype(np.float32)
+    return pixels if pixels.dtype == np.uint8 and not item.intercept else _whole(pixels, int(item.intercept))
 
 
-def _smallest(array: np.ndarray) -> np.ndarray:
-    """int16 where the integers fit, uint8 kept; other integers int32; the rest as it is. Native byte
-    order."""
-    array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    if array.dtype.kind not in "iu" or array.dtype == np.uint8:
-        return array
-    low, high = int(array.min()), int(array.max())
-    if low >= -32768 and high <= 32767:
-        return array.astype(np.int16, copy=False)
-    return array.astype(np.int32 if high < 2**31 else np.int64)
+def _whole(pixels: np.ndarray, intercept: int) -> np.ndarray:
+    """The sum in the smallest of int16, int32 and int64 that holds it."""
+    low, high = int(pixels.min()) + intercept, int(pixels.max()) + intercept
+    for kind in (np.int16, np.int32, np.int64):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            break
+    return np.add(pixels, np.int64(intercept).astype(kind), dtype=kind, casting="unsafe")  # what wraps round wraps back

@@ -22,9 +22,11 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medssl.errors import ScanError
+from medssl.scans.dicom_walk import PIXELS, UNDEFINED, walk
 from medssl.scans.files import CHUNK, INFLATE_LIMIT
 
 HEAD_BYTES = 4096
+WALKED_BYTES = 1 << 16  # headers of usual files are shorter
 SMALL_BYTES = 1 << 26  # a blank image may be packed very small: up to here no ratio is suspicious
 LARGEST_INFLATED_BYTES = 1 << 30
 TEXT_VRS = {"DS", "IS", "CS", "UI", "TM"}
@@ -50,13 +52,32 @@ def open_header(file: str, tags: Sequence[BaseTag] | None = None, pixels: bool =
 
     Raises ScanError for what is not DICOM, and for a deflated file that unpacks to more than 1 GiB.
     """
-    with io.FileIO(file) as raw, _Bounded(raw) as stream:
+    with io.FileIO(file) as raw:
+        return (_walked(raw, frozenset(tags), pixels) if tags else None) or _parsed(raw, tags, pixels)
+
+
+def _walked(raw: io.FileIO, tags: frozenset[int], pixels: bool) -> Dataset | None:
+    """The quick way, None where a file is not usual."""
+    size = os.fstat(raw.fileno()).st_size
+    walked = walk(os.pread(raw.fileno(), WALKED_BYTES, 0), tags, whole=size <= WALKED_BYTES)
+    if walked is None or (pixels and walked.pixels_length == UNDEFINED):
+        return None
+    dataset, at, length = walked
+    if pixels and at is not None:
+        value = os.pread(raw.fileno(), min(length, max(0, size - at)), at)
+        dataset[PIXELS] = RawDataElement(BaseTag(PIXELS), "OW", length, value, at, False, True)
+    dataset.bytes_on_disk = size
+    return dataset
+
+
+def _parsed(raw: io.FileIO, tags: Sequence[BaseTag] | None, pixels: bool) -> Dataset:
+    with _Bounded(raw) as stream:
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if head[128:132] != b"DICM" and head[:4] not in OLD_STARTS:
             raise ScanError("this is not a DICOM file (no DICM at byte 128), whatever its name says: leave it out")
         if DeflatedExplicitVRLittleEndian.encode() in head:
             _check_deflated(stream)
-        wanted = None if tags is None else list(tags)
+        wanted = None if tags is None else [*tags, *([PIXELS] if pixels else [])]
         dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
         dataset.bytes_on_disk = stream.size
         return dataset

@@ -6,7 +6,7 @@
    indices (enhanced files), InstanceNumber, acquisition time, place in the file. Frame k is the k-th slice of every
    place; its temporal position and b-value must be the same everywhere.
 3. Refused: places with unequal numbers of slices, slices at one place that nothing puts in order. Copies that are equal
-   to the pixel are dropped first, with a note.
+   to the pixel are dropped first, with a note; so is a whole series that was stored twice.
 
     for kind in by_kind(slices): ...
     frames, notes = sort_frames(kind)                # frames[time][place]
@@ -42,11 +42,11 @@ def sort_frames(slices: Sequence[Slice]) -> tuple[Frames, tuple[str, ...]]:
     places = _places(slices)
     if len(places) == len(slices):
         return (tuple(place[0] for place in places),), ()
-    notes: tuple[str, ...] = ()
+    places = _once(places)
     if len({len(place) for place in places}) > 1 or any(_ties(place) for place in places):
         places = _without_copies(places)
-        copies = len(slices) - sum(map(len, places))
-        notes = (f"{copies} slices dropped: copies equal to the pixel",) if copies else ()
+    copies = len(slices) - sum(map(len, places))
+    notes = (f"{copies} slices dropped: copies equal to the pixel",) if copies else ()
     _check_counts(places)
     frames = tuple(zip(*places))
     _check_frames(frames)
@@ -93,6 +93,16 @@ def _without_copies(places: list[list[Slice]]) -> list[list[Slice]]:
     prints = _fingerprints([item for place in places if len(place) > 1 for item in place])
     fewest = min(map(len, places))
     return [place if len(place) == 1 else _distinct(place, prints, fewest == 1) for place in places]
+
+
+def _once(places: list[list[Slice]]) -> list[list[Slice]]:
+    """A series that was stored twice under other numbers, once; any other as it is: no two moments are equal to the pixel."""
+    for some in ([places[len(places) // 2]], places):  # the middle first: most series need no more
+        prints = _fingerprints([item for place in some for item in place])
+        kept = [_distinct(place, prints, lone=True) for place in some]
+        if any(len(place) > 1 for place in kept):
+            return places
+    return kept
 
 
 def _distinct(place: list[Slice], prints: dict[tuple[str, int], str], lone: bool) -> list[Slice]:

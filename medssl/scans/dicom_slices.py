@@ -17,6 +17,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medssl.errors import ScanError
 from medssl.scans import privacy
@@ -49,6 +50,7 @@ ENHANCED = {  # where an enhanced multi-frame file keeps each field
 }
 COMPONENTS = frozenset(["M", "P", "R", "I", "MAGNITUDE", "PHASE", "PHASE_MAP", "REAL", "IMAGINARY", "FIELD_MAP"])
 HEADER_TAGS = [Tag(field) for field in privacy.HEADER_FIELDS]
+PIXEL_TAGS = HEADER_TAGS + [Tag(field) for field in privacy.PIXEL_FIELDS]
 GE_RAW_TYPE = Tag(0x0043, 0x102F)  # 0 to 3: magnitude, phase, real, imaginary
 CODECS = {  # transfer syntax -> the package that decodes it
     "1.2.840.10008.1.2.5": "pylibjpeg-rle",
@@ -59,6 +61,8 @@ CODECS = {  # transfer syntax -> the package that decodes it
     "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
 }
 OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
+GREY = {"MONOCHROME1", "MONOCHROME2"}
+UNPACKED = {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
 DISPLAY_ONLY = {"PT", "NM"}  # counts a millilitre: MONOCHROME1 there says how to show them, not what they are
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 A_MASK = "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern with --mask"
@@ -142,12 +146,13 @@ def read_pixels(file: str) -> tuple[np.ndarray, bool]:
     reads.
     """
     with in_words("the DICOM file"):
-        dataset = open_header(file, pixels=True)
+        dataset = open_header(file, PIXEL_TAGS, pixels=True)
         _check_codec(dataset)
         check_claim(dataset)
         _check_length(dataset)
         with in_words("pixel data (7FE0,0010)"):
-            pixels = pixel_array(dataset)
+            pixels = _plain(dataset)
+            pixels = pixel_array(dataset) if pixels is None else pixels
         frames = int(number(dataset, "NumberOfFrames", 1))
         shape = (frames, dataset.Rows, dataset.Columns, int(number(dataset, "SamplesPerPixel", 1)))
         if pixels.size != np.prod(shape):
@@ -156,7 +161,7 @@ def read_pixels(file: str) -> tuple[np.ndarray, bool]:
             )
         pixels = pixels.reshape(shape)
         if frames == 1 and "MOSAIC" in words(dataset, "ImageType"):
-            pixels = split_tiles(pixels[0], read_tiles(dataset, shape[1:3]).count)
+            pixels = split_tiles(pixels[0], read_tiles(open_header(file), shape[1:3]).count)
         return _upright(pixels, dataset)
 
 
@@ -359,6 +364,21 @@ def _check_length(dataset: Dataset) -> None:
         raise ScanError(
             f"pixel data (7FE0,0010) is truncated: {found} bytes, expected {expected}; fetch the file again"
         )
+
+
+def _plain(dataset: Dataset) -> np.ndarray | None:
+    """Grey pixels that lie unpacked in whole bytes, as pydicom decodes them (which takes ten times as long); None for all
+    else."""
+    allocated, stored = (int(number(dataset, keyword, 0)) for keyword in ("BitsAllocated", "BitsStored"))
+    grey = number(dataset, "SamplesPerPixel", 1) == 1 and word(dataset, "PhotometricInterpretation") in GREY
+    if not grey or allocated not in (8, 16) or not 0 < stored <= allocated or syntax_of(dataset) not in UNPACKED:
+        return None
+    signed = number(dataset, "PixelRepresentation", 0) == 1
+    count = claimed_bytes(dataset) * 8 // allocated
+    pixels = np.frombuffer(dataset.PixelData, f"<{'i' if signed else 'u'}{allocated // 8}", count)
+    top = 1 << (stored - signed)
+    unused = stored < allocated and count and (pixels.max() >= top or pixels.min() < -top * signed)
+    return None if unused else pixels  # bits beyond those stored: an overlay's
 
 
 def _upright(pixels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:

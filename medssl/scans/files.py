@@ -125,9 +125,8 @@ def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
                 )
             if not piece and not feed and not unpacker.eof:
                 raise ScanError(
-                    f"the gzip stream ends after {len(out)} bytes without its checksum: the file is "
-                    "truncated; "
-                    "fetch it again"
+                    f"the gzip stream ends after {len(out)} bytes without its checksum: the file is truncated; fetch "
+                    "it again"
                 )
     except zlib.error:
         raise ScanError(

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.scans.conform import valid
+from medssl.scans.quality import LOOKED_AT, thinned
 
 ANISOTROPIC = 3.0  # nnU-Net's threshold
 COARSE_PERCENTILE = 10
@@ -47,7 +48,8 @@ def target_spacing(rows: pd.DataFrame) -> tuple[list[float], str]:
 
 
 def intensity(array: np.ndarray, modality: str) -> dict[str, Any] | None:
-    """Mean, std and quantiles of up to 10,000 body voxels of a scan in the cache; None for a scan without body."""
+    """Mean, std and quantiles of about 10,000 body voxels of a scan in the cache; None for a scan without body."""
+    array = thinned(array, LOOKED_AT)
     voxels = array[valid(array, modality)]
     if not voxels.size:
         return None

@@ -96,9 +96,8 @@ def check_same_grid(
         turned, mask_turned = shape, mask_shape
     if turned != mask_turned:
         raise ScanError(
-            f"the mask has shape {_times(mask_turned)}, its image {_times(turned)}: expected the same "
-            "grid; "
-            "resample the mask onto the image"
+            f"the mask has shape {_times(mask_turned)}, its image {_times(turned)}: expected the same grid; resample "
+            "the mask onto the image"
         )
     apart = corners_apart_mm(affine, mask_affine, turned) if len(turned) == 3 else 0.0
     if apart > AGREE_MM:

@@ -37,8 +37,7 @@ def image_header(path: Path) -> Header:
     size, channels = _tiff_claim(path) if _is_tiff(path) else _pillow_claim(path)
     if math.prod(size) > PIXEL_LIMIT:
         raise ScanError(
-            f"the header claims {size[0]}x{size[1]} pixels: expected at most {PIXEL_LIMIT} (a "
-            "decompression bomb?); "
+            f"the header claims {size[0]}x{size[1]} pixels: expected at most {PIXEL_LIMIT} (a decompression bomb?); "
             "leave it out"
         )
     return _header(size, channels if channels == 1 else None)
@@ -119,9 +118,8 @@ def _pillow_claim(path: Path) -> tuple[tuple[int, int], int]:
             ) from None
         except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
             raise ScanError(
-                f"this is not an image ({type(error).__name__}), whatever its name says: fetch it again, "
-                "or "
-                "leave it out"
+                f"this is not an image ({type(error).__name__}), whatever its name says: fetch it again, or leave it "
+                "out"
             ) from None
     if frames > 1:
         raise ScanError(f"the image holds {frames} frames: expected one; export them as single images")

@@ -10,6 +10,7 @@ its folder's.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from medssl.errors import MedsslError, nearest
 from medssl.scans.files import stem
 
 MOST_VALUES = 20
+# A column with one of these words in its name is no label unless it is asked for: it may name a person.
+PERSONAL = {"address", "author", "birth", "birthday", "comment", "comments", "contact", "date", "dob", "doctor", "email",
+            "initials", "institution", "insurance", "mail", "mrn", "name", "names", "note", "notes", "nurse", "operator",
+            "phone", "physician", "radiologist", "rater", "reader", "referrer", "remark", "remarks", "reporter", "ssn",
+            "surname", "technician", "user", "zip"}  # fmt: skip
 NAMES_SHOWN = 5
 Parts = tuple[str, ...]
 
@@ -41,13 +47,19 @@ class Warned:
 class LabelTable:
     """A CSV of labels, one row a scan. Raises MedsslError for a file or column that is not there."""
 
-    def __init__(self, csv: Path, key: str, patient: str | None = None, label: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, csv: Path, key: str, patient: str | None = None, label: Sequence[str] | None = None,
+        report: str | None = None,
+    ) -> None:  # fmt: skip
         frame = _read(csv, key, patient)
+        if report is not None and (report in (key, patient) or report not in frame.columns):
+            raise MedsslError(f"report {report!r} is no column of text in the labels{nearest(report, frame.columns)}")
+        self.report = report
         self.patient = patient if patient in frame.columns else None
         self.ids = frame[key].fillna("").str.strip().tolist()
         self.patients = frame[self.patient].tolist() if self.patient else []
-        others = [column for column in frame.columns if column not in (key, self.patient)]
-        self.kept = list(label) if label is not None else [name for name in others if _is_label(frame[name])]
+        others = [column for column in frame.columns if column not in (key, self.patient, report)]
+        self.kept = list(label) if label is not None else [name for name in others if _is_label(name, frame[name])]
         for name in self.kept:
             if name not in frame.columns:
                 raise MedsslError(f"label {name!r} is no column of the labels{nearest(name, frame.columns)}")
@@ -76,13 +88,21 @@ class LabelTable:
         """The kept labels of one row; an empty cell is None."""
         return {name: _plain(self.frame[name].iloc[row]) for name in self.kept}
 
+    def report_of(self, row: int) -> tuple[str | None, list[str]]:
+        """The report of one row, None for an empty cell, and what else its row says that is no label: names, notes."""
+        if self.report is None:
+            return None, []
+        cells = self.frame.iloc[row].drop([self.report, *self.kept]).dropna()
+        text = self.frame[self.report].iloc[row]
+        return None if pd.isna(text) or not str(text).strip() else str(text), [str(value) for value in cells]
+
     def patient_of(self, row: int) -> str | None:
         """The patient of one row, None for an empty cell."""
         value = self.patients[row]
         return None if pd.isna(value) or not str(value).strip() else str(value).strip()
 
     def _one(self, rows: list[int]) -> int | str:
-        said = self.frame.iloc[rows][[*self.kept, *([self.patient] if self.patient else [])]]
+        said = self.frame.iloc[rows][[*self.kept, *(name for name in (self.patient, self.report) if name)]]
         return rows[0] if len(rows) == 1 or len(said.drop_duplicates()) <= 1 else "twice"
 
     def _warnings(self, matched, rows, unknown, ambiguous, usable) -> list[Warned]:
@@ -94,7 +114,7 @@ class LabelTable:
             (repeated, f"{len(repeated)} scans have several label rows; rows that disagree are not used"),
             (
                 self.left_out,
-                f"{len(self.left_out)} columns are no labels by their values (--label NAME keeps one, --patient NAME says whose a scan is)",
+                f"{len(self.left_out)} columns are no labels by their values or may name a person (--label NAME keeps one, --patient NAME says whose a scan is)",
             ),
         ]
         warned = [Warned(text, tuple(names)) for names, text in said if names]
@@ -113,8 +133,10 @@ def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
         raise MedsslError(f"labels {csv} is no CSV file ({type(error).__name__}): expected columns and rows") from None
 
 
-def _is_label(values: pd.Series) -> bool:
-    """Few distinct values, and not one of its own for each row, as names and dates have."""
+def _is_label(column: str, values: pd.Series) -> bool:
+    """Few distinct values, not one of its own for each row, as names and dates have, and no person in the column's name."""
+    if PERSONAL & set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())):
+        return False
     distinct = values.nunique()
     return 0 < distinct <= MOST_VALUES and (distinct < len(values) or len(values) <= 2)
 

@@ -21,34 +21,8 @@ from medssl.errors import MedsslError
 
 KEY_BYTES = 32
 # Fixed words only: a header may hold anything in this field.
-MODALITIES = frozenset(
-    {
-        "CR",
-        "CT",
-        "DR",
-        "DX",
-        "ES",
-        "GM",
-        "IO",
-        "IVUS",
-        "MG",
-        "MR",
-        "NM",
-        "OCT",
-        "OP",
-        "OPT",
-        "OT",
-        "PT",
-        "PX",
-        "RF",
-        "RG",
-        "SC",
-        "SM",
-        "US",
-        "XA",
-        "XC",
-    }
-)
+MODALITIES = frozenset({"CR", "CT", "DR", "DX", "ES", "GM", "IO", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "OT", "PT",
+                        "PX", "RF", "RG", "SC", "SM", "US", "XA", "XC"})  # fmt: skip
 MANUFACTURERS = {
     "agfa": "Agfa",
     "canon": "Canon",
@@ -111,6 +85,8 @@ HEADER_FIELDS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
+PIXEL_FIELDS = ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "ExtendedOffsetTable",
+                "ExtendedOffsetTableLengths")  # also needed to decode the pixels; never kept  # fmt: skip
 
 
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # SOP classes of secondary capture, single and multi-frame, start like this
@@ -183,8 +159,7 @@ def _load(key_file: Path) -> bytes:
     key = key_file.read_bytes()
     if len(key) != KEY_BYTES:
         raise MedsslError(
-            f"the pseudonym key has {len(key)} bytes: expected {KEY_BYTES}; restore it from a backup, or "
-            "delete it "
-            "and index again (every pseudonym changes)"
+            f"the pseudonym key has {len(key)} bytes: expected {KEY_BYTES}; restore it from a backup, or delete it and "
+            "index again (every pseudonym changes)"
         )
     return key

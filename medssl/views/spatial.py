@@ -1,10 +1,12 @@
-"""Every move in space - crop, zoom, rotation, flip - as ONE resample of the source to the crop.
+"""Every move in space - crop, zoom, rotation, shear, elastic, flip - as ONE resample of the source to the crop.
 
-    view = Resample(size=(32, 32, 32), zoom=(0.7, 1.4), rotate_degrees=(20, 20, 20), flip=(0.5, 0, 0))
-    y = view(x, view.draw(keys))                           # (B, C, *source) -> (B, C, 32, 32, 32)
+    view = Resample((96, 96, 96), zoom=(0.7, 1.4), rotate_degrees=(20, 20, 20), elastic_mm=6, flip=0.5)
+    y = view(x, view.draw(keys))                           # (B, C, *source) -> (B, C, 96, 96, 96)
+    y, mask = view.both(x, mask, view.draw(keys))          # the mask too, nearest neighbour, by the same move
 
-Voxels are taken as `spacing_mm` apart, so that a rotation is rigid in millimetres. What lies outside of the source is
-0: air, since a CT window comes first.
+Voxels are taken as `spacing_mm` apart, so that a rotation is rigid in millimetres. Where each voxel of the crop lies in
+the source is one small grid of cubic B-spline control points an axis, spread over the crop axis by axis: a B-spline
+reproduces an affine map exactly, so the elastic part costs nothing on top of it (Rueckert et al. 1999, IEEE TMI 18(8)).
 """
 
 from __future__ import annotations
@@ -18,17 +20,30 @@ from torch import Tensor
 
 from medssl.errors import MedsslError
 from medssl.views.base import Params, View, mix, uniform
+from medssl.views.separable import cubic_bspline, hat, spread
+
+LEFT_RIGHT = {2: 1, 3: 0}  # the axis that mirrors left and right: the columns of an image, x of a volume
+NO_FOLD = {2: 0.48, 3: 0.40}  # of the control spacing: below it no B-spline folds (Choi & Lee 2000, Graph. Models 62)
+THICK = 3.0  # slices this many times as far apart as pixels are not turned out of their plane (nnU-Net's rule)
 
 
 class Resample(View):
-    """Random crop, zoom, rotation and flip, resampled once, linear for scans and nearest for masks.
+    """Random crop, zoom, rotation, shear, elastic deformation and flip in one resample, linear for scans, nearest for masks.
 
-    size: voxels of the crop, one number an axis.
-    zoom: range of the edge of the region that becomes the crop, in crop edges (1: voxel for voxel; 2: twice as far
-    apart), drawn log-uniformly; `aspect` jitters the axes apart by up to that factor.
-    rotate_degrees: the largest turn about each array axis (3D), or one number (2D).
-    flip: the chance to mirror each axis. Axis 0 of a volume is left-right: leave it at 0 where the side matters.
+    size: voxels of the crop, one number an axis; 1 gives a single slice.
+    region_mm: edges of the region that becomes the crop at zoom 1; without it, the crop's own at `spacing_mm`.
+    zoom: range of the region's edges, as a factor, drawn log-uniformly; `aspect` jitters the axes apart by up to it.
+    rotate_degrees: the largest turn about each array axis (3D), or one number (2D); `in_plane` limits it by spacing.
+    shear_degrees: the largest shear of each axis along each other.
+    elastic_mm: the largest displacement of a control point along an axis, in mm of the region at zoom 1, drawn for each
+    sample from 0 to it. elastic_every_mm: how far apart they lie; without it, a quarter of the region's shortest edge.
+    More than 0.48 (2D) or 0.40 (3D) of that could fold the scan onto itself and is refused (Choi & Lee 2000).
+    flip: the chance to mirror each axis. One number is for all axes but left-right, which must be asked for by name.
     shift: False keeps the crop in the middle of the source.
+    outside: the value of what lies outside of the source: 0 is air after a window, -1000 is air in HU. "error" refuses
+    a source that is smaller than the largest region.
+
+    A crop that is only cut, shifted and flipped is taken from whole voxels, so nothing is interpolated.
     """
 
     def __init__(
@@ -37,66 +52,211 @@ class Resample(View):
         zoom: tuple[float, float] = (1.0, 1.0),
         aspect: float = 1.0,
         rotate_degrees: Sequence[float] = (),
-        flip: Sequence[float] = (),
+        flip: float | Sequence[float] = (),
         shift: bool = True,
         spacing_mm: Sequence[float] | None = None,
+        region_mm: Sequence[float] | None = None,
+        shear_degrees: float = 0.0,
+        elastic_mm: float = 0.0,
+        elastic_every_mm: float | None = None,
+        outside: float | str = 0.0,
     ):
         super().__init__()
         dims = len(size)
-        self.size, self.zoom, self.aspect, self.shift = tuple(size), zoom, aspect, shift
+        self.size, self.zoom, self.aspect, self.shift = tuple(size), tuple(zoom), aspect, shift
+        self.dims = (dims,)
         self.rotate_degrees = tuple(rotate_degrees) or (0.0,) * (3 if dims == 3 else 1)
-        self.flip = tuple(flip) or (0.0,) * dims
+        self.flip = flips(flip, dims) if isinstance(flip, (int, float)) else tuple(flip) or (0.0,) * dims
         self.spacing_mm = tuple(spacing_mm or (1.0,) * dims)
-        if not 0 < zoom[0] <= zoom[1] or aspect < 1:
-            raise MedsslError(f"zoom {zoom}, aspect {aspect}: expected 0 < low <= high and an aspect of 1 or more")
-        if (
-            len(self.flip) != dims
-            or len(self.spacing_mm) != dims
-            or len(self.rotate_degrees) != (3 if dims == 3 else 1)
-        ):
+        self.region_mm = tuple(region_mm or (n * s for n, s in zip(self.size, self.spacing_mm)))
+        self.shear_degrees, self.elastic_mm, self.outside = shear_degrees, elastic_mm, outside
+        shortest = min([edge for edge, n in zip(self.region_mm, size) if n > 1], default=1.0)
+        self.elastic_every_mm = shortest / 4 if elastic_every_mm is None else elastic_every_mm
+        self._refuse_settings()
+        moves = (self.zoom != (1, 1), aspect > 1, any(self.rotate_degrees), shear_degrees, elastic_mm)
+        own = all(math.isclose(r, n * s) for r, n, s in zip(self.region_mm, self.size, self.spacing_mm))
+        self.whole_voxels = own and not any(moves)
+
+    def _refuse_settings(self) -> None:
+        dims = len(self.size)
+        if dims not in (2, 3) or any(n < 1 for n in self.size):
+            raise MedsslError(f"size {self.size}: expected 2 or 3 numbers of 1 or more")
+        if not 0 < self.zoom[0] <= self.zoom[1] or self.aspect < 1:
             raise MedsslError(
-                f"a crop of {dims} axes came with flip {self.flip}, spacing_mm {self.spacing_mm}, rotate_degrees "
-                f"{self.rotate_degrees}: expected one number an axis (rotation in 2D: one number)"
+                f"zoom {self.zoom}, aspect {self.aspect}: expected 0 < low <= high and an aspect of 1 or more"
             )
+        lists = (len(self.flip), len(self.spacing_mm), len(self.region_mm))
+        if set(lists) != {dims} or len(self.rotate_degrees) != (3 if dims == 3 else 1):
+            raise MedsslError(
+                f"a crop of {dims} axes came with flip {self.flip}, spacing_mm {self.spacing_mm}, region_mm {self.region_mm}, "
+                f"rotate_degrees {self.rotate_degrees}: expected one number an axis (rotation in 2D: one number)"
+            )
+        if min(self.spacing_mm) <= 0 or min(self.region_mm) <= 0 or self.elastic_every_mm <= 0:
+            raise MedsslError(
+                f"spacing_mm {self.spacing_mm}, region_mm {self.region_mm}, elastic_every_mm {self.elastic_every_mm}: "
+                f"expected numbers above 0"
+            )
+        if min(self.rotate_degrees) < 0 or not 0 <= self.shear_degrees < 45 or not all(0 <= p <= 1 for p in self.flip):
+            raise MedsslError(
+                f"rotate_degrees {self.rotate_degrees}, shear_degrees {self.shear_degrees}, flip {self.flip}: "
+                f"expected turns of 0 or more, a shear from 0 to 45, chances from 0 to 1"
+            )
+        most = NO_FOLD[dims] * self.elastic_every_mm
+        if not 0 <= self.elastic_mm <= most:
+            raise MedsslError(
+                f"elastic_mm {self.elastic_mm} with control points {self.elastic_every_mm:g} mm apart: expected 0 to {most:g}, "
+                f"beyond which the scan may fold; lower it, or raise elastic_every_mm"
+            )
+        if isinstance(self.outside, str) and self.outside != "error":
+            raise MedsslError(f'outside "{self.outside}": expected a value such as 0.0, or "error"')
+
+    @classmethod
+    def example(cls, dims: int) -> View:
+        turns = (20.0,) * (3 if dims == 3 else 1)
+        return cls((16,) * dims, (0.7, 1.2), 1.2, turns, 0.5, shear_degrees=5, elastic_mm=1.5)
 
     def parameters_of(self, keys: Tensor) -> Params:
-        dims = len(self.size)
+        dims, device = len(self.size), keys.device
         low, high = math.log(self.zoom[0]), math.log(self.zoom[1])
         zoom = uniform(mix(keys, 1), 1, low, high)
         jitter = uniform(mix(keys, 2), dims, -math.log(self.aspect) / 2, math.log(self.aspect) / 2)
-        turns = torch.tensor(self.rotate_degrees, device=keys.device) * math.pi / 180
-        return {
+        turns = torch.tensor(self.rotate_degrees, device=device) * math.pi / 180
+        params = {
             "zoom": (zoom + jitter).exp(),  # (B, d)
-            "place": uniform(mix(keys, 3), dims, -1, 1)
-            if self.shift
-            else torch.zeros(len(keys), dims, device=keys.device),
+            "place": uniform(mix(keys, 3), dims, -1, 1) * self.shift,
             "radians": uniform(mix(keys, 4), len(turns), -1, 1) * turns,
-            "flip": uniform(mix(keys, 5), dims) < torch.tensor(self.flip, device=keys.device),
+            "flip": uniform(mix(keys, 5), dims) < torch.tensor(self.flip, device=device),
         }
+        if self.shear_degrees:
+            steepest = math.tan(math.radians(self.shear_degrees))
+            params["shear"] = uniform(mix(keys, 6), dims * (dims - 1), -steepest, steepest)
+        if self.elastic_mm:
+            params["elastic_mm"] = uniform(mix(keys, 7), 1, 0, self.elastic_mm)[:, 0]
+            params["elastic_key"] = mix(keys, 8)
+        return params
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return self._resample(x, params, "bilinear")
+        return self._resample([x], ["bilinear"], params)[0]
 
-    def mask(self, mask: Tensor, params: Params) -> Tensor:
-        return self._resample(mask, params, "nearest")
+    def move_mask(self, mask: Tensor, params: Params) -> Tensor:
+        return self._resample([mask], ["nearest"], params)[0]
 
-    def _resample(self, x: Tensor, params: Params, mode: str) -> Tensor:
-        theta = self._theta(x, params).to(x.device)
-        grid = F.affine_grid(theta, [len(x), x.shape[1], *self.size], align_corners=False)
-        wide = x if x.dtype.is_floating_point and x.dtype.itemsize >= 4 else x.float()
-        return F.grid_sample(wide, grid, mode=mode, padding_mode="zeros", align_corners=False).to(x.dtype)
+    def change_both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        image, moved = self._resample([x, mask], ["bilinear", "nearest"], params)
+        return image, moved
 
-    def _theta(self, x: Tensor, params: Params) -> Tensor:
-        """(B, d, d+1): where in the source (as -1..1, last axis first) each place of the crop lies."""
-        size = torch.tensor(self.size, dtype=torch.float32, device=x.device)
-        source = torch.tensor(x.shape[2:], dtype=torch.float32, device=x.device)
-        spacing = torch.tensor(self.spacing_mm, device=x.device)
-        edges = params["zoom"] * torch.where(params["flip"], -size, size)  # (B, d) in source voxels
-        turn = rotation(params["radians"])  # (B, d, d) in mm
-        voxels = (turn * spacing[None, None, :]) / spacing[None, :, None]
-        linear = voxels * edges[:, None, :] / source[None, :, None]
-        room = ((source - edges.abs()).clamp(min=0) / source) * params["place"]  # the crop stays inside if it can
-        return torch.cat([linear.flip(1, 2), room.flip(1)[..., None]], dim=2)
+    def matrix(self, params: Params, source: Sequence[int]) -> Tensor:
+        """(B, d+1, d+1): index of a voxel of the crop -> index in a source of that shape, the elastic part left out.
+
+        `affine @ matrix` is the crop's own affine.
+        """
+        device = params["zoom"].device
+        size, shape = (torch.tensor(n, dtype=torch.float32, device=device) for n in (self.size, tuple(source)))
+        spacing = torch.tensor(self.spacing_mm, device=device)
+        edges = self.edges(params)
+        turn = rotation(params["radians"]) @ self._shear(params)  # (B, d, d) in mm
+        steps = torch.where(params["flip"], -edges, edges) / size
+        linear = turn * (spacing * steps)[:, None, :] / spacing[:, None]
+        room = (shape - edges).clamp(min=0) / 2 * params["place"]  # the crop stays inside if it can
+        offset = (shape - 1) / 2 + room - (linear @ ((size - 1) / 2))
+        if self.whole_voxels:
+            offset = offset.round()
+        last = torch.eye(len(self.size) + 1, device=device)[-1].expand(len(edges), 1, -1)
+        return torch.cat([torch.cat([linear, offset[..., None]], 2), last], 1)
+
+    def edges(self, params: Params) -> Tensor:
+        """(B, d): the edges of the regions in voxels of the source."""
+        device = params["zoom"].device
+        return params["zoom"] * torch.tensor([r / s for r, s in zip(self.region_mm, self.spacing_mm)], device=device)
+
+    def largest_region(self) -> tuple[float, ...]:
+        """The longest edges that can be drawn, in voxels of the source."""
+        most = self.zoom[1] * math.sqrt(self.aspect)
+        return tuple(most * r / s for r, s in zip(self.region_mm, self.spacing_mm))
+
+    def displacement(self, params: Params) -> Tensor:
+        """(B, d, *control): how far each control point is moved, in voxels of the crop; drawn anew from its key."""
+        counts = [len(knots) for knots in self._knots()]
+        drawn = uniform(params["elastic_key"], len(counts) * math.prod(counts), -1, 1)
+        voxel_mm = torch.tensor([r / n for r, n in zip(self.region_mm, self.size)], device=drawn.device)
+        scale = params["elastic_mm"][:, None] / voxel_mm
+        return drawn.reshape(len(drawn), len(counts), *counts) * scale.reshape(*scale.shape, *[1] * len(counts))
+
+    def _knots(self) -> list[Tensor]:
+        """For each axis where its control points lie, in voxels of the crop: evenly about the middle, one cell beyond."""
+        if not self.elastic_mm:
+            return [torch.tensor([0.0, max(n - 1, 1)]) for n in self.size]
+        knots = []
+        for n, region in zip(self.size, self.region_mm):
+            step = self.elastic_every_mm * n / region
+            cells = max(1, math.ceil((n - 1) / step))
+            knots.append((n - 1) / 2 + step * (torch.arange(cells + 3) - 1 - cells / 2))
+        return knots
+
+    def _weights(self, device: torch.device) -> list[Tensor]:
+        """For each axis the weight (n, control) of every control point in every voxel; each row sums to 1."""
+        places = [torch.arange(n, dtype=torch.float64) for n in self.size]
+        basis = cubic_bspline if self.elastic_mm else hat
+        found = [basis((p[:, None] - k) / (k[1] - k[0])) for p, k in zip(places, self._knots())]
+        return [w.float().to(device) for w in found]
+
+    def _controls(self, params: Params, source: Sequence[int]) -> Tensor:
+        """(B, d, *control): where in the source, in voxels, the crop's control points lie."""
+        matrix = self.matrix(params, source)
+        dims, device = len(self.size), matrix.device
+        points = torch.stack(torch.meshgrid(*[k.to(device) for k in self._knots()], indexing="ij"))[None]
+        if self.elastic_mm:
+            points = points + self.displacement(params)
+        moved = (
+            matrix[:, :dims, :dims] @ points.expand(len(matrix), *points.shape[1:]).flatten(2) + matrix[:, :dims, dims:]
+        )
+        return moved.reshape(len(matrix), *points.shape[1:])
+
+    def _resample(self, images: list[Tensor], modes: list[str], params: Params) -> list[Tensor]:
+        """Every image by the same grid."""
+        source = images[0].shape[2:]
+        self._refuse_source(source)
+        controls = self._controls({k: v.to(images[0].device) for k, v in params.items()}, source)
+        shape = torch.tensor(source, device=controls.device).reshape(-1, *[1] * len(source))
+        controls = ((2 * controls + 1) / shape - 1).flip(1).movedim(1, -1)  # grid_sample's -1..1, last axis first
+        grid = spread(controls[:, None], self._weights(controls.device))[:, 0]  # (B, *size, d)
+        return [self._sample(image, grid, mode) for image, mode in zip(images, modes)]
+
+    def _sample(self, x: Tensor, grid: Tensor, mode: str) -> Tensor:
+        fill = self.outside if mode == "bilinear" and isinstance(self.outside, float | int) else 0.0
+        wide = x.float() - fill if fill else x.float()
+        found = F.grid_sample(wide, grid, mode=mode, padding_mode="zeros", align_corners=False)
+        return (found + fill if fill else found).to(x.dtype)
+
+    def _refuse_source(self, source: Sequence[int]) -> None:
+        largest = tuple(math.ceil(n - 1e-6) for n in self.largest_region())
+        if self.outside == "error" and any(a > b for a, b in zip(largest, source)):
+            raise MedsslError(
+                f"the crop's region can be {largest} voxels, the source is {tuple(source)}: expected a source that holds it; "
+                f"lower zoom or region_mm, or pad what is missing with outside=0.0"
+            )
+
+    def _shear(self, params: Params) -> Tensor:
+        """(B, d, d): ones on the diagonal, the tangents of the shears beside it."""
+        dims = len(self.size)
+        one = torch.eye(dims, device=params["zoom"].device).repeat(len(params["zoom"]), 1, 1)
+        if "shear" in params:
+            one[:, ~torch.eye(dims, dtype=torch.bool, device=one.device)] = params["shear"]
+        return one
+
+
+def flips(chance: float, dims: int) -> tuple[float, ...]:
+    """The chance to mirror each axis, left-right left out: heart and liver have a side, and so has a chest film."""
+    return tuple(0.0 if axis == LEFT_RIGHT[dims] else float(chance) for axis in range(dims))
+
+
+def turns(degrees: float, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+    """The largest turn about each axis; with thick slices only within their plane, as a voxel there is no cube."""
+    if len(spacing_mm) == 2:
+        return (degrees,)
+    across = max(range(3), key=lambda axis: spacing_mm[axis])
+    thick = spacing_mm[across] / min(spacing_mm) > THICK
+    return tuple(degrees if axis == across or not thick else 0.0 for axis in range(3))
 
 
 def rotation(radians: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The dashboard in a real browser, on a study of the phantom cohort: what is drawn, what is asked of whom, who is let in."""
 
+import base64
 import importlib.util
 import json
 import os
@@ -36,7 +37,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--disable-background-networking",
     "--host-resolver-rules=MAP foreign.example 127.0.0.1",
 ]  # fmt: skip
-PATIENCE_MS = 120_000
+PATIENCE_MS = 60_000
 # Every address the server's process connects to, or asks the name of, is written down.
 WATCH = """
 import os, sys
@@ -46,6 +47,17 @@ def watch(event, details):
             print(event, details[1] if event != "socket.getaddrinfo" else details[:2], file=file)
 sys.addaudithook(watch)
 """
+
+
+# A table is drawn on a canvas; what a screen reader is told of it lies beneath: one list a row.
+GRID = (
+    "[...document.querySelectorAll('[data-testid=stDataFrame] canvas tr')].map(r => [...r.cells].map(c => c.innerText))"
+)
+
+NUMBERS = {
+    "score": "metrics.dice", "draw": "config.draw", "seconds": "cost.seconds",
+    "peak memory, MiB": "cost.peak_memory_mib", "samples/s": "cost.samples_per_s",
+}  # fmt: skip
 
 
 @dataclass
@@ -82,7 +94,7 @@ class Board:
 def phantom_study(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs: studies of segmentation and of classification of the phantom cohort."""
     root = tmp_path_factory.mktemp("dashboard")
-    shared = {"crop": (16, 16, 16), "recipe": Recipe(steps=3, batch_size=2), "draws": 2}
+    shared = {"crop": (16, 16, 16), "recipe": Recipe(steps=3, batch_size=2), "draws": 1}
     study(cache.path, root / "seg", "segmentation", ["scratch", str(pretrained)], ["1p", "100%"], **shared)
     arms = ["scratch", "random-frozen"]
     study(cache.path, root / "class", "classification", arms, ["3p"], label="lesion", **shared)
@@ -101,19 +113,8 @@ def serve(root: Path, data: Path, watch: Path) -> Iterator[tuple[str, Path]]:
         port = free.getsockname()[1]
     path = os.pathsep.join([str(watch), str(Path(__file__).parent.parent.parent)])
     environment = os.environ | {"PYTHONPATH": path, "MEDSSL_WATCH": str(watch / "asked.txt"), "HOME": str(watch)}
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "medssl.cli",
-        "review",
-        str(root),
-        "--data",
-        str(data),
-        "--port",
-        str(port),
-    ]
+    command = [sys.executable, "-W", "ignore", "-m", "medssl.cli", "review", str(root)]
+    command += ["--data", str(data), "--port", str(port)]
     (watch / "asked.txt").touch()
     server = subprocess.Popen(command, cwd=watch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -158,10 +159,10 @@ def board(browser, served) -> Iterator[Board]:
 
 
 def test_every_page_renders_and_asks_nothing_of_anyone(board: Board, served, phantom_study: Path) -> None:
-    page = board.open("study=seg", ".js-plotly-plot .errorbar")
+    page = board.open("study=seg", ".js-plotly-plot .point")
     summary = pd.read_parquet(phantom_study / "seg" / "summary.parquet").query("metric == 'dice'")
     assert page.locator("h4").inner_text() == findings(summary, "Dice")[0]
-    traces = page.evaluate("document.querySelector('.js-plotly-plot').data.map(t => [t.name, Array.from(t.y)])")
+    traces = page.evaluate("document.querySelector('.js-plotly-plot')._fullData.map(t => [t.name, Array.from(t.y)])")
     means = {
         f"{arm}, fine-tuned": rows.sort_values("patients")["mean"].tolist() for arm, rows in summary.groupby("arm")
     }
@@ -176,6 +177,7 @@ def test_every_page_renders_and_asks_nothing_of_anyone(board: Board, served, pha
         board.settle()
     page = board.open("study=class&page=Cases", ".case .bar")
     assert page.locator(".case .bar").count() == 2 * 2
+    print(json.dumps({"requests": len(board.requests), "outside": len(board.outside), "console": board.console}))
     assert board.outside == []
     assert len(board.requests) > 20
     assert [line for line in board.console if line.startswith("error")] == []
@@ -187,9 +189,17 @@ def test_the_run_table_and_the_comparison(board: Board, phantom_study: Path) -> 
     page = board.open("page=Runs", "[data-testid=stDataFrame]")
     table = runs.table(phantom_study)
     assert page.locator("[data-testid=stMetricValue]").first.inner_text() == str(len(table))
-    grid = page.locator("[data-testid=stDataFrame] canvas").first
+    head, *rows = page.evaluate(GRID)
+    drawn = pd.DataFrame(rows, columns=head).set_index("run")
+    assert sorted(drawn.index) == sorted(table["folder"])
+    for run in table.itertuples(index=False):
+        assert drawn.loc[run.folder, ["status", "kind"]].tolist() == [run.status, run.kind]
+    numbers = drawn[list(NUMBERS)].apply(pd.to_numeric).loc[table["folder"]]
+    for shown, name in NUMBERS.items():
+        expected = table["metrics.dice"].fillna(table["metrics.auroc"]) if shown == "score" else table[name]
+        np.testing.assert_allclose(numbers[shown], expected.astype(float), rtol=1e-12, equal_nan=True)
     for row in (0, 1):
-        grid.click(position={"x": 18, "y": 35 * (row + 1) + 17})
+        tick(page, row)
         board.settle()
     shown = page.locator("[data-testid=stTable]").inner_text()
     newest = table.sort_values("started", ascending=False, kind="stable")["folder"].tolist()[:2]
@@ -225,7 +235,7 @@ def test_controls_of_a_case_act(board: Board, phantom_study: Path, cache: Cache)
     board.settle()
     assert sources(page)[0] == pictures[0]
     assert sources(page)[1] != pictures[1]
-    page.locator("[data-testid=stDataFrame] canvas").first.click(position={"x": 18, "y": 35 * 2 + 17})
+    tick(page, 1)
     page.get_by_text(f"Scan {worst[1]}").wait_for()
     choose("Budget", "100%")(page)
     board.settle()
@@ -237,6 +247,12 @@ def folder_of(study: Path, arm: str, budget: str) -> Path:
     cells = runs.table(study / "cells")
     mine = cells[(cells["config.arm"] == arm) & (cells["config.budget_name"] == budget) & (cells["config.draw"] == 0)]
     return study / "cells" / mine["folder"].iloc[0]
+
+
+def tick(page, row: int) -> None:
+    """The box of a row: a table is one canvas, whose rows are 35 pixels high, the first of them its head."""
+    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+    page.mouse.click(box["x"] + 18, box["y"] + 35 * (row + 1) + 17)
 
 
 def sources(page) -> list[str]:
@@ -297,12 +313,8 @@ def test_no_file_of_the_machine_is_served(served, path: str) -> None:
     assert not re.match(r"HTTP/1.1 200.*passwd", answer, re.S)
 
 
-SOCKET = {
-    "Upgrade": "websocket",
-    "Connection": "Upgrade",
-    "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Key": "bWVkc3Ns" * 2 + "bWVkc3M=",
-}
+SOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+SOCKET |= {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
 
 
 @pytest.mark.parametrize(
@@ -343,7 +355,6 @@ def test_a_page_asked_for_under_a_foreign_name_shows_nothing(browser, served, ph
     page.close()
 
 
-@pytest.mark.slow
 def test_the_first_page_comes_within_three_seconds_of_200_runs(
     browser, cache: Cache, phantom_study: Path, tmp_path: Path
 ) -> None:
@@ -360,7 +371,7 @@ def test_the_first_page_comes_within_three_seconds_of_200_runs(
             page = context.new_page()
             started = time.perf_counter()
             page.goto(f"{url}/?study=seg")
-            page.wait_for_selector(".js-plotly-plot .errorbar", timeout=PATIENCE_MS)
+            page.wait_for_selector(".js-plotly-plot .point", timeout=PATIENCE_MS)
             took.append(round(time.perf_counter() - started, 2))
             page.close()
     print(json.dumps({"first page, s": took}))

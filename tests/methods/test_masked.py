@@ -16,7 +16,7 @@ from lightly.models.modules.masked_causal_vision_transformer import MaskedCausal
 from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
 from medssl.encoders.vit import positions, take, to_patches
 from medssl.errors import MedsslError
-from medssl.methods import AIM, MAE, MaskedMotion, Method, NextSlice, SimMIM, SparK, check_method
+from medssl.methods import AIM, IBOT, MAE, MaskedMotion, Method, NextSlice, SimMIM, SparK, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.methods.patches import targets
 from medssl.methods.spark import visible_only
@@ -44,6 +44,7 @@ METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {  # how it is built, and the 
     "NextSlice, frames": (lambda e: NextSlice(e, "frames", 2), ("unet frames", "vit frames")),
     "MaskedMotion": (MaskedMotion, ("unet frames", "vit frames")),
     "SimMIM": (SimMIM, ("vit",)),
+    "IBOT": (lambda e: IBOT(e, prototypes=8, hidden_width=16, bottleneck=8), ("vit", "vit thick slices")),
 }
 
 
@@ -371,6 +372,55 @@ def sequences(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     return prepare(folder / "manifest", folder / "cache")
 
 
+def test_ibot_is_the_published_loss_in_float64() -> None:
+    """Zhou et al. 2022, equations 2 and 3, in numpy, view by view and patch by patch; tolerance 1e-5."""
+    torch.manual_seed(0)
+    method = IBOT(ENCODERS["vit"](2), 0.5, 0.7, prototypes=8, hidden_width=16, bottleneck=8)
+    method.dino.center.normal_(), method.ibot.center.value.normal_()
+    batch = small_batch(method, (32, 32))
+    batch["views"].append(batch["views"][0].flip(2))
+    batch["valid_views"].append(batch["valid_views"][0].flip(2))
+    x, mask = torch.cat(batch["views"]), method.mask_of(batch)
+    counted = method.counted(mask, torch.cat(batch["valid_views"]))
+    student = torch.nn.Sequential(method.encoder, method.head)
+    with torch.no_grad():
+        said, said_of_patches = (t.double().numpy() for t in method.answers(method.teacher, x, counted))
+        answered, of_patches = (t.double().numpy() for t in method.answers(student, method.covered(x, mask), counted))
+        centres = (
+            method.dino.center.double().numpy().reshape(1, 8),
+            method.ibot.center.value.double().numpy().reshape(1, 8),
+        )
+        found = float(method.loss(batch))
+
+    def cross_entropy(teacher: np.ndarray, pupil: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        wanted = np.exp((teacher - centre) / 0.04)  # the temperature of the first step
+        guessed = np.exp(pupil / 0.1)
+        return -(wanted / wanted.sum(1, keepdims=True) * np.log(guessed / guessed.sum(1, keepdims=True))).sum(1)
+
+    views = (
+        cross_entropy(said[:3], answered[3:], centres[0]).mean()
+        + cross_entropy(said[3:], answered[:3], centres[0]).mean()
+    ) / 2
+    whose, patches = counted.nonzero()[:, 0].numpy(), cross_entropy(said_of_patches, of_patches, centres[1])
+    by_view = [patches[whose == view].mean() for view in range(6) if (whose == view).any()]
+    assert abs(found - views - 0.7 * sum(by_view) / 6) < 1e-5
+    assert mask.flatten(1).mean(1).tolist() == [0.5] * 6
+
+
+def test_ibot_hides_from_the_student_and_does_not_count_air() -> None:
+    torch.manual_seed(0)
+    method = IBOT(ENCODERS["vit"](3), prototypes=8, hidden_width=16, bottleneck=8)
+    batch = small_batch(method, (16, 16, 16))
+    batch["views"].append(batch["views"][0]), batch["valid_views"].append(batch["valid_views"][0])
+    x, mask = torch.cat(batch["views"]), method.mask_of(batch)
+    assert torch.equal(method.covered(torch.where(mask > 0, 9.0, x), mask), method.covered(x, mask))
+    assert method.counted(mask, torch.ones_like(mask)).float().sum(1).tolist() == [2.0] * 6  # of 8 patches
+    assert not method.counted(mask, torch.zeros_like(mask)).any()
+    batch["valid_views"] = [torch.zeros(3, 1, 16, 16, 16)] * 2
+    assert torch.isfinite(method.loss(batch))
+    assert torch.isfinite(method.ibot.center.value).all()
+
+
 def test_a_patch_of_air_or_of_one_voxel_has_a_finite_target() -> None:
     patches, counted = torch.rand(1, 3, 8), torch.ones(1, 3, 8)
     counted[0, 0], counted[0, 1, 1:] = 0, 0
@@ -406,6 +456,12 @@ def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
         MaskedMotion(ENCODERS["unet frames"](3)).check((8, 16, 20), 4)
     with pytest.raises(MedsslError, match="motion_weight -1"):
         MaskedMotion(ENCODERS["unet frames"](3), motion_weight=-1)
+    with pytest.raises(MedsslError, match="IBOT came with a ResidualUNet: expected an encoder of patches"):
+        IBOT(ENCODERS["unet"](3))
+    with pytest.raises(MedsslError, match="patch_weight -1"):
+        IBOT(encoder, patch_weight=-1)
+    with pytest.raises(MedsslError, match="of which mask_ratio 0.3 hides 0"):
+        IBOT(encoder).check((8, 8, 8), 4)
     with pytest.raises(MedsslError, match="mask_ratio is 1.0"):
         MAE(encoder, mask_ratio=1.0)
     with pytest.raises(MedsslError, match="decoder_width 10"):

@@ -16,6 +16,7 @@ import blosc2
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from medssl.errors import MedsslError, ScanError
@@ -203,6 +204,18 @@ def test_a_changed_file_is_prepared_again(tmp_path):
     again = prepare(tmp_path / "m", tmp_path / "c")
     assert (again.read(again.manifest.scan[0])[0] == np.clip(ct_like((14, 12, 10), seed=77), -1024, None)).all()
     assert again.digest != cache.digest
+
+
+def test_a_mask_whose_voxels_lie_beside_its_header_is_prepared_again_when_they_change(tmp_path):
+    write_nifti(tmp_path / "images" / "a.nii", ct_like((8, 8, 8)), np.eye(4))
+    mask = SimpleITK.GetImageFromArray(np.ones((8, 8, 8), np.uint8))
+    mask.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])  # MetaImage counts in LPS
+    (tmp_path / "masks").mkdir()
+    SimpleITK.WriteImage(mask, str(tmp_path / "masks" / "a.mhd"))
+    index([tmp_path / "images"], tmp_path / "m", modality="CT", mask="../masks/{stem}.mhd")
+    assert prepare(tmp_path / "m", tmp_path / "c").structures == (1,)
+    (tmp_path / "masks" / "a.raw").write_bytes(bytes([2]) * 512)
+    assert prepare(tmp_path / "m", tmp_path / "c").structures == (2,)
 
 
 def test_sources_that_went_away_take_nothing_with_them(tmp_path):

@@ -170,6 +170,21 @@ def test_two_series_and_two_patients_in_a_folder_are_never_merged(tmp_path):
     assert {array.tobytes() for array in arrays} == {ct_like(seed=seed).tobytes() for seed in range(3)}
 
 
+def test_a_series_stored_twice_under_other_numbers_is_one_volume_and_two_moments_are_two_frames(tmp_path):
+    first = write_series(tmp_path / "twice")
+    for path in sorted(first.iterdir()):
+        dataset = pydicom.dcmread(path)
+        dataset.InstanceNumber, dataset.SOPInstanceUID = 9 - dataset.InstanceNumber, pydicom.uid.generate_uid()
+        dataset.save_as(first / f"again_{path.name}")
+    scan = read(first)
+    assert scan.frames == 1
+    assert "8 slices dropped: copies equal to the pixel" in scan.notes
+    assert (scan.array[0] == ct_like()).all()
+    dataset.PixelData = bytes(2) + dataset.PixelData[2:]  # one pixel of one slice is another: it is no copy
+    dataset.save_as(first / f"again_{path.name}")
+    assert read(first).frames == 2
+
+
 def test_copies_of_a_series_in_two_folders_stay_apart_but_halves_join(tmp_path):
     write_series(tmp_path / "copies" / "a")
     write_series(tmp_path / "copies" / "b")

@@ -117,7 +117,7 @@ def test_what_can_be_checked_of_a_plain_nii_is(tmp_path, place, kind, value, wor
         read_nifti(tmp_path / "b.nii")
 
 
-FORMATS = "nifti,nrrd,metaimage,image,npz,labels"
+FORMATS = "nifti,nrrd,metaimage,image,npz,dicom,labels"
 
 
 @pytest.mark.parametrize("count", [100, pytest.param(5000, marks=pytest.mark.slow)])

@@ -1,0 +1,94 @@
+"""MoCo: a query finds its key, made by a slowly moving teacher, among many others.
+
+v2: He et al., Momentum Contrast, CVPR 2020 (arXiv 1911.05722), with Chen et al. 2020 (arXiv 2003.04297): the others are a
+queue of the keys of earlier batches. v3: Chen, Xie and He, ICCV 2021 (arXiv 2104.02057): the others are the batch, both
+views are queries and keys, and a predictor follows the student.
+
+    medssl pretrain --data CACHE --method MoCo --method.queue 1024
+    medssl pretrain --data CACHE --method MoCo --method.version v3 --method.chunk 64 --batch-size 4096
+
+Fine-tuning takes the query encoder, as the papers do.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightly.models.modules import MoCoProjectionHead
+from lightly.models.modules.memory_bank import MemoryBankModule
+from torch import Tensor
+
+from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
+from medssl.methods.contrast import Similarity, check_temperature, info_nce, info_nce_of_queue
+from medssl.methods.teacher import StudentTeacher
+
+
+class MoCo(StudentTeacher):
+    """version: v2 (queue) or v3 (no queue, symmetric, predictor). temperature: 0.2 in both papers.
+
+    queue: keys kept (v2). The paper's 65,536 are 5% of its images; in a cohort of hundreds so many would be older keys of
+    the same few scans. Keys of the query's own scan are never its negatives, another deviation for small cohorts.
+    momentum: of the teacher; constant in v2 (0.999 in the paper), rising to 1 in v3 (from 0.99); see `teacher.py`.
+    hidden: width of the heads (2048 in v2, 4096 in v3, for features 2048 wide). projection: 128 in v2, 256 in v3.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        version: Literal["v2", "v3"] = "v2",
+        temperature: float = 0.2,
+        queue: int = 1024,
+        momentum: float = 0.99,
+        hidden: int = 512,
+        projection: int = 128,
+        similarity: Similarity = "cosine",
+        chunk: int = 0,
+    ):
+        super().__init__(encoder, momentum, chunk)
+        check_temperature(temperature)
+        if queue < 1:
+            raise MedsslError(f"queue is {queue}: expected 1 key or more; for none take --method.version v3")
+        self.version, self.temperature, self.queue = version, temperature, queue
+        self.hidden, self.projection, self.similarity = hidden, projection, similarity
+        v3 = version == "v3"
+        self.head = MoCoProjectionHead(encoder.out_dim, hidden, projection, 3 if v3 else 2, batch_norm=v3)
+        self.make_teacher()
+        if v3:
+            self.predictor = MoCoProjectionHead(projection, hidden, projection, 2, batch_norm=True)
+        else:
+            self.last_momentum = momentum
+            self.bank = persistent(MemoryBankModule((queue, projection + 1), gather_distributed=True))
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        return self.symmetric_loss(batch) if self.version == "v3" else self.queue_loss(batch)
+
+    def watch(self) -> dict[str, float]:
+        if self.version == "v3":
+            return super().watch()
+        return super().watch() | {"queue_filled": float((self.bank.bank[:, -1] % 1 == 0).float().mean())}
+
+    def queue_loss(self, batch: dict[str, Any]) -> Tensor:
+        """v2: the first view asks, the second answers; the number of its scan stands beside each key of the queue."""
+        query_view, key_view = batch["views"]
+        queries, keys = self.project(query_view), self.targets(key_view)
+        scans = batch["scan"].to(keys)[:, None]
+        _, kept = self.bank(torch.cat([F.normalize(keys, dim=1), scans], dim=1), update=self.training)
+        never = scans == kept[None, -1]
+        return info_nce_of_queue(queries, keys, kept[:-1].T, self.temperature, self.similarity, never)
+
+    def symmetric_loss(self, batch: dict[str, Any]) -> Tensor:
+        """v3: each view asks once and answers once."""
+        first, second = (self.predictor(z) for z in self.projections(batch))
+        key_first, key_second = self.targets(*batch["views"]).chunk(2)
+        loss = info_nce(first, key_second, self.temperature, self.similarity)
+        return 2 * self.temperature * (loss + info_nce(second, key_first, self.temperature, self.similarity))
+
+
+def persistent(bank: MemoryBankModule) -> MemoryBankModule:
+    """The bank as a part of the checkpoint: lightly leaves it out, and a resumed run would begin with noise."""
+    for name in ("bank", "bank_ptr"):
+        bank.register_buffer(name, getattr(bank, name), persistent=True)
+    return bank

@@ -1,0 +1,131 @@
+"""What the restoring pretexts share: corrupt and restore with a U-Net, or squeeze through a code and draw it again.
+
+    class Mine(Restoring):
+        def corrupt(self, x, keys):
+            return x.flip(2)
+
+Two ways keep a network that restores scans from learning the identity. Either what it sees is damaged (`Restoring`: the
+decoder may then have skips, and goes along into segmentation), or all of the scan passes a narrow code (`ToCode`,
+`FromCode`: skips would lead around the code, so there are none, and the decoder stays behind).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+from medssl.encoders.decoder import Decoder
+from medssl.methods.base import Method
+from medssl.views import recipes
+from medssl.views.base import View, uniform
+
+CELLS = 4  # an axis, of the map that a code is read from and drawn into: the code's layers fit any crop
+
+
+class Restoring(Method):
+    """A pretext that damages a scan and asks a U-Net for the whole one: the mean squared error, over body alone.
+
+    Air is left out as in SimMIM: through the skips it is copied at no cost, and in a torso's crop it is most of the mean.
+    """
+
+    def __init__(self, encoder: Encoder):
+        super().__init__(encoder)
+        self.decoder = Decoder(encoder, encoder.in_channels)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    @abstractmethod
+    def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
+        """What the encoder is shown of (B, C, *S), sample b damaged as keys[b] says."""
+
+    def restore(self, seen: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, C, *S)."""
+        assert self.decoder is not None
+        return self.decoder(self.encoder.features(seen))
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        x = batch["views"][0]
+        return squared_error(self.restore(self.corrupt(x, batch["key"])), x, batch["valid_views"][0])
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        x = batch["views"][0]
+        seen = self.corrupt(x, batch["key"])
+        return {"source": x, "corrupted": seen, "restored": self.restore(seen)}
+
+
+class ToCode(nn.Module):
+    """The coarsest level, whole, as `numbers` numbers: pooled to CELLS an axis, flattened, one linear layer.
+
+    Not the pooled vector: an average over the crop has lost where things are, which the decoder must know (the dense
+    bottleneck of Baur et al., Medical Image Analysis 2021, arXiv 2004.03271).
+    """
+
+    def __init__(self, encoder: Encoder, numbers: int):
+        super().__init__()
+        self.pool: Any = F.adaptive_avg_pool2d if encoder.dims == 2 else F.adaptive_avg_pool3d
+        self.linear = nn.Linear(encoder.out_dim * CELLS**encoder.dims, numbers)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """[..., (B, out_dim, *S // strides[-1])] -> (B, numbers)."""
+        return self.linear(self.pool(pyramid[-1], CELLS).flatten(1))
+
+
+class FromCode(nn.Module):
+    """A scan drawn from a code: a linear layer to a small map, then the encoder's levels backwards, without skips.
+
+    Normed over all channels at once: a norm a channel (the U-Net decoder's) would take each sample's brightness away.
+    """
+
+    def __init__(self, encoder: Encoder, numbers: int, out_channels: int):
+        super().__init__()
+        channels = encoder.channels
+        self.channels, self.stride, self.dims = channels[-1], encoder.strides[-1], encoder.dims
+        self.linear = nn.Linear(numbers, channels[-1] * CELLS**encoder.dims)
+        ratios = [[b // a for a, b in zip(fine, coarse)] for fine, coarse in zip(encoder.strides, encoder.strides[1:])]
+        levels = list(zip(channels[1:], channels[:-1], ratios))[::-1]
+        if max(encoder.strides[0]) > 1:
+            levels.append((channels[0], channels[0], list(encoder.strides[0])))
+        conv: Any = nn.Conv2d if encoder.dims == 2 else nn.Conv3d
+        self.levels = nn.Sequential(*[_level(conv, *level) for level in levels])
+        self.head = conv(channels[0], out_channels, 1)
+
+    def forward(self, code: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, numbers) -> (B, out_channels, *size)."""
+        small = self.linear(code).reshape(len(code), self.channels, *[CELLS] * self.dims)
+        grid = [n // s for n, s in zip(size, self.stride)]
+        mode = "bilinear" if self.dims == 2 else "trilinear"
+        return self.head(self.levels(F.interpolate(small, size=grid, mode=mode, align_corners=False)))
+
+
+def _level(conv: Any, source: int, target: int, ratio: Sequence[int]) -> nn.Module:
+    larger = nn.Upsample(scale_factor=tuple(float(r) for r in ratio), mode="nearest")
+    return nn.Sequential(
+        larger, conv(source, target, 3, padding=1), nn.GroupNorm(1, target), nn.LeakyReLU(inplace=True)
+    )
+
+
+def squared_error(found: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    """The mean squared error over the voxels where `counted` (B, 1, *S) is 1; 0 where there is none."""
+    return ((found - truth).square() * counted).sum() / (counted.sum() * truth.shape[1]).clamp(min=1)
+
+
+def box(keys: Tensor, size: Sequence[int], least: float, most: float) -> Tensor:
+    """(B, *size) bool: of each sample one box inside, its edges `least` to `most` of the crop's, by its key alone."""
+    dims = len(size)
+    drawn = uniform(keys, 2 * dims)
+    whole = torch.tensor(size, device=keys.device)
+    edges = (least + (most - least) * drawn[:, :dims]) * whole
+    first = drawn[:, dims:] * (whole - edges)
+    inside = torch.ones(len(keys), *size, dtype=torch.bool, device=keys.device)
+    for axis, n in enumerate(size):
+        middle = torch.arange(n, device=keys.device) + 0.5
+        within = (middle >= first[:, axis, None]) & (middle < (first + edges)[:, axis, None])
+        inside = inside & within.reshape(len(keys), *[n if i == axis else 1 for i in range(dims)])
+    return inside

@@ -1,0 +1,76 @@
+"""VAE: an autoencoder whose code is a distribution close to a standard normal, so that new scans can be drawn from it.
+
+Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014 (arXiv 1312.6114).
+
+    medssl pretrain --data CACHE --out runs/vae --method VAE
+    medssl sample runs/vae --count 16 --out samples
+
+`beta` weights the divergence as in Higgins et al., beta-VAE, ICLR 2017. Deviation: the decoder's standard deviation is
+not a network's second output but the one that fits the batch, its root mean squared error (Rybkin et al., Simple and
+Effective VAE Training with Calibrated Decoders, ICML 2021, arXiv 2006.13202): scans of any contrast then need no tuning.
+The loss is the negative lower bound in nats a voxel, and may be below 0, as densities are. It counts air too, unlike
+SimMIM's: a scan that is drawn from the prior must know where the body ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
+from medssl.methods.autoencoder import check_narrow
+from medssl.methods.base import Method
+from medssl.methods.restoring import FromCode, ToCode
+from medssl.views import recipes
+from medssl.views.base import View, make_keys, mix, normal_like
+
+
+class VAE(Method):
+    """latent: how many numbers the code has. beta: weight of the divergence from the prior (1: the lower bound itself)."""
+
+    def __init__(self, encoder: Encoder, latent: int = 128, beta: float = 1.0):
+        super().__init__(encoder)
+        if latent < 1 or beta < 0:
+            raise MedsslError(f"latent is {latent}, beta is {beta}: expected at least 1, and 0 or more")
+        self.latent, self.beta = latent, beta
+        self.to_code = ToCode(encoder, 2 * latent)
+        self.from_code = FromCode(encoder, latent, encoder.in_channels)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    def posterior(self, x: Tensor) -> Normal:
+        """(B, C, *S) -> a normal distribution a number of the code, (B, latent)."""
+        mean, log_variance = self.to_code(self.encoder.features(x)).float().chunk(2, dim=1)
+        return Normal(mean, (0.5 * log_variance).exp())
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        x = batch["views"][0]
+        code = self.posterior(x)
+        drawn = code.mean + code.stddev * normal_like(code.mean, mix(batch["key"], 504))  # reparametrised, by key
+        restored = self.from_code(drawn, x.shape[2:])
+        spread = (restored - x).square().mean().detach().sqrt().clamp(min=1e-4)
+        likelihood = Normal(restored, spread).log_prob(x).mean()
+        divergence = kl_divergence(code, Normal(0.0, 1.0)).sum() / x.numel()
+        return self.beta * divergence - likelihood
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        x = batch["views"][0]
+        return {"source": x, "corrupted": x, "restored": self.from_code(self.posterior(x).mean, x.shape[2:])}
+
+    @torch.no_grad()
+    def sample(self, count: int, size: Sequence[int], seed: int = 0) -> Tensor:
+        """(count, C, *size): scans drawn from the prior, as the decoder means them, without the noise of its pixels."""
+        keys = make_keys(seed, (torch.arange(count),))
+        device = self.from_code.linear.weight.device
+        codes = normal_like(torch.empty(count, self.latent), keys).to(device)
+        return torch.cat([self.from_code(code[None], size) for code in codes])
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        check_narrow(self.latent, crop, self.encoder.in_channels, "latent")

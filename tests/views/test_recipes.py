@@ -1,0 +1,114 @@
+"""Recipes: every one for every kind of scan, by the contract; what a modality may and may not get; wrong asks in words."""
+
+import inspect
+import math
+import warnings
+
+import pytest
+import torch
+
+from medssl.errors import MedsslError
+from medssl.views import recipes
+from medssl.views.base import Compose, check_view, make_keys
+from medssl.views.intensity import BrightnessContrast, Window
+from medssl.views.mr import BiasField
+from medssl.views.spatial import Resample
+
+KINDS = ("CT", "MR", "XRAY", "US", "RGB", "OT")
+
+
+def keys(count: int, seed: int = 0) -> torch.Tensor:
+    return make_keys(seed, (torch.arange(count),))
+
+
+@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_recipe_keeps_the_contract_for_every_kind_of_scan(name: str, kind: str) -> None:
+    dims = (2,) if kind in ("XRAY", "RGB") else (2, 3)
+    for d in dims:
+        views = recipes.named(name, kind, (12,) * d)
+        for view in {views[0], views[-1]}:
+            check_view(view, d, size=(18,) * d, channels=3 if kind == "RGB" else 1)
+
+
+def test_recipes_take_dicoms_codes_and_kinds_in_any_case() -> None:
+    assert [recipes.kind_of(m) for m in ("ct", "mr", "xray", "CR", "dx", "us", "SM", "PT")] == [
+        "CT", "MR", "XRAY", "XRAY", "XRAY", "US", "RGB", "OT",
+    ]  # fmt: skip
+    with pytest.raises(MedsslError, match="'MRI' is no DICOM modality code .* did you mean MR"):
+        recipes.contrastive("MRI", (16, 16))
+    with pytest.raises(MedsslError, match="no recipe 'contrastve'; did you mean contrastive"):
+        recipes.named("contrastve", "MR", (16, 16))
+
+
+def test_only_ct_is_windowed_and_only_pictures_without_a_side_are_mirrored() -> None:
+    mirrored = {}
+    for name in recipes.RECIPES:
+        for kind in KINDS:
+            for dims in (2, 3):
+                parts = [m for view in recipes.named(name, kind, (16,) * dims) for m in view.modules()]
+                windowed = any(isinstance(m, Window) for m in parts)
+                assert windowed == (kind == "CT" and name != "restoration")
+                mirrored[name, kind, dims] = any(any(m.flip) for m in parts if isinstance(m, Resample))
+    assert {(k, d) for (n, k, d), on in mirrored.items() if on} == {("RGB", 2), ("US", 2)}
+    assert not any(on for (n, _, _), on in mirrored.items() if n in ("relational", "plain"))
+
+
+def test_a_recipe_for_another_modality_is_refused_where_scales_differ_and_warned_of_elsewhere() -> None:
+    for recipe, data in (("CT", "MR"), ("DX", "CT")):
+        with pytest.raises(MedsslError, match="expected one scale, HU in CT"):
+            recipes.check_modality(Compose([recipes.contrastive(recipe, (16, 16))]), data)
+    with pytest.warns(UserWarning, match="for MR was given scans of US: .* contrastive\\('US', size\\)"):
+        recipes.check_modality(recipes.contrastive("MR", (16, 16)), "US")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipes.check_modality(recipes.contrastive("CR", (16, 16)), "DX")
+        recipes.check_modality(recipes.restoration(), "MR")
+
+
+def test_a_method_with_a_recipe_for_another_modality_is_refused_before_it_runs() -> None:
+    from medssl.encoders import ResNet
+    from medssl.methods import SimCLR
+
+    class Fixed(SimCLR):
+        def views(self, size, modality, spacing_mm):
+            return (recipes.contrastive("CT", size),) * 2
+
+    method = Fixed(ResNet(2, width=4))
+    method.set_up_views((32, 32), "CT", (1.0, 1.0))
+    with pytest.raises(MedsslError, match="a recipe for CT was given scans of MR"):
+        method.set_up_views((32, 32), "MR", (1.0, 1.0))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_multi_crop_gives_two_wide_crops_and_small_ones_of_the_papers_shares(dims: int) -> None:
+    size = (224, 224) if dims == 2 else (96, 96, 96)
+    views = recipes.multi_crop("MR", size, local=4)
+    assert len(views) == 6
+    for view, (low, high) in zip(views, [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 4):
+        crop = next(m for m in view.modules() if isinstance(m, Resample))
+        edges = crop.draw(keys(4000))["zoom"] * torch.tensor(crop.size) / torch.tensor(size)
+        share, apart = edges.prod(1), crop.aspect ** (dims / 2)  # axes are jittered apart on top of the paper's share
+        assert low / apart <= share.min() < low
+        assert high < share.max() <= high * apart * 1.001
+        assert share.log().mean() == pytest.approx((math.log(low) + math.log(high)) / 2, abs=0.03)
+    assert next(m for m in views[-1].modules() if isinstance(m, Resample)).size == (
+        (96, 96) if dims == 2 else (40,) * 3
+    )
+
+
+def test_every_recipe_says_what_it_is_for_and_the_file_where_its_ranges_come_from() -> None:
+    assert all(inspect.getdoc(recipe) for recipe in recipes.RECIPES.values())
+    assert recipes.__doc__.count("arXiv") >= 6
+
+
+@pytest.mark.parametrize("kind", ["CT", "MR", "US"])
+def test_where_there_is_air_no_brightness_lifts_it(kind: str) -> None:
+    x = torch.rand(64, 1, 16, 16)
+    x[:, :, :8] = 0
+    for name in ("contrastive", "masked", "finetune"):
+        parts = recipes.named(name, kind, (16, 16))[0].modules()
+        light = Compose([m for m in parts if isinstance(m, BrightnessContrast | BiasField)])
+        changed = light(x, light.draw(keys(64)))
+        assert (changed[:, :, :8] == 0).all()
+        assert not torch.equal(changed, x)
