@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check format lock wheel clean
+.PHONY: setup demo test test-all check format lock wheel image screenshot clean
 .DEFAULT_GOAL := help
 
 help:            ## what can be made
@@ -37,12 +37,25 @@ format: $(READY) ## rewrite to the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+PIN := uv pip compile pyproject.toml --universal --generate-hashes --no-emit-index-url --no-annotate --python-version 3.11 \
+	  --custom-compile-command "make lock"
 lock:            ## pin every dependency, for every platform and Python, with hashes
-	uv pip compile pyproject.toml --extra app --extra dev --universal --generate-hashes --no-emit-index-url \
-	  --no-annotate --python-version 3.11 --custom-compile-command "make lock" -o docker/requirements.lock
+	$(PIN) --extra app --extra dev -o docker/requirements.lock
+	$(PIN) --extra app --extra cluster --extra build -c docker/requirements.lock -o docker/image.lock
 
 wheel: $(READY)  ## dist/*.whl, which carries apps/ and configs/
 	$(BIN)/python -m build --wheel --no-isolation
+
+IMAGE   ?= medssl
+BUILDER ?= docker podman buildah
+image:           ## the container image, by docker, podman or buildah: the first that works; BASE=... for another base
+	@for builder in $(BUILDER); do \
+	  if $$builder info >/dev/null 2>&1; then \
+	    exec $$builder build $(if $(BASE),--build-arg BASE=$(BASE)) -f docker/Dockerfile -t $(IMAGE) $(FLAGS) .; fi; done; \
+	echo "make image: none of these works here: $(BUILDER); install one of them, and start its service if it has one" >&2; exit 2
+
+screenshot: demo ## the picture of the dashboard in the README; needs Debian's chromium
+	$(BIN)/python -m tests.apps.screenshot demo/study demo/cache apps/screenshot.png
 
 clean:           ## remove what was made, the environment too
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache

@@ -12,33 +12,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medssl.encoders.base import Encoder
 from medssl.errors import MedsslError
-from medssl.methods.base import Method
+from medssl.methods.relation import Relational
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.orientation import RightAngle, orientations
 
 
-class Rotation(Method):
+class Rotation(Relational):
     """4 classes in 2D, 24 in 3D; the crop must be a square or a cube."""
 
     def __init__(self, encoder: Encoder):
         super().__init__(encoder)
         self.turn = RightAngle(encoder.dims)
-        self.head = nn.Linear(encoder.out_dim, len(orientations(encoder.dims)))
+        answers = len(orientations(encoder.dims))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(encoder.out_dim, answers))  # linear, as in the papers
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+        return (recipes.masked(modality, size, spacing_mm),)  # upright: a slight turn would blur the right angles
 
-    def loss(self, batch: dict[str, Any]) -> Tensor:
+    def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         params = self.turn.draw(batch["key"])
-        logits, answers = self.head(self.encoder(self.turn(batch["views"][0], params))), params["turn"]
-        self.accuracy = (logits.argmax(1) == answers).float().mean()
-        return F.cross_entropy(logits, answers)
+        return self.turn(batch["views"][0], params)[:, None], params["turn"]
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

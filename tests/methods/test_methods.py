@@ -105,7 +105,7 @@ def test_a_batch_of_air_alone_gives_zero_and_no_nan() -> None:
 
 def test_rotation_can_be_learnt_and_chance_is_one_in_24() -> None:
     method = Rotation(ENCODERS["unet"](3))
-    method.head.weight.data.zero_(), method.head.bias.data.zero_()
+    method.head[1].weight.data.zero_(), method.head[1].bias.data.zero_()
     batch = synthetic_batch(method.encoder, (16, 16, 16), 4)
     batch["views"] = [batch["source"]]
     assert float(method.loss(batch)) == pytest.approx(np.log(24), abs=1e-4)

@@ -11,9 +11,9 @@ from medssl.cli import main
 from medssl.errors import MedsslError
 from medssl.scans.cache import Cache, prepare
 from medssl.scans.index import index
+from medssl.sheet import leaves, panels, plane_spacing, sheet, slice_of, values_of_hu
 from medssl.views import recipes
 from medssl.views.base import make_keys
-from medssl.views.sheet import leaves, panels, plane_spacing, sheet, slice_of, values_of_hu
 
 SIZE = (16, 16, 16)
 
