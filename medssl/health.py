@@ -138,7 +138,9 @@ class Health(pl.Callback):
     def _details(self, encoder: Encoder) -> dict[str, float]:
         """Alignment and the dense features, of a few scans: each needs a forward pass of its own."""
         cache, few = self.cache, self.few
-        view = recipes.contrastive(recipes.modality_of(cache), self.size, cache.spacing_mm)
+        view = recipes.contrastive(
+            recipes.modality_of(cache.modality, cache.dims, cache.channels), self.size, cache.spacing_mm
+        )
         pairs = probes.embed(encoder, cache, few, self.size), probes.embed(encoder, cache, few, self.size, view)
         places = probes.embed(encoder, cache, few, self.size, dense=True)
         found = {"alignment": probes.alignment(*pairs), "dense_rank": probes.dense_rank(places)}

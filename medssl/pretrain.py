@@ -98,8 +98,10 @@ def pretrain(
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
+    module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
+    if "frames" in module.needs:
+        check_frames(cache, scans, type(module).__name__)
     reports = reports_of(cache, scans) if "report" in module.needs else None
     if reports is not None:
         scans = _with_report(scans, reports, type(module).__name__, module.least_batch)
@@ -215,6 +217,16 @@ def check_fits(encoder: Encoder, cache: Cache) -> None:
             f"the encoder was built for dims={encoder.dims}, in_channels={encoder.in_channels}: the cache holds "
             f"{cache.dims}D scans of {cache.channels} channel(s); pass --encoder.dims {cache.dims} "
             f"--encoder.in_channels {cache.channels}"
+        )
+
+
+def check_frames(cache: Cache, scans: Sequence[str], method: str) -> None:
+    """Raise MedsslError unless the scans are sequences whose frames the cache holds as channels."""
+    still = (cache.manifest.set_index("scan")["frames"].loc[list(scans)].fillna(1) < 2).sum()
+    if still:
+        raise MedsslError(
+            f"{still} of {len(scans)} scans to pretrain on hold one frame: {method} expected sequences; index 4D scans and "
+            f"prepare them with --frames sequence, or take another --method"
         )
 
 

@@ -69,7 +69,7 @@ def sheet(
         raise MedsslError(f"scans is {scans}: expected 1 or more")
     median = np.median([cache.shape(scan) for scan in cache.manifest["scan"]], axis=0)
     size = tuple(crop or (min(int(n), MOST[cache.dims]) for n in median))
-    own = recipes.modality_of(cache)
+    own = recipes.modality_of(cache.modality, cache.dims, cache.channels)
     views = recipes.named(recipe, modality or own, size, cache.spacing_mm)
     for view in views:
         recipes.check_modality(view, own)
@@ -85,7 +85,7 @@ def panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], 
     """The pictures of one scan, left to right."""
     source = source_of(cache, scan, size)
     keys = make_keys(seed, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
-    plain = recipes.plain(recipes.modality_of(cache))
+    plain = recipes.plain(recipes.modality_of(cache.modality, cache.dims, cache.channels))
     shown = plain(source, plain.draw(keys))
     original = middle(shown, size)
     found = [Panel("original", original[0])]
@@ -111,8 +111,8 @@ def source_of(cache: Cache, scan: str, size: Sequence[int]) -> Tensor:
 
 def middle(x: Tensor, size: Sequence[int]) -> Tensor:
     """The middle of (B, C, *S)."""
-    for axis, (n, s) in enumerate(zip(x.shape[2:], size), start=2):
-        x = x.narrow(axis, (n - s) // 2, s)
+    for axis, (n, s) in enumerate(zip(x.shape[2:], size)):
+        x = x.narrow(2 + axis, (n - s) // 2, s)
     return x
 
 
@@ -146,6 +146,7 @@ def described(view: View, params: Params) -> str:
         for name, value in params.items()
         if isinstance(value, Tensor) and name != "on" and value.dtype == torch.float32 and value.numel() <= 3
     }
+    drawn = {name: values for name, values in drawn.items() if any(values)}
     lines = [f"{name} {' '.join(f'{v:.3g}' for v in values)}" for name, values in drawn.items()]
     chance = f", p {view.probability:g}" if view.probability < 1 else ""
     return "\n".join([f"{type(view).__name__}{chance}", *lines[:3]])
@@ -154,9 +155,9 @@ def described(view: View, params: Params) -> str:
 def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cache: Cache, format: str) -> bytes:
     """The sheet as a file's content: two rows a scan, pictures and differences."""
     count = max(map(len, rows))
-    with rc_context({"font.size": 7, "axes.titlesize": 7}):
-        figure = Figure(figsize=(1.45 * count + 1.0, (3.4 if count else 0) * len(rows) + 0.5), layout="constrained")
-        grid = figure.subplots(2 * len(rows), count, squeeze=False)
+    with rc_context({"font.size": 7, "axes.titlesize": 7, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(1.45 * count + 1.0, 3.4 * len(rows) + 0.5), layout="constrained")
+        grid = figure.subplots(2 * len(rows), count + 1, squeeze=False, width_ratios=[1.0] * count + [0.06])
         for axes in grid.flat:
             axes.set_axis_off()
         greys: Any = None
@@ -172,15 +173,20 @@ def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cac
                 -0.08, 0.5, f"scan {names[n][:8]}", transform=grid[2 * n, 0].transAxes, rotation=90, va="center", ha="right"
             )  # fmt: skip
             grid[2 * n + 1, 0].text(0.5, 0.5, "differences\nfrom the same\nplace, unchanged", ha="center", va="center")
-        bar = figure.colorbar(greys, ax=grid[::2, -1].tolist(), fraction=0.08, extend="both")
+        bar = _bar(figure, greys, grid[0, -1])
         if cache.modality == "CT":
             bar.set_ticks(values_of_hu(SHOWN_HU), labels=[f"{hu} HU" for hu in SHOWN_HU])
         if colours is not None:
-            figure.colorbar(colours, ax=grid[1::2, -1].tolist(), fraction=0.08, extend="both")
+            _bar(figure, colours, grid[1, -1])
         figure.suptitle(title, fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=format, dpi=110, metadata={"Date": None} if format == "svg" else None)
     return buffer.getvalue()
+
+
+def _bar(figure: Figure, image: Any, axes: Axes) -> Any:
+    axes.set_axis_on()
+    return figure.colorbar(image, cax=axes, extend="both")
 
 
 def picture(axes: Axes, image: np.ndarray, cache: Cache, cmap: str, low: float, high: float) -> Any:

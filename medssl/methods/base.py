@@ -111,8 +111,8 @@ class Method(pl.LightningModule, ABC):
         views = [view for view in self._views if isinstance(view, View)]
         params = [view.draw(mix(batch["key"], i)) for i, view in enumerate(views)]
         sources = [self.view_source(batch, i) for i in range(len(views))]
-        batch["views"] = [view(x.float(), p) for view, p, (x, _) in zip(views, params, sources)]
-        batch["valid_views"] = [view.mask(valid.float(), p) for view, p, (_, valid) in zip(views, params, sources)]
+        made = [view.both(x.float(), body.float(), p) for view, p, (x, body) in zip(views, params, sources)]
+        batch["views"], batch["valid_views"] = [image for image, _ in made], [body for _, body in made]
         if self.places:
             places = places_of(batch)
             batch["place_views"] = [view.mask(places, p) for view, p in zip(views, params)]

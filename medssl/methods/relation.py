@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from medssl.encoders.base import Encoder
 from medssl.errors import MedsslError
@@ -108,11 +109,14 @@ def fitting(most: Sequence[float], strides: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(m // s * s) for m, s in zip(most, strides))
 
 
-def check_tiles(tile: Sequence[int], crop: Sequence[int], least: Sequence[int], why: str) -> None:
-    """Raise MedsslError where a tile has no voxels; `least` is the smallest crop that works."""
-    if min(tile) < 1:
-        wanted = " ".join(str(max(n, m)) for n, m in zip(crop, least))
+def check_tiles(encoder: Encoder, tile: Sequence[int], crop: Sequence[int], least: Sequence[int], why: str) -> None:
+    """Raise MedsslError where a tile has no voxels, or too few for the encoder; `least` is the smallest crop of one stride."""
+    lonely = tuple(tile) == encoder.strides[-1] and any(isinstance(m, _InstanceNorm) for m in encoder.modules())
+    if min(tile) < 1 or lonely:
+        more = 2 if any(isinstance(m, _InstanceNorm) for m in encoder.modules()) else 1
+        wanted = " ".join(str(max(n, more * m)) for n, m in zip(crop, least))
+        alone = ", twice over, for its instance norm has no meaning on one value" if more == 2 else ""
         raise MedsslError(
-            f"the crop {tuple(crop)} is too small: {why}; the nearest that works is --crop {wanted}, or an encoder of "
-            f"smaller strides"
+            f"the crop {tuple(crop)} is too small: {why}{alone}; the nearest that works is --crop {wanted}, or an encoder "
+            f"of smaller strides"
         )

@@ -57,6 +57,6 @@ class RelativeLocation(Relational):
         super().check(crop, batch_size)
         strides = self.encoder.strides[-1]
         check_tiles(
-            self.layout(crop)[0], crop, [4 * s for s in strides],
+            self.encoder, self.layout(crop)[0], crop, [4 * s for s in strides],
             f"a tile is a quarter of it, and the encoder's coarsest stride {strides} must divide a tile",
         )  # fmt: skip

@@ -28,9 +28,8 @@ class Rotation(Relational):
     def __init__(self, encoder: Encoder):
         super().__init__(encoder)
         self.turn = RightAngle(encoder.dims)
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(encoder.out_dim, len(orientations(encoder.dims)))
-        )  # the paper's
+        answers = len(orientations(encoder.dims))
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(encoder.out_dim, answers))  # linear, as in the papers
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
         return (recipes.masked(modality, size, spacing_mm),)  # upright: a slight turn would blur the right angles

@@ -25,7 +25,7 @@ from torch import Tensor
 from medssl.encoders.base import Encoder
 from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.relation import cells, cut, own_intensities
+from medssl.methods.relation import cells, check_tiles, cut, own_intensities
 from medssl.views import recipes
 from medssl.views.base import View, mix, uniform
 from medssl.views.intensity import BrightnessContrast
@@ -86,6 +86,10 @@ class VoCo(Method):
                 f"the crop {tuple(crop)} does not divide into {self.grid_of(crop)} base crops that the encoder's coarsest stride "
                 f"{self.encoder.strides[-1]} divides: the nearest that does is --crop {fits}, or choose another --method.grid"
             )
+        tile = [n // g for n, g in zip(crop, self.grid_of(crop))]
+        check_tiles(
+            self.encoder, tile, crop, steps, f"it is cut into {self.grid_of(crop)} base crops, which hold one stride"
+        )
 
 
 def overlaps(queries: Tensor, bases: Tensor, tile: Sequence[int]) -> Tensor:

@@ -71,10 +71,16 @@ class Gamma(View):
 
 
 class BrightnessContrast(View):
-    """x -> (x - mean) * contrast + mean + brightness, each sample about its own mean."""
+    """x -> (x - mean) * contrast + mean + brightness, each sample about its own mean.
 
-    def __init__(self, brightness: float = 0.2, contrast: float = 0.3, probability: float = 0.8):
+    about_air: x -> x * contrast + brightness instead, so that without brightness air stays 0, as black as it was.
+    """
+
+    def __init__(
+        self, brightness: float = 0.2, contrast: float = 0.3, probability: float = 0.8, about_air: bool = False
+    ):
         super().__init__()
+        self.about_air = about_air
         expect("brightness", brightness)
         expect("contrast", contrast, 0, 1)
         self.brightness, self.contrast, self.probability = brightness, contrast, probability
@@ -84,8 +90,10 @@ class BrightnessContrast(View):
         return {"brightness": drawn[:, 0] * self.brightness, "contrast": 1 + drawn[:, 1] * self.contrast}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        mean = x.mean(dim=tuple(range(1, x.ndim)), keepdim=True)
         contrast = rows(params["contrast"], x)
+        if self.about_air:
+            return x * contrast + rows(params["brightness"], x)
+        mean = x.mean(dim=tuple(range(1, x.ndim)), keepdim=True)
         return (x * contrast).add_(mean * (1 - contrast) + rows(params["brightness"], x))
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandGaussianNoise, Randomizable
+from monai.transforms import Compose as MonaiCompose
+from monai.transforms import MapTransform, RandFlipd, RandGaussianNoised, Randomizable
 from monai.transforms import Transform as MonaiBase
 from PIL.Image import Image as Picture
 from torch import Tensor
@@ -68,7 +69,8 @@ class PerSample(View):
 
     @classmethod
     def example(cls, dims: int) -> View:
-        return cls(RandGaussianNoise(prob=1.0))
+        pair = ("image", "mask")
+        return cls(MonaiCompose([RandFlipd(pair, prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)]))
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {"key": mix(keys, 21)}
@@ -236,8 +238,9 @@ def source_voxels(view: View, params: Params, shape: Sequence[int]) -> Tensor:
     """
     step, shape = torch.eye(len(shape) + 1, dtype=torch.float64), tuple(shape)
     for part, own in _leaves(view, params):
-        if isinstance(part, Resample) and bool(own.get("on", True)):
-            step, shape = step @ part.matrix(own, shape)[0].double(), part.size
+        if isinstance(part, Resample) and not part.elastic_mm:
+            if bool(own.get("on", True)):
+                step, shape = step @ part.matrix(own, shape)[0].double(), part.size
         elif moves(part):
             raise MedsslError(
                 f"{type(part).__name__} moves voxels in a way no affine describes: expected plain tensors; put "

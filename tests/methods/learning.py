@@ -45,6 +45,7 @@ ASKED = {"train": 400, "held out": 240}  # crops
 ORGANS = [number for number, name in LABELS.items() if name != "lesion"]
 ENCODERS: tuple[Callable[[], Encoder], ...] = (  # a method gets the first one that it takes
     partial(ResidualUNet, 3, width=8, blocks=(1, 1, 1)),
+    partial(ResidualUNet, 3, width=8, blocks=(1, 1)),  # relational methods cut the crop into tiles, of 4 voxels here
     partial(ViT, 3, patch=4, width=96, depth=4),
 )
 SETTINGS: dict[str, dict[str, Any]] = {}  # what a method needs to be told for so small a crop or budget, by its name
@@ -128,10 +129,11 @@ def restoration(method: Method, cache: Cache, seed: int, count: int = 32) -> flo
     unseen = [s for s in cache.manifest["scan"] if s not in seen]
     shown = []
     for scans in (seen, unseen):
-        crops = Crops(cache, scans, source_within(cache, scans, method.source_size(CROP), CROP), seed + 1)
-        shown.append(
-            method.cpu().eval().reconstruct(method.make_views(default_collate([crops[n] for n in range(count)])))
-        )
+        source = source_within(cache, scans, method.source_size(CROP), CROP)
+        settings = method.crop_settings(cache.manifest[cache.manifest["scan"].isin(scans)])
+        crops = Crops(cache, scans, source, seed + 1, **settings)
+        batch = method.cpu().eval().make_views(default_collate([crops[n] for n in range(count)]))
+        shown.append(method.reconstruct(batch))
     known, new = shown
     if known is None or new is None:
         return None

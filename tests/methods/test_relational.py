@@ -238,16 +238,20 @@ def test_fused_scans_are_what_their_classes_say_and_boxes_are_as_large_as_stated
 
 def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
     encoder = ENCODERS["unet"](2)
-    with pytest.raises(MedsslError, match=r"a tile is a quarter of it.*--crop 16 16"):
-        RelativeLocation(encoder).check((12, 16), 4)
-    RelativeLocation(encoder).check((16, 16), 4)
-    with pytest.raises(MedsslError, match=r"3 tiles an axis must have room in it.*--crop 16 16"):
-        Jigsaw(encoder).check((12, 16), 4)
-    Jigsaw(encoder).check((16, 16), 4)
+    with pytest.raises(MedsslError, match=r"a tile is a quarter of it.*instance norm.*--crop 32 32"):
+        RelativeLocation(encoder).check((16, 16), 4)
+    RelativeLocation(encoder).check((32, 32), 4)
+    with pytest.raises(MedsslError, match=r"a tile is a quarter of it.*--crop 64 64"):
+        RelativeLocation(ENCODERS["resnet"](2)).check((48, 48), 4)
+    with pytest.raises(MedsslError, match=r"3 tiles an axis must have room in it.*instance norm.*--crop 32 32"):
+        Jigsaw(encoder).check((16, 16), 4)
+    Jigsaw(encoder).check((32, 32), 4)
     with pytest.raises(MedsslError, match="--crop 32 16"):
         Jigsaw(encoder).check((33, 16), 4)
     with pytest.raises(MedsslError, match=r"does not divide into \[4, 4\] base crops.*--crop 32 16"):
         VoCo(encoder).check((36, 16), 4)
+    with pytest.raises(MedsslError, match=r"instance norm.*--crop 32 32"):
+        VoCo(encoder).check((16, 16), 4)
     with pytest.raises(MedsslError, match="grid is 1"):
         VoCo(encoder, grid=1)
     with pytest.raises(MedsslError, match="too small for VolumeFusion"):
