@@ -81,7 +81,7 @@ def pretrain(
     crop: voxels an axis; by default the largest that fits the scans and the encoder, up to 224 (2D) or 96 (3D).
     steps: optimiser steps, each of batch_size x accumulate x devices scans. transductive: pretrain on the test patients
     too; every later table says so. label: a label column watched by kNN during the run (it never enters the loss).
-    monitor_every: steps between two looks at the representation, a tenth of the run by default. on_collapse: stop the run
+    monitor_every: steps between two looks at the representation, a quarter of the run by default. on_collapse: stop the run
     where all scans come to look alike to the encoder, or only warn. resume: go on where the very same run stopped;
     false starts it over.
     Raises MedsslError on a setting that cannot work, before the first step.
@@ -126,7 +126,7 @@ def pretrain(
         rows = cache.manifest[cache.manifest["scan"].isin(scans)]
         source = source_within(cache, scans, module.source_size(size), size)
         crops = Crops(cache, scans, source, seed, reports=reports, **module.crop_settings(rows))
-        watch = monitor_every or max(1, steps // 10)
+        watch = monitor_every or max(1, steps // 4)
         health = Health(cache, scans, size, label, watch, batch_size * accumulate, on_collapse)
         try:
             cost = _fit(module, crops, health, out, steps, batch_size, accumulate, precision, accelerator, devices, workers,
