@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -190,6 +190,8 @@ def hiding_order(keys: Tensor, blocks: Sequence[int], kind: MaskKind = "random",
     high-frequency: the more of `image` (B, C, *S) varies within a block, the earlier it tends to come: drawn without replacement
     with its energy above the block's mean as weight (Efraimidis and Spirakis, Inf. Process. Lett. 2006).
     """
+    if kind not in get_args(MaskKind):
+        raise MedsslError(f"a mask of kind {kind!r}: expected one of {', '.join(get_args(MaskKind))}")
     count, dims = math.prod(blocks), len(blocks)
     if kind == "block":
         score = nearest_centre(mix(keys, 1), blocks) + 1e-3 * uniform(keys, count)

@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {  # how it is built, and the 
     "MAE": (lambda e: MAE(e, decoder_depth=1, decoder_width=16, decoder_heads=2), ("vit", "vit thick slices")),
     "MAE, voxels": (lambda e: MAE(e, 0.5, "block", 1, 24, normalise=False), ("vit",)),
     "SparK": (SparK, ("unet", "resnet")),
-    "SparK, voxels": (lambda e: SparK(e, mask_kind="detail", normalise=False), ("unet",)),
+    "SparK, voxels": (lambda e: SparK(e, mask_kind="high-frequency", normalise=False), ("unet",)),
     "AIM": (lambda e: AIM(e, head_depth=1, head_width=16), ("vit", "vit thick slices")),
     "AIM, slices": (lambda e: AIM(e, "slice", 1, 16, normalise=False), ("vit",)),
     "NextSlice": (NextSlice, ("unet", "vit")),

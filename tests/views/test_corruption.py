@@ -92,6 +92,8 @@ def test_the_random_order_is_that_of_the_key_s_uniform_numbers() -> None:
 def test_masks_refuse_what_means_nothing() -> None:
     with pytest.raises(MedsslError, match="blocks that divide it"):
         patch_mask(keys(1), (16, 18), 4, 0.5)
+    with pytest.raises(MedsslError, match="expected one of random, block"):
+        patch_mask(keys(1), (16, 16), 4, 0.5, "stripes")
     with pytest.raises(MedsslError, match="between 0 and 1"):
         patch_mask(keys(1), (16, 16), 4, 1.0)
 
