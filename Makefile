@@ -41,7 +41,7 @@ PIN := uv pip compile pyproject.toml --universal --generate-hashes --no-emit-ind
 	  --custom-compile-command "make lock"
 lock:            ## pin every dependency, for every platform and Python, with hashes
 	$(PIN) --extra app --extra dev -o docker/requirements.lock
-	$(PIN) --extra app --extra cluster --extra build -c docker/requirements.lock -o docker/image.lock
+	$(PIN) --extra app --extra cluster --extra text --extra build -c docker/requirements.lock -o docker/image.lock
 
 wheel: $(READY)  ## dist/*.whl, which carries apps/ and configs/
 	$(BIN)/python -m build --wheel --no-isolation
@@ -55,7 +55,7 @@ image:           ## the container image, by docker, podman or buildah: the first
 	echo "make image: none of these works here: $(BUILDER); install one of them, and start its service if it has one" >&2; exit 2
 
 screenshot: demo ## the picture of the dashboard in the README; needs Debian's chromium
-	$(BIN)/python -m tests.apps.screenshot demo/study demo/cache apps/review/screenshot.png
+	$(BIN)/python -m tests.apps.screenshot demo/study demo/cache apps/screenshot.png
 
 clean:           ## remove what was made, the environment too
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache

@@ -13,19 +13,23 @@ Reading order is import order: a file imports only from those above it in this l
     crops.py        seeded random crops of a cache, in an order that survives a restart
     training.py     loader, optimiser, checkpoints, estimates
     methods/        one pretext task (one paper) a file
+    stats.py        intervals over draws x patients, paired tests, labels saved
     probes.py       kNN, linear probe, effective rank
+    health.py       the representation watched during pretraining; a collapse stops the run
     models.py       an encoder with a head, applied to whole scans
     pretrain.py     cache + encoder + method -> run
-    stats.py        intervals over draws x patients, paired tests, labels saved
     scores.py       surface distances of one prediction
     finetune.py     encoder -> classifier or segmenter
     predict.py      a model on new scans
     sample.py       new scans out of a generative model
+    probing.py      probes beyond a study: clusters, anomaly, regression, zero-shot, retrieval
     cells.py        one cell of a study: train, score once, keep every case
     summary.py      a study's cells -> its table
     study.py        the label-budget grid: arms x budgets x draws, each cell a run
+    compare.py      every method under one budget, probed: one table
     report*.py      the self-contained HTML report
     review*.py      what the dashboard shows, and its server
+    sheet.py        what the views of a recipe look like, as a picture
     show.py         results on a terminal
     demo.py         the whole path on the phantom cohort
     doctor.py       what this machine has
@@ -43,8 +47,8 @@ from typing import Any
 
 _WHERE = {
     "index": "scans.index", "prepare": "scans.cache", "Cache": "scans.cache", "phantom": "datasets.phantom",
-    "pretrain": "pretrain", "finetune": "finetune", "Recipe": "finetune", "predict": "predict", "embed": "predict", "sample": "sample",
-    "study": "study", "report": "report", "review": "review", "demo": "demo", "MedsslError": "errors", "ScanError": "errors",
+    "pretrain": "pretrain", "finetune": "finetune", "Recipe": "finetune", "predict": "predict", "embed": "predict", "sample": "sample", "probe": "probing",
+    "study": "study", "compare": "compare", "report": "report", "review": "review", "demo": "demo", "MedsslError": "errors", "ScanError": "errors",
 }  # fmt: skip
 
 __all__ = list(_WHERE)

@@ -20,7 +20,7 @@ import typing
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,22 @@ COMMANDS = {
     "plan": Command(
         "medssl.scans.plan:plan", "what prepare would make of a manifest, and why; writes nothing", ("manifest",)
     ),
+    "views": Command("medssl.sheet:sheet", "a sheet of pictures: what a recipe's views do to scans of a cache"),
     "pretrain": Command("medssl.pretrain:pretrain", "pretrain an encoder on scans without labels"),
     "study": Command("medssl.study:study", "what the pretraining is worth: arms x label budgets x draws"),
+    "compare": Command(
+        "medssl.compare:compare", "every method under one budget, probed frozen: which is worth it here?"
+    ),
     "finetune": Command("medssl.finetune:finetune", "train one classifier or segmenter"),
     "predict": Command(
         "medssl.predict:predict", "masks on each scan's own grid, or class probabilities", ("run", "scans")
     ),
     "embed": Command("medssl.predict:embed", "feature vectors of scans", ("run", "scans")),
+    "probe": Command(
+        "medssl.probing:probe",
+        "frozen features against a random encoder: knn, clusters, anomaly, regression, ...",
+        ("run",),
+    ),
     "sample": Command("medssl.sample:sample", "new scans drawn from a VAE, marked as synthetic", ("run",)),
     "report": Command("medssl.report:report", "one self-contained HTML file about a study", ("runs",)),
     "review": Command(
@@ -286,10 +295,21 @@ def _check_names(parser: Any, function: Any, words: list[str]) -> None:
         if "." in option:
             _check_inner(function, option, words)
         known = _classes_of(head)
+        several = _classes_of("method" if option == "method.parts" else head.removesuffix("s"))
+        if option in ("method.parts", "methods", "encoders") and (
+            wrong := _unknown_part(words[words.index(word) + 1 :], several)
+        ):
+            raise MedsslError(f"there is no {option} {wrong!r}{nearest(wrong, several)}")
         if known and "." not in option and value and "." not in value and value not in known and value != "null":
             raise MedsslError(
                 f"there is no {head} {value!r}{nearest(value, known)}; or give the class path of your own, as mypackage.{value}"
             )
+
+
+def _unknown_part(words: Sequence[str], known: Sequence[str]) -> str | None:
+    """The first of `SimMIM Rotation ...` that is no method's name, nor a class path or JSON of one."""
+    parts = takewhile(lambda w: not w.startswith("--"), words)
+    return next((w for w in parts if re.fullmatch(r"\w+", w) and w not in known), None)
 
 
 def _check_inner(function: Any, option: str, words: list[str]) -> None:

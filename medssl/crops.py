@@ -28,16 +28,21 @@ class Crops(Dataset):
 
     size: of the crop (*source). masks: also give `mask (1, *source)`; every second crop then holds a labelled structure.
     targets: a number for each scan, given as `target`. place: "random" or "middle".
+    partners: the scans that each scan may be paired with, given as `partner` and `partner_valid` from the same relative
+    place; a scan without one is its own, up to `apart` slices further along its coarsest axis (or its last).
+    reports: a text for each scan, given as `report`.
     """
 
     def __init__(
         self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, masks: bool = False,
-        targets: dict[str, int] | None = None, place: str = "random",
+        targets: dict[str, int] | None = None, place: str = "random", partners: dict[str, list[str]] | None = None, apart: int = 0,
+        reports: dict[str, str] | None = None,
     ):  # fmt: skip
         if not scans:
             raise MedsslError("no scan to train on: expected at least one; look at the manifest's status column")
         self.cache, self.scans, self.size, self.seed = cache, list(scans), tuple(size), seed
-        self.masks, self.targets, self.place = masks, targets, place
+        self.masks, self.targets, self.place, self.partners, self.apart = masks, targets, place, partners, apart
+        self.reports = reports
         patients = cache.manifest.set_index("scan")["patient"]
         codes = {p: i for i, p in enumerate(sorted(set(patients)))}
         self.patient = [codes[patients[s]] for s in self.scans]
@@ -60,6 +65,10 @@ class Crops(Dataset):
             sample["mask"] = torch.from_numpy(self.cache.read_mask(scan, start, self.size))[None]
         if self.targets is not None:
             sample["target"] = self.targets[scan]
+        if self.partners is not None:
+            sample |= self._partner(scan, start, self.partners.get(scan, []), generator)
+        if self.reports is not None:
+            sample["report"] = self.reports[scan]
         return sample
 
     def __len__(self) -> int:
@@ -89,6 +98,24 @@ class Crops(Dataset):
             if attempt == TRIES - 1 or self.cache.valid(source).mean() > LEAST_BODY:
                 break
         return start, source
+
+    def _partner(
+        self, scan: str, start: Sequence[int], others: list[str], generator: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """A scan of the list at the same relative place; the scan itself where it is empty, moved by up to `apart`."""
+        other = others[generator.integers(len(others))] if others else scan
+        room, its_room = ([n - s for n, s in zip(self.cache.shape(x), self.size)] for x in (scan, other))
+        place = [
+            round(s * its / own) if own > 0 and its > 0 else its // 2 for s, own, its in zip(start, room, its_room)
+        ]
+        if self.apart and not others:
+            spacing_mm = self.cache.spacing_mm
+            axis = max(range(len(place)), key=lambda i: (spacing_mm[i], i))
+            move = int(generator.integers(1, self.apart + 1)) * (1 if generator.random() < 0.5 else -1)
+            place[axis] = _inside(place[axis] + move, self.cache.shape(scan)[axis], self.size[axis])
+        source = self.cache.read(other, place, self.size)
+        valid = self._valid(other, place, source)
+        return {"partner": torch.from_numpy(source), "partner_valid": torch.from_numpy(valid)}
 
     def _structures(self, scan: str) -> list[np.ndarray]:
         """For each structure of the scan up to 500 of its voxels; read once, then kept."""

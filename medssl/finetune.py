@@ -30,8 +30,8 @@ from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
 from medssl.errors import MedsslError
 from medssl.models import Classifier, Segmenter, build, classify, fresh_encoder, load_pretrained, save_weights, segment
-from medssl.pretrain import check_fits, default_crop, label_codes
-from medssl.probes import middles
+from medssl.pretrain import check_fits, default_crop
+from medssl.probes import label_codes, middles
 from medssl.scans.cache import Cache
 from medssl.splits import label_budgets, split
 from medssl.stats import dice
@@ -280,7 +280,9 @@ class _Training(pl.LightningModule):
         super().__init__()
         self.model, self.cache, self.target, self.held_out = model, cache, target, list(validation)
         self.size, self.recipe, self.seed = tuple(size), recipe, seed
-        self.view = recipes.finetune(recipes.modality_of(cache), size, cache.spacing_mm)
+        self.view = recipes.finetune(
+            recipes.modality_of(cache.modality, cache.dims, cache.channels), size, cache.spacing_mm
+        )
         self.best: tuple[float, dict] | None = None
         self.dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
         codes = torch.zeros(256, dtype=torch.long)
@@ -299,10 +301,10 @@ class _Training(pl.LightningModule):
         asleep = self.recipe.frozen or self.global_step < (self.recipe.head_first or 0.0) * self.recipe.steps
         self.model.encoder.requires_grad_(not asleep).train(not asleep)
         params = self.view.draw(mix(batch["key"], 0))
-        x = self.view(batch["source"].float(), params)
+        source = batch["source"].float()
         if self.target.task == "classification":
-            return self._finite(F.cross_entropy(self.model(x), batch["target"]))
-        mask = self.view.mask(self.codes[batch["mask"].long()].float(), params)  # type: ignore[index]
+            return self._finite(F.cross_entropy(self.model(self.view(source, params)), batch["target"]))
+        x, mask = self.view.both(source, self.codes[batch["mask"].long()].float(), params)  # type: ignore[index]
         return self._finite(self.dice_ce(self.model(x), mask))
 
     def _finite(self, loss: Tensor) -> Tensor:

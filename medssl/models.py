@@ -20,6 +20,7 @@ from medssl.disk import write_atomically
 from medssl.encoders import Decoder, Encoder
 from medssl.errors import MedsslError
 from medssl.methods.base import Method
+from medssl.views import recipes
 
 
 class Classifier(nn.Module):
@@ -85,7 +86,8 @@ def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, r
     if run.kind != "pretrain" or run.status != "finished":
         raise MedsslError(f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run")
     method = runs.rebuild(run.config["method"], encoder=fresh_encoder(run.config["encoder"], 0, encoder))
-    method.set_up_views(run.config["crop"], run.config["modality"], run.config["spacing_mm"])
+    modality = recipes.modality_of(run.config["modality"], run.config["dims"], run.config["channels"])
+    method.set_up_views(run.config["crop"], modality, run.config["spacing_mm"])
     _load_exactly(method, folder / "method.safetensors")
     return method.eval(), run
 

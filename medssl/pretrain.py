@@ -29,12 +29,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from torch.utils.data import default_collate
 
-from medssl import probes, runs
+from medssl import runs
 from medssl.crops import Crops, crop_by_spacing, source_within
 from medssl.disk import npz, write_atomically
 from medssl.encoders import Encoder
 from medssl.encoders.unet import ResidualUNet
 from medssl.errors import MedsslError
+from medssl.health import Health, OnCollapse
 from medssl.methods import Method
 from medssl.methods.simclr import SimCLR
 from medssl.models import save_weights
@@ -44,7 +45,6 @@ from medssl.splits import split
 from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
 from medssl.views import recipes
 
-MONITORED = {2: 256, 3: 64}  # scans whose features are looked at during the run, by dims: a volume costs far more
 console = Console(stderr=True)
 
 
@@ -71,6 +71,7 @@ def pretrain(
     label: str | None = None,
     checkpoint_every: int = 100,
     monitor_every: int | None = None,
+    on_collapse: OnCollapse = "stop",
     resume: bool = True,
 ) -> runs.Run:
     """Train `method(encoder)` on the unlabelled scans of a cache; returns the finished run's record.
@@ -80,7 +81,9 @@ def pretrain(
     crop: voxels an axis; by default the largest that fits the scans and the encoder, up to 224 (2D) or 96 (3D).
     steps: optimiser steps, each of batch_size x accumulate x devices scans. transductive: pretrain on the test patients
     too; every later table says so. label: a label column watched by kNN during the run (it never enters the loss).
-    resume: go on where the very same run stopped; false starts it over.
+    monitor_every: steps between two looks at the representation, a tenth of the run by default. on_collapse: stop the run
+    where all scans come to look alike to the encoder, or only warn. resume: go on where the very same run stopped;
+    false starts it over.
     Raises MedsslError on a setting that cannot work, before the first step.
     """
     cache, out = Cache(Path(data)), Path(out)
@@ -95,14 +98,21 @@ def pretrain(
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, recipes.modality_of(cache), cache.spacing_mm)
+    module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
+    if "frames" in module.needs:
+        check_frames(cache, scans, type(module).__name__)
+    reports = reports_of(cache, scans) if "report" in module.needs else None
+    if reports is not None:
+        scans = _with_report(scans, reports, type(module).__name__, module.least_batch)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
         "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
         "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "split_column": split_column, "devices": devices, "transductive": transductive,
         "scans": len(scans), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels, "modality": cache.modality, "size": cache.size,
     }  # fmt: skip
+    if reports is not None:
+        config["reports"] = runs.identity(reports=[reports[scan] for scan in scans])
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
     finished = runs.finished(out, name, resume)
     if finished is not None:
@@ -113,13 +123,20 @@ def pretrain(
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
         module.optimise = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "steps": steps}
-        crops = Crops(cache, scans, source_within(cache, scans, module.source_size(size), size), seed)
-        health = Health(cache, scans, size, label, monitor_every or max(1, steps // 10))
-        cost = _fit(module, crops, health, out, steps, batch_size, accumulate, precision, accelerator, devices, workers,
-                    checkpoint_every, resume)  # fmt: skip
+        rows = cache.manifest[cache.manifest["scan"].isin(scans)]
+        source = source_within(cache, scans, module.source_size(size), size)
+        crops = Crops(cache, scans, source, seed, reports=reports, **module.crop_settings(rows))
+        watch = monitor_every or max(1, steps // 10)
+        health = Health(cache, scans, size, label, watch, batch_size * accumulate, on_collapse)
+        try:
+            cost = _fit(module, crops, health, out, steps, batch_size, accumulate, precision, accelerator, devices, workers,
+                        checkpoint_every, resume)  # fmt: skip
+        finally:
+            if record is not None:
+                record.update(metrics=health.last)
         if record is not None:
             _save(module, crops, cache, scans, out)
-            record.update(metrics=health.last, cost=cost)
+            record.update(cost=cost)
     return runs.read(out)
 
 
@@ -159,6 +176,30 @@ def pretraining_scans(
     return list(cache.manifest["scan"][allowed | transductive])
 
 
+def reports_of(cache: Cache, scans: Sequence[str]) -> dict[str, str]:
+    """scan -> report text, for those of the scans that have one."""
+    if "report" not in cache.manifest:
+        raise MedsslError(
+            "there are no reports in this cache: expected text for each scan; join it with `medssl index --labels FILE.csv "
+            "--report COLUMN`, then prepare again"
+        )
+    given = cache.manifest.set_index("scan")["report"].loc[list(scans)].dropna()
+    return {str(scan): str(text) for scan, text in given.items()}
+
+
+def _with_report(scans: Sequence[str], reports: dict[str, str], method: str, least: int) -> list[str]:
+    """The scans that can be used, after the others were counted out loud."""
+    found = [scan for scan in scans if scan in reports]
+    if len(found) < max(2, least):
+        raise MedsslError(
+            f"{len(found)} of {len(scans)} scans to pretrain on have a report: {method} expected {max(2, least)} or more; look "
+            f"at the labels' column of reports"
+        )
+    if len(found) < len(scans):
+        console.print(f"{len(scans) - len(found)} of {len(scans)} scans have no report and are left out")
+    return found
+
+
 def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
     """The largest crop that the encoder's strides divide and the median scan holds, up to 224 (2D) or 96 (3D); in volumes
     of thick slices (anisotropic by more than 3) as many voxels, about as long in mm along every axis."""
@@ -179,71 +220,14 @@ def check_fits(encoder: Encoder, cache: Cache) -> None:
         )
 
 
-class Health(pl.Callback):
-    """Watches the representation while it is trained: effective rank, spread, kNN with labels; warns on collapse."""
-
-    def __init__(self, cache: Cache, scans: Sequence[str], size: Sequence[int], label: str | None, every: int):
-        chosen = np.random.default_rng(0).permutation(len(scans))[: MONITORED[cache.dims]]
-        self.cache, self.scans, self.size = cache, [scans[i] for i in sorted(chosen)], tuple(size)
-        self.every, self.looked = every, 0
-        self.last: dict[str, float] = {}
-        self.first: float | None = None
-        self.labels = label_codes(cache, label)[0] if label else None
-
-    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        if self.first is None and trainer.is_global_zero:
-            with trainer.strategy.precision_plugin.forward_context():
-                self.first = self._look(module)["effective_rank"]
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
-        step = trainer.global_step
-        if trainer.is_global_zero and trainer.fit_loop._should_accumulate() is False and (
-            step % self.every == 0 or step == trainer.max_steps
-        ):  # fmt: skip
-            self.looked = step
-            with trainer.strategy.precision_plugin.forward_context():
-                self.last = self._look(module) | {"loss": float(outputs["loss"])}
-            module.log_dict({k: v for k, v in self.last.items() if k != "loss"}, rank_zero_only=True)
-            self._warn(step)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"first": self.first, "last": self.last}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.first, self.last = state["first"], state["last"]
-
-    def seconds(self, module: Any, steps: int) -> float:
-        """What looking will cost over so many steps, from a look at a few scans."""
-        few = self.scans[: max(1, len(self.scans) // 16)]
-        begun = time.perf_counter()
-        probes.embed(module.kept, self.cache, few, self.size)
-        return (time.perf_counter() - begun) * len(self.scans) / len(few) * (1 + steps // self.every)
-
-    def _look(self, module: Any) -> dict[str, float]:
-        features = probes.embed(module.kept, self.cache, self.scans, self.size)
-        found = {
-            "effective_rank": probes.effective_rank(features),
-            "feature_std": float((features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-12)).std(0).mean()),
-        }
-        if self.labels is not None:
-            known = [i for i, s in enumerate(self.scans) if s in self.labels]
-            patients = self.cache.manifest.set_index("scan")["patient"]
-            codes = np.array([self.labels[self.scans[i]] for i in known])
-            if len(set(codes)) < 2:
-                raise MedsslError(
-                    f"{len(known)} of {len(self.scans)} watched scans have a label: expected two classes; leave --label out"
-                )
-            found["knn"] = probes.knn(features[known], codes, np.array([patients[self.scans[i]] for i in known]))
-        return found
-
-    def _warn(self, step: int) -> None:
-        rank, spread = self.last["effective_rank"], self.last["feature_std"]
-        if spread < 1e-4 or rank < max(1.2, 0.2 * (self.first or 0)):
-            warnings.warn(
-                f"the representation is collapsing at step {step}: effective rank {rank:.1f} (it began at {self.first:.1f}), "
-                f"spread {spread:.1e}. Try a larger batch, a lower --lr, stronger views, or another method.",
-                stacklevel=2,
-            )
+def check_frames(cache: Cache, scans: Sequence[str], method: str) -> None:
+    """Raise MedsslError unless the scans are sequences whose frames the cache holds as channels."""
+    still = (cache.manifest.set_index("scan")["frames"].loc[list(scans)].fillna(1) < 2).sum()
+    if still:
+        raise MedsslError(
+            f"{still} of {len(scans)} scans to pretrain on hold one frame: {method} expected sequences; index 4D scans and "
+            f"prepare them with --frames sequence, or take another --method"
+        )
 
 
 class Curves(pl.Callback):
@@ -278,19 +262,6 @@ class Curves(pl.Callback):
             write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False).encode())
 
 
-def label_codes(cache: Cache, label: str) -> tuple[dict[str, int], list[str]]:
-    """scan -> class number for the scans that have the label, and the names of the classes in order."""
-    column = f"label.{label}"
-    if column not in cache.manifest:
-        known = ", ".join(c.removeprefix("label.") for c in cache.manifest if c.startswith("label.")) or "none"
-        raise MedsslError(
-            f"there is no label {label!r} in this cache: expected one of {known}; join it with `medssl index --labels`"
-        )
-    values = cache.manifest.set_index("scan")[column].dropna().astype(str)
-    names = sorted(values.unique())
-    return {scan: names.index(value) for scan, value in values.items()}, names
-
-
 def _fit(
     module: Method, crops: Crops, health: Health, out: Path, steps: int, batch_size: int, accumulate: int,
     precision: str, accelerator: str, devices: int | str, workers: int, checkpoint_every: int, resume: bool,
@@ -310,6 +281,8 @@ def _fit(
     if trainer.is_global_zero and begun:
         console.print(f"going on after step {begun} of {steps}")
     if trainer.is_global_zero and begun < steps:
+        if crops.partners is not None:
+            _tell_partners(crops, crops.partners)
         console.print("measuring how long it will take ...")
         _tell(module, crops, health, batch_size, (steps - begun) * accumulate, trainer)
     data = CropData(crops, batch_size, steps * accumulate, begun * accumulate, workers)
@@ -322,11 +295,26 @@ def _fit(
             "device": trainer.strategy.root_device.type}  # fmt: skip
 
 
+def _tell_partners(crops: Crops, partners: dict[str, list[str]]) -> None:
+    """How many scans are paired with another one, before the first step; a warning where none is."""
+    paired = sum(bool(partners.get(scan)) for scan in crops.scans)
+    rest = "their own neighbouring slices" if crops.apart else "a second view of themselves"
+    console.print(
+        f"{paired} of {len(crops.scans)} scans ({paired / len(crops.scans):.0%}) have a partner; the others meet {rest}"
+    )
+    if not paired and not crops.apart:
+        warnings.warn(
+            "no scan has a partner, so this is plain SimCLR; patients need several scans (index --patient COLUMN), or take "
+            "--method.positives neighbour",
+            stacklevel=2,
+        )
+
+
 def _tell(module: Method, crops: Crops, health: Health, batch_size: int, batches: int, trainer: pl.Trainer) -> None:
     batch = default_collate([crops[i] for i in range(batch_size)])
     expected = estimate(module, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
     with trainer.strategy.precision_plugin.forward_context():
-        looking = health.seconds(module, batches // trainer.accumulate_grad_batches)
+        looking = health.seconds(module, batches // trainer.accumulate_grad_batches, trainer.world_size)
     console.print(
         f"{type(module).__name__} on {len(crops.scans)} scans, {batches} batches of {batch_size}: about "
         f"{spoken(expected['seconds'] + looking)} ({spoken(looking)} of them to watch the representation) and {expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"

@@ -19,7 +19,7 @@ import platform
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -216,7 +216,8 @@ def describe(thing: Any) -> dict:
     plain = {
         n: list(v) if isinstance(v, tuple) else v for n, v in kept.items() if _is_plain(v)
     }  # as JSON gives it back
-    return {"class_path": path, "init_args": plain}
+    nested = {n: [describe(part) for part in v] for n, v in kept.items() if n not in plain and _is_list_of_parts(v)}
+    return {"class_path": path, "init_args": plain | nested}
 
 
 def rebuild(spec: dict, **more: Any) -> Any:
@@ -228,7 +229,17 @@ def rebuild(spec: dict, **more: Any) -> Any:
             f"the record names the class {path}, which is outside medssl, and a record is never allowed to import code: "
             f"name it yourself, with --encoder {path}"
         )
-    return getattr(importlib.import_module(module), name)(**spec["init_args"], **more)
+    parts = {n: [_later(v) for v in vs] for n, vs in spec["init_args"].items() if _are_specs(vs)}
+    return getattr(importlib.import_module(module), name)(**spec["init_args"] | parts, **more)
+
+
+def _are_specs(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "class_path" in v for v in value)
+
+
+def _later(spec: dict) -> Callable[[Any], Any]:
+    """A part of a Joint, to be built when its encoder is there."""
+    return lambda encoder: rebuild(spec, encoder=encoder)
 
 
 def commit() -> str:
@@ -261,6 +272,11 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_plain(v) for v in value)
     return value is None or isinstance(value, (str, int, float, bool))
+
+
+def _is_list_of_parts(value: Any) -> bool:
+    """A list, or torch's ModuleList, of objects that are themselves built from their arguments (the parts of a Joint)."""
+    return isinstance(value, Iterable) and not isinstance(value, (str, dict)) and type(value).__name__ != "Tensor"
 
 
 def flatten(record: dict, prefix: str = "") -> dict:

@@ -47,13 +47,17 @@ def test_no_name_reaches_anything_that_is_written(tmp_path, capfd):
         "who",
         "--mask",
         "../PHIMask/{stem}_PHIMask.nii.gz",
+        "--report",
+        "text",
     ]
     assert run(capfd, ["index", str(data), "--out", m, *labels, "--modality", "CT", "--audit"], terminal=HEADER) == 3
     assert run(capfd, ["prepare", m, "--out", c, "--spacing-mm", "0.9", "0.7", "2.5", "--jobs", "2"]) == 3
+    assert read_table(Path(c) / "manifest.parquet").report.str.contains("Clear lungs").sum() == 8
     reasons = " ".join(read_table(Path(m) / "rejects.parquet").reason)
     assert all(words in reasons for words in ("quarantined: ultrasound", "quarantined: a screen", "text is burned"))
     tiny = ["--crop", "16", "16", "16", "--steps", "2", "--batch-size", "2", "--accelerator", "cpu"]
     assert run(capfd, ["pretrain", "--data", c, "--out", pre, *NET, "--method", "SimMIM", *tiny]) == 0
+    assert run(capfd, ["pretrain", "--data", c, "--out", f"{pre}_clip", *NET, "--method", "CLIP", *tiny]) == 0
     task = ["--task", "segmentation", *SMALL]
     grid = ["--arms", "scratch", pre, "--budgets", "100%", "--draws", "1"]
     assert run(capfd, ["study", "--data", c, "--out", str(work / "study"), *task, *grid]) == 0
@@ -128,7 +132,13 @@ def cohort(data: Path) -> Path:
         volume = head(number)
         name = writer(data / "images", number, volume)
         named_nifti(data / "PHIMask" / f"{name.split('.')[0]}_PHIMask.nii.gz", (volume > 0).astype(np.uint8))
-        said = {"finding": number % 2, "note": f"PHIFree {number}", "ReaderName": f"PHIReader {number % 2}"}
+        text = f"PHIFree {number}, {name}: PHIRow, born 03.02.1931 (19310203), seen by Dr. PHIDoctor PHIMüller. Clear lungs."
+        said = {
+            "finding": number % 2,
+            "note": f"PHIFree {number}",
+            "ReaderName": f"PHIReader {number % 2}",
+            "text": text,
+        }
         rows.append({"file": name, "who": f"PHIRow Müller {number % 8}", **said})
     for number, fields in enumerate(({"Modality": "US"}, {"ImageType": ["DERIVED", "SECONDARY", "PHI SCREEN SAVE"]})):
         series(data / "images", 20 + number, head(0)[:, :, :1], **fields)

@@ -197,19 +197,6 @@ def test_accumulation_takes_whole_steps_and_the_same_samples(cache: Cache, tmp_p
     assert torch.allclose(made[0][first], made[1][first], atol=3e-3)  # masks hold equally many blocks, bodies not quite
 
 
-def test_collapse_is_warned_of(cache: Cache, tmp_path: Path) -> None:
-    class Collapsing(SimMIM):
-        def loss(self, batch):
-            with torch.no_grad():
-                for weight in self.encoder.parameters():
-                    weight.zero_()
-            return super().loss(batch)
-
-    settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu", "monitor_every": 1}
-    with pytest.warns(UserWarning, match="collapsing at step 1"):
-        pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), Collapsing, **settings)
-
-
 def test_an_encoder_for_other_scans_is_refused_before_training(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(MedsslError, match=r"--encoder\.dims 3"):
         pretrain(cache.path, tmp_path / "a", ResidualUNet(2, width=4), SimMIM)

@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class Method(pl.LightningModule, ABC):
     """A pretext. Subclasses are final and keep each parameter of `__init__` as an attribute of the same name.
 
     decoder: trained by the pretext, it goes along into segmentation; None where there is none.
-    needs: what a batch must hold beyond the scan itself ("report", "frames", ...).
+    needs: what a batch must hold beyond the scan itself ("partner", "report", "frames", ...).
     least_batch: the smallest batch the loss has a meaning for.
     places: whether the loss asks for `place_views`, each (B, dims, *crop), -1..1 from the scan's first voxel to its last.
     stop_gradient: what the loss sends no gradient to, for the record; an attribute's name where it is a module.
@@ -80,6 +81,14 @@ class Method(pl.LightningModule, ABC):
         """How large a source the views cut the crop from."""
         return tuple(round(1.5 * n) for n in crop)
 
+    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
+        """What `Crops` has to be told to yield what `needs` names; manifest: of the scans that are pretrained on."""
+        return {}
+
+    def view_source(self, batch: dict[str, Any], view: int) -> tuple[Tensor, Tensor]:
+        """What view number `view` is cut from: (B, C, *source), and its body (B, 1, *source)."""
+        return batch["source"], batch["valid"]
+
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         """Raise MedsslError before the first step where this method cannot work with such a crop or batch."""
         self.encoder.check_size(crop)
@@ -99,11 +108,11 @@ class Method(pl.LightningModule, ABC):
     @torch.no_grad()
     def make_views(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add `views` and `valid_views` to a batch, where it lies, from its `source` and keys."""
-        source, valid = batch["source"].float(), batch["valid"].float()
         views = [view for view in self._views if isinstance(view, View)]
         params = [view.draw(mix(batch["key"], i)) for i, view in enumerate(views)]
-        batch["views"] = [view(source, p) for view, p in zip(views, params)]
-        batch["valid_views"] = [view.mask(valid, p) for view, p in zip(views, params)]
+        sources = [self.view_source(batch, i) for i in range(len(views))]
+        made = [view.both(x.float(), body.float(), p) for view, p, (x, body) in zip(views, params, sources)]
+        batch["views"], batch["valid_views"] = [image for image, _ in made], [body for _, body in made]
         if self.places:
             places = places_of(batch)
             batch["place_views"] = [view.mask(places, p) for view, p in zip(views, params)]
@@ -138,8 +147,9 @@ def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> di
     source = nn.functional.interpolate(coarse, size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
     numbers = torch.arange(count)
     return {
+        "partner": source * 0.9, "partner_valid": torch.ones_like(source[:, :1], dtype=torch.bool),
         "source": source, "valid": torch.ones_like(source[:, :1], dtype=torch.bool), "scan": numbers, "patient": numbers,
-        "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
+        "report": [f"Nodule of {n} mm." for n in range(count)], "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
         "start": torch.zeros(count, len(size), dtype=torch.int64), "extent": torch.tensor([list(size)] * count),
     }  # fmt: skip
 

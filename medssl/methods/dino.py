@@ -75,8 +75,7 @@ class DINO(StudentTeacher):
         return encoder
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        sizes = [size] * 2 + [self.local_size(size)] * self.local_views
-        return tuple(recipes.contrastive(modality, s, spacing_mm) for s in sizes)
+        return recipes.multi_crop(modality, size, spacing_mm, self.local_size(size), self.local_views)
 
     def local_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """The small crops': a multiple of the encoder's stride; two at least where a norm needs more than one voxel."""

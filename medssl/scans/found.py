@@ -36,6 +36,7 @@ class Found:
     mask: Path | None = None
     patient: str | None = None
     labels: dict[str, object] = field(default_factory=dict)
+    report: str | None = None  # scrubbed
 
     def reject(self, reason: str) -> None:
         self.reason = self.reason or reason

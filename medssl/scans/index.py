@@ -37,6 +37,7 @@ from medssl.scans.masks import MaskTemplate
 from medssl.scans.privacy import MODALITIES, Pseudonyms
 from medssl.scans.quality import header_flags, joined
 from medssl.scans.read import check_mask, files_of, read_headers
+from medssl.scans.reports import counted, scrub
 from medssl.scans.tables import SOURCES, Columns, RowGroups, manifest_frame, read_table, refuse_nothing, to_parquet
 
 LOOK_FIRST = "look at it, then --accept-burned-in-risk keeps it, or set BurnedInAnnotation (0028,0301) to NO"
@@ -50,6 +51,7 @@ def index(
     key: str = "file",
     patient: str | None = None,
     label: Sequence[str] | None = None,
+    report: str | None = None,
     mask: str | None = None,
     classes_from_folders: bool = False,
     modality: str | None = None,
@@ -62,7 +64,8 @@ def index(
     """Read the headers of every scan under the sources and write the manifest; returns it.
 
     labels: a CSV; `key` names its column of paths, `label` the columns to keep (default: all with few
-    values). patient: a column of the CSV, else a pattern with one group on the path; else DICOM's PatientID;
+    values). report: a column of report text, kept for methods that read it after what looks like a name, a date or a
+    long number was taken out; that is no anonymisation, so read it before you hand it on. patient: a column of the CSV, else a pattern with one group on the path; else DICOM's PatientID;
     else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
     (a DICOM series: from the one above it), as ../labels/{name} or {stem}_mask.nii.gz, {name}_seg.dcm. classes_from_folders: the folder's
     name as label `class`. modality: for formats that do
@@ -77,9 +80,9 @@ def index(
     >>> manifest = index([Path("scans")], Path("manifest"), patient=r"(sub-\\d+)")        # doctest: +SKIP
     """
     template = MaskTemplate(mask) if mask else None
-    table = LabelTable(labels, key, patient, label) if labels else None
+    table = LabelTable(labels, key, patient, label, report) if labels else None
     patients = _PatientRule(patient, table)
-    _check_options(modality, label, labels)
+    _check_options(modality, label or report, labels)
     corrections = check_corrections(correct)
     prefixes = _prefixes([Path(os.path.normpath(source)) for source in sources])
     out = Path(out)
@@ -93,6 +96,8 @@ def index(
         if table:
             stream = _join(found, table, prefixes, warned)
         stream = patients.apply(stream, prefixes, warned)
+        if report:
+            stream = counted(stream, warned)
         if classes_from_folders:
             stream = map(_with_class, stream)
         if template:
@@ -125,7 +130,9 @@ def _check_options(modality: str | None, label, labels) -> None:
     if modality is not None and modality not in MODALITIES:
         raise MedsslError(f"modality {modality!r} is no DICOM modality code{nearest(modality, MODALITIES)}")
     if label is not None and labels is None:
-        raise MedsslError("label names columns, but no labels file is given: expected --labels FILE.csv with it")
+        raise MedsslError(
+            "label and report name columns, but no labels file is given: expected --labels FILE.csv with it"
+        )
 
 
 def _find(
@@ -280,6 +287,10 @@ def _labelled(table: LabelTable, item: Found, row: int | str | None) -> Found:
     if isinstance(row, int):
         item.labels = item.labels | table.values(row)
         item.patient = table.patient_of(row) if table.patient else None
+        text, others = table.report_of(row)
+        if text is not None:
+            header = [item.header.patient, item.header.site] if item.header else []
+            item.report = scrub(text, [*others, *header, item.path.name])
     if table.patient and row == "twice":
         item.reject("its rows in labels disagree: patient unknown; keep one row")
     elif table.patient and item.patient is None:
@@ -401,6 +412,8 @@ def _row(item: Found, scan: str, names: Pseudonyms, modality: str | None) -> dic
             "flags": joined(None, header_flags(header)),
             "notes": "; ".join(header.notes) or None,
         }
+    if item.report is not None:
+        row["report"] = item.report
     labels = {**(header.labels if header else {}), **item.labels}
     return row | {f"label.{name}": value for name, value in labels.items()}
 

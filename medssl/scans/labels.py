@@ -47,12 +47,18 @@ class Warned:
 class LabelTable:
     """A CSV of labels, one row a scan. Raises MedsslError for a file or column that is not there."""
 
-    def __init__(self, csv: Path, key: str, patient: str | None = None, label: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, csv: Path, key: str, patient: str | None = None, label: Sequence[str] | None = None,
+        report: str | None = None,
+    ) -> None:  # fmt: skip
         frame = _read(csv, key, patient)
+        if report is not None and (report in (key, patient) or report not in frame.columns):
+            raise MedsslError(f"report {report!r} is no column of text in the labels{nearest(report, frame.columns)}")
+        self.report = report
         self.patient = patient if patient in frame.columns else None
         self.ids = frame[key].fillna("").str.strip().tolist()
         self.patients = frame[self.patient].tolist() if self.patient else []
-        others = [column for column in frame.columns if column not in (key, self.patient)]
+        others = [column for column in frame.columns if column not in (key, self.patient, report)]
         self.kept = list(label) if label is not None else [name for name in others if _is_label(name, frame[name])]
         for name in self.kept:
             if name not in frame.columns:
@@ -82,13 +88,21 @@ class LabelTable:
         """The kept labels of one row; an empty cell is None."""
         return {name: _plain(self.frame[name].iloc[row]) for name in self.kept}
 
+    def report_of(self, row: int) -> tuple[str | None, list[str]]:
+        """The report of one row, None for an empty cell, and what else its row says that is no label: names, notes."""
+        if self.report is None:
+            return None, []
+        cells = self.frame.iloc[row].drop([self.report, *self.kept]).dropna()
+        text = self.frame[self.report].iloc[row]
+        return None if pd.isna(text) or not str(text).strip() else str(text), [str(value) for value in cells]
+
     def patient_of(self, row: int) -> str | None:
         """The patient of one row, None for an empty cell."""
         value = self.patients[row]
         return None if pd.isna(value) or not str(value).strip() else str(value).strip()
 
     def _one(self, rows: list[int]) -> int | str:
-        said = self.frame.iloc[rows][[*self.kept, *([self.patient] if self.patient else [])]]
+        said = self.frame.iloc[rows][[*self.kept, *(name for name in (self.patient, self.report) if name)]]
         return rows[0] if len(rows) == 1 or len(said.drop_duplicates()) <= 1 else "twice"
 
     def _warnings(self, matched, rows, unknown, ambiguous, usable) -> list[Warned]:

@@ -161,7 +161,7 @@ def manifest_frame(rows: Columns) -> pd.DataFrame:
     whole."""
     label_columns = [name for name in rows.lists if name.startswith("label.")]
     kinds = {name: "Int64" if name in WHOLE_NUMBERS else "float64" if name in NUMBERS else object for name in COLUMNS}
-    names = [*COLUMNS, *label_columns]
+    names = [*COLUMNS, *(["report"] if "report" in rows.lists else []), *label_columns]
     frame = pd.DataFrame({name: pd.Series(rows.lists.pop(name), dtype=kinds.get(name)) for name in names})
     frame["has_mask"] = frame["has_mask"].astype(bool)
     for name in label_columns:

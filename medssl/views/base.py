@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,16 +63,14 @@ def normal_like(x: Tensor, keys: Tensor) -> Tensor:
     Muller 1958), which end at 4.9 standard deviations. No generator, no loop, nothing that waits for a GPU.
     """
     noise = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    count = noise[0].numel()
-    words = torch.arange(1, -(-count // 4) + 1, device=x.device)
-    step = 1 if x.device.type == "cpu" else len(x)  # one sample at a time stays in the processor's cache
-    for some, into in zip(keys.split(step), noise.flatten(1).split(step)):
-        bits = mix(some[:, None], words).view(torch.int16)  # (b, 4 * words)
-        numbers = bits.float().add_(32768.5).div_(65536)
-        half = -(-count // 2)
-        radius, angle = numbers[:, :half].log_().mul_(-2).sqrt_(), numbers[:, half : 2 * half].mul_(2 * math.pi)
-        torch.mul(radius, angle.cos(), out=into[:, :half])
-        torch.mul(radius[:, : count - half], angle[:, : count - half].sin_(), out=into[:, half:])
+    count, flat = noise[0].numel(), noise.flatten(1)
+    bits = mix(keys[:, None], torch.arange(1, -(-count // 4) + 1, device=x.device)).view(
+        torch.int16
+    )  # (B, count or more)
+    numbers, half = bits.float().add_(32768.5).div_(65536), -(-count // 2)
+    radius, angle = numbers[:, :half].log_().mul_(-2).sqrt_(), numbers[:, half : 2 * half].mul_(2 * math.pi)
+    torch.mul(radius, angle.cos(), out=flat[:, :half])
+    torch.mul(radius[:, : count - half], angle[:, : count - half].sin_(), out=flat[:, half:])
     return noise.to(x.dtype)
 
 
@@ -103,7 +101,8 @@ class View(nn.Module, ABC):
     """Base of all views; subclasses say what they draw and how they apply it, for any number of axes.
 
     probability: the chance that a sample gets the view at all.
-    dims: the numbers of axes it works for. differentiable: whether a gradient reaches the input.
+    dims: the numbers of axes it works for. channels: the one number of channels, None for any.
+    differentiable: whether a gradient reaches the input.
 
     A subclass writes `parameters_of` (tensors of B rows: bool, int64 or float32) and `apply_to`, which gets float32 and
     must leave its input as it is; one that moves voxels writes `move_mask` too.
@@ -111,6 +110,7 @@ class View(nn.Module, ABC):
 
     probability: float = 1.0
     dims: tuple[int, ...] = (2, 3)
+    channels: int | None = None
     differentiable: bool = True
 
     def draw(self, keys: Tensor) -> Params:
@@ -129,19 +129,26 @@ class View(nn.Module, ABC):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """(B, C, *S) -> (B, C, *crop), in the dtype of x."""
         self.refuse(x, params)
-        return self.change(x.float(), params).to(x.dtype)
+        return torch.cat([self.change(some.float(), p).to(x.dtype) for some, p in portions(x, params)])
 
     def mask(self, mask: Tensor, params: Params) -> Tensor:
         """The same move for a mask (B, C, *S) of any dtype; only moves in space change it, and no new value appears."""
-        return _where_on(self.move_mask, mask, params)
+        return torch.cat([_where_on(self.move_mask, some, p) for some, p in portions(mask, params)])
 
     def both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Image and mask at once, equal to one after the other, and quicker where both are resampled."""
-        return self(x, params), self.mask(mask, params)
+        self.refuse(x, params)
+        masks = mask.split(_step(x))
+        made = [self.change_both(some.float(), m, p) for (some, p), m in zip(portions(x, params), masks)]
+        images, moved = zip(*made)
+        return torch.cat(images).to(x.dtype), torch.cat(moved)
 
     def change(self, x: Tensor, params: Params) -> Tensor:
         """`forward` for float32 that was looked at already: only the samples that are on are changed."""
         return _where_on(self.apply_to, x, params)
+
+    def change_both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        return self.change(x, params), self.mask(mask, params)
 
     def refuse(self, x: Tensor, params: Params) -> None:
         """Raise MedsslError for a batch that no view can take. Whether all is finite is looked at on the CPU only: a GPU
@@ -152,6 +159,8 @@ class View(nn.Module, ABC):
         if x.ndim - 2 not in self.dims:
             wanted = " or ".join("(B, C, H, W)" if n == 2 else "(B, C, X, Y, Z)" for n in self.dims)
             raise MedsslError(f"{name} got a batch of shape {shape}: expected {wanted}")
+        if self.channels not in (None, x.shape[1]):
+            raise MedsslError(f"{name} got {x.shape[1]} channels: expected {self.channels}; leave it out for others")
         if not x.numel():
             raise MedsslError(f"{name} got an empty batch of shape {shape}: expected one sample or more")
         if (drawn := _length(params)) not in (None, len(x)):
@@ -186,6 +195,8 @@ class Compose(View):
     def __init__(self, views: Sequence[View]):
         super().__init__()
         self.views = nn.ModuleList(views)
+        self.differentiable = all(view.differentiable for view in views)
+        self.channels = next((view.channels for view in views if view.channels), None)
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {str(i): view.draw(mix(keys, i)) for i, view in enumerate(self._each())}
@@ -200,12 +211,10 @@ class Compose(View):
             mask = view.mask(mask, params[str(i)])
         return mask
 
-    def both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        self.refuse(x, params)
-        wide = x.float()
+    def change_both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         for i, view in enumerate(self._each()):
-            wide, mask = view.both(wide, mask, params[str(i)])
-        return wide.to(x.dtype), mask
+            x, mask = view.change_both(x, mask, params[str(i)])
+        return x, mask
 
     @classmethod
     def example(cls, dims: int) -> View:
@@ -215,6 +224,18 @@ class Compose(View):
 
     def _each(self) -> list[View]:
         return list(self.views)  # type: ignore[arg-type]
+
+
+def portions(x: Tensor, params: Params) -> Iterator[tuple[Tensor, Params]]:
+    """A batch as few samples at a time with their parameters: on a CPU a pipeline is quickest on what its cache holds."""
+    step = _step(x)
+    for at in range(0, len(x), step):
+        yield x[at : at + step], take(params, slice(at, at + step)) if step < len(x) else params
+
+
+def _step(x: Tensor) -> int:
+    """Samples at a time: all of them on a GPU; on a CPU a million numbers, but one sample a thread."""
+    return len(x) if x.device.type != "cpu" else max(torch.get_num_threads(), 2**20 // x[0].numel())
 
 
 def _where_on(change: Callable[[Tensor, Params], Tensor], x: Tensor, params: Params) -> Tensor:
@@ -242,7 +263,9 @@ def check_view(view: View, dims: int, size: Sequence[int] | None = None, channel
     x = torch.linspace(0, 1, batch * channels * math.prod(shape)).reshape(batch, channels, *shape)
     keys = make_keys(7, (torch.arange(batch),))
     params = view.draw(keys)
+    before = x.clone()
     whole = view(x, params)
+    assert torch.equal(x, before), f"{view} writes into its input"
     assert whole.shape[:2] == x.shape[:2], f"{view} turned {tuple(x.shape)} into {tuple(whole.shape)}"
     assert torch.isfinite(whole).all(), f"{view} gives values that are not finite"
     _check_replay(view, x, keys, params, whole)
@@ -253,9 +276,7 @@ def check_view(view: View, dims: int, size: Sequence[int] | None = None, channel
 
 def _check_replay(view: View, x: Tensor, keys: Tensor, params: Params, whole: Tensor) -> None:
     """A function of its parameters, of the keys, of each sample alone; parameters that can be written down."""
-    before = x.clone()
     assert torch.equal(whole, view(x, params)), f"{view} is not a function of its parameters"
-    assert torch.equal(x, before), f"{view} writes into its input"
     assert torch.equal(whole, view(x, view.draw(keys))), f"{view} draws other parameters from the same keys"
     written = json.loads(json.dumps(to_plain(params), allow_nan=False))
     assert torch.equal(whole, view(x, from_plain(written))), f"{view} is another one after its parameters were written"

@@ -1,4 +1,4 @@
-"""What several views draw over a grid: filters in k-space, curves of intensity, smooth noise, boxes.
+"""What several views draw over a grid: filters in k-space, curves of intensity, smooth noise.
 
 y = filtered(x, (frequency(x, 2).abs() < 0.25).float())             # a low-pass along the first array axis
 """
@@ -9,11 +9,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.errors import MedsslError
 from medssl.views.base import mix, normal_like, rows
+from medssl.views.separable import convolved, gaussian
 
 
 def expect(name: str, value: float | Sequence[float], least: float = 0.0, most: float = math.inf) -> None:
@@ -24,7 +24,7 @@ def expect(name: str, value: float | Sequence[float], least: float = 0.0, most: 
         raise MedsslError(f"{name} is {value}: expected {kind} from {least:g} to {most:g}")
 
 
-def along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+def on_axis(values: Tensor, x: Tensor, axis: int) -> Tensor:
     """(n,) or (B, n) -> values that meet x (B, C, *S) along the dimension `axis` of x."""
     shape = [1] * x.ndim
     shape[0], shape[axis] = (len(values) if values.ndim == 2 else 1), values.shape[-1]
@@ -33,7 +33,16 @@ def along(values: Tensor, x: Tensor, axis: int) -> Tensor:
 
 def frequency(x: Tensor, axis: int) -> Tensor:
     """Cycles a voxel along dimension `axis` of x, -0.5..0.5 in the order of an FFT, ready to meet x."""
-    return along(torch.fft.fftfreq(x.shape[axis], device=x.device), x, axis)
+    return on_axis(torch.fft.fftfreq(x.shape[axis], device=x.device), x, axis)
+
+
+def plane(axes: Sequence[int], x: Tensor) -> Sequence[int]:
+    """`axes`, or words where x does not have them."""
+    if not all(0 <= axis < x.ndim - 2 for axis in axes):
+        raise MedsslError(
+            f"axes {tuple(axes)} came with an image of {x.ndim - 2} axes, numbered from 0: expected some of those"
+        )
+    return axes
 
 
 def filtered(x: Tensor, weights: Tensor) -> Tensor:
@@ -60,36 +69,12 @@ def through_curve(x: Tensor, table: Tensor) -> Tensor:
     return value.reshape(x.shape) + (x - inside) * rows(table[:, -1] - table[:, 0], x)
 
 
-def gaussian_kernel(sigma: Tensor, reach: int) -> Tensor:
-    """(B,) -> (B, 2 * reach + 1), each row with the sum 1."""
-    offsets = torch.arange(-reach, reach + 1, device=sigma.device, dtype=torch.float32)
-    kernel = (-0.5 * (offsets / sigma[:, None].clamp(min=1e-3)) ** 2).exp()
-    return kernel / kernel.sum(1, keepdim=True)
-
-
-def convolved(x: Tensor, kernel: Tensor, pad: bool = True) -> Tensor:
-    """x (B, C, *S) with each sample's kernel (B, k) along every axis, edges repeated; shorter by k - 1 without `pad`."""
-    reach, dims = kernel.shape[1] // 2, x.ndim - 2
-    kernel = kernel.to(x.dtype).repeat_interleave(x.shape[1], 0)
-    merged = x.reshape(1, -1, *x.shape[2:])  # every sample and channel is a group of one convolution
-    convolve = F.conv2d if dims == 2 else F.conv3d
-    for axis in range(dims):
-        if pad:
-            edges = [0] * (2 * dims)
-            edges[2 * (dims - 1 - axis)] = edges[2 * (dims - 1 - axis) + 1] = reach
-            merged = F.pad(merged, edges, mode="replicate")
-        shape = [1] * dims
-        shape[axis] = -1
-        merged = convolve(merged, kernel.reshape(len(kernel), 1, *shape), groups=len(kernel))
-    return merged.reshape(*x.shape[:2], *merged.shape[2:])
-
-
 def grainy(x: Tensor, keys: Tensor, grain: float) -> Tensor:
     """Noise of x's shape, mean 0 and deviation 1 everywhere, smooth over a Gaussian of `grain` voxels."""
     if grain == 0:
         return normal_like(x, keys)
     reach = math.ceil(2.5 * grain)
-    kernel = gaussian_kernel(torch.full((len(x),), grain, device=x.device), reach)
+    kernel = gaussian(torch.full((len(x),), grain, device=x.device), reach)
     wide = normal_like(x.new_empty(*x.shape[:2], *(n + 2 * reach for n in x.shape[2:])), keys)
     deviation = kernel[0].square().sum() ** (0.5 * (x.ndim - 2))
     return convolved(wide, kernel, pad=False) / deviation

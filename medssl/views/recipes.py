@@ -13,7 +13,7 @@ MoCo-CXR, arXiv 2010.05352: turns of 10 degrees, no hard crops, no blur in films
 DINO, Caron et al. 2021, arXiv 2104.14294: 2 global crops of 40 to 100% of the area, local ones of 5 to 40% at 96 of 224
 pixels. MAE, He et al. 2022, arXiv 2111.06377, and SimMIM, Xie et al. 2022, arXiv 2111.09886: masking wants little else.
 nnU-Net, Isensee et al. 2021: zoom, turns, noise, blur and gamma in training a segmenter. Models Genesis, Zhou et al.
-2021, arXiv 2004.07882: what is put right again.
+2021, arXiv 2004.07882: what is put right again. Gudbjartsson and Patz 1995, MRM 34: noise in magnitude images.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from medssl.errors import MedsslError, nearest
-from medssl.scans.cache import Cache
 from medssl.scans.privacy import MODALITIES
 from medssl.views.base import Compose, View
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise, Window
-from medssl.views.spatial import Resample
+from medssl.views.mr import BiasField, RicianNoise
+from medssl.views.spatial import Resample, turns
 
 Size = Sequence[int]
 KINDS = {
@@ -47,6 +47,10 @@ class Recipe(Compose):
     def __init__(self, kind: str, views: Sequence[View]):
         super().__init__(views)
         self.kind = kind
+
+    @classmethod
+    def example(cls, dims: int) -> View:
+        return contrastive("MR", (16,) * dims)
 
 
 def contrastive(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
@@ -76,14 +80,14 @@ def masked(modality: str, size: Size, spacing_mm: Sequence[float] | None = None)
     """A crop at about true scale and slight changes of intensity: the mask is the hard part of such a pretext."""
     kind = kind_of(modality)
     crop = Resample(size, zoom=(0.85, 1.15), flip=_flips(kind, len(size)), spacing_mm=spacing_mm)
-    return Recipe(kind, [*window(kind, 0.02), crop, BrightnessContrast(0.05, 0.1, 0.5)])
+    return Recipe(kind, [*window(kind, 0.02), crop, *_light(kind, 0.05, 0.1, 0.5)])
 
 
 def relational(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """A crop turned, zoomed and never mirrored: for pretexts that ask where in the scan something lies."""
     kind = kind_of(modality)
-    turns = (15,) * (3 if len(size) == 3 else 1)
-    crop = Resample(size, zoom=(0.75, 1.1), aspect=1.2, rotate_degrees=turns, spacing_mm=spacing_mm)
+    turned = _turns(15, size, spacing_mm)
+    crop = Resample(size, zoom=(0.75, 1.1), aspect=1.2, rotate_degrees=turned, spacing_mm=spacing_mm)
     return Recipe(kind, [*window(kind, 0.1), crop])
 
 
@@ -97,12 +101,12 @@ def restoration(strength: float = 1.0) -> View:
 
 def finetune(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """nnU-Net's kind of augmentation, the mask moved along."""
-    kind, dims = kind_of(modality), len(size)
+    kind = kind_of(modality)
     crop = Resample(
-        size, zoom=(0.8, 1.25), aspect=1.15, rotate_degrees=(15,) * (3 if dims == 3 else 1), flip=_flips(kind, dims),
+        size, zoom=(0.8, 1.25), aspect=1.15, rotate_degrees=_turns(15, size, spacing_mm), flip=_flips(kind, len(size)),
         spacing_mm=spacing_mm,
     )  # fmt: skip
-    changes = [Gamma(1.4, 0.4), BrightnessContrast(0.1, 0.2, 0.4), Blur(1.0, 0.2), Noise(0.04, 0.2)]
+    changes = [Gamma(1.4, 0.4), *_light(kind, 0.1, 0.2, 0.4), Blur(1.0, 0.2), _noise(kind, 0.04, 0.2)]
     return Recipe(kind, [*window(kind, 0.03), crop, *changes])
 
 
@@ -139,10 +143,9 @@ def kind_of(modality: str) -> str:
     return found
 
 
-def modality_of(cache: Cache) -> str:
-    """What to ask a recipe for: the cache's modality, or RGB where a picture of unknown modality has three channels."""
-    coloured = cache.dims == 2 and cache.channels == 3 and kind_of(cache.modality) == "OT"
-    return "RGB" if coloured else cache.modality
+def modality_of(modality: str, dims: int, channels: int) -> str:
+    """What to ask a recipe for: a cache's own modality, or RGB where a picture of unknown modality has three channels."""
+    return "RGB" if dims == 2 and channels == 3 and kind_of(modality) == "OT" else modality
 
 
 def check_modality(view: View, modality: str) -> None:
@@ -161,19 +164,43 @@ def check_modality(view: View, modality: str) -> None:
         )
 
 
+def moves(view: View) -> bool:
+    """Whether a single view moves voxels, and so a mask with them."""
+    return type(view).move_mask is not View.move_mask or type(view).mask is not View.mask
+
+
 def window(kind: str, jitter: float = 0.0) -> list[View]:
-    """What turns the cache's values into 0..1: a soft-tissue window with tails for CT, nothing for the rest."""
+    """What turns the cache's values into 0..1: a soft-tissue window with tails for CT, nothing for the rest.
+
+    jitter: of level and width, as a share of the window's width.
+    """
     return [Window(level_hu=40.0, width_hu=400.0, jitter_hu=400.0 * jitter, tails=0.15)] if kind == "CT" else []
 
 
 def _strong(kind: str, size: Size, zoom: tuple[float, float], spacing_mm: Sequence[float] | None) -> View:
-    dims = len(size)
     crop = Resample(
-        size, zoom=zoom, aspect=1.3, rotate_degrees=(15,) * (3 if dims == 3 else 1), flip=_flips(kind, dims),
+        size, zoom=zoom, aspect=1.3, rotate_degrees=_turns(15, size, spacing_mm), flip=_flips(kind, len(size)),
         spacing_mm=spacing_mm,
     )  # fmt: skip
-    changes = [Gamma(1.8, 0.8), BrightnessContrast(), Blur(1.5, 0.4), Noise(0.06, 0.4)]
+    changes = [Gamma(1.8, 0.8), *_light(kind, 0.2, 0.3, 0.8), Blur(1.5, 0.4), _noise(kind, 0.06, 0.4)]
     return Recipe(kind, [*window(kind, 0.1), crop, *changes])
+
+
+def _light(kind: str, brightness: float, contrast: float, probability: float) -> list[View]:
+    """Brightness and contrast. Where there is air, at 0, it stays black: the scan is scaled, and in MR shaded by the coil."""
+    if kind in ("XRAY", "RGB", "OT"):
+        return [BrightnessContrast(brightness, contrast, probability)]
+    scaled = BrightnessContrast(0.0, contrast, probability, about_air=True)
+    return [BiasField(strength=contrast / 2, probability=probability / 2), scaled] if kind == "MR" else [scaled]
+
+
+def _noise(kind: str, most: float, probability: float) -> View:
+    """Rician in MR, whose images are magnitudes (Gudbjartsson and Patz 1995), Gaussian elsewhere."""
+    return RicianNoise(most, probability) if kind == "MR" else Noise(most, probability)
+
+
+def _turns(degrees: float, size: Size, spacing_mm: Sequence[float] | None) -> tuple[float, ...]:
+    return turns(degrees, spacing_mm or (1.0,) * len(size))
 
 
 def _flips(kind: str, dims: int) -> tuple[float, ...]:

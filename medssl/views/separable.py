@@ -1,10 +1,7 @@
-"""Work done one axis at a time as small matrix products: spreading a coarse grid, blurring, averaging into thick slices.
+"""Work done one axis at a time: spreading a coarse grid, blurring, averaging into thick slices.
 
-    field = spread(controls, [bspline_weights(n, k) for n, k in zip(size, controls.shape[2:])])
-    blurred = along(x, gaussian(n, sigma), axis=0)         # (B, C, *S), each sample its own sigma
-
-A matrix an axis says all there is about the edges, has no kernel to cut off, takes other numbers for each sample
-without a branch, and is what both CPUs and GPUs are fastest at.
+field = spread(controls, [bspline_weights(n, k) for n, k in zip(size, controls.shape[2:])])
+blurred = convolved(x, gaussian(sigma, reach=4))            # (B, C, *S), each sample its own sigma
 """
 
 from __future__ import annotations
@@ -17,17 +14,17 @@ from torch import Tensor
 
 def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
     """(B, C, *S) with a matrix (m, n), or one a sample (B, m, n), applied to axis `axis` of S, n long -> m long."""
+    if matrix.ndim == 3:
+        lines = x.movedim(axis + 2, -1)
+        found = lines.reshape(len(x), -1, lines.shape[-1]) @ matrix.mT
+        return found.reshape(*lines.shape[:-1], -1).movedim(-1, axis + 2)
     before, after = x.shape[: axis + 2], x.shape[axis + 3 :]
-    if not after:
-        found = x.reshape(*_batches(x, matrix), -1, x.shape[-1]) @ matrix.mT
-    else:
-        lines = x.reshape(*_batches(x, matrix), -1, x.shape[axis + 2], after.numel())
-        found = (matrix[:, None] if matrix.ndim == 3 else matrix) @ lines
-    return found.reshape(*before, matrix.shape[-2], *after)
+    found = matrix @ x.reshape(-1, x.shape[axis + 2], after.numel()) if after else x @ matrix.T
+    return found.reshape(*before, len(matrix), *after)
 
 
 def spread(controls: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """(B, C, *control), one (n, control) an axis -> (B, C, *n): the tensor product of the weights."""
+    """(B, C, *control, ...), one (n, control) an axis -> (B, C, *n, ...): the tensor product of the weights."""
     for axis in reversed(range(len(weights))):  # the first axis comes last: one large product for each channel
         controls = along(controls, weights[axis], axis)
     return controls
@@ -51,17 +48,26 @@ def hat(t: Tensor) -> Tensor:
     return torch.cat([1 - t[:, :1], 1 + t[:, 1:]], 1)
 
 
-def gaussian(n: int, sigma: Tensor, reach: int) -> Tensor:
-    """(B,) standard deviations in voxels -> (B, n, n): a Gaussian blur of n voxels, the first and last repeated `reach`
-    voxels beyond, where the Gaussian ends. A sigma of 0 gives the identity."""
-    apart = torch.arange(-reach, n + reach, device=sigma.device) - torch.arange(n, device=sigma.device)[:, None]
-    weight = (-0.5 * (apart / sigma.clamp(min=1e-3)[:, None, None]) ** 2).exp()  # (B, n, n + 2 * reach)
-    weight = weight / weight.sum(2, keepdim=True)
-    inside = weight[..., reach : reach + n].clone()
-    inside[..., 0] += weight[..., :reach].sum(2)
-    inside[..., -1] += weight[..., reach + n :].sum(2)
-    return inside
+def convolved(x: Tensor, kernel: Tensor, pad: bool = True) -> Tensor:
+    """(B, C, *S) convolved along every axis with its sample's kernel (B, 2 * reach + 1), ends repeated beyond; without
+    `pad` only what needs no ends: shorter by 2 * reach.
+
+    Shifted copies are weighed and added up: for few taps that beats a grouped convolution (12 times, in 3D on a CPU) and
+    a matrix product.
+    """
+    taps, reach = kernel.reshape(*kernel.shape, *[1] * (x.ndim - 1)), kernel.shape[1] // 2
+    for axis, n in enumerate(x.shape[2:], start=2):
+        first, last = x.narrow(axis, 0, 1), x.narrow(axis, n - 1, 1)
+        wide = torch.cat([*[first] * reach, x, *[last] * reach], axis) if pad else x
+        length = wide.shape[axis] - 2 * reach
+        x = wide.narrow(axis, 0, length) * taps[:, 0]
+        for i in range(1, kernel.shape[1]):
+            x.addcmul_(wide.narrow(axis, i, length), taps[:, i])
+    return x
 
 
-def _batches(x: Tensor, matrix: Tensor) -> tuple[int, ...]:
-    return (len(x),) if matrix.ndim == 3 else ()
+def gaussian(sigma: Tensor, reach: int) -> Tensor:
+    """(B,) standard deviations in voxels -> (B, 2 * reach + 1), which add up to 1; a sigma of 0 leaves all as it is."""
+    offsets = torch.arange(-reach, reach + 1, device=sigma.device)
+    kernel = (-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]) ** 2).exp()
+    return kernel / kernel.sum(1, keepdim=True)

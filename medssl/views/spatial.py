@@ -101,7 +101,8 @@ class Resample(View):
                 f"rotate_degrees {self.rotate_degrees}, shear_degrees {self.shear_degrees}, flip {self.flip}: "
                 f"expected turns of 0 or more, a shear from 0 to 45, chances from 0 to 1"
             )
-        if not 0 <= self.elastic_mm <= (most := NO_FOLD[dims] * self.elastic_every_mm):
+        most = NO_FOLD[dims] * self.elastic_every_mm
+        if not 0 <= self.elastic_mm <= most:
             raise MedsslError(
                 f"elastic_mm {self.elastic_mm} with control points {self.elastic_every_mm:g} mm apart: expected 0 to {most:g}, "
                 f"beyond which the scan may fold; lower it, or raise elastic_every_mm"
@@ -140,10 +141,9 @@ class Resample(View):
     def move_mask(self, mask: Tensor, params: Params) -> Tensor:
         return self._resample([mask], ["nearest"], params)[0]
 
-    def both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        self.refuse(x, params)
-        image, moved = self._resample([x.float(), mask], ["bilinear", "nearest"], params)
-        return image.to(x.dtype), moved
+    def change_both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+        image, moved = self._resample([x, mask], ["bilinear", "nearest"], params)
+        return image, moved
 
     def matrix(self, params: Params, source: Sequence[int]) -> Tensor:
         """(B, d+1, d+1): index of a voxel of the crop -> index in a source of that shape, the elastic part left out.
@@ -153,7 +153,7 @@ class Resample(View):
         device = params["zoom"].device
         size, shape = (torch.tensor(n, dtype=torch.float32, device=device) for n in (self.size, tuple(source)))
         spacing = torch.tensor(self.spacing_mm, device=device)
-        edges = params["zoom"] * torch.tensor(self.region_mm, device=device) / spacing  # (B, d) in source voxels
+        edges = self.edges(params)
         turn = rotation(params["radians"]) @ self._shear(params)  # (B, d, d) in mm
         steps = torch.where(params["flip"], -edges, edges) / size
         linear = turn * (spacing * steps)[:, None, :] / spacing[:, None]
@@ -163,6 +163,16 @@ class Resample(View):
             offset = offset.round()
         last = torch.eye(len(self.size) + 1, device=device)[-1].expand(len(edges), 1, -1)
         return torch.cat([torch.cat([linear, offset[..., None]], 2), last], 1)
+
+    def edges(self, params: Params) -> Tensor:
+        """(B, d): the edges of the regions in voxels of the source."""
+        device = params["zoom"].device
+        return params["zoom"] * torch.tensor([r / s for r, s in zip(self.region_mm, self.spacing_mm)], device=device)
+
+    def largest_region(self) -> tuple[float, ...]:
+        """The longest edges that can be drawn, in voxels of the source."""
+        most = self.zoom[1] * math.sqrt(self.aspect)
+        return tuple(most * r / s for r, s in zip(self.region_mm, self.spacing_mm))
 
     def displacement(self, params: Params) -> Tensor:
         """(B, d, *control): how far each control point is moved, in voxels of the crop; drawn anew from its key."""
@@ -203,20 +213,14 @@ class Resample(View):
         return moved.reshape(len(matrix), *points.shape[1:])
 
     def _resample(self, images: list[Tensor], modes: list[str], params: Params) -> list[Tensor]:
-        """Every image by the same grid; on a CPU a few samples at a time, so that the grid stays in its cache."""
+        """Every image by the same grid."""
         source = images[0].shape[2:]
         self._refuse_source(source)
         controls = self._controls({k: v.to(images[0].device) for k, v in params.items()}, source)
         shape = torch.tensor(source, device=controls.device).reshape(-1, *[1] * len(source))
-        controls = ((2 * controls + 1) / shape - 1).flip(1)  # grid_sample's -1..1, last axis first
-        weights = self._weights(controls.device)
-        step = torch.get_num_threads() if controls.device.type == "cpu" else len(controls)
-        parts: list[list[Tensor]] = [[] for _ in images]
-        for at in range(0, len(controls), step):
-            grid = spread(controls[at : at + step], weights).movedim(1, -1)
-            for image, mode, made in zip(images, modes, parts):
-                made.append(self._sample(image[at : at + step], grid, mode))
-        return [torch.cat(made) for made in parts]
+        controls = ((2 * controls + 1) / shape - 1).flip(1).movedim(1, -1)  # grid_sample's -1..1, last axis first
+        grid = spread(controls[:, None], self._weights(controls.device))[:, 0]  # (B, *size, d)
+        return [self._sample(image, grid, mode) for image, mode in zip(images, modes)]
 
     def _sample(self, x: Tensor, grid: Tensor, mode: str) -> Tensor:
         fill = self.outside if mode == "bilinear" and isinstance(self.outside, float | int) else 0.0
@@ -225,8 +229,7 @@ class Resample(View):
         return (found + fill if fill else found).to(x.dtype)
 
     def _refuse_source(self, source: Sequence[int]) -> None:
-        most = self.zoom[1] * math.sqrt(self.aspect)
-        largest = tuple(math.ceil(most * r / s - 1e-6) for r, s in zip(self.region_mm, self.spacing_mm))
+        largest = tuple(math.ceil(n - 1e-6) for n in self.largest_region())
         if self.outside == "error" and any(a > b for a, b in zip(largest, source)):
             raise MedsslError(
                 f"the crop's region can be {largest} voxels, the source is {tuple(source)}: expected a source that holds it; "

@@ -1,5 +1,7 @@
 """Methods that compare views: each loss is the authors' formula, each teacher moves once a step and survives a restart."""
 
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -11,13 +13,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medssl import runs
+from medssl.crops import Crops
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.errors import MedsslError
-from medssl.methods import BYOL, DINO, BarlowTwins, Method, MoCo, SimCLR, SimSiam, VICReg, check_method
+from medssl.methods import BYOL, DINO, BarlowTwins, Method, MoCo, PatientContrast, SimCLR, SimSiam, VICReg, check_method
 from medssl.methods import teacher as teachers
 from medssl.methods.base import synthetic_batch
 from medssl.methods.contrast import nt_xent, similarities
-from medssl.pretrain import pretrain
+from medssl.pretrain import _tell_partners, pretrain
 from medssl.scans.cache import Cache
 
 SMALL = {"hidden": 32, "projection": 16}
@@ -33,8 +36,15 @@ METHODS = {
     "BarlowTwins": partial(BarlowTwins, projection=32),
     "VICReg": partial(VICReg, projection=32),
     "DINO": partial(DINO, prototypes=32, hidden=32, bottleneck=8),
+    "PatientContrast": partial(PatientContrast, projection=16),
     "DINO of two views": partial(DINO, prototypes=32, hidden=32, bottleneck=8, local_views=0),
 }
+SETTINGS_OF_OTHERS = (
+    "SimCLR dot",
+    "SimCLR chunk",
+    "MoCo euclidean",
+    "DINO of two views",
+)  # their losses are tested below
 
 
 def residual_unet(dims: int) -> ResidualUNet:
@@ -46,7 +56,9 @@ def resnet(dims: int) -> ResNet:
 
 
 @pytest.mark.parametrize(("encoder", "dims"), [(resnet, 2), (residual_unet, 3)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(n, marks=pytest.mark.slow) if n in SETTINGS_OF_OTHERS else n for n in METHODS]
+)
 @pytest.mark.filterwarnings("ignore:with --method.chunk")
 def test_the_contract(method: str, encoder, dims: int) -> None:
     torch.manual_seed(0)
@@ -248,6 +260,20 @@ TAUGHT = {
 
 
 @pytest.mark.parametrize("name", TAUGHT)
+def test_a_checkpoint_holds_teacher_queue_and_centre(name: str) -> None:
+    """Two methods, one with the other's state, have the same loss; lightly's own queue would be left out."""
+    method, batch = prepared(name)
+    method.loss(batch)
+    with torch.no_grad():
+        for weight in method.teacher.parameters():
+            weight.mul_(1.1)
+    other = METHODS[name](residual_unet(2))
+    assert not torch.equal(other.loss(batch), method.loss(batch))
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.loss(batch), method.loss(batch))
+
+
+@pytest.mark.parametrize("name", ["MoCo v2", pytest.param("DINO", marks=pytest.mark.slow)])
 def test_teacher_queue_and_centre_survive_a_restart(name: str, cache: Cache, tmp_path, monkeypatch) -> None:
     """Stopped after step 3 of 5 and gone on with, a run ends with the same weights and curves as an undisturbed one."""
     method = TAUGHT[name]
@@ -303,6 +329,62 @@ def test_the_teacher_is_the_moving_average_and_dinos_is_what_the_run_keeps(cache
     assert any(not torch.equal(saved[k], v) for k, v in student.state_dict().items())
 
 
+def test_partners_are_other_scans_of_the_patient_on_one_grid_or_next_in_the_series() -> None:
+    rows = pd.DataFrame(
+        {
+            "scan": ["a", "b", "c", "d-000", "d-001", "d-002"],
+            "patient": ["p", "p", "p", "q", "q", "q"],
+            "shape": [[8, 8, 8], [8, 8, 8], [9, 8, 8], [4, 4, 4], [4, 4, 4], [4, 4, 4]],
+        }
+    )
+    found = {p: PatientContrast(residual_unet(3), p).partners(rows) for p in ("patient", "aligned", "neighbour")}
+    assert found["patient"] == {
+        "a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"],
+        "d-000": ["d-001", "d-002"], "d-001": ["d-000", "d-002"], "d-002": ["d-000", "d-001"],
+    }  # fmt: skip
+    assert {k: v for k, v in found["aligned"].items() if "d" not in k} == {"a": ["b"], "b": ["a"], "c": []}
+    assert found["neighbour"] == {
+        "a": [], "b": [], "c": [], "d-000": ["d-001"], "d-001": ["d-000", "d-002"], "d-002": ["d-001"]
+    }  # fmt: skip
+
+
+def test_a_partner_is_cut_from_the_same_place_or_some_slices_further(cache: Cache) -> None:
+    manifest = cache.manifest
+    scans, size = list(manifest["scan"]), (12, 12, 8)
+    patients = dict(zip(manifest["scan"], manifest["patient"]))
+    partners = PatientContrast(residual_unet(3)).partners(manifest)
+    crops = Crops(cache, scans, size, seed=2, partners=partners)
+    assert 0 < sum(map(bool, partners.values())) < len(scans)
+    for n in range(len(scans)):
+        sample = crops[n]
+        scan, start = scans[sample["scan"]], sample["start"].tolist()
+        assert all(patients[other] == patients[scan] for other in partners[scan])
+        mates = [cache.read(other, start, size) for other in partners[scan] or [scan]]  # one shape: one place
+        assert any(np.array_equal(sample["partner"].numpy(), mate) for mate in mates)
+    moved = Crops(cache, scans, size, seed=2, partners={}, apart=3)
+    for n in range(8):
+        sample = moved[n]
+        scan, (x, y, z) = scans[sample["scan"]], sample["start"].tolist()
+        reads = {dz: cache.read(scan, (x, y, z + dz), size) for dz in range(-3, 4)}
+        assert any(np.array_equal(sample["partner"].numpy(), reads[dz]) for dz in reads)
+    assert any(not torch.equal(moved[n]["partner"], moved[n]["source"]) for n in range(8))
+
+
+def test_the_second_view_is_the_partners_and_the_share_is_said(cache: Cache, tmp_path, capfd) -> None:
+    method, batch = prepared("PatientContrast")
+    views, other = batch["views"], method.make_views({**batch, "partner": batch["partner"].flip(0)})["views"]
+    assert [torch.equal(a, b) for a, b in zip(views, other)] == [True, False]
+    pretrain(cache.path, tmp_path / "a", SMALLEST(), METHODS["PatientContrast"], steps=1, **SETTINGS)
+    assert "scans (" in (said := capfd.readouterr().err)
+    assert "have a partner; the others meet a second view of themselves" in " ".join(said.split())
+
+
+def test_a_cohort_without_partners_is_warned_of(cache: Cache) -> None:
+    crops = Crops(cache, list(cache.manifest["scan"]), (8, 8, 8), seed=0, partners={})
+    with pytest.warns(UserWarning, match="plain SimCLR"):
+        _tell_partners(crops, {})
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_of_one_is_refused_in_words(name: str) -> None:
     with pytest.raises(MedsslError, match="--batch-size 1 is too small"):
@@ -321,3 +403,45 @@ def test_a_batch_of_one_is_refused_in_words(name: str) -> None:
 def test_settings_that_cannot_work_are_refused(method, message: str) -> None:
     with pytest.raises(MedsslError, match=message):
         method(residual_unet(2))
+
+
+TWO_DEVICES = """
+import sys, torch, torch.distributed as dist
+from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+from medssl.methods.contrast import info_nce, nt_xent
+rank, world, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+if world > 1:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+torch.manual_seed(0)
+x, y, groups = *torch.randn(2, 8, 6, dtype=torch.float64), torch.tensor([0, 1, 0, 2, 1, 3, 4, 0])
+own = slice(rank * 8 // world, (rank + 1) * 8 // world)
+losses = {
+    "simclr": lambda a, b: NTXentLoss(0.2, gather_distributed=True)(a, b),
+    "grouped": lambda a, b: nt_xent(a, b, groups[own], 0.2, "euclidean"),
+    "moco v3": lambda a, b: info_nce(a, b, 0.2),
+    "vicreg": VICRegLoss(gather_distributed=True),
+}
+for name, loss in losses.items():
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    loss(x[own] @ weight, y[own] @ weight).backward()
+    if world > 1:
+        dist.all_reduce(weight.grad)  # as DDP does: the mean of the devices' gradients
+    if rank == 0:
+        print(name, *(weight.grad / world).flatten().tolist(), sep=",")
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_have_the_gradient_of_one_with_the_whole_batch(tmp_path) -> None:
+    """Negatives and statistics are gathered: two processes of 4 samples each against one of 8."""
+    command = [sys.executable, "-W", "ignore", "-c", TWO_DEVICES]
+    alone = subprocess.run([*command, "0", "1", ""], capture_output=True, text=True, check=True).stdout
+    both = [
+        subprocess.Popen([*command, rank, "2", str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
+        for rank in "01"
+    ]
+    together, _ = (process.communicate(timeout=300)[0] for process in both)
+    assert len(together.splitlines()) == len(alone.splitlines()) == 4
+    for one, two in zip(alone.splitlines(), together.splitlines()):
+        (name, *expected), (_, *found) = one.split(","), two.split(",")
+        assert np.array(found, float) == pytest.approx(np.array(expected, float), abs=1e-10), name

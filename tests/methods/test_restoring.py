@@ -6,9 +6,10 @@ import torch
 
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.errors import MedsslError
-from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, check_method
+from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, ModelsGenesis, check_method
 from medssl.methods.base import synthetic_batch
-from medssl.methods.restoring import squared_error
+from medssl.methods.models_genesis import shuffle_blocks
+from medssl.methods.restoring import box, squared_error
 from medssl.views.base import make_keys
 
 ENCODERS = {
@@ -21,6 +22,7 @@ METHODS = {
     "DenoisingAutoencoder, gaussian": lambda e: DenoisingAutoencoder(e, "gaussian", 0.2),
     "DenoisingAutoencoder, coarse": lambda e: DenoisingAutoencoder(e, "coarse", 0.2),
     "VAE": VAE,
+    "ModelsGenesis": ModelsGenesis,
 }
 
 
@@ -52,7 +54,7 @@ def test_what_is_shown_in_the_report_is_what_the_loss_saw(name: str) -> None:
     assert torch.equal(shown["corrupted"], again["corrupted"]), "the damage is not a function of the keys"
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n.startswith("Denoising")])
+@pytest.mark.parametrize("name", [n for n in METHODS if n.startswith(("Denoising", "Models"))])
 def test_restoring_counts_the_squared_error_of_body_alone(name: str) -> None:
     """Reference: numpy in float64; tolerance 1e-5."""
     method = METHODS[name](ENCODERS["unet"](3))
@@ -147,6 +149,52 @@ def test_noise_is_of_the_stated_kind_and_strength() -> None:
         assert torch.equal(method.corrupt(x, keys)[2:], method.corrupt(x[2:], keys[2:])), "damage depends on the batch"
 
 
+def test_models_genesis_damages_as_often_as_the_paper_says() -> None:
+    """Shares of 400 scans, each kind of damage alone; tolerance three standard errors."""
+    keys, x = make_keys(0, (torch.arange(400),)), torch.rand(400, 1, 14, 14)
+    encoder = ENCODERS["unet"](2)
+    off = {"nonlinear": 0.0, "shuffle": 0.0, "paint": 0.0}
+    for name, chance in (("nonlinear", 0.9), ("shuffle", 0.5), ("paint", 0.9)):
+        seen = ModelsGenesis(encoder, **off | {name: chance}).corrupt(x, keys)
+        changed = (seen != x).flatten(1).any(1).float().mean()
+        # one in four shuffles is of single voxels; one in twenty scans painted inwards (a fifth) has no box
+        expected = chance * {"nonlinear": 1.0, "shuffle": 0.75, "paint": 0.99}[name]
+        assert abs(changed - expected) < 3 * (expected * (1 - expected) / 400) ** 0.5
+
+
+def test_painting_covers_boxes_inwards_and_all_but_boxes_outwards() -> None:
+    keys, size = make_keys(0, (torch.arange(60),)), (21, 21, 21)
+    method = ModelsGenesis(ENCODERS["unet"](3))
+    inward = torch.arange(60) % 2 == 0
+    covered = method.covered(keys, size, inward)[:, 0].float().flatten(1).mean(1)
+    assert covered[inward].max() <= 5 / 27  # five boxes of a third an axis at most
+    assert 0 < covered[inward].mean() < covered[~inward].mean()
+    assert covered[~inward].max() <= 1 - (8 / 21) ** 3  # one box is kept at least
+    for least, most in ((1 / 6, 1 / 3), (3 / 7, 4 / 7)):
+        for one in box(keys[:20], size, least, most):
+            filled = one.nonzero()
+            edges = filled.amax(0) - filled.amin(0) + 1
+            assert int(edges.prod()) == int(one.sum()), "no box"
+            assert edges.min() >= 21 * least - 1
+            assert edges.max() <= 21 * most + 1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_shuffling_moves_voxels_within_a_tenth_of_the_scan_and_loses_none(dims: int) -> None:
+    edge = 40
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(edge))] * dims, indexing="ij"))[None].repeat(
+        6, *[1] * (dims + 1)
+    )
+    keys = make_keys(0, (torch.arange(6),))
+    moved = shuffle_blocks(grid, keys)
+    assert (moved - grid).abs().max() <= edge // 10 - 1
+    assert (moved != grid).any()
+    number = sum(grid[:, a] * edge**a for a in range(dims)).flatten(1)
+    again = sum(moved[:, a] * edge**a for a in range(dims)).flatten(1)
+    assert torch.equal(again.sort(1).values, number.sort(1).values), "channels came apart, or voxels were lost"
+    assert torch.equal(shuffle_blocks(grid[2:3], keys[2:3]), moved[2:3])
+
+
 def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
     encoder = ENCODERS["unet"](2)
     with pytest.raises(MedsslError, match="code is 0"):
@@ -159,5 +207,9 @@ def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
         VAE(encoder, latent=0)
     with pytest.raises(MedsslError, match="strength is 1.0"):
         DenoisingAutoencoder(encoder, strength=1.0)
+    with pytest.raises(MedsslError, match="inward is 2"):
+        ModelsGenesis(encoder, inward=2)
+    with pytest.raises(MedsslError, match="all 0"):
+        ModelsGenesis(encoder, nonlinear=0, shuffle=0, paint=0)
     with pytest.raises(MedsslError, match="--crop 32 32"):
         DenoisingAutoencoder(encoder).check((33, 30), 4)

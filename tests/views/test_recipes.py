@@ -10,7 +10,8 @@ import torch
 from medssl.errors import MedsslError
 from medssl.views import recipes
 from medssl.views.base import Compose, check_view, make_keys
-from medssl.views.intensity import Window
+from medssl.views.intensity import BrightnessContrast, Window
+from medssl.views.mr import BiasField
 from medssl.views.spatial import Resample
 
 KINDS = ("CT", "MR", "XRAY", "US", "RGB", "OT")
@@ -25,8 +26,9 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 def test_every_recipe_keeps_the_contract_for_every_kind_of_scan(name: str, kind: str) -> None:
     dims = (2,) if kind in ("XRAY", "RGB") else (2, 3)
     for d in dims:
-        for view in set(recipes.named(name, kind, (16,) * d)):
-            check_view(view, d, channels=3 if kind == "RGB" else 1)
+        views = recipes.named(name, kind, (12,) * d)
+        for view in {views[0], views[-1]}:
+            check_view(view, d, size=(18,) * d, channels=3 if kind == "RGB" else 1)
 
 
 def test_recipes_take_dicoms_codes_and_kinds_in_any_case() -> None:
@@ -98,3 +100,15 @@ def test_multi_crop_gives_two_wide_crops_and_small_ones_of_the_papers_shares(dim
 def test_every_recipe_says_what_it_is_for_and_the_file_where_its_ranges_come_from() -> None:
     assert all(inspect.getdoc(recipe) for recipe in recipes.RECIPES.values())
     assert recipes.__doc__.count("arXiv") >= 6
+
+
+@pytest.mark.parametrize("kind", ["CT", "MR", "US"])
+def test_where_there_is_air_no_brightness_lifts_it(kind: str) -> None:
+    x = torch.rand(64, 1, 16, 16)
+    x[:, :, :8] = 0
+    for name in ("contrastive", "masked", "finetune"):
+        parts = recipes.named(name, kind, (16, 16))[0].modules()
+        light = Compose([m for m in parts if isinstance(m, BrightnessContrast | BiasField)])
+        changed = light(x, light.draw(keys(64)))
+        assert (changed[:, :, :8] == 0).all()
+        assert not torch.equal(changed, x)

@@ -1,0 +1,102 @@
+"""CLIP: a scan and its own report are alike, all other reports of the batch are not.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021 (arXiv 2103.00020); in
+radiology: Zhang et al., ConVIRT, MLHC 2022 (arXiv 2010.00747).
+
+    medssl index SCANS --labels labels.csv --report report --out MANIFEST
+    medssl pretrain --data CACHE --method CLIP --crop 32 32 32
+    medssl probe runs/clip --data CACHE --kind retrieval zeroshot --label lesion \
+        --prompts '{"no": ["No focal abnormality."], "yes": ["Suspicious lesion."]}'
+
+Deviations for small cohorts: the text encoder is a small one that starts from nothing (`text.py`) unless `--method.text`
+names a folder; views are turned and zoomed a little, never mirrored, for a report tells left from right. A crop should hold what the
+report speaks of: choose it nearly as large as the scans. Reports that read the same are not negatives of each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightly.utils import dist
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.methods.text import HashedText, LocalText
+from medssl.views import recipes
+from medssl.views.base import View
+
+MOST_SCALE = 100.0  # of the logits, the paper's bound
+
+
+class CLIP(Method):
+    """temperature: of the softmax at the start, it is learned. projection: width of the shared space.
+
+    text: a folder with a transformers model; without it a small one, `text_width` wide.
+    """
+
+    needs = ("report",)
+    least_batch = 2
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        text: str | None = None,
+        temperature: float = 0.07,
+        projection: int = 128,
+        text_width: int = 128,
+    ):
+        super().__init__(encoder)
+        if not temperature >= 1 / MOST_SCALE:
+            raise MedsslError(f"temperature is {temperature}: expected {1 / MOST_SCALE} or more")
+        self.text, self.temperature, self.projection, self.text_width = text, temperature, projection, text_width
+        self.text_encoder: Any = HashedText(text_width) if text is None else LocalText(text)
+        self.image_head = nn.Linear(encoder.out_dim, projection, bias=False)
+        self.text_head = nn.Linear(self.text_encoder.out_dim, projection, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.relational(modality, size, spacing_mm),)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        images = self.image_vectors(self.encoder(batch["views"][0]))
+        distinct = {text: n for n, text in enumerate(dict.fromkeys(batch["report"]))}
+        texts = self.text_vectors(batch["report"])
+        same = torch.tensor([distinct[text] for text in batch["report"]], device=images.device)
+        return clip_loss(images, texts, self.log_scale.exp().clamp(max=MOST_SCALE), same)
+
+    def image_vectors(self, features: Tensor) -> Tensor:
+        """(N, out_dim) of the encoder -> (N, projection) of length 1."""
+        return F.normalize(self.image_head(features).float(), dim=1)
+
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> (N, projection) of length 1."""
+        return F.normalize(self.text_head(self.text_encoder(texts)).float(), dim=1)
+
+    def watch(self) -> dict[str, float]:
+        return {"temperature": 1 / min(MOST_SCALE, math.exp(float(self.log_scale.detach())))}
+
+
+def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:
+    """The symmetric InfoNCE of pairs (B, D), (B, D) of length 1; negatives are gathered across devices.
+
+    same: (B,) numbers; pairs with the same one (a report that reads the same) are left out of each other's negatives.
+    """
+    own = torch.arange(len(images), device=images.device) + dist.rank() * len(images)
+    leave = torch.zeros(len(images), len(images) * dist.world_size(), dtype=torch.bool, device=images.device)
+    if same is not None:  # on this device; a twin on another one is a negative, as in the paper
+        mine = slice(dist.rank() * len(images), (dist.rank() + 1) * len(images))
+        leave[:, mine] = (same[:, None] == same[None]) & ~torch.eye(len(images), dtype=torch.bool, device=images.device)
+    sides = ((images, texts), (texts, images))
+    logits = [(scale * a @ everywhere(b).T).masked_fill(leave, -torch.inf) for a, b in sides]
+    return torch.stack([F.cross_entropy(side, own) for side in logits]).mean()
+
+
+def everywhere(x: Tensor) -> Tensor:
+    """(B, D) of this device -> (devices x B, D), with gradient."""
+    return torch.cat(dist.gather(x)) if dist.world_size() > 1 else x

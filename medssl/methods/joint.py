@@ -1,0 +1,136 @@
+"""Joint: several pretexts on one shared encoder, their losses weighted and summed.
+
+    medssl pretrain --data CACHE --config swin_unetr_pretrain        # inpainting + rotation + contrast, see configs/
+
+    method:
+      class_path: Joint
+      init_args:
+        parts: [{class_path: SimMIM, init_args: {mask_block: 4}}, {class_path: Rotation}, {class_path: SimCLR}]
+        weights: [1, 1, 0.1]
+
+    Joint(encoder, [SimMIM, partial(SimCLR, temperature=0.5)], weights=[1, 0.1])
+
+Multi-task self-supervision: Doersch and Zisserman, ICCV 2017 (arXiv 1708.07860). The sum of inpainting, rotation and
+contrast is the pretraining of Swin UNETR: Tang et al., CVPR 2022 (arXiv 2111.14791), there with equal weights; it is a
+recipe here, not a method. Each part keeps its own views and heads; its loss is a curve of its own (`method.loss.NAME`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.views.base import View, mix
+
+
+class Joint(Method):
+    """parts: the pretexts, each with its own settings. weights: of their losses, 1 each by default.
+
+    A decoder goes along into segmentation if exactly one part trains one. A part's own optimiser settings are not used.
+    """
+
+    def __init__(self, encoder: Encoder, parts: list[Callable[[Encoder], Method]], weights: list[float] | None = None):
+        super().__init__(encoder)
+        self.parts = nn.ModuleList(part(encoder) for part in parts)
+        self.weights = [1.0] * len(parts) if weights is None else [float(w) for w in weights]
+        if len(parts) < 2 or len(self.weights) != len(parts) or min(self.weights) <= 0:
+            raise MedsslError(
+                f"Joint has {len(parts)} parts and the weights {self.weights}: expected two parts or more and a number above 0 "
+                f"for each; for one pretext alone name it as --method"
+            )
+        if any(part.encoder is not encoder for part in self.methods):
+            raise MedsslError("a part of Joint does not use the encoder it is given: expected one shared encoder")
+        decoders = [part.decoder for part in self.methods if part.decoder is not None]
+        self.decoder = decoders[0] if len(decoders) == 1 else None
+        self.needs = tuple(sorted({need for part in self.methods for need in part.needs}))
+        self.least_batch = max(part.least_batch for part in self.methods)
+        self.places = any(part.places for part in self.methods)
+        self.names = [type(part).__name__ for part in self.methods]
+        self.names = [n if self.names.count(n) == 1 else f"{n}.{i}" for i, n in enumerate(self.names)]
+        self.losses: dict[str, Tensor] = {}
+
+    @property
+    def methods(self) -> list[Method]:
+        return list(self.parts)  # type: ignore[arg-type]
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return tuple(view for own in self._views_of_parts(size, modality, spacing_mm) for view in own)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        found = [part.loss(own) for part, own in zip(self.methods, self.batches(batch))]
+        self.losses = {name: loss.detach() for name, loss in zip(self.names, found)}
+        return torch.stack([w * loss for w, loss in zip(self.weights, found)]).sum()
+
+    def batches(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """The batch as each part would have it alone: its own views, and keys that repeat no other part's luck."""
+        made, start = [], 0
+        for number, count in enumerate(self.counts):
+            mine = slice(start, start + count)
+            lists = ("views", "valid_views", "place_views")
+            own: dict[str, Any] = {name: batch[name][mine] for name in lists if name in batch}
+            own["key"] = mix(batch["key"], 700 + number) if number else batch["key"]
+            made.append(batch | own)
+            start += count
+        return made
+
+    def watch(self) -> dict[str, float]:
+        """Each part's loss at the last step, and what the parts want watched."""
+        found = {f"loss.{name}": float(loss) for name, loss in self.losses.items()}
+        for name, part in zip(self.names, self.methods):
+            found |= {f"{name}.{key}": value for key, value in part.watch().items()}
+        return found
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
+        shown = (part.reconstruct(own) for part, own in zip(self.methods, self.batches(batch)))
+        return next((pictures for pictures in shown if pictures is not None), None)
+
+    def source_size(self, crop: Sequence[int]) -> tuple[int, ...]:
+        return tuple(max(sizes) for sizes in zip(*(part.source_size(crop) for part in self.methods)))
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        for part in self.methods:
+            part.check(crop, batch_size)
+
+    def set_up_views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> None:
+        self.counts = [len(own) for own in self._views_of_parts(size, modality, spacing_mm)]
+        super().set_up_views(size, modality, spacing_mm)
+
+    def on_fit_start(self) -> None:
+        for part in self.methods:
+            part.trainer, part.optimise = self.trainer, self.optimise
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        for part in self.methods:  # what a part does after its step, such as moving a teacher; the step itself is done
+            part.optimizer_step(epoch, batch_idx, _Stepped(), None)  # type: ignore[arg-type]
+
+    def on_train_start(self) -> None:
+        for part in self.methods:
+            part.on_train_start()
+
+    def on_after_backward(self) -> None:
+        for part in self.methods:
+            part.on_after_backward()
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        for part in self.methods:
+            part.on_before_optimizer_step(optimizer)
+
+    def _views_of_parts(
+        self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]
+    ) -> list[tuple[View, ...]]:
+        return [part.views(tuple(size), modality, tuple(spacing_mm)) for part in self.methods]
+
+
+class _Stepped:
+    """Stands in for the optimiser where a part asks for a step: the sum of all losses has been stepped already."""
+
+    def step(self, closure: Any = None) -> None:
+        pass

@@ -1,0 +1,85 @@
+"""Models Genesis: intensities bent, neighbours shuffled, boxes painted over; a U-Net puts the scan right again.
+
+Zhou et al., Models Genesis, Medical Image Analysis 67, 2021 (arXiv 2004.07882).
+
+    medssl pretrain --data CACHE --method ModelsGenesis --crop 64 64 32
+
+The chances are those of the paper's code. Deviations: body alone is counted, see `Restoring`; the restored scan is not
+squashed by a sigmoid, for what lies outside of a scan's usual range should be restored too; and the shuffling takes the
+scan apart into blocks of one random size and shuffles each, where the code shuffles 10,000 windows one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
+from medssl.methods.restoring import Restoring, box
+from medssl.views.base import mix, rows, uniform
+from medssl.views.intensity import BezierCurve
+
+PAINTED, KEPT = (1 / 6, 1 / 3), (3 / 7, 4 / 7)  # edges of a box painted over, and of one kept from the noise around it
+BOXES, NEXT = 5, 0.95  # at most so many, and the chance of each
+
+
+class ModelsGenesis(Restoring):
+    """nonlinear, shuffle, paint: the chances that a scan is damaged in that way; inward: the share of painting that covers
+    boxes (in-painting), where the rest covers what is around them (out-painting)."""
+
+    def __init__(
+        self, encoder: Encoder, nonlinear: float = 0.9, shuffle: float = 0.5, paint: float = 0.9, inward: float = 0.2
+    ):
+        super().__init__(encoder)
+        given = {"nonlinear": nonlinear, "shuffle": shuffle, "paint": paint, "inward": inward}
+        for name, chance in given.items():
+            if not 0 <= chance <= 1:
+                raise MedsslError(f"{name} is {chance}: expected a chance from 0 to 1")
+        if not nonlinear + shuffle + paint:
+            raise MedsslError("nonlinear, shuffle and paint are all 0: expected some damage to restore")
+        self.nonlinear, self.shuffle, self.paint, self.inward = nonlinear, shuffle, paint, inward
+        self.bend = BezierCurve(probability=nonlinear)
+
+    def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
+        chances = uniform(mix(keys, 513), 3)
+        shuffled = torch.where(rows(chances[:, 0] < self.shuffle, x), shuffle_blocks(x, mix(keys, 514)), x)
+        bent = self.bend(shuffled, self.bend.draw(mix(keys, 515)))
+        covered = self.covered(mix(keys, 516), x.shape[2:], chances[:, 2] < self.inward)
+        covered = covered & rows(chances[:, 1] < self.paint, x)
+        noise = uniform(mix(keys, 517), x[0, 0].numel()).reshape(covered.shape).to(x.dtype)
+        return torch.where(covered, noise, bent)
+
+    def covered(self, keys: Tensor, size: Sequence[int], inward: Tensor) -> Tensor:
+        """(B, 1, *size) bool: the boxes of samples painted inwards, all but the boxes of the others."""
+        inside = outside = torch.zeros(len(keys), *size, dtype=torch.bool, device=keys.device)
+        on = torch.ones_like(inward)
+        for n in range(BOXES):
+            one = mix(keys, n)
+            # the code keeps at least one box of a scan painted outwards; one painted inwards may stay as it is
+            drawn = uniform(mix(one, 0), 1)[:, 0] < NEXT
+            on = on & drawn if n else drawn | ~inward
+            inside = inside | (box(mix(one, 1), size, *PAINTED) & rows(on, inside))
+            outside = outside | (box(mix(one, 2), size, *KEPT) & rows(on, outside))
+        return torch.where(rows(inward, inside), inside, ~outside)[:, None]
+
+
+def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
+    """(B, C, *S): voxels shuffled within blocks of 1 to a tenth of the crop's voxels an axis, at least 2."""
+    size, dims = x.shape[2:], x.ndim - 2
+    drawn = uniform(mix(keys, 0), 2 * dims)
+    block = torch.zeros(len(x), *size, dtype=torch.int64, device=x.device)
+    for axis, n in enumerate(size):
+        edge = 1 + (drawn[:, axis] * max(2, n // 10)).long()
+        first = (drawn[:, dims + axis] * edge).long()
+        number = (torch.arange(n, device=x.device) + first[:, None]) // edge[:, None]
+        block = block * (n + 1) + number.reshape(len(x), *[n if i == axis else 1 for i in range(dims)])
+    block = block.flatten(1)
+    mixed = uniform(mix(keys, 1), block.shape[1]).argsort(1)
+    source = mixed.gather(1, block.gather(1, mixed).argsort(dim=1, stable=True))  # by block, in a random order
+    target = block.argsort(dim=1, stable=True)  # by block, in their own order
+    flat = x.flatten(2)
+    moved = flat.gather(2, source[:, None].expand_as(flat))
+    return flat.scatter(2, target[:, None].expand_as(flat), moved).reshape(x.shape)

@@ -1,0 +1,62 @@
+"""Relative location: two tiles of a scan, on which side of the first does the second lie?
+
+Doersch et al., Unsupervised Visual Representation Learning by Context Prediction, ICCV 2015 (arXiv 1505.05192); in 3D
+Taleb et al., 3D Self-Supervised Methods for Medical Imaging, NeurIPS 2020 (arXiv 2006.03829).
+
+    medssl pretrain --data CACHE --method RelativeLocation --crop 32 32 32
+
+The crop is the field that both tiles are cut from: a middle one, and one of the 8 (2D) or 26 (3D) around it. As in the
+paper a tile is a quarter of the field, neighbours lie half a tile apart, and each is moved by up to 7 in 96 of its edge,
+so that no line goes on from one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medssl.encoders.base import Encoder
+from medssl.errors import MedsslError
+from medssl.methods.relation import Relational, RelationHead, cells, check_tiles, fitting
+from medssl.views.base import mix, uniform
+
+
+class RelativeLocation(Relational):
+    """jitter: how far a tile is moved at most, as a share of its edge (7/96 in the paper), at least a voxel; 0: never."""
+
+    def __init__(self, encoder: Encoder, jitter: float = 7 / 96):
+        super().__init__(encoder)
+        if not 0 <= jitter <= 1 / 8:
+            raise MedsslError(f"jitter is {jitter}: expected a share of the tile from 0 to 0.125, or tiles would meet")
+        self.jitter = jitter
+        around = cells((3,) * encoder.dims)
+        self.around = around[(around != 1).any(1)]  # all but the middle: the answers in order
+        self.head = RelationHead(encoder.out_dim, 2, len(self.around))
+
+    def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        keys, size = batch["key"], batch["views"][0].shape[2:]
+        tile, pitch, reach = self.layout(size)
+        right = (uniform(mix(keys, 506), 1)[:, 0] * len(self.around)).long()
+        chosen = torch.stack([torch.ones_like(self.around[right.cpu()]), self.around[right.cpu()]], 1).to(keys.device)
+        middle = torch.tensor([(n - t) // 2 for n, t in zip(size, tile)], device=keys.device)
+        starts = middle + (chosen - 1) * torch.tensor(pitch, device=keys.device)
+        span = torch.tensor(reach, device=keys.device)
+        moved = uniform(mix(keys, 507), starts[0].numel()).reshape(starts.shape) * (2 * span + 1)
+        return self.tiles(batch, starts + moved.long() - span, tile), right
+
+    def layout(self, size: Sequence[int]) -> tuple[tuple[int, ...], list[int], list[int]]:
+        """Voxels an axis: of a tile's edge, from one tile to the next, and by how many each is moved at most."""
+        tile = fitting([n / 4 for n in size], self.encoder.strides[-1])
+        reach = [max(1, round(t * self.jitter)) if self.jitter else 0 for t in tile]
+        return tile, [((n - t) // 2) - r for n, t, r in zip(size, tile, reach)], reach
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        strides = self.encoder.strides[-1]
+        check_tiles(
+            self.encoder, self.layout(crop)[0], crop, [4 * s for s in strides],
+            f"a tile is a quarter of it, and the encoder's coarsest stride {strides} must divide a tile",
+        )  # fmt: skip

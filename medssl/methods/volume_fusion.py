@@ -1,0 +1,82 @@
+"""Volume fusion: boxes of another scan shine through this one; how strongly, voxel by voxel?
+
+Wang et al., MIS-FM: 3D Medical Image Segmentation using Foundation Models Pretrained on a Large-Scale Unannotated
+Dataset, 2023 (arXiv 2306.16925), with settings as in its section on Volume Fusion.
+
+    medssl pretrain --data CACHE --method VolumeFusion --crop 64 64 64
+
+x = a foreground + (1 - a) background, where a is one of 0, 1/4, ..., 1 in each of 10 to 40 boxes, the later over the
+earlier. The classes of a are segmented by a U-Net with Dice and cross-entropy, so that encoder and decoder both go along
+into segmentation. Deviations: each scan is the background of the one before it in the batch; and a voxel that is air in
+both scans is not counted: nobody could tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medssl.encoders.base import Encoder
+from medssl.encoders.decoder import Decoder
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.methods.restoring import box
+from medssl.views import recipes
+from medssl.views.base import View, mix, rows, uniform
+
+BOX = (1 / 16, 5 / 8)  # edges of a box, of the crop's: 8 to 80 voxels of 128 in the paper
+
+
+class VolumeFusion(Method):
+    """coefficients: steps between 0 and 1 (K, 4 in the paper, which makes 5 classes). boxes: fewest and most of them."""
+
+    least_batch = 2
+
+    def __init__(self, encoder: Encoder, coefficients: int = 4, boxes: tuple[int, int] = (10, 40)):
+        super().__init__(encoder)
+        if coefficients < 1 or not 1 <= boxes[0] <= boxes[1]:
+            raise MedsslError(
+                f"coefficients is {coefficients}, boxes is {boxes}: expected at least 1, and the fewest and the most of them"
+            )
+        self.coefficients, self.boxes = coefficients, tuple(boxes)
+        self.decoder: Decoder = Decoder(encoder, coefficients + 1)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        fused, classes, counted = self.fuse(batch)
+        logits = self.decoder(self.encoder.features(fused)).float()
+        entropy = F.cross_entropy(logits, classes, reduction="none")[:, None]
+        return (entropy * counted).sum() / counted.sum().clamp(min=1) + dice_loss(logits, classes, counted)
+
+    def fuse(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """The fused scans (B, C, *S), the class of each voxel's coefficient (B, *S), and what counts (B, 1, *S)."""
+        x, body = batch["views"][0], batch["valid_views"][0]
+        classes = self.classes_of(batch["key"], x.shape[2:])
+        a = (classes / self.coefficients).to(x.dtype)[:, None]
+        return a * x + (1 - a) * x.roll(-1, 0), classes, ((body + body.roll(-1, 0)) > 0).float()
+
+    def classes_of(self, keys: Tensor, size: Sequence[int]) -> Tensor:
+        """(B, *size) int64, 0..coefficients: boxes one over the other, of each sample by its key alone."""
+        fewest, most = self.boxes
+        count = fewest + (uniform(mix(keys, 511), 1)[:, 0] * (most - fewest + 1)).long()
+        classes = torch.zeros(len(keys), *size, dtype=torch.int64, device=keys.device)
+        for n in range(most):
+            one = mix(mix(keys, 512), n)
+            value = (uniform(mix(one, 0), 1)[:, 0] * (self.coefficients + 1)).long()
+            inside = box(mix(one, 1), size, *BOX) & rows(n < count, classes)
+            classes = torch.where(inside, rows(value, classes), classes)
+        return classes
+
+
+def dice_loss(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
+    """1 - the soft Dice of each class over the counted voxels of the batch, (B, K, *S) and (B, *S), averaged over classes."""
+    truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1) * counted
+    shares = logits.softmax(1) * counted
+    over = (0, *range(2, logits.ndim))
+    return 1 - ((2 * (shares * truth).sum(over) + 1e-5) / (shares.sum(over) + truth.sum(over) + 1e-5)).mean()

@@ -1,0 +1,106 @@
+"""The README's table of methods: every method on chest films (2D) and hippocampus MRI (3D) under one small budget.
+
+    python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300
+    python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300 --only hippocampus
+
+Chest films are told apart by their finding; hippocampi by the third of the cohort that their volume (from the masks, which
+no pretext sees) lies in. Stopped and started again it goes on. Prints the table as Markdown; `OUT/NAME/table.csv` has all
+columns, `OUT/NAME/runs` the curves. The last line is JSON: seconds of all pretraining, what could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pandas as pd
+
+import medssl
+from medssl.scans.cache import Cache
+
+THIRDS = ("small", "middle", "large")
+
+
+def chest(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
+    """Prepared at 64 x 64 pixels, and what `compare` is to be told."""
+    source = data / "chest_xray"
+    if not (out / "cache" / "cache.json").exists():
+        medssl.index([source], out / "manifest", labels=source / "images.csv", patient="patient", label=["finding"], modality="DX")  # fmt: skip
+        medssl.prepare(out / "manifest", out / "cache", size=(64, 64))
+    return out / "cache", {"label": "finding", "crop": (64, 64), "batch_size": 64}
+
+
+def hippocampus(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
+    """Prepared at 1 mm, with the third of the volumes as label."""
+    source = data / "hippocampus"
+    if not (out / "cache" / "cache.json").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        table = pd.read_csv(source / "volumes.csv")
+        volume_ml = [volume_of(source / "labels" / file) for file in table["file"]]
+        table["volume"] = pd.qcut(volume_ml, 3, labels=list(THIRDS)).astype(str)
+        table.to_csv(out / "labels.csv", index=False)
+        medssl.index([source / "images"], out / "manifest", labels=out / "labels.csv", patient="subject",
+                     mask="../labels/{name}", modality="MR")  # fmt: skip
+        medssl.prepare(out / "manifest", out / "cache", spacing_mm=(1.0, 1.0, 1.0))
+    return out / "cache", {"label": "volume", "crop": (32, 32, 32), "batch_size": 8}
+
+
+def volume_of(mask: Path) -> float:
+    """ml of a mask."""
+    image: Any = nibabel.load(mask)
+    return float((np.asarray(image.dataobj) > 0).sum() * np.prod(image.header.get_zooms()[:3]) / 1000)
+
+
+COHORTS: dict[str, Callable[[Path, Path], tuple[Path, dict[str, Any]]]] = {"chest": chest, "hippocampus": hippocampus}
+
+
+def markdown(table: pd.DataFrame, cache: Cache) -> str:
+    """A row a method, a column a probe and budget; the random encoders first, then by the mean of the columns."""
+    scored = table.dropna(subset=["auroc"]).copy()
+    scored["cell"] = [f"{r.auroc:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in scored.itertuples()]
+    scored["column"] = scored["probe"] + " " + scored["budget"]
+    key = ["method", "encoder"]
+    cells = scored.pivot_table(index=key, columns="column", values="cell", aggfunc="first")
+    order = scored.groupby(key)["auroc"].mean().sort_values(ascending=False).index
+    cost = scored.groupby(key)["seconds"].first()
+    lines = [
+        f"| method | encoder | {' | '.join(cells.columns)} | pretraining, s |",
+        "|" + "---|" * (len(cells.columns) + 3),
+    ]
+    lines += [f"| {' | '.join(name)} | {' | '.join(cells.loc[name])} | {cost[name]:.0f} |" for name in order]
+    lines += [f"| {r.method} | not: {r.note} |" for r in table[table["auroc"].isna()].itertuples()]
+    return "\n".join([f"{len(cache.manifest)} scans of {cache.manifest['patient'].nunique()} patients", "", *lines])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--draws", type=int)
+    parser.add_argument("--only", nargs="*", choices=list(COHORTS), default=list(COHORTS))
+    parser.add_argument("--methods", nargs="*", help="names; all by default")
+    given = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import medssl.methods
+
+    chosen = given.methods and [getattr(medssl.methods, name) for name in given.methods]
+    told: dict[str, Any] = {}
+    for name in given.only:
+        data, settings = COHORTS[name](given.data, given.out / name)
+        table = medssl.compare(data, given.out / name, methods=chosen, steps=given.steps, draws=given.draws, **settings)
+        print(f"\n{name}: {given.steps} steps of {settings['batch_size']}, label {settings['label']}")
+        print(markdown(table, Cache(data)))
+        seconds = table.drop_duplicates(["method", "encoder"])["seconds"].sum()
+        told[name] = {"seconds": round(float(seconds)), "not": sorted(table.loc[table["auroc"].isna(), "method"])}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Does every method learn? A minute of each on the phantom cohort, and what its encoder knows of the anatomy after that.
+
+    python -m tests.methods.learning                             # every method there is, 3 seeds; prints a table
+    python -m tests.methods.learning --methods BYOL DINO --seeds 1 --steps 100 --folder /tmp/learning
+
+The probe: which organs does a crop of a patient never seen hold (lungs, liver, spine, vessels)? A logistic regression on
+the frozen features says so; the figure is the mean AUROC of the four, beside that of the encoder as it was drawn. A method
+that restores is also asked for the error of what it restored, over that of the mean image, where the scan was changed.
+A method learns if its probe gains `MARGIN` over the seeds, or if it restores better than the mean image. The cohort is kept in `--folder`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+from torch.utils.data import default_collate
+
+import medssl.methods
+from medssl import probes, runs
+from medssl.crops import Crops, source_within
+from medssl.datasets.phantom import LABELS, phantom
+from medssl.encoders import Encoder, ResidualUNet, ViT
+from medssl.errors import MedsslError
+from medssl.methods import Method
+from medssl.models import fresh_encoder
+from medssl.pretrain import pretrain, pretraining_scans
+from medssl.scans.cache import Cache, prepare
+from medssl.scans.index import index
+from medssl.views import recipes
+
+MARGIN = 0.05
+CROP = (16, 16, 16)
+STEPS, SEEDS, BATCH = 200, 3, 16
+ASKED = {"train": 400, "held out": 240}  # crops
+ORGANS = [number for number, name in LABELS.items() if name != "lesion"]
+ENCODERS: tuple[Callable[[], Encoder], ...] = (  # a method gets the first one that it takes
+    partial(ResidualUNet, 3, width=8, blocks=(1, 1, 1)),
+    partial(ResidualUNet, 3, width=8, blocks=(1, 1)),  # relational methods cut the crop into tiles, of 4 voxels here
+    partial(ViT, 3, patch=4, width=96, depth=4),
+)
+SETTINGS: dict[str, dict[str, Any]] = {}  # what a method needs to be told for so small a crop or budget, by its name
+
+
+def method_names() -> list[str]:
+    """Every method of the package, also of files that come after this one."""
+    found = {name: getattr(medssl.methods, name) for name in medssl.methods.__all__}
+    return sorted(n for n, c in found.items() if inspect.isclass(c) and issubclass(c, Method) and c is not Method)
+
+
+def cohort(folder: Path, patients: int = 64) -> Cache:
+    """The phantom cohort, indexed and prepared; what is there already is taken as it is."""
+    scans = phantom(folder / "scans", patients=patients, seed=7, shape=(48, 48, 36), spacing_mm=(7.0, 7.0, 8.0))
+    if not (folder / "cache" / "cache.json").exists():
+        index([scans], folder / "manifest", labels=scans / "labels.csv", patient="patient", mask="../../masks/{name}.nii.gz")  # fmt: skip
+        prepare(folder / "manifest", folder / "cache", spacing_mm=(8.0, 8.0, 8.0))
+    return Cache(folder / "cache")
+
+
+def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: int, steps: int) -> dict[str, Any]:
+    """Pretrain one method with one seed; its probe, the random encoder's, and its restoration over the mean image."""
+    kind = partial(getattr(medssl.methods, name), **SETTINGS.get(name, {}))
+    encoder, made = taken_by(kind), []
+
+    def make(given: Encoder) -> Method:
+        made.append(kind(given))
+        return made[0]
+
+    run = pretrain(cache.path, folder / "runs" / f"{name}-{seed}", encoder(), make, crop=CROP, steps=steps, batch_size=BATCH,
+                   lr=2e-3, warmup=10, seed=seed, monitor_every=steps, accelerator="cpu", resume=False)  # fmt: skip
+    random = probe(fresh_encoder(runs.describe(encoder()), seed), asked)
+    learnt = probe(made[0].kept, asked)
+    return {"method": name, "seed": seed, "random": random, "learnt": learnt, "restored": restoration(made[0], cache, seed),
+            "seconds": run.cost["seconds"]}  # fmt: skip
+
+
+def taken_by(kind: Callable[[Encoder], Method]) -> Callable[[], Encoder]:
+    """The first of `ENCODERS` that the method works with; the last one where it refuses them all, and says why."""
+    for encoder in ENCODERS[:-1]:
+        try:
+            kind(encoder()).check(CROP, BATCH)
+        except MedsslError:
+            continue
+        return encoder
+    return ENCODERS[-1]
+
+
+def questions(cache: Cache) -> dict[str, Any]:
+    """Crops of the scans pretraining sees and of the others, and which organs take more of a crop than of the median one."""
+    seen = set(pretraining_scans(cache))
+    batches = {}
+    for role, count in ASKED.items():
+        scans = [s for s in cache.manifest["scan"] if (s in seen) == (role == "train")]
+        crops = Crops(cache, scans, CROP, seed=99, masks=True)
+        batches[role] = default_collate([crops[n] for n in range(count)])
+    view = recipes.plain(cache.modality)
+    shares = {k: np.stack([(b["mask"] == o).flatten(1).float().mean(1) for o in ORGANS], 1) for k, b in batches.items()}
+    return {
+        role: (view(b["source"].float(), view.draw(b["key"])), shares[role] > np.median(shares["train"], axis=0))
+        for role, b in batches.items()
+    }
+
+
+@torch.no_grad()
+def probe(encoder: Encoder, asked: dict[str, Any]) -> float:
+    """Mean AUROC over the organs of a logistic regression on frozen features, of patients it was not fitted on."""
+    encoder.cpu().eval()
+    features = {k: torch.cat([encoder(part) for part in x.split(50)]).numpy() for k, (x, _) in asked.items()}
+    found = []
+    for train, test in zip(asked["train"][1].T, asked["held out"][1].T):
+        scores = probes.linear_scores(features["train"], train.astype(int), features["held out"], 2)
+        found.append(roc_auc_score(test, scores[:, 1]))
+    return float(np.mean(found))
+
+
+@torch.no_grad()
+def restoration(method: Method, cache: Cache, seed: int, count: int = 32) -> float | None:
+    """Mean absolute error over that of the mean image, in scans not seen, where the scan was changed (or everywhere)."""
+    seen = pretraining_scans(cache)
+    unseen = [s for s in cache.manifest["scan"] if s not in seen]
+    shown = []
+    for scans in (seen, unseen):
+        source = source_within(cache, scans, method.source_size(CROP), CROP)
+        settings = method.crop_settings(cache.manifest[cache.manifest["scan"].isin(scans)])
+        crops = Crops(cache, scans, source, seed + 1, **settings)
+        batch = method.cpu().eval().make_views(default_collate([crops[n] for n in range(count)]))
+        shown.append(method.reconstruct(batch))
+    known, new = shown
+    if known is None or new is None:
+        return None
+    changed = new["corrupted"] != new["source"]
+    changed = changed if changed.any() else torch.ones_like(changed)
+    mean = known["source"].mean(0, keepdim=True)
+    errors = [(guess - new["source"]).abs()[changed].mean() for guess in (new["restored"], mean)]
+    return float(errors[0] / errors[1])
+
+
+def attempt(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: int, steps: int) -> dict[str, Any]:
+    """The figures, or in words why there are none."""
+    try:
+        return figures(name, cache, asked, folder, seed, steps)
+    except MedsslError as error:
+        return {"method": name, "seed": seed, "cannot": str(error)}
+
+
+def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """One row a method: means over the seeds, and whether it learns."""
+    columns = ["random", "learnt", "restored", "seconds", "cannot"]
+    table = pd.DataFrame(rows).reindex(columns=["method", "seed", *columns])
+    means = table.groupby("method")[columns[:-1]].agg(lambda x: x.astype(float).mean())
+    means["seeds"] = table.groupby("method")["learnt"].count()
+    gain = (table["learnt"] - table["random"]).astype(float).groupby(table["method"])
+    means["gain"], means["least"] = gain.mean(), gain.min()
+    means["learns"] = (means["gain"] >= MARGIN) | (means["restored"] < 1)
+    means["cannot"] = table.groupby("method")["cannot"].first().fillna("")
+    return means
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=method_names(), choices=method_names())
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "medssl-learning")
+    options = parser.parse_args()
+    cache = cohort(options.folder)
+    asked, rows = questions(cache), []
+    for name in options.methods:
+        for seed in range(options.seeds):
+            rows.append(attempt(name, cache, asked, options.folder, seed, options.steps))
+            print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+    table = summary(rows)
+    print(table.round(3).to_string())
+    lost = list(table.index[~table["learns"]])
+    print(f"{len(table) - len(lost)} of {len(table)} methods learn; not: {', '.join(lost) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""CLIP: its loss is the published one; text is read the same every time; what lacks reports is told before the first step;
+scans and reports of phantoms find each other above chance (slow)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from medssl import runs
+from medssl.encoders import ResidualUNet, ResNet
+from medssl.errors import MedsslError
+from medssl.methods import CLIP, Joint, SimMIM, check_method
+from medssl.methods.base import synthetic_batch
+from medssl.methods.clip import clip_loss
+from medssl.methods.text import HashedText
+from medssl.models import load_method
+from medssl.pretrain import pretrain
+from medssl.probing import probe, retrieval_ranks, zero_shot
+from medssl.scans.cache import Cache, prepare
+from medssl.scans.index import index
+
+TEXTS = ["The lungs are clear.", "A nodule of 12 mm.", "Hepatic steatosis.", "The lungs are clear."]
+
+
+def small(dims: int = 3) -> ResidualUNet:
+    return ResidualUNet(dims, width=4, blocks=(1, 1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", [small, lambda d: ResNet(d, depth=10, width=4, max_pool=False)])
+def test_it_keeps_the_contract(encoder, dims: int) -> None:
+    torch.manual_seed(0)
+    check_method(CLIP(encoder(dims), text_width=32), (16,) * dims)
+
+
+def test_the_loss_equals_the_published_formula_in_float64() -> None:
+    """Radford et al. 2021, figure 3, in numpy: the mean of the cross-entropies over rows and columns; tolerance 1e-5."""
+    torch.manual_seed(1)
+    method = CLIP(small(), temperature=0.1, text_width=32)
+    method.set_up_views((16, 16, 16), "MR", (1, 1, 1))
+    batch = method.make_views(synthetic_batch(method.encoder, (24, 24, 24), 5))
+    with torch.no_grad():
+        found = float(method.loss(batch))
+        images = method.image_head(method.encoder(batch["views"][0])).double().numpy()
+        texts = method.text_head(method.text_encoder(batch["report"])).double().numpy()
+    images, texts = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, texts))
+    logits = images @ texts.T / 0.1
+    entropies = [-np.log(np.exp(m).diagonal() / np.exp(m).sum(1)).mean() for m in (logits, logits.T)]
+    assert abs(found - np.mean(entropies)) < 1e-5
+
+
+def test_reports_that_read_the_same_are_not_held_apart() -> None:
+    torch.manual_seed(0)
+    images, texts = (torch.nn.functional.normalize(torch.randn(4, 6), dim=1) for _ in range(2))
+    same, scale = torch.tensor([0, 1, 2, 0]), torch.tensor(3.0)
+    logits = (3 * images @ texts.T).double().numpy()
+    rows = []
+    for m in (logits, logits.T):
+        for i in range(4):
+            kept = [j for j in range(4) if j == i or same[i] != same[j]]
+            rows.append(-np.log(np.exp(m[i, i]) / np.exp(m[i, kept]).sum()))
+    assert abs(float(clip_loss(images, texts, scale, same)) - np.mean(rows)) < 1e-5
+    assert float(clip_loss(images, texts, scale)) > float(clip_loss(images, texts, scale, same))
+
+
+def test_a_text_is_the_same_vector_in_any_company_and_any_process() -> None:
+    torch.manual_seed(0)
+    encode = HashedText(32).eval()
+    together = encode([*TEXTS, "word " * 50])
+    alone = torch.cat([encode([text]) for text in TEXTS])
+    assert torch.allclose(together[:4], alone, atol=1e-5)
+    assert torch.equal(together[0], together[3])
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+    assert [encode.bucket(word) for word in ("liver", "12")] == [6027, 4105]  # no salt of the process, as in hash()
+    assert torch.isfinite(encode([""])).all()
+    assert encode.numbers(["lung " * 999]).shape == (1, 160)
+
+
+def test_ranks_count_ties_half_and_zero_shot_takes_the_likest_prompt() -> None:
+    torch.manual_seed(0)
+    method = CLIP(small(), text_width=32, projection=16)
+    features = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    ranks = retrieval_ranks(method, features, TEXTS)
+    with torch.no_grad():
+        similar = (method.image_vectors(torch.from_numpy(features)) @ method.text_vectors(TEXTS).T).numpy()
+    order = [1 + sum(similar[0] > similar[0, 0]) + 0.5 * (sum(np.isclose(similar[0], similar[0, 0])) - 1)]
+    assert ranks["report"][0] == order[0]
+    assert len(ranks["scan"]) == 4
+    scores = zero_shot(method, features, [[TEXTS[0]], [TEXTS[1]]])
+    assert np.allclose(scores.sum(1), 1)
+    assert ((scores[:, 0] > 0.5) == (similar[:, 0] > similar[:, 1])).all()
+
+
+def test_a_text_encoder_of_transformers_is_read_from_a_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "lungs", "are", "clear", "."]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    config = transformers.BertConfig(vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)  # fmt: skip
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    method = CLIP(small(), text=str(tmp_path)).eval()
+    vectors = method.text_vectors(["the lungs are clear.", "clear", "the lungs are clear."])
+    assert vectors.shape == (3, 128)
+    assert torch.allclose(vectors[0], vectors[2], atol=1e-5)
+    check_method(CLIP(small(), text=str(tmp_path)), (16, 16, 16))
+    with pytest.raises(MedsslError, match="expected a folder with a transformers model"):
+        CLIP(small(), text="bert-base-uncased")  # a name that would be a download
+
+
+@pytest.fixture(scope="module")
+def told(cohort: Path, tmp_path_factory) -> Cache:
+    """The phantom cohort with its reports, four of them missing."""
+    return with_reports(cohort, tmp_path_factory.mktemp("told"), missing=4)
+
+
+def with_reports(cohort: Path, out: Path, missing: int = 0, spacing_mm=(12.0, 12.0, 12.0)) -> Cache:
+    table = pd.read_csv(cohort / "labels.csv").merge(pd.read_csv(cohort / "reports.csv"), on="file")
+    table["phase"] = table["report"].str.extract(r"(\w+)[ -]?(?:venous)? phase")[0]
+    table.loc[: missing - 1, "report"] = None
+    table.to_csv(out / "labels.csv", index=False)
+    manifest = index([cohort / "dicom"], out / "m", out / "labels.csv", patient="patient", report="report")
+    assert manifest["report"].notna().sum() == len(table) - missing
+    return prepare(out / "m", out / "c", spacing_mm=spacing_mm)
+
+
+TINY = {"crop": (16, 16, 16), "steps": 2, "batch_size": 4, "accelerator": "cpu"}
+
+
+def test_scans_without_report_are_counted_and_left_out(told: Cache, cache: Cache, tmp_path: Path, capfd) -> None:
+    def clip(encoder):
+        return CLIP(encoder, text_width=32)
+
+    run = pretrain(told.path, tmp_path / "clip", small(), clip, **TINY)
+    assert "scans have no report and are left out" in capfd.readouterr().err.replace("\n", " ")
+    known = told.manifest.set_index("scan")["report"].notna()
+    assert run.config["scans"] < known.sum()
+    with pytest.raises(MedsslError, match="there are no reports in this cache.*--report COLUMN"):
+        pretrain(cache.path, tmp_path / "none", small(), clip, **TINY)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(MedsslError, match="no reports"):
+        pretrain(cache.path, tmp_path / "none", small(), lambda e: Joint(e, [SimMIM, clip]), **TINY)
+    again, _ = load_method(tmp_path / "clip")
+    assert isinstance(again, CLIP)
+    assert runs.describe(again) == {k: v for k, v in run.config["method"].items() if k in ("class_path", "init_args")}
+    table = probe(tmp_path / "clip", told.path, ["retrieval", "zeroshot"], "lesion", prompts={"no": ["no focal abnormality"]}, score_on="test")  # fmt: skip
+    assert {"report among the first 1", "scan, median rank", "auroc"} <= set(table["metric"])
+    assert set(table["encoder"]) == {"clip"}  # a random encoder has no text beside it
+
+
+@pytest.mark.slow
+def test_phantom_scans_and_reports_find_each_other_above_chance(tmp_path: Path) -> None:
+    """Retrieval among held-out patients' reports, with a margin of 1.5 times chance at the first five."""
+    from medssl.datasets.phantom import phantom
+
+    cohort = phantom(
+        tmp_path / "scans", patients=160, seed=5, shape=(32, 32, 24), spacing_mm=(11.0, 11.0, 12.0), jobs=2
+    )
+    cache = with_reports(cohort, tmp_path, spacing_mm=(11.0, 11.0, 12.0))
+    encoder = ResNet(3, depth=10, width=16, max_pool=False)
+    settings = {"crop": (32, 32, 32), "steps": 400, "batch_size": 32, "lr": 1e-3, "accelerator": "cpu"}
+    pretrain(cache.path, tmp_path / "run", encoder, CLIP, **settings)
+    table = probe(tmp_path / "run", cache.path, ["retrieval", "zeroshot"], "lesion", score_on="test",
+                  prompts={"no": ["Impression: no focal abnormality."], "yes": ["Suspicious lesion, metastasis, nodule."]})  # fmt: skip
+    print(table.to_string())
+    found = table.set_index("metric")["value"]
+    chance = next(found[name] for name in found.index if name.startswith("chance"))
+    assert found["report among the first 5"] > 1.5 * chance
+    assert found["scan among the first 5"] > 1.5 * chance

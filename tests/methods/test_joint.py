@@ -1,0 +1,144 @@
+"""Joint: the weighted sum of what each part gives alone; teachers move; the record rebuilds it; the CLI reads it."""
+
+import copy
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from medssl import runs
+from medssl.cli import COMMANDS, _parse
+from medssl.encoders import ResidualUNet, ResNet
+from medssl.errors import MedsslError
+from medssl.methods import Joint, Method, Rotation, SimCLR, SimMIM, check_method
+from medssl.methods.base import synthetic_batch
+from medssl.pretrain import pretrain
+from medssl.scans.cache import Cache
+from medssl.views import recipes
+
+SIZE = (16, 16, 16)
+
+
+def small(dims: int = 3) -> ResidualUNet:
+    return ResidualUNet(dims, width=4, blocks=(1, 1, 1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("encoder", [small, lambda d: ResNet(d, depth=10, width=4, max_pool=False)])
+def test_it_keeps_the_contract(encoder, dims: int) -> None:
+    torch.manual_seed(0)
+    check_method(Joint(encoder(dims), [SimMIM, Rotation, SimCLR], [1, 0.5, 0.1]), (16,) * dims)
+
+
+def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
+    torch.manual_seed(0)
+    joint = Joint(small(), [partial(SimMIM, place_weight=0.5, mask_block=4), SimCLR, SimMIM], weights=[1.0, 0.25, 2.0])
+    joint.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    batch = synthetic_batch(joint.encoder, joint.source_size(SIZE), 3)
+    found = joint.loss(joint.make_views(dict(batch)))
+    first = copy.deepcopy(joint.methods[0])
+    first.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    alone = first.loss(first.make_views(dict(batch)))  # its own views, its own keys
+    assert joint.names == ["SimMIM.0", "SimCLR", "SimMIM.2"]
+    watched = joint.watch()
+    assert watched["loss.SimMIM.0"] == pytest.approx(float(alone), abs=1e-6)
+    assert watched["loss.SimMIM.2"] != pytest.approx(float(alone), abs=1e-3)  # the second of a kind has luck of its own
+    weighted = sum(w * watched[f"loss.{n}"] for n, w in zip(joint.names, joint.weights))
+    assert float(found) == pytest.approx(weighted, abs=1e-5)
+
+
+def test_one_decoder_goes_along_and_two_do_not() -> None:
+    joint = Joint(small(), [SimMIM, Rotation])
+    assert joint.decoder is joint.methods[0].decoder
+    assert joint.decoder is not None
+    assert Joint(small(), [SimMIM, SimMIM]).decoder is None
+    assert Joint(small(), [SimCLR, Rotation]).decoder is None
+
+
+def test_the_encoder_is_one_and_its_weights_count_once() -> None:
+    joint = Joint(small(), [SimMIM, Rotation, SimCLR])
+    assert all(part.encoder is joint.encoder for part in joint.methods)
+    weights = [id(p) for p in joint.parameters()]
+    assert len(weights) == len(set(weights))
+    assert sum(len(group["params"]) for group in joint.configure_optimizers()["optimizer"].param_groups) == len(weights)
+
+
+def test_what_cannot_work_is_said_before_the_first_step() -> None:
+    with pytest.raises(MedsslError, match="two parts or more"):
+        Joint(small(), [SimMIM])
+    with pytest.raises(MedsslError, match="a number above 0"):
+        Joint(small(), [SimMIM, SimCLR], [1.0])
+    with pytest.raises(MedsslError, match="too small for Joint"):
+        Joint(small(), [SimMIM, SimCLR]).check(SIZE, 1)
+    with pytest.raises(MedsslError, match="unequal edges"):
+        Joint(small(), [SimMIM, Rotation]).check((16, 16, 24), 4)
+
+
+def test_the_command_line_and_the_record_say_the_same() -> None:
+    words = ["--encoder", "ResNet", "--encoder.depth", "10", "--encoder.width", "4", "--method", "Joint", "--data", "c", "--out", "o"]  # fmt: skip
+    parts = ["--method.parts", '[{"class_path": "SimMIM", "init_args": {"mask_block": 4}}, {"class_path": "Rotation"}]']
+    settings = _parse("pretrain", COMMANDS["pretrain"], pretrain, [*words, *parts, "--method.weights", "1", "0.5"])
+    said = runs.describe(settings["method"](settings["encoder"]))["init_args"]
+    assert said["weights"] == [1.0, 0.5]
+    assert [part["class_path"].rpartition(".")[2] for part in said["parts"]] == ["SimMIM", "Rotation"]
+    assert said["parts"][0]["init_args"]["mask_block"] == 4
+    short = _parse("pretrain", COMMANDS["pretrain"], pretrain, [*words, "--method.parts", "SimCLR", "Rotation"])
+    assert [type(p) for p in short["method"](short["encoder"]).methods] == [SimCLR, Rotation]
+    with pytest.raises(MedsslError, match="there is no method.parts 'SimCRL'; did you mean SimCLR"):
+        _parse("pretrain", COMMANDS["pretrain"], pretrain, [*words, "--method.parts", "SimCRL", "Rotation"])
+
+
+def test_a_record_builds_it_again_and_builds_no_class_from_outside() -> None:
+    joint = Joint(small(), [partial(SimMIM, mask_block=4), partial(SimCLR, temperature=0.5)], [1, 0.1])
+    spec = runs.describe(joint)
+    again = runs.rebuild(spec, encoder=small())
+    assert runs.describe(again) == spec
+    assert again.methods[1].temperature == 0.5
+    again.load_state_dict(joint.state_dict())
+    spec["init_args"]["parts"][0]["class_path"] = "tests.methods.test_joint.Follower"
+    with pytest.raises(MedsslError, match="outside medssl"):
+        runs.rebuild(spec, encoder=small())
+
+
+class Follower(Method):
+    """A part with a teacher that its own step moves, and a wish to see every gradient."""
+
+    def __init__(self, encoder):
+        super().__init__(encoder)
+        self.teacher = copy.deepcopy(encoder).requires_grad_(False)
+        self.steps, self.backwards = [], 0
+
+    def views(self, size, modality, spacing_mm):
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    def loss(self, batch):
+        return (self.encoder(batch["views"][0]) - self.teacher(batch["views"][0])).square().mean() + 0.1
+
+    def on_after_backward(self):
+        self.backwards += 1
+
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
+        self.steps.append((self.global_step, self.optimise["steps"]))
+        for own, theirs in zip(self.teacher.parameters(), self.encoder.parameters()):
+            own.data.lerp_(theirs.data, 0.5)
+
+
+def test_parts_move_their_teachers_once_a_step_and_losses_are_curves_apart(cache: Cache, tmp_path: Path) -> None:
+    kept = []
+
+    def build(encoder):
+        kept.append(Joint(encoder, [SimMIM, Follower], [1, 2]))
+        return kept[0]
+
+    run = pretrain(
+        cache.path, tmp_path, small(), build, crop=SIZE, steps=2, batch_size=2, accumulate=2, accelerator="cpu"
+    )
+    part = kept[0].methods[1]
+    assert [total for _, total in part.steps] == [2, 2]  # once an optimiser step, not once a batch
+    assert part.backwards == 4
+    assert run.config["method"]["init_args"]["parts"][0]["class_path"] == "medssl.methods.simmim.SimMIM"
+    assert (tmp_path / "decoder.safetensors").exists()
+    assert pd.read_csv(tmp_path / "metrics.csv")["method.loss.SimMIM"].notna().all()
