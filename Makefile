@@ -41,7 +41,7 @@ PIN := uv pip compile pyproject.toml --universal --generate-hashes --no-emit-ind
 	  --custom-compile-command "make lock"
 lock:            ## pin every dependency, for every platform and Python, with hashes
 	$(PIN) --extra app --extra dev -o docker/requirements.lock
-	$(PIN) --extra app --extra cluster --extra build -c docker/requirements.lock -o docker/image.lock
+	$(PIN) --extra app --extra cluster --extra text --extra build -c docker/requirements.lock -o docker/image.lock
 
 wheel: $(READY)  ## dist/*.whl, which carries apps/ and configs/
 	$(BIN)/python -m build --wheel --no-isolation

@@ -52,7 +52,7 @@ def test_the_image_is_pinned_to_the_same_versions_without_the_tools_of_the_tests
     assert shipped <= tested
     assert {"medssl", "pytest", "playwright", "simpleitk", "mypy", "ruff"} & {name for name, _ in shipped} == set()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [d for group in ("app", "cluster", "build") for d in project["optional-dependencies"][group]]
+    extras = [d for group in ("app", "cluster", "text", "build") for d in project["optional-dependencies"][group]]
     needed = {re.match(r"[A-Za-z0-9_.-]+", d)[0].lower() for d in [*project["dependencies"], *extras]}
     assert needed <= {name for name, _ in shipped}
     assert "://" not in pins["image"]
