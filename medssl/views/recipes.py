@@ -31,6 +31,7 @@ from medssl.views.mr import BiasField, RicianNoise
 from medssl.views.spatial import Resample, turns
 
 Size = Sequence[int]
+AIR_HU = -1000.0
 KINDS = {
     "CT": ("CT",),
     "MR": ("MR",),
@@ -79,16 +80,15 @@ def multi_crop(
 def masked(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """A crop at about true scale and slight changes of intensity: the mask is the hard part of such a pretext."""
     kind = kind_of(modality)
-    crop = Resample(size, zoom=(0.85, 1.15), flip=_flips(kind, len(size)), spacing_mm=spacing_mm)
-    return Recipe(kind, [*window(kind, 0.02), crop, *_light(kind, 0.05, 0.1, 0.5)])
+    crop = _crop(kind, size, spacing_mm, zoom=(0.85, 1.15), flip=_flips(kind, len(size)))
+    return Recipe(kind, [crop, *window(kind, 0.02), *_light(kind, 0.05, 0.1, 0.5)])
 
 
 def relational(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """A crop turned, zoomed and never mirrored: for pretexts that ask where in the scan something lies."""
     kind = kind_of(modality)
-    turned = _turns(15, size, spacing_mm)
-    crop = Resample(size, zoom=(0.75, 1.1), aspect=1.2, rotate_degrees=turned, spacing_mm=spacing_mm)
-    return Recipe(kind, [*window(kind, 0.1), crop])
+    crop = _crop(kind, size, spacing_mm, degrees=15, zoom=(0.75, 1.1), aspect=1.2)
+    return Recipe(kind, [crop, *window(kind, 0.1)])
 
 
 def restoration(strength: float = 1.0) -> View:
@@ -102,18 +102,15 @@ def restoration(strength: float = 1.0) -> View:
 def finetune(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """nnU-Net's kind of augmentation, the mask moved along."""
     kind = kind_of(modality)
-    crop = Resample(
-        size, zoom=(0.8, 1.25), aspect=1.15, rotate_degrees=_turns(15, size, spacing_mm), flip=_flips(kind, len(size)),
-        spacing_mm=spacing_mm,
-    )  # fmt: skip
+    crop = _crop(kind, size, spacing_mm, degrees=15, zoom=(0.8, 1.25), aspect=1.15, flip=_flips(kind, len(size)))
     changes = [Gamma(1.4, 0.4), *_light(kind, 0.1, 0.2, 0.4), Blur(1.0, 0.2), _noise(kind, 0.04, 0.2)]
-    return Recipe(kind, [*window(kind, 0.03), crop, *changes])
+    return Recipe(kind, [crop, *window(kind, 0.03), *changes])
 
 
 def plain(modality: str, size: Size | None = None) -> View:
     """What a scan looks like to a model at test time: the window, and the middle crop where a size is given."""
     kind = kind_of(modality)
-    return Recipe(kind, [*window(kind), *([Resample(size, shift=False)] if size else [])])
+    return Recipe(kind, [*([_crop(kind, size, shift=False)] if size else []), *window(kind)])
 
 
 RECIPES: dict[str, Callable[..., Any]] = {
@@ -178,12 +175,9 @@ def window(kind: str, jitter: float = 0.0) -> list[View]:
 
 
 def _strong(kind: str, size: Size, zoom: tuple[float, float], spacing_mm: Sequence[float] | None) -> View:
-    crop = Resample(
-        size, zoom=zoom, aspect=1.3, rotate_degrees=_turns(15, size, spacing_mm), flip=_flips(kind, len(size)),
-        spacing_mm=spacing_mm,
-    )  # fmt: skip
+    crop = _crop(kind, size, spacing_mm, degrees=15, zoom=zoom, aspect=1.3, flip=_flips(kind, len(size)))
     changes = [Gamma(1.8, 0.8), *_light(kind, 0.2, 0.3, 0.8), Blur(1.5, 0.4), _noise(kind, 0.06, 0.4)]
-    return Recipe(kind, [*window(kind, 0.1), crop, *changes])
+    return Recipe(kind, [crop, *window(kind, 0.1), *changes])
 
 
 def _light(kind: str, brightness: float, contrast: float, probability: float) -> list[View]:
@@ -199,8 +193,13 @@ def _noise(kind: str, most: float, probability: float) -> View:
     return RicianNoise(most, probability) if kind == "MR" else Noise(most, probability)
 
 
-def _turns(degrees: float, size: Size, spacing_mm: Sequence[float] | None) -> tuple[float, ...]:
-    return turns(degrees, spacing_mm or (1.0,) * len(size))
+def _crop(
+    kind: str, size: Size, spacing_mm: Sequence[float] | None = None, degrees: float = 0.0, **moves: Any
+) -> Resample:
+    """The crop comes first: what follows has fewer voxels to change. CT is still in HU there, and air is -1000."""
+    turned = turns(degrees, spacing_mm or (1.0,) * len(size))
+    air = AIR_HU if kind == "CT" else 0.0
+    return Resample(size, rotate_degrees=turned, spacing_mm=spacing_mm, outside=air, **moves)
 
 
 def _flips(kind: str, dims: int) -> tuple[float, ...]:
