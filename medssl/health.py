@@ -112,8 +112,8 @@ class Health(pl.Callback):
         begun = time.perf_counter()
         self._glance(module.kept)
         glance = time.perf_counter() - begun
-        self._details(module.kept)
-        details = time.perf_counter() - begun - glance
+        self._details(module.kept, probes.embed(module.kept, self.cache, self.few, self.size))
+        details = max(0.0, time.perf_counter() - begun - 2 * glance)
         whole = -(-steps // self.every)
         return glance * (1 + steps // self.between(devices) + whole * (1 + len(self.scans) / len(self.few))) + (
             details * whole
@@ -130,20 +130,20 @@ class Health(pl.Callback):
         if known:
             labels = np.array([self.codes[self.scans[i]] for i in known])
             found["knn"] = probes.knn(features[known], labels, self._patients([self.scans[i] for i in known]))
-        found |= self._details(module.kept)
+        found |= self._details(module.kept, features[: len(self.few)])
         collapsed = {k: v for k, v in self.last.items() if k == "collapsed_at_step"}
         self.looked, self.last = trainer.global_step, found | collapsed | {"loss": loss}
         module.log_dict(found, rank_zero_only=True)
 
-    def _details(self, encoder: Encoder) -> dict[str, float]:
-        """Alignment and the dense features, of a few scans: each needs a forward pass of its own."""
+    def _details(self, encoder: Encoder, features: np.ndarray) -> dict[str, float]:
+        """Alignment and the dense features, of a few scans: each needs a forward pass of its own. features: theirs."""
         cache, few = self.cache, self.few
         view = recipes.contrastive(
             recipes.modality_of(cache.modality, cache.dims, cache.channels), self.size, cache.spacing_mm
         )
-        pairs = probes.embed(encoder, cache, few, self.size), probes.embed(encoder, cache, few, self.size, view)
+        seen = probes.embed(encoder, cache, few, self.size, view)
         places = probes.embed(encoder, cache, few, self.size, dense=True)
-        found = {"alignment": probes.alignment(*pairs), "dense_rank": probes.dense_rank(places)}
+        found = {"alignment": probes.alignment(features, seen), "dense_rank": probes.dense_rank(places)}
         masked = cache.manifest.set_index("scan")["has_mask"][few].to_numpy()
         if masked.any():
             kept = [scan for scan, has in zip(few, masked) if has]

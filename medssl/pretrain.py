@@ -81,7 +81,7 @@ def pretrain(
     crop: voxels an axis; by default the largest that fits the scans and the encoder, up to 224 (2D) or 96 (3D).
     steps: optimiser steps, each of batch_size x accumulate x devices scans. transductive: pretrain on the test patients
     too; every later table says so. label: a label column watched by kNN during the run (it never enters the loss).
-    monitor_every: steps between two looks at the representation, a tenth of the run by default. on_collapse: stop the run
+    monitor_every: steps between two looks at the representation, a quarter of the run by default. on_collapse: stop the run
     where all scans come to look alike to the encoder, or only warn. resume: go on where the very same run stopped;
     false starts it over.
     Raises MedsslError on a setting that cannot work, before the first step.
@@ -100,6 +100,8 @@ def pretrain(
     module.check(size, batch_size)
     module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
     scans = pretraining_scans(cache, split_seed, transductive, split_column)
+    if "frames" in module.needs:
+        check_frames(cache, scans, type(module).__name__)
     reports = reports_of(cache, scans) if "report" in module.needs else None
     if reports is not None:
         scans = _with_report(scans, reports, type(module).__name__, module.least_batch)
@@ -124,7 +126,7 @@ def pretrain(
         rows = cache.manifest[cache.manifest["scan"].isin(scans)]
         source = source_within(cache, scans, module.source_size(size), size)
         crops = Crops(cache, scans, source, seed, reports=reports, **module.crop_settings(rows))
-        watch = monitor_every or max(1, steps // 10)
+        watch = monitor_every or max(1, steps // 4)
         health = Health(cache, scans, size, label, watch, batch_size * accumulate, on_collapse)
         try:
             cost = _fit(module, crops, health, out, steps, batch_size, accumulate, precision, accelerator, devices, workers,
@@ -215,6 +217,16 @@ def check_fits(encoder: Encoder, cache: Cache) -> None:
             f"the encoder was built for dims={encoder.dims}, in_channels={encoder.in_channels}: the cache holds "
             f"{cache.dims}D scans of {cache.channels} channel(s); pass --encoder.dims {cache.dims} "
             f"--encoder.in_channels {cache.channels}"
+        )
+
+
+def check_frames(cache: Cache, scans: Sequence[str], method: str) -> None:
+    """Raise MedsslError unless the scans are sequences whose frames the cache holds as channels."""
+    still = (cache.manifest.set_index("scan")["frames"].loc[list(scans)].fillna(1) < 2).sum()
+    if still:
+        raise MedsslError(
+            f"{still} of {len(scans)} scans to pretrain on hold one frame: {method} expected sequences; index 4D scans and "
+            f"prepare them with --frames sequence, or take another --method"
         )
 
 

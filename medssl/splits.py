@@ -173,7 +173,7 @@ def _people(manifest: pd.DataFrame) -> dict[str, str]:
 
 
 def _strata(manifest: pd.DataFrame) -> pd.Series:
-    columns = [c for c in manifest if c.startswith("label.") and 1 < manifest[c].nunique() <= 10]
+    columns = sorted(c for c in manifest if c.startswith("label.") and 1 < manifest[c].nunique() <= 10)
     if not columns:
         return pd.Series("", index=manifest["person"].unique())
     most = manifest.groupby("person", sort=False)[columns].agg(

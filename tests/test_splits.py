@@ -47,6 +47,14 @@ def test_split_is_stratified_seeded_and_has_the_asked_shares() -> None:
         assert abs(len(positive & set(roles.index[roles == role])) / number - 0.3) < 0.05
 
 
+def test_the_order_of_the_label_columns_does_not_matter() -> None:
+    table = manifest(30)
+    numbers = table["patient"].str[1:].astype(int)
+    table = table.assign(**{"label.scanner": numbers.mod(3).astype(str), "label.kind": numbers.mod(5).astype(str)})
+    rest, labels = list(table.columns[:3]), list(table.columns[3:])
+    assert all(split(table).equals(split(table[[*rest, *names]])) for names in itertools.permutations(labels))
+
+
 def test_patients_with_a_common_scan_stay_together() -> None:
     table = manifest(40)
     table.loc[table["scan"] == "s5_0", "digest"] = "d30_1"

@@ -100,6 +100,7 @@ def _work(data: str, out: str, folder: str) -> None:
     study(Path(data), Path(out), "segmentation", ["scratch", folder], ["1p"], draws=3, **ENCODER)
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_study(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "shared", str(pretrained)
     context = multiprocessing.get_context("spawn")

@@ -107,5 +107,5 @@ class SimMIM(Method):
 
 
 def mean_error(found: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-    """The mean absolute error over the voxels where `counted` (B, 1, *S) is 1; 0 where there is none."""
-    return ((found - truth).abs() * counted).sum() / (counted.sum() * truth.shape[1]).clamp(min=1)
+    """The mean absolute error over the voxels where `counted` (B, 1 or C, *S) is 1; 0 where there is none."""
+    return ((found - truth).abs() * counted).sum() / counted.expand_as(truth).sum().clamp(min=1)

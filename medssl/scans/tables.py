@@ -103,8 +103,9 @@ class Columns:
 
     def add(self, row: dict[str, object]) -> None:
         """One more row; what it does not say is None."""
-        for name in row.keys() - self.lists.keys():
-            self.lists[name] = [None] * self.count
+        for name in row:  # in the order they come, not a set's: the split reads the label columns in their order
+            if name not in self.lists:
+                self.lists[name] = [None] * self.count
         for name, cells in self.lists.items():
             value = row.get(name)
             if isinstance(value, list):

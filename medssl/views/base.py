@@ -101,7 +101,8 @@ class View(nn.Module, ABC):
     """Base of all views; subclasses say what they draw and how they apply it, for any number of axes.
 
     probability: the chance that a sample gets the view at all.
-    dims: the numbers of axes it works for. differentiable: whether a gradient reaches the input.
+    dims: the numbers of axes it works for. channels: the one number of channels, None for any.
+    differentiable: whether a gradient reaches the input.
 
     A subclass writes `parameters_of` (tensors of B rows: bool, int64 or float32) and `apply_to`, which gets float32 and
     must leave its input as it is; one that moves voxels writes `move_mask` too.
@@ -109,6 +110,7 @@ class View(nn.Module, ABC):
 
     probability: float = 1.0
     dims: tuple[int, ...] = (2, 3)
+    channels: int | None = None
     differentiable: bool = True
 
     def draw(self, keys: Tensor) -> Params:
@@ -157,6 +159,8 @@ class View(nn.Module, ABC):
         if x.ndim - 2 not in self.dims:
             wanted = " or ".join("(B, C, H, W)" if n == 2 else "(B, C, X, Y, Z)" for n in self.dims)
             raise MedsslError(f"{name} got a batch of shape {shape}: expected {wanted}")
+        if self.channels not in (None, x.shape[1]):
+            raise MedsslError(f"{name} got {x.shape[1]} channels: expected {self.channels}; leave it out for others")
         if not x.numel():
             raise MedsslError(f"{name} got an empty batch of shape {shape}: expected one sample or more")
         if (drawn := _length(params)) not in (None, len(x)):
@@ -192,6 +196,7 @@ class Compose(View):
         super().__init__()
         self.views = nn.ModuleList(views)
         self.differentiable = all(view.differentiable for view in views)
+        self.channels = next((view.channels for view in views if view.channels), None)
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {str(i): view.draw(mix(keys, i)) for i, view in enumerate(self._each())}

@@ -1,23 +1,147 @@
-"""What is hidden from a model or spoilt for it: patch masks.
+"""What is hidden from a model or spoilt for it: boxes cut out, voxels shuffled, patches masked.
 
-mask = patch_mask(keys, size=(32, 32, 32), block=8, ratio=0.6, valid=batch["valid_views"][0])    # (B, 1, *size)
+    view = Compose([LocalShuffle(), InPainting()])
+    mask = patch_mask(keys, size=(32, 32, 32), block=8, ratio=0.6, valid=batch["valid_views"][0])    # (B, 1, *size)
+
+To keep a corruption off air and defaced voxels, take the image where they are:
+`torch.where(valid > 0, view(x, params), x)`; patch masks take `valid` themselves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.errors import MedsslError
-from medssl.views.base import mix, uniform
+from medssl.views.base import Params, View, mix, uniform
+from medssl.views.fields import expect
 
-MaskKind = Literal["random", "block", "tube", "detail"]
+Range = tuple[float, float]
+MaskKind = Literal["random", "block", "tube", "high-frequency"]
 CENTRES = 4  # of the regions that kind "block" hides
+
+
+class _Boxes(View):
+    """1..`count` boxes in each sample, each edge drawn from `edge` as a share of the image's, the same in all channels."""
+
+    def __init__(self, count: int = 3, edge: Range = (0.1, 0.3), probability: float = 0.5):
+        super().__init__()
+        expect(f"{type(self).__name__}'s count", count, 1)
+        expect(f"{type(self).__name__}'s edge", edge, 0.01, 1)
+        self.count, self.edge, self.probability = count, edge, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        present = uniform(mix(keys, 1), 1, 1, self.count + 1).long() > torch.arange(self.count, device=keys.device)
+        edges = uniform(mix(keys, 2), 3 * self.count, *self.edge).reshape(-1, self.count, 3)
+        places = uniform(mix(keys, 3), 3 * self.count).reshape(-1, self.count, 3)
+        return {"edge": edges, "place": places, "present": present, "key": mix(keys, 4)}
+
+    def inside(self, x: Tensor, params: Params) -> Tensor:
+        """(B, 1, *S) bool: the voxels in any of the boxes, which lie in the image as a whole."""
+        within = params["present"].reshape(-1, self.count, *[1] * (x.ndim - 2)).float()
+        for axis, size in enumerate(x.shape[2:]):
+            length = (params["edge"][..., axis] * size).round().clamp(min=1)  # (B, count)
+            start = (params["place"][..., axis] * (size - length + 1)).floor()
+            after = torch.arange(size, device=x.device) - start[..., None]
+            line = (after >= 0) & (after < length[..., None])
+            within = within * line.reshape(*line.shape[:2], *[-1 if a == axis else 1 for a in range(x.ndim - 2)])
+        return within.amax(1, keepdim=True) > 0
+
+
+class Cutout(_Boxes):
+    """Boxes of the image become `fill`. DeVries and Taylor 2017 (arXiv 1708.04552)."""
+
+    def __init__(self, count: int = 3, edge: Range = (0.1, 0.3), fill: float = 0.0, probability: float = 0.5):
+        super().__init__(count, edge, probability)
+        self.fill = fill
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        return x.masked_fill(self.inside(x, params), self.fill)
+
+
+class InPainting(_Boxes):
+    """Boxes of the image become noise, uniform on 0..1. Zhou et al., Models Genesis, Medical Image Analysis 2021."""
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        return torch.where(self.inside(x, params), uniform_like(x, params["key"]), x)
+
+
+class OutPainting(_Boxes):
+    """All but the boxes becomes noise, uniform on 0..1. Zhou et al., Models Genesis, Medical Image Analysis 2021."""
+
+    def __init__(self, count: int = 3, edge: Range = (0.4, 0.6), probability: float = 0.5):
+        super().__init__(count, edge, probability)
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        return torch.where(self.inside(x, params), x, uniform_like(x, params["key"]))
+
+
+class LocalShuffle(View):
+    """The voxels of small blocks change places within their block, in a share of the blocks drawn from 0..`most`.
+
+    block: voxels of a block's edge. Zhou et al., Models Genesis, Medical Image Analysis 2021: there 10,000 boxes of random
+    size, one after the other; here blocks side by side, all at once, each by one of 16 orders of its sample.
+    """
+
+    orders = 16
+
+    def __init__(self, most: float = 0.6, block: int = 4, probability: float = 0.5):
+        super().__init__()
+        expect("LocalShuffle's most", most, 0, 1)
+        expect("LocalShuffle's block", block, 2)
+        self.most, self.block, self.probability = most, block, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        return {"share": uniform(mix(keys, 1), 1, 0, self.most)[:, 0], "key": mix(keys, 2)}
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        whole = [n // self.block * self.block for n in x.shape[2:]]  # what is left at the ends stays as it is
+        corner: tuple[Any, ...] = (..., *(slice(n) for n in whole))
+        shuffled = x.clone()
+        shuffled[corner] = self.shuffled(x[corner], params)
+        return shuffled
+
+    def shuffled(self, x: Tensor, params: Params) -> Tensor:
+        key, dims = params["key"], x.ndim - 2
+        blocks = [n // self.block for n in x.shape[2:]]
+        split = x.reshape(*x.shape[:2], *(n for b in blocks for n in (b, self.block)))
+        to_blocks = (0, 1, *range(2, 2 + 2 * dims, 2), *range(3, 2 + 2 * dims, 2))
+        parts = split.permute(to_blocks)  # (B, C, *blocks, *block)
+        flat = parts.flatten(2 + dims).flatten(2, 1 + dims)  # (B, C, blocks, voxels)
+        count, voxels = flat.shape[2:]
+        orders = uniform(mix(key, 1), self.orders * voxels).reshape(-1, self.orders, voxels).argsort(2)
+        orders = torch.cat([torch.arange(voxels, device=x.device).expand(len(x), 1, -1), orders], 1)  # first: unchanged
+        chosen = 1 + uniform(mix(key, 2), count, 0, self.orders).long()
+        chosen = chosen * (uniform(mix(key, 3), count) < params["share"][:, None])
+        index = orders.gather(1, chosen[..., None].expand(-1, -1, voxels))[:, None].expand_as(flat)
+        back = sorted(range(len(to_blocks)), key=to_blocks.__getitem__)
+        return flat.gather(3, index).reshape(parts.shape).permute(back).reshape(x.shape)
+
+
+class PatchMask(View):
+    """The blocks that `patch_mask` hides become `fill`; what is hidden is `hidden(x, params)` (B, 1, *S)."""
+
+    def __init__(
+        self, ratio: float = 0.6, block: int = 8, kind: MaskKind = "random", fill: float = 0.0, probability: float = 1.0
+    ):
+        super().__init__()
+        expect("PatchMask's block", block, 1)
+        expect("PatchMask's ratio", ratio, 0.01, 0.99)
+        self.ratio, self.block, self.kind, self.fill, self.probability = ratio, block, kind, fill, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        return {"key": mix(keys, 1)}
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        return x.masked_fill(self.hidden(x, params) > 0, self.fill)
+
+    def hidden(self, x: Tensor, params: Params) -> Tensor:
+        return patch_mask(params["key"], x.shape[2:], self.block, self.ratio, self.kind, image=x)
 
 
 def patch_mask(
@@ -63,9 +187,11 @@ def hiding_order(keys: Tensor, blocks: Sequence[int], kind: MaskKind = "random",
     block: a few compact regions (after Bao et al., BEiT, ICLR 2022; here what is nearest to a few random centres, in
     boxes of random proportions, so that the number hidden is exact).
     tube: the same blocks in every slice, along the last axis (Tong et al., VideoMAE, NeurIPS 2022).
-    detail: the more of `image` (B, C, *S) varies within a block, the earlier it tends to come: drawn without replacement
+    high-frequency: the more of `image` (B, C, *S) varies within a block, the earlier it tends to come: drawn without replacement
     with its energy above the block's mean as weight (Efraimidis and Spirakis, Inf. Process. Lett. 2006).
     """
+    if kind not in get_args(MaskKind):
+        raise MedsslError(f"a mask of kind {kind!r}: expected one of {', '.join(get_args(MaskKind))}")
     count, dims = math.prod(blocks), len(blocks)
     if kind == "block":
         score = nearest_centre(mix(keys, 1), blocks) + 1e-3 * uniform(keys, count)
@@ -78,9 +204,9 @@ def hiding_order(keys: Tensor, blocks: Sequence[int], kind: MaskKind = "random",
         score = in_plane.repeat_interleave(blocks[-1], 1)
     else:
         score = -torch.log1p(-uniform(keys, count))  # an exponential race: the first at its end is hidden first
-    if kind == "detail":
+    if kind == "high-frequency":
         if image is None:
-            raise MedsslError("a mask of kind 'detail' came without `image`: hand in the view it is to hide")
+            raise MedsslError("a mask of kind 'high-frequency' came without `image`: hand in the view it is to hide")
         wide = image.float()
         energy = (pooled(wide.square(), blocks) - pooled(wide, blocks).square()).mean(1).clamp(min=0).flatten(1)
         score = score / (energy + 1e-3 * energy.mean(1, keepdim=True) + 1e-12)
@@ -114,3 +240,8 @@ def pooled(x: Tensor, blocks: Sequence[int]) -> Tensor:
 def spread(values: Tensor, size: Sequence[int]) -> Tensor:
     """(B, C, *blocks) -> (B, C, *size): each block's value at all of its voxels."""
     return F.interpolate(values, size=tuple(size), mode="nearest")
+
+
+def uniform_like(x: Tensor, keys: Tensor) -> Tensor:
+    """Noise of x's shape, uniform on 0..1, sample b from keys[b] alone."""
+    return uniform(keys, x[0].numel()).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""What several views draw over a grid: filters in k-space, curves of intensity, smooth noise, boxes.
+"""What several views draw over a grid: filters in k-space, curves of intensity, smooth noise.
 
 y = filtered(x, (frequency(x, 2).abs() < 0.25).float())             # a low-pass along the first array axis
 """
@@ -24,7 +24,7 @@ def expect(name: str, value: float | Sequence[float], least: float = 0.0, most: 
         raise MedsslError(f"{name} is {value}: expected {kind} from {least:g} to {most:g}")
 
 
-def along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+def on_axis(values: Tensor, x: Tensor, axis: int) -> Tensor:
     """(n,) or (B, n) -> values that meet x (B, C, *S) along the dimension `axis` of x."""
     shape = [1] * x.ndim
     shape[0], shape[axis] = (len(values) if values.ndim == 2 else 1), values.shape[-1]
@@ -33,7 +33,16 @@ def along(values: Tensor, x: Tensor, axis: int) -> Tensor:
 
 def frequency(x: Tensor, axis: int) -> Tensor:
     """Cycles a voxel along dimension `axis` of x, -0.5..0.5 in the order of an FFT, ready to meet x."""
-    return along(torch.fft.fftfreq(x.shape[axis], device=x.device), x, axis)
+    return on_axis(torch.fft.fftfreq(x.shape[axis], device=x.device), x, axis)
+
+
+def plane(axes: Sequence[int], x: Tensor) -> Sequence[int]:
+    """`axes`, or words where x does not have them."""
+    if not all(0 <= axis < x.ndim - 2 for axis in axes):
+        raise MedsslError(
+            f"axes {tuple(axes)} came with an image of {x.ndim - 2} axes, numbered from 0: expected some of those"
+        )
+    return axes
 
 
 def filtered(x: Tensor, weights: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from medssl.errors import MedsslError
 from medssl.views.base import Params, View, mix, rows, uniform
-from medssl.views.fields import along, expect, filtered, frequency, magnitude
+from medssl.views.fields import expect, filtered, frequency, magnitude, on_axis, plane
+from medssl.views.separable import spread
 from medssl.views.spatial import rotation
 
 Range = tuple[float, float]
@@ -43,17 +44,15 @@ class BiasField(View):
         return {"coefficients": drawn.reshape(-1, *[self.order + 1] * 3)}  # (B, n, n, n), n = order + 1
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return x * self.log_field(x, params["coefficients"]).exp_().to(x.dtype)
+        return x * self.log_field(x, params["coefficients"]).exp_()
 
     def log_field(self, x: Tensor, coefficients: Tensor) -> Tensor:
         """(B, 1, *S), one axis after the other: a voxel costs `order` + 1 multiplications."""
         terms = torch.arange(self.order + 1, device=x.device)
         degree = terms[:, None, None] + terms[:, None] + terms
-        field = coefficients * ((degree > 0) & (degree <= self.order))
+        field = (coefficients * ((degree > 0) & (degree <= self.order)))[:, None]
         field = field[..., 0] if x.ndim == 4 else field
-        for size in x.shape[2:]:  # (B, terms, *rest) -> (B, *rest, size)
-            field = torch.tensordot(field, legendre(self.order, size, x.device), ([1], [0]))
-        return field[:, None]
+        return spread(field, [legendre(self.order, size, x.device) for size in x.shape[2:]])
 
 
 class RicianNoise(View):
@@ -131,7 +130,7 @@ class Spikes(View):
             turns = rows(params["phase"][:, k], x)
             for axis, size in enumerate(x.shape[2:]):
                 cycles = (params["place"][:, k, axis, None] * size).round() / size
-                turns = turns + along(2 * math.pi * cycles * torch.arange(size, device=x.device), x, axis + 2)
+                turns = turns + on_axis(2 * math.pi * cycles * torch.arange(size, device=x.device), x, axis + 2)
             waves = waves + rows(params["strength"][:, k], x) * turns.cos()
         return x + mean * waves
 
@@ -152,7 +151,7 @@ class Gibbs(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         weights = torch.ones_like(rows(params["kept"], x))
-        for axis in checked(self.axes, x):
+        for axis in plane(self.axes, x):
             weights = weights * (frequency(x, axis + 2).abs() <= rows(params["kept"], x) / 2)
         return filtered(x, weights)
 
@@ -254,25 +253,17 @@ def phase_lines(x: Tensor, axis: Tensor, axes: Sequence[int]) -> tuple[Tensor, T
     """The line that each place of x's k-space (in the order of an FFT) is in along its sample's phase axis, from 0 on
     and with the centre at half of them, and how many there are; both ready to meet x."""
     line = count = rows(torch.zeros_like(axis), x)
-    for a in checked(axes, x):
+    for a in plane(axes, x):
         size, here = x.shape[a + 2], rows(axis == a, x)
-        numbers = along(torch.arange(size, device=x.device).roll(-(size // 2)), x, a + 2)
+        numbers = on_axis(torch.arange(size, device=x.device).roll(-(size // 2)), x, a + 2)
         line, count = torch.where(here, numbers, line), torch.where(here, size, count)
     return line, count
 
 
-def checked(axes: Sequence[int], x: Tensor) -> Sequence[int]:
-    if not all(0 <= a < x.ndim - 2 for a in axes):
-        raise MedsslError(
-            f"axes {tuple(axes)} of k-space came with an image of {x.ndim - 2} axes: expected some of those"
-        )
-    return axes
-
-
 def legendre(order: int, size: int, device: torch.device) -> Tensor:
-    """(order + 1, size): the Legendre polynomials at `size` places from -1 to 1, by Bonnet's recursion."""
+    """(size, order + 1): the Legendre polynomials at `size` places from -1 to 1, by Bonnet's recursion."""
     t = torch.linspace(-1, 1, size, device=device)
     found = [torch.ones_like(t), t]
     for k in range(1, order):
         found.append(((2 * k + 1) * t * found[k] - k * found[k - 1]) / (k + 1))
-    return torch.stack(found)
+    return torch.stack(found, 1)

@@ -2,40 +2,69 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 from lightly.models import utils as lightly_utils
 from lightly.models.modules import MaskedVisionTransformerDecoderTIMM
+from lightly.models.modules.masked_causal_vision_transformer import MaskedCausalAttention
 
 from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
 from medssl.encoders.vit import positions, take, to_patches
 from medssl.errors import MedsslError
-from medssl.methods import MAE, Method, SparK, check_method
+from medssl.methods import AIM, IBOT, MAE, MaskedMotion, Method, NextSlice, SimMIM, SparK, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.methods.patches import targets
 from medssl.methods.spark import visible_only
+from medssl.pretrain import check_frames, pretrain
+from medssl.scans.cache import Cache, prepare
+from medssl.scans.index import index
 
 ENCODERS = {
     "vit": lambda d: ViT(d, patch=8, width=24, depth=2, heads=2),
     "vit thick slices": lambda d: ViT(d, patch=(8, 8, 4)[:d], width=16, depth=1, heads=1),
     "unet": lambda d: ResidualUNet(d, width=4, blocks=(1, 1, 1)),
     "resnet": lambda d: ResNet(d, depth=10, width=4, max_pool=False),
+    "unet frames": lambda d: ResidualUNet(d, 5, width=4, blocks=(1, 1, 1)),
+    "resnet frames": lambda d: ResNet(d, 5, depth=10, width=4, max_pool=False),
+    "vit frames": lambda d: ViT(d, 5, patch=8, width=16, depth=1, heads=1),
 }
 METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {  # how it is built, and the encoders that it takes
     "MAE": (lambda e: MAE(e, decoder_depth=1, decoder_width=16, decoder_heads=2), ("vit", "vit thick slices")),
-    "MAE, voxels": (
-        lambda e: MAE(e, mask_kind="block", normalise=False, decoder_depth=1, decoder_width=24),
-        ("vit", "vit thick slices"),
-    ),
+    "MAE, voxels": (lambda e: MAE(e, 0.5, "block", 1, 24, normalise=False), ("vit",)),
+    "SparK": (SparK, ("unet", "resnet")),
+    "SparK, voxels": (lambda e: SparK(e, mask_kind="high-frequency", normalise=False), ("unet",)),
+    "AIM": (lambda e: AIM(e, head_depth=1, head_width=16), ("vit", "vit thick slices")),
+    "AIM, slices": (lambda e: AIM(e, "slice", 1, 16, normalise=False), ("vit",)),
+    "NextSlice": (NextSlice, ("unet", "vit")),
+    "NextSlice, frames": (lambda e: NextSlice(e, "frames", 2), ("unet frames", "vit frames")),
+    "MaskedMotion": (MaskedMotion, ("unet frames", "vit frames")),
+    "SimMIM": (SimMIM, ("vit",)),
+    "IBOT": (lambda e: IBOT(e, prototypes=8, hidden_width=16, bottleneck=8), ("vit", "vit thick slices")),
 }
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("name", "encoder"), [(n, e) for n, (_, known) in METHODS.items() for e in known])
 def test_every_method_keeps_the_contract(name: str, encoder: str, dims: int) -> None:
+    torch.manual_seed(0)
+    edge = 16 if dims == 3 and encoder != "resnet" else 32
+    check_method(METHODS[name][0](ENCODERS[encoder](dims)), (edge,) * dims)
+
+
+REST = [("NextSlice", "resnet"), ("NextSlice, frames", "resnet frames"), ("MaskedMotion", "resnet frames"),
+        ("SparK, voxels", "resnet"), ("MAE, voxels", "vit thick slices"), ("AIM, slices", "vit thick slices"),
+        ("SimMIM", "vit thick slices")]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("name", "encoder"), REST)
+def test_every_method_with_the_other_encoders(name: str, encoder: str, dims: int) -> None:
     torch.manual_seed(0)
     check_method(METHODS[name][0](ENCODERS[encoder](dims)), (32,) * dims)
 
@@ -131,7 +160,7 @@ def test_mae_does_not_see_what_it_hides_nor_count_air() -> None:
     batch["views"] = [torch.where(air, 7.0, x)]
     assert torch.allclose(method.loss(batch), loss, atol=1e-6)
     batch["valid_views"] = [torch.zeros_like(batch["valid_views"][0])]
-    assert float(method.loss(batch)) == 0.0
+    assert float(method.loss(batch).detach()) == 0.0
 
 
 def test_mae_shows_the_seen_as_it_is_and_the_hidden_by_its_prediction() -> None:
@@ -216,6 +245,182 @@ def test_spark_keeps_hidden_blocks_empty_at_every_level_and_does_not_see_them(en
         assert torch.equal(method.predict(torch.where(seen > 0, x, 9.0), seen), method.predict(x, seen))
 
 
+@pytest.mark.parametrize("order", ["raster", "slice"])
+def test_aim_is_the_published_loss_in_float64(order: str) -> None:
+    """El-Nouby et al. 2024, equation 2 with its prefix, in numpy, patch by patch; tolerance 1e-5."""
+    torch.manual_seed(0)
+    method = AIM(ENCODERS["vit thick slices"](3), order, head_depth=1, head_width=16)
+    batch = small_batch(method, (16, 16, 8))
+    prefix = method.prefix_of(batch)
+    with torch.no_grad():
+        found = float(method.loss(batch))
+        predicted = method.predict(batch["views"][0], prefix).double().numpy()
+    x, body = batch["views"][0].double().numpy(), batch["valid_views"][0].numpy()
+    places = list(np.ndindex(2, 2, 2))
+    if order == "slice":
+        places.sort(key=lambda place: place[2])
+    total = count = 0.0
+    for b in range(3):
+        for n in range(max(1, int(prefix[b])), 8):
+            i, j, k = places[n]
+            cut = (b, 0, slice(8 * i, 8 * i + 8), slice(8 * j, 8 * j + 8), slice(4 * k, 4 * k + 4))
+            inside = body[cut].ravel() > 0
+            voxels = x[cut].ravel()[inside]
+            voxels = (voxels - voxels.mean()) / np.sqrt(voxels.var(ddof=1) + 1e-6)
+            total += ((predicted[b, n - 1][inside] - voxels) ** 2).sum()
+            count += inside.sum()
+    assert abs(found - total / count) < 1e-5
+
+
+@pytest.mark.parametrize("order", ["raster", "slice"])
+def test_aim_predicts_a_patch_from_those_before_it_alone(order: str) -> None:
+    torch.manual_seed(0)
+    method = AIM(ENCODERS["vit"](3), order, head_depth=1, head_width=16)
+    batch = small_batch(method, (16, 16, 24))
+    x, prefix = batch["views"][0], torch.tensor([1, 4, 9])
+    follows, before = method.sequence(x), method.predict(batch["views"][0], prefix)
+    assert sorted(follows.tolist()) == list(range(12))
+    if order == "slice":
+        assert follows[:4].tolist() == [0, 3, 6, 9], "the first slice of patches comes first"
+    changed = with_other_hidden(x, follows[6].expand(3, 1), method.encoder)  # the 7th patch of the sequence
+    apart = (method.predict(changed, prefix) - before).abs().amax(2) > 1e-6  # entry n predicts patch n + 1
+    assert apart.tolist() == [[n >= 6 for n in range(11)], [n >= 6 for n in range(11)], [True] * 11]
+    assert all(0 < p < 12 for p in method.prefix_of(batch).tolist())
+
+
+def test_aim_s_attention_is_lightly_s() -> None:
+    method = AIM(ENCODERS["vit"](2), head_depth=1, head_width=16)
+    seen = {}
+    method.encoder.tokens = lambda x, attend: seen.update(attend=attend) or torch.zeros(2, 6, 24)
+    prefix = torch.tensor([2, 5])
+    method.predict(torch.zeros(2, 1, 16, 24), prefix)
+    theirs = MaskedCausalAttention(24, 2)._get_attention_mask(torch.zeros(2, 6, 24), torch.arange(6) >= prefix[:, None])
+    assert torch.equal(seen["attend"], theirs[:, 0])
+
+
+@pytest.mark.parametrize("along", ["slices", "frames"])
+def test_next_slice_counts_the_next_ones_alone_and_sees_none_of_what_is_to_come(along: str) -> None:
+    """The mean absolute error in numpy, float64; tolerance 1e-5."""
+    torch.manual_seed(0)
+    method = NextSlice(ENCODERS["unet frames"](3), along, ahead=2)
+    batch = small_batch(method, (8, 8, 16))
+    to_come, asked = method.to_come(batch)
+    x, axis = batch["views"][0], 1 if along == "frames" else 4
+    with torch.no_grad():
+        found = float(method.loss(batch))
+        predicted = method.predict(x, to_come).double().numpy()
+        again = method.predict(torch.where(to_come, 9.0, x), to_come).double().numpy()
+    assert np.array_equal(predicted, again)
+    total = count = 0.0
+    for b in range(3):
+        first = x.shape[axis] - int(to_come[b].sum())
+        assert 1 <= first <= x.shape[axis] - 2
+        cut = [slice(None)] * 4
+        cut[axis - 1] = slice(first, first + 2)
+        body = np.broadcast_to(batch["valid_views"][0][b].numpy(), predicted[b].shape)[tuple(cut)]
+        total += (np.abs(predicted[b] - x[b].double().numpy())[tuple(cut)] * body).sum()
+        count += body.sum()
+    assert abs(found - total / count) < 1e-5
+    assert int(asked.sum()) == 6
+
+
+def test_masked_motion_counts_hidden_tubes_and_the_change_of_frames() -> None:
+    """Yang et al. 2022 in numpy, float64: frames and their differences, where every frame is hidden; tolerance 1e-5."""
+    torch.manual_seed(0)
+    method = MaskedMotion(ENCODERS["unet frames"](3), mask_block=4, motion_weight=0.5)
+    batch = small_batch(method, (8, 8, 16))
+    x, tubes = batch["views"][0], method.tubes_of(batch)
+    with torch.no_grad():
+        found = float(method.loss(batch))
+        predicted = method.predict(x, tubes).double().numpy()
+        assert np.array_equal(method.predict(torch.where(tubes > 0, 9.0, x), tubes).double().numpy(), predicted)
+    truth, counted = x.double().numpy(), (tubes * batch["valid_views"][0]).numpy()
+    frames = np.mean([np.abs(predicted - truth)[:, t][counted[:, 0] > 0].mean() for t in range(5)])
+    change = [np.abs((predicted[:, t + 1] - predicted[:, t]) - (truth[:, t + 1] - truth[:, t])) for t in range(4)]
+    assert abs(found - frames - 0.5 * np.mean([c[counted[:, 0] > 0].mean() for c in change])) < 1e-5
+    assert tubes.flatten(1).mean(1).tolist() == [0.75] * 3
+
+
+def test_frames_are_looked_for_before_the_first_step(sequences: Cache, cache: Cache, tmp_path: Path) -> None:
+    settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu"}
+    encoder = ResidualUNet(3, 4, width=4, blocks=(1, 1))
+    run = pretrain(sequences.path, tmp_path / "run", encoder, MaskedMotion, **settings)
+    assert run.status == "finished"
+    with pytest.raises(
+        MedsslError, match="MaskedMotion came with an encoder of 1 channel: expected one for each frame"
+    ):
+        pretrain(cache.path, tmp_path / "still", ResidualUNet(3, width=4, blocks=(1, 1)), MaskedMotion, **settings)
+    scans = list(cache.manifest["scan"])
+    with pytest.raises(
+        MedsslError, match=f"{len(scans)} of {len(scans)} scans to pretrain on hold one frame: NextSlice"
+    ):
+        check_frames(cache, scans, "NextSlice")
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    """Ten NIfTI files of four frames, a ball that grows."""
+    folder = tmp_path_factory.mktemp("sequences")
+    reach = np.linalg.norm(np.stack(np.meshgrid(*[np.arange(20) - 9.5] * 3, indexing="ij")), axis=0)
+    for n in range(10):
+        noise = np.random.default_rng(n).normal(0, 0.05, (20, 20, 20, 4))
+        frames = np.stack([1 / (1 + np.exp(reach - 4 - n / 5 - t)) for t in range(4)], axis=-1) + noise
+        nibabel.save(
+            nibabel.Nifti1Image((100 * frames).astype(np.float32), np.diag([4.0, 4, 4, 1])), folder / f"{n}.nii.gz"
+        )
+    index([folder], folder / "manifest", modality="MR")
+    return prepare(folder / "manifest", folder / "cache")
+
+
+def test_ibot_is_the_published_loss_in_float64() -> None:
+    """Zhou et al. 2022, equations 2 and 3, in numpy, view by view and patch by patch; tolerance 1e-5."""
+    torch.manual_seed(0)
+    method = IBOT(ENCODERS["vit"](2), 0.5, 0.7, prototypes=8, hidden_width=16, bottleneck=8)
+    method.dino.center.normal_(), method.ibot.center.value.normal_()
+    batch = small_batch(method, (32, 32))
+    batch["views"].append(batch["views"][0].flip(2))
+    batch["valid_views"].append(batch["valid_views"][0].flip(2))
+    x, mask = torch.cat(batch["views"]), method.mask_of(batch)
+    counted = method.counted(mask, torch.cat(batch["valid_views"]))
+    student = torch.nn.Sequential(method.encoder, method.head)
+    with torch.no_grad():
+        said, said_of_patches = (t.double().numpy() for t in method.answers(method.teacher, x, counted))
+        answered, of_patches = (t.double().numpy() for t in method.answers(student, method.covered(x, mask), counted))
+        centres = (
+            method.dino.center.double().numpy().reshape(1, 8),
+            method.ibot.center.value.double().numpy().reshape(1, 8),
+        )
+        found = float(method.loss(batch))
+
+    def cross_entropy(teacher: np.ndarray, pupil: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        wanted = np.exp((teacher - centre) / 0.04)  # the temperature of the first step
+        guessed = np.exp(pupil / 0.1)
+        return -(wanted / wanted.sum(1, keepdims=True) * np.log(guessed / guessed.sum(1, keepdims=True))).sum(1)
+
+    views = (
+        cross_entropy(said[:3], answered[3:], centres[0]).mean()
+        + cross_entropy(said[3:], answered[:3], centres[0]).mean()
+    ) / 2
+    whose, patches = counted.nonzero()[:, 0].numpy(), cross_entropy(said_of_patches, of_patches, centres[1])
+    by_view = [patches[whose == view].mean() for view in range(6) if (whose == view).any()]
+    assert abs(found - views - 0.7 * sum(by_view) / 6) < 1e-5
+    assert mask.flatten(1).mean(1).tolist() == [0.5] * 6
+
+
+def test_ibot_hides_from_the_student_and_does_not_count_air() -> None:
+    torch.manual_seed(0)
+    method = IBOT(ENCODERS["vit"](3), prototypes=8, hidden_width=16, bottleneck=8)
+    batch = small_batch(method, (16, 16, 16))
+    batch["views"].append(batch["views"][0]), batch["valid_views"].append(batch["valid_views"][0])
+    x, mask = torch.cat(batch["views"]), method.mask_of(batch)
+    assert torch.equal(method.covered(torch.where(mask > 0, 9.0, x), mask), method.covered(x, mask))
+    assert method.counted(mask, torch.ones_like(mask)).float().sum(1).tolist() == [2.0] * 6  # of 8 patches
+    assert not method.counted(mask, torch.zeros_like(mask)).any()
+    batch["valid_views"] = [torch.zeros(3, 1, 16, 16, 16)] * 2
+    assert torch.isfinite(method.loss(batch))
+    assert torch.isfinite(method.ibot.center.value).all()
+
+
 def test_a_patch_of_air_or_of_one_voxel_has_a_finite_target() -> None:
     patches, counted = torch.rand(1, 3, 8), torch.ones(1, 3, 8)
     counted[0, 0], counted[0, 1, 1:] = 0, 0
@@ -237,6 +442,26 @@ def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
         SparK(encoder)
     with pytest.raises(MedsslError, match=r"holds 1 blocks of \(4, 4, 4\) voxels"):
         SparK(ENCODERS["unet"](3)).check((4, 4, 4), 4)
+    with pytest.raises(MedsslError, match="AIM came with a ResidualUNet: expected an encoder of patches"):
+        AIM(ENCODERS["unet"](3))
+    with pytest.raises(MedsslError, match="holds one patch"):
+        AIM(encoder).check((8, 8, 8), 4)
+    with pytest.raises(MedsslError, match="head_depth is 0"):
+        AIM(encoder, head_depth=0)
+    with pytest.raises(MedsslError, match="has 4 slices, the last axis: expected more than the 4"):
+        NextSlice(ENCODERS["unet"](3)).check((16, 16, 4), 4)
+    with pytest.raises(MedsslError, match="ahead is 5 along frames: expected a whole number from 1 to 4"):
+        NextSlice(ENCODERS["unet frames"](3), "frames", 5)
+    with pytest.raises(MedsslError, match="--crop 16 16 16"):
+        MaskedMotion(ENCODERS["unet frames"](3)).check((8, 16, 20), 4)
+    with pytest.raises(MedsslError, match="motion_weight -1"):
+        MaskedMotion(ENCODERS["unet frames"](3), motion_weight=-1)
+    with pytest.raises(MedsslError, match="IBOT came with a ResidualUNet: expected an encoder of patches"):
+        IBOT(ENCODERS["unet"](3))
+    with pytest.raises(MedsslError, match="patch_weight -1"):
+        IBOT(encoder, patch_weight=-1)
+    with pytest.raises(MedsslError, match="of which mask_ratio 0.3 hides 0"):
+        IBOT(encoder).check((8, 8, 8), 4)
     with pytest.raises(MedsslError, match="mask_ratio is 1.0"):
         MAE(encoder, mask_ratio=1.0)
     with pytest.raises(MedsslError, match="decoder_width 10"):

@@ -124,6 +124,15 @@ def test_chosen_labels_and_wrong_columns(tmp_path):
             index([tmp_path / "d"], tmp_path / "m", labels=table, **wrong)
 
 
+def test_labels_stand_in_the_order_of_their_file(tmp_path):
+    names = [f"finding{letter}" for letter in "qwertyuiop"]
+    for name in "ab":
+        write_nifti(tmp_path / "d" / f"{name}.nii")
+    table = csv(tmp_path / "l.csv", [{"file": f"{name}.nii"} | dict.fromkeys(names, name) for name in "ab"])
+    manifest = index([tmp_path / "d"], tmp_path / "m", labels=table)
+    assert [name for name in manifest if name.startswith("label.")] == [f"label.{name}" for name in names]
+
+
 def test_patients_from_a_pattern_on_the_path(tmp_path):
     for name in ("sub-01/a.nii", "sub-01/b.nii", "sub-02/a.nii", "other/a.nii"):
         write_nifti(tmp_path / "d" / name)

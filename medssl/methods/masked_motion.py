@@ -1,0 +1,86 @@
+"""Masked sequences (cine, fMRI, diffusion): hide the same blocks in every frame, predict the frames and how they change.
+
+Tong et al., VideoMAE, NeurIPS 2022 (arXiv 2203.12602), for the tubes: a block hidden in one frame alone could be copied
+from the next. Yang et al., MotionMAE, 2022 (arXiv 2210.04154), for the differences of successive frames as a second target.
+
+    medssl prepare MANIFEST --frames sequence --out CACHE
+    medssl pretrain --data CACHE --encoder.in-channels 20 --method MaskedMotion
+
+A sequence lies in the cache with its frames as channels, so that any encoder of so many channels will do. Deviations: the
+hidden tubes become one learned value a frame and a U-Net decoder restores them, as in SimMIM; differences are those of the
+predicted frames, without a second head; the error is absolute; the paper's 90% is for 16 frames of 224 pixels. Air and
+padding do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+from medssl.encoders.decoder import Decoder
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.methods.simmim import mean_error
+from medssl.views import recipes
+from medssl.views.base import View, mix
+from medssl.views.corruption import patch_mask
+
+
+class MaskedMotion(Method):
+    """mask_ratio: share of the tubes hidden. mask_block: voxels of a tube's edge. motion_weight: of the error in the
+    differences of successive frames against that in the frames; 0 leaves it out.
+    """
+
+    needs = ("frames",)
+    decoder: Decoder
+
+    def __init__(self, encoder: Encoder, mask_ratio: float = 0.75, mask_block: int = 8, motion_weight: float = 1.0):
+        super().__init__(encoder)
+        if encoder.in_channels < 2:
+            raise MedsslError(
+                f"MaskedMotion came with an encoder of {encoder.in_channels} channel: expected one for each frame, two or more; "
+                f"prepare 4D scans with --frames sequence and pass --encoder.in-channels FRAMES"
+            )
+        if not 0 < mask_ratio < 1 or motion_weight < 0:
+            raise MedsslError(
+                f"mask_ratio is {mask_ratio}, motion_weight {motion_weight}: expected a share between 0 and 1, and 0 or more"
+            )
+        self.mask_ratio, self.mask_block, self.motion_weight = mask_ratio, mask_block, motion_weight
+        self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
+        self.decoder = Decoder(encoder, encoder.in_channels)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        x, tubes = batch["views"][0], self.tubes_of(batch)
+        found, counted = self.predict(x, tubes), batch["valid_views"][0] * tubes
+        return mean_error(found, x, counted) + self.motion_weight * mean_error(
+            found.diff(dim=1), x.diff(dim=1), counted
+        )
+
+    def tubes_of(self, batch: dict[str, Any]) -> Tensor:
+        """(B, 1, *S), 1 where every frame is hidden: the sample's share of blocks, chosen by its key."""
+        return patch_mask(mix(batch["key"], 501), batch["views"][0].shape[2:], self.mask_block, self.mask_ratio)
+
+    def predict(self, x: Tensor, tubes: Tensor) -> Tensor:
+        """(B, frames, *S) -> (B, frames, *S), from what is outside of the tubes."""
+        return self.decoder(self.encoder.features(torch.where(tubes > 0, self.hidden, x)))
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        x, hidden = batch["views"][0], self.tubes_of(batch) > 0
+        restored = torch.where(hidden, self.predict(x, hidden.float()), x)
+        return {"source": x, "corrupted": torch.where(hidden, torch.zeros_like(x), x), "restored": restored}
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        if any(n % self.mask_block or n == self.mask_block for n in crop):
+            nearest = " ".join(str(max(2, round(n / self.mask_block)) * self.mask_block) for n in crop)
+            raise MedsslError(
+                f"the crop {tuple(crop)} does not divide into tubes of {self.mask_block} voxels: the nearest that does is "
+                f"--crop {nearest}, or choose another --method.mask_block"
+            )

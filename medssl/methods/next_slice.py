@@ -1,0 +1,81 @@
+"""The next slices of a volume, or the next frame of a sequence, from those before: autoregression for any encoder.
+
+Mathieu et al., Deep multi-scale video prediction beyond mean square error, ICLR 2016 (arXiv 1511.05440), with its
+absolute error; slices stand in for frames where there is one time only.
+
+    medssl pretrain --data CACHE --method NextSlice --method.ahead 4
+    medssl pretrain --data CACHE_OF_SEQUENCES --method NextSlice --method.along frames
+
+What is to come becomes one learned value in the input, and a U-Net decoder, which goes along into segmentation, predicts
+it. Deviations: one scale, and no adversary; air and padding do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+from medssl.encoders.decoder import Decoder
+from medssl.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.methods.simmim import mean_error
+from medssl.views import recipes
+from medssl.views.base import View, mix, uniform
+
+
+class NextSlice(Method):
+    """along: "slices", the last axis, or "frames", the channels of a cache of sequences (`prepare --frames sequence`).
+
+    ahead: how many slices or frames are predicted at once: neighbours of a thin-sliced scan are nearly copies, so several.
+    """
+
+    decoder: Decoder
+
+    def __init__(self, encoder: Encoder, along: Literal["slices", "frames"] = "slices", ahead: int = 4):
+        super().__init__(encoder)
+        self.along, self.ahead = along, ahead
+        if along == "frames":
+            self.needs = ("frames",)
+        if ahead < 1 or (along == "frames" and ahead >= encoder.in_channels):
+            most = f" to {encoder.in_channels - 1}, one less than the frames" if along == "frames" else ""
+            raise MedsslError(f"ahead is {ahead} along {along}: expected a whole number from 1{most}")
+        self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
+        self.decoder = Decoder(encoder, encoder.in_channels)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.masked(modality, size, spacing_mm),)
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        x, (to_come, asked) = batch["views"][0], self.to_come(batch)
+        return mean_error(self.predict(x, to_come), x, batch["valid_views"][0] * asked)
+
+    def to_come(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Twice a mask that meets (B, C, *S): what is hidden, and what of it is predicted: the first `ahead` of it."""
+        x = batch["views"][0]
+        axis = 1 if self.along == "frames" else x.ndim - 1
+        count = x.shape[axis]
+        known = 1 + (uniform(mix(batch["key"], 504), 1) * (count - self.ahead)).long()  # (B, 1)
+        place = torch.arange(count, device=x.device) - known  # (B, count)
+        shape = [len(x), *[count if a == axis else 1 for a in range(1, x.ndim)]]
+        return (place >= 0).reshape(shape), ((place >= 0) & (place < self.ahead)).reshape(shape)
+
+    def predict(self, x: Tensor, to_come: Tensor) -> Tensor:
+        """(B, C, *S), of which `to_come` is not seen -> every voxel (B, C, *S)."""
+        return self.decoder(self.encoder.features(torch.where(to_come, self.hidden, x)))
+
+    def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        x, (to_come, asked) = batch["views"][0], self.to_come(batch)
+        known = torch.where(to_come, torch.zeros_like(x), x)
+        return {"source": x, "corrupted": known, "restored": torch.where(asked, self.predict(x, to_come), known)}
+
+    def check(self, crop: Sequence[int], batch_size: int) -> None:
+        super().check(crop, batch_size)
+        if self.along == "slices" and crop[-1] <= self.ahead:
+            raise MedsslError(
+                f"the crop {tuple(crop)} has {crop[-1]} slices, the last axis: expected more than the {self.ahead} that are "
+                f"predicted; pass a larger --crop or a smaller --method.ahead"
+            )

@@ -1,0 +1,133 @@
+"""Colour: for photographs of the fundus and the skin, and for slides stained with haematoxylin and eosin.
+
+view = ColourJitter(hue=0.05, saturation=0.3, value=0.2)
+view = StainJitter(stains="macenko")
+y = view(x, view.draw(keys))                           # (B, 3, *S) of 0..1, RGB; what lies outside is clipped
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medssl.errors import MedsslError
+from medssl.views.base import Params, View, mix, rows, uniform
+from medssl.views.fields import expect
+
+# Optical density of red, green, blue in haematoxylin and in eosin: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001
+RUIFROK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
+MOST_VOXELS = 100_000  # that a percentile is taken of
+
+
+class ColourJitter(View):
+    """Hue turned by up to `hue` of a full circle, saturation and value times 1 - s..1 + s, in HSV (Smith, SIGGRAPH 1978)."""
+
+    channels = 3
+
+    def __init__(self, hue: float = 0.05, saturation: float = 0.3, value: float = 0.2, probability: float = 0.8):
+        super().__init__()
+        expect("ColourJitter's hue", hue, 0, 0.5)
+        expect("ColourJitter's saturation", saturation, 0, 1)
+        expect("ColourJitter's value", value, 0, 1)
+        self.hue, self.saturation, self.value, self.probability = hue, saturation, value, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        drawn = uniform(keys, 3, -1, 1)
+        return {
+            "hue": drawn[:, 0] * self.hue,
+            "saturation": 1 + drawn[:, 1] * self.saturation,
+            "value": 1 + drawn[:, 2] * self.value,
+        }
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        hue, saturation, value = to_hsv(x.clamp(0, 1))
+        hue = (hue + rows(params["hue"], x)) % 1
+        saturation = (saturation * rows(params["saturation"], x)).clamp(0, 1)
+        return from_hsv(hue, saturation, (value * rows(params["value"], x)).clamp(0, 1))
+
+
+class StainJitter(View):
+    """The amounts of haematoxylin and eosin, each times 1 - scale..1 + scale, plus -shift..shift.
+
+    stains: the colours they are told apart by: "ruifrok", fixed, or "macenko", estimated from each image.
+    Tellez et al., IEEE TMI 2018; Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001; Macenko et al., ISBI 2009.
+    What neither stain explains is kept.
+    """
+
+    channels = 3
+    least_density = 0.15  # of tissue, in natural logarithms: Macenko et al.'s beta
+    least_tissue = 0.01  # share of an image; one with less has no stains to estimate and is given Ruifrok's
+
+    def __init__(
+        self, scale: float = 0.2, shift: float = 0.05, stains: Literal["ruifrok", "macenko"] = "ruifrok",
+        probability: float = 0.8,
+    ):  # fmt: skip
+        super().__init__()
+        expect("StainJitter's scale", scale, 0, 1)
+        expect("StainJitter's shift", shift)
+        if stains not in ("ruifrok", "macenko"):
+            raise MedsslError(f"stains is {stains!r}: expected 'ruifrok' or 'macenko'")
+        self.scale, self.shift, self.stains, self.probability = scale, shift, stains, probability
+
+    def parameters_of(self, keys: Tensor) -> Params:
+        return {
+            "scale": 1 + uniform(mix(keys, 1), 2, -self.scale, self.scale),
+            "shift": uniform(mix(keys, 2), 2, -self.shift, self.shift),
+        }
+
+    def apply_to(self, x: Tensor, params: Params) -> Tensor:
+        rgb = x.clamp(0, 1)
+        density = -rgb.clamp(min=1 / 512).log().flatten(2)  # (B, 3, voxels)
+        stains = self.stains_of(density.detach())  # (B, 3, 2)
+        amounts = torch.linalg.pinv(stains) @ density  # (B, 2, voxels)
+        change = amounts * (params["scale"] - 1)[..., None] + params["shift"][..., None]
+        return (rgb * (-(stains @ change)).exp().reshape(x.shape)).clamp(max=1)
+
+    def stains_of(self, density: Tensor) -> Tensor:
+        """(B, 3, voxels) -> (B, 3, 2): the optical densities of haematoxylin and eosin, each of length 1."""
+        ruifrok = torch.tensor(RUIFROK, device=density.device).T
+        ruifrok = (ruifrok / ruifrok.norm(dim=0)).expand(len(density), 3, 2)
+        if self.stains == "ruifrok":
+            return ruifrok
+        tissue = density.amax(1) > self.least_density  # (B, voxels)
+        enough = tissue.float().mean(1) > self.least_tissue
+        return torch.where(enough[:, None, None], macenko(density, tissue), ruifrok)
+
+
+def macenko(density: Tensor, tissue: Tensor) -> Tensor:
+    """(B, 3, voxels) and where there is tissue (B, voxels) -> (B, 3, 2): in the plane of the first two principal axes of
+    the tissue's densities its outermost directions (1st and 99th percentile), the one that takes more red first."""
+    weight = tissue[:, None].float()
+    mean = (density * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=1)
+    apart = (density - mean) * weight
+    apart = apart.double()  # so that axes of nearly equal length are the same whatever the batch
+    axes = torch.linalg.eigh(apart @ apart.mT)[1][:, :, 1:].float()  # (B, 3, 2), the second axis first
+    axes = axes * torch.where(axes.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    across, along = (axes.mT @ density).unbind(1)
+    angles = torch.atan2(across, along).masked_fill(~tissue, torch.nan)
+    angles = angles[:, :: -(-angles.shape[1] // MOST_VOXELS)]
+    ends = angles.nanquantile(torch.tensor([0.01, 0.99], device=angles.device), dim=1).T.nan_to_num()  # (B, 2)
+    found = axes @ torch.stack([ends.sin(), ends.cos()], 1)  # (B, 3, 2)
+    return torch.where(found[:, :1, :1] < found[:, :1, 1:], found.flip(2), found)
+
+
+def to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, 3, *S) of 0..1 -> hue, as a share of the circle, saturation and value, each (B, 1, *S)."""
+    red, green, blue = rgb.split(1, 1)
+    value, least = rgb.amax(1, keepdim=True), rgb.amin(1, keepdim=True)
+    chroma = value - least
+    step = torch.where(chroma > 0, chroma, 1.0)
+    sixths = torch.where(
+        value == red,
+        (green - blue) / step,
+        torch.where(value == green, 2 + (blue - red) / step, 4 + (red - green) / step),
+    )
+    return sixths / 6 % 1, chroma / torch.where(value > 0, value, 1.0), value
+
+
+def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """Three of (B, 1, *S) -> (B, 3, *S) of red, green, blue."""
+    turns = [(start + 6 * hue) % 6 for start in (5, 3, 1)]
+    return torch.cat([value * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1)) for k in turns], 1)
