@@ -90,12 +90,16 @@ def panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], 
     original = middle(shown, size)
     found = [Panel("original", original[0])]
     parts = list(leaves(views[0], views[0].draw(keys)))
+    windowed = any(isinstance(part, Window) for part, _ in parts)
+    raw = source if windowed else shown
+    raw = raw if any(recipes.moves(part) for part, _ in parts) else middle(raw, size)
     for part, params in parts:
-        windowed = isinstance(part, Window)
-        moved = part(middle(source, size) if windowed else shown if recipes.moves(part) else original, shown_on(params))
+        if recipes.moves(part):
+            moved = part(raw, params)
+            moved = plain(moved, plain.draw(keys)) if windowed else moved
+        else:
+            moved = part(middle(source, size) if isinstance(part, Window) else original, shown_on(params))
         found.append(Panel(described(part, params), moved[0], original[0] if moved.shape == original.shape else None))
-    raw = source if any(isinstance(part, Window) for part, _ in parts) else shown
-    raw = raw if any(recipes.moves(part) for part, _ in parts) else original
     for number, view in enumerate(views if len(views) > 1 else [views[0]] * 2):
         params = view.draw(make_keys(seed + 1, (number, keys)))
         found.append(Panel(f"all, draw {number + 1}", view(raw, params)[0], unchanged(view, params, raw, plain)[0]))

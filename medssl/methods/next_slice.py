@@ -68,9 +68,11 @@ class NextSlice(Method):
         return self.decoder(self.encoder.features(torch.where(to_come, self.hidden, x)))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What lies beyond the prediction is left black in all three."""
         x, (to_come, asked) = batch["views"][0], self.to_come(batch)
-        known = torch.where(to_come, torch.zeros_like(x), x)
-        return {"source": x, "corrupted": known, "restored": torch.where(asked, self.predict(x, to_come), known)}
+        black = torch.zeros_like(x)
+        known, source = torch.where(to_come, black, x), torch.where(to_come & ~asked, black, x)
+        return {"source": source, "corrupted": known, "restored": torch.where(asked, self.predict(x, to_come), known)}
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

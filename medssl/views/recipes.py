@@ -14,6 +14,9 @@ DINO, Caron et al. 2021, arXiv 2104.14294: 2 global crops of 40 to 100% of the a
 pixels. MAE, He et al. 2022, arXiv 2111.06377, and SimMIM, Xie et al. 2022, arXiv 2111.09886: masking wants little else.
 nnU-Net, Isensee et al. 2021: zoom, turns, noise, blur and gamma in training a segmenter. Models Genesis, Zhou et al.
 2021, arXiv 2004.07882: what is put right again. Gudbjartsson and Patz 1995, MRM 34: noise in magnitude images.
+Tellez et al. 2019, arXiv 1902.06543: colours of pathology. Low dose, speckle and shadow: see their own files. Elastic
+bending is left out, as nnU-Net does; `Resample(elastic_mm=...)` has it. Stains (`StainJitter`) are for pathology alone,
+which no header tells from other photographs.
 """
 
 from __future__ import annotations
@@ -26,11 +29,16 @@ from typing import Any
 from medssl.errors import MedsslError, nearest
 from medssl.scans.privacy import MODALITIES
 from medssl.views.base import Compose, View
-from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise, Window
+from medssl.views.colour import ColourJitter
+from medssl.views.corruption import InPainting, LocalShuffle, OutPainting
+from medssl.views.dose import LowDoseCT, LowDoseXray
+from medssl.views.intensity import BezierCurve, Blur, BrightnessContrast, Gamma, Noise, Window
 from medssl.views.mr import BiasField, RicianNoise
 from medssl.views.spatial import Resample, turns
+from medssl.views.ultrasound import Shadow, Speckle
 
 Size = Sequence[int]
+AIR_HU = -1000.0
 KINDS = {
     "CT": ("CT",),
     "MR": ("MR",),
@@ -79,20 +87,24 @@ def multi_crop(
 def masked(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """A crop at about true scale and slight changes of intensity: the mask is the hard part of such a pretext."""
     kind = kind_of(modality)
-    crop = Resample(size, zoom=(0.85, 1.15), flip=_flips(kind, len(size)), spacing_mm=spacing_mm)
-    return Recipe(kind, [*window(kind, 0.02), crop, *_light(kind, 0.05, 0.1, 0.5)])
+    crop = _crop(kind, size, spacing_mm, zoom=(0.85, 1.15), flip=_flips(kind, len(size)))
+    return Recipe(kind, [crop, *window(kind, 0.02), *_light(kind, 0.05, 0.1, 0.5)])
 
 
 def relational(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """A crop turned, zoomed and never mirrored: for pretexts that ask where in the scan something lies."""
     kind = kind_of(modality)
-    turned = _turns(15, size, spacing_mm)
-    crop = Resample(size, zoom=(0.75, 1.1), aspect=1.2, rotate_degrees=turned, spacing_mm=spacing_mm)
-    return Recipe(kind, [*window(kind, 0.1), crop])
+    crop = _crop(kind, size, spacing_mm, degrees=15, zoom=(0.75, 1.1), aspect=1.2)
+    return Recipe(kind, [crop, *window(kind, 0.1)])
 
 
-def restoration(strength: float = 1.0) -> View:
-    """Changes of intensity alone, on a crop of 0..1, for pretexts that put them right again (Models Genesis)."""
+def restoration(strength: float = 1.0, painting: bool = False) -> View:
+    """Changes of intensity alone, on a crop of 0..1, for pretexts that put them right again.
+
+    painting: Models Genesis' own list instead, with its chances: curves, local shuffling, in- and out-painting.
+    """
+    if painting:
+        return Compose([BezierCurve(), LocalShuffle(), OutPainting(probability=0.72), InPainting(probability=0.18)])
     s = strength
     return Compose(
         [Gamma(1 + 1.2 * s, 0.8), BrightnessContrast(0.2 * s, 0.4 * s), Blur(1.0 * s, 0.3), Noise(0.08 * s, 0.5)]
@@ -102,18 +114,15 @@ def restoration(strength: float = 1.0) -> View:
 def finetune(modality: str, size: Size, spacing_mm: Sequence[float] | None = None) -> View:
     """nnU-Net's kind of augmentation, the mask moved along."""
     kind = kind_of(modality)
-    crop = Resample(
-        size, zoom=(0.8, 1.25), aspect=1.15, rotate_degrees=_turns(15, size, spacing_mm), flip=_flips(kind, len(size)),
-        spacing_mm=spacing_mm,
-    )  # fmt: skip
+    crop = _crop(kind, size, spacing_mm, degrees=15, zoom=(0.8, 1.25), aspect=1.15, flip=_flips(kind, len(size)))
     changes = [Gamma(1.4, 0.4), *_light(kind, 0.1, 0.2, 0.4), Blur(1.0, 0.2), _noise(kind, 0.04, 0.2)]
-    return Recipe(kind, [*window(kind, 0.03), crop, *changes])
+    return Recipe(kind, [crop, *window(kind, 0.03), *changes])
 
 
 def plain(modality: str, size: Size | None = None) -> View:
     """What a scan looks like to a model at test time: the window, and the middle crop where a size is given."""
     kind = kind_of(modality)
-    return Recipe(kind, [*window(kind), *([Resample(size, shift=False)] if size else [])])
+    return Recipe(kind, [*([_crop(kind, size, shift=False)] if size else []), *window(kind)])
 
 
 RECIPES: dict[str, Callable[..., Any]] = {
@@ -178,12 +187,15 @@ def window(kind: str, jitter: float = 0.0) -> list[View]:
 
 
 def _strong(kind: str, size: Size, zoom: tuple[float, float], spacing_mm: Sequence[float] | None) -> View:
-    crop = Resample(
-        size, zoom=zoom, aspect=1.3, rotate_degrees=_turns(15, size, spacing_mm), flip=_flips(kind, len(size)),
-        spacing_mm=spacing_mm,
-    )  # fmt: skip
-    changes = [Gamma(1.8, 0.8), *_light(kind, 0.2, 0.3, 0.8), Blur(1.5, 0.4), _noise(kind, 0.06, 0.4)]
-    return Recipe(kind, [*window(kind, 0.1), crop, *changes])
+    crop = _crop(kind, size, spacing_mm, degrees=15, zoom=zoom, aspect=1.3, flip=_flips(kind, len(size)))
+    light = [*window(kind, 0.1), Gamma(1.8, 0.8), *_light(kind, 0.2, 0.3, 0.8), Blur(1.5, 0.4)]
+    by_scanner: dict[str, list[View]] = {
+        "CT": [crop, LowDoseCT(probability=0.4), *light],  # in HU, before the window
+        "XRAY": [crop, *light, LowDoseXray(probability=0.3)],
+        "US": [crop, *light, Speckle(0.3, probability=0.4), *([Shadow(probability=0.2)] if len(size) == 2 else [])],
+        "RGB": [crop, ColourJitter(), *light, Noise(0.06, 0.4)],
+    }
+    return Recipe(kind, by_scanner.get(kind, [crop, *light, _noise(kind, 0.06, 0.4)]))
 
 
 def _light(kind: str, brightness: float, contrast: float, probability: float) -> list[View]:
@@ -195,12 +207,19 @@ def _light(kind: str, brightness: float, contrast: float, probability: float) ->
 
 
 def _noise(kind: str, most: float, probability: float) -> View:
-    """Rician in MR, whose images are magnitudes (Gudbjartsson and Patz 1995), Gaussian elsewhere."""
+    """Rician in MR, whose images are magnitudes, speckle in ultrasound, Gaussian elsewhere."""
+    if kind == "US":
+        return Speckle(4 * most, probability=probability)  # it multiplies: dark tissue gets little of it
     return RicianNoise(most, probability) if kind == "MR" else Noise(most, probability)
 
 
-def _turns(degrees: float, size: Size, spacing_mm: Sequence[float] | None) -> tuple[float, ...]:
-    return turns(degrees, spacing_mm or (1.0,) * len(size))
+def _crop(
+    kind: str, size: Size, spacing_mm: Sequence[float] | None = None, degrees: float = 0.0, **moves: Any
+) -> Resample:
+    """The crop comes first: what follows has fewer voxels to change. CT is still in HU there, and air is -1000."""
+    turned = turns(degrees, spacing_mm or (1.0,) * len(size))
+    air = AIR_HU if kind == "CT" else 0.0
+    return Resample(size, rotate_degrees=turned, spacing_mm=spacing_mm, outside=air, **moves)
 
 
 def _flips(kind: str, dims: int) -> tuple[float, ...]:

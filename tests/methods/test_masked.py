@@ -23,6 +23,7 @@ from medssl.methods.spark import visible_only
 from medssl.pretrain import check_frames, pretrain
 from medssl.scans.cache import Cache, prepare
 from medssl.scans.index import index
+from tests.methods.learning import restoration
 
 ENCODERS = {
     "vit": lambda d: ViT(d, patch=8, width=24, depth=2, heads=2),
@@ -322,6 +323,9 @@ def test_next_slice_counts_the_next_ones_alone_and_sees_none_of_what_is_to_come(
         count += body.sum()
     assert abs(found - total / count) < 1e-5
     assert int(asked.sum()) == 6
+    shown = method.reconstruct(batch)
+    assert torch.equal(shown["source"] != shown["corrupted"], (asked & (x != 0)).expand_as(x))
+    assert torch.equal(shown["restored"] != shown["corrupted"], asked.expand_as(x))
 
 
 def test_masked_motion_counts_hidden_tubes_and_the_change_of_frames() -> None:
@@ -419,6 +423,25 @@ def test_ibot_hides_from_the_student_and_does_not_count_air() -> None:
     batch["valid_views"] = [torch.zeros(3, 1, 16, 16, 16)] * 2
     assert torch.isfinite(method.loss(batch))
     assert torch.isfinite(method.ibot.center.value).all()
+
+
+@pytest.mark.slow
+def test_masked_motion_learns_to_restore_sequences(sequences: Cache, tmp_path: Path) -> None:
+    """Three seeds: in sequences it has not seen it restores better than the mean image (the phantoms hold one frame)."""
+    for seed in range(3):
+        made: list[Method] = []
+
+        def make(given: Encoder, made: list[Method] = made) -> Method:
+            made.append(MaskedMotion(given, mask_block=4))
+            return made[0]
+
+        encoder = ResidualUNet(3, 4, width=8, blocks=(1, 1, 1))
+        pretrain(sequences.path, tmp_path / str(seed), encoder, make, crop=(16, 16, 16), steps=200, batch_size=8, lr=2e-3,
+                 warmup=10, seed=seed, accelerator="cpu")  # fmt: skip
+        ratio = restoration(made[0], sequences, seed)
+        print(f"MaskedMotion, seed {seed}: error over that of the mean image {ratio:.3f}")
+        assert ratio is not None
+        assert ratio < 1
 
 
 def test_a_patch_of_air_or_of_one_voxel_has_a_finite_target() -> None:

@@ -10,9 +10,11 @@ import torch
 from medssl.errors import MedsslError
 from medssl.views import recipes
 from medssl.views.base import Compose, check_view, make_keys
-from medssl.views.intensity import BrightnessContrast, Window
-from medssl.views.mr import BiasField
+from medssl.views.dose import LowDoseCT, LowDoseXray
+from medssl.views.intensity import BrightnessContrast, Noise, Window
+from medssl.views.mr import BiasField, RicianNoise
 from medssl.views.spatial import Resample
+from medssl.views.ultrasound import Speckle
 
 KINDS = ("CT", "MR", "XRAY", "US", "RGB", "OT")
 
@@ -112,3 +114,26 @@ def test_where_there_is_air_no_brightness_lifts_it(kind: str) -> None:
         changed = light(x, light.draw(keys(64)))
         assert (changed[:, :, :8] == 0).all()
         assert not torch.equal(changed, x)
+
+
+def test_each_scanner_has_its_own_noise_and_ct_gets_it_in_hu() -> None:
+    expected = {
+        "CT": LowDoseCT, "MR": RicianNoise, "XRAY": LowDoseXray, "US": Speckle, "RGB": Noise, "OT": Noise,
+    }  # fmt: skip
+    noises = (LowDoseCT, RicianNoise, LowDoseXray, Speckle, Noise)
+    for kind, noise in expected.items():
+        parts = list(recipes.contrastive(kind, (16, 16)).modules())
+        assert [type(m) for m in parts if isinstance(m, noises)] == [noise]
+        order = [type(m) for m in parts]
+        assert kind != "CT" or order.index(Resample) < order.index(LowDoseCT) < order.index(Window)
+
+
+def test_the_painting_list_of_restoration_hides_and_moves_what_the_other_does_not() -> None:
+    x = torch.rand(200, 1, 16, 16)
+    view = recipes.restoration(painting=True)
+    params = view.draw(keys(200))
+    share = {type(v).__name__: float(params[str(i)]["on"].float().mean()) for i, v in enumerate(view.views)}
+    wanted = {"BezierCurve": 0.9, "LocalShuffle": 0.5, "OutPainting": 0.72, "InPainting": 0.18}
+    assert share == pytest.approx(wanted, abs=0.1)
+    check_view(view, 2)
+    assert not torch.equal(view(x, params), x)
