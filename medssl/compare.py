@@ -50,6 +50,7 @@ def compare(
     steps: int = 300,
     batch_size: int = 32,
     lr: float = 1e-3,
+    precision: str = "32-true",
     draws: int | None = None,
     score_on: Literal["test", "validation"] = "test",
     seed: int = 0,
@@ -60,15 +61,15 @@ def compare(
 
     label: the label column to tell apart. methods: all of medssl's by default, Joint as masking, rotation and contrast.
     encoders: each method takes the first it can use; by default a small ResNet, then a small ViT. budgets: 1% and 10% of
-    the training patients by default. crop: voxels an axis; by default the largest that fits. steps, batch_size, lr: of
-    every pretraining. draws: of each budget, as in study. score_on: explore on validation, publish test. seed: of
+    the training patients by default. crop: voxels an axis; by default the largest that fits. steps, batch_size, lr,
+    precision: of every pretraining. draws: of each budget, as in study. score_on: explore on validation, publish test. seed: of
     pretraining and probes. split_seed, split_column: who trains and who tests.
     """
     cache, out = Cache(Path(data)), Path(out)
     choices = encoders or default_encoders(cache)
     size = tuple(crop or default_crop(cache, choices[-1]))
-    settings: dict[str, Any] = {"crop": size, "steps": steps, "batch_size": batch_size, "lr": lr, "seed": seed,
-                                "split_seed": split_seed, "split_column": split_column}  # fmt: skip
+    settings: dict[str, Any] = {"crop": size, "steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision,
+                                "seed": seed, "split_seed": split_seed, "split_column": split_column}  # fmt: skip
     notes: list[dict[str, Any]] = []
     for name, method in _named(methods, choices):
         for encoder in choices:
