@@ -35,7 +35,7 @@ from medssl.probes import label_codes, middles
 from medssl.scans.cache import Cache
 from medssl.splits import label_budgets, split
 from medssl.stats import dice
-from medssl.training import CropData, StepBar, adamw, quiet_third_parties
+from medssl.training import CropData, SoundGradients, StepBar, adamw, quiet_third_parties
 from medssl.views import recipes
 from medssl.views.base import mix
 
@@ -235,7 +235,7 @@ def train_model(
     trainer = pl.Trainer(
         max_steps=recipe.steps, max_epochs=-1, precision=recipe.precision,  # type: ignore[arg-type]
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, callbacks=[StepBar()] if progress else [], enable_model_summary=False, use_distributed_sampler=False, gradient_clip_val=1.0,
+        enable_progress_bar=False, callbacks=[SoundGradients(), *([StepBar()] if progress else [])], enable_model_summary=False, use_distributed_sampler=False, gradient_clip_val=1.0,
     )  # fmt: skip
     trainer.fit(module, datamodule=CropData(crops, recipe.batch_size, recipe.steps))
     if module.best is not None:

@@ -185,6 +185,12 @@ class Health(pl.Callback):
 
 def spread(features: np.ndarray) -> dict[str, float]:
     """How many directions the features (N, D) use, and how far apart they are."""
+    if not np.isfinite(features).all():
+        raise MedsslError(
+            f"the encoder gives numbers that are not finite for {int((~np.isfinite(features)).any(1).sum())} of "
+            f"{len(features)} scans: its weights are lost; lower --lr, or use --precision 32-true; the last checkpoint is "
+            f"from before this step"
+        )
     return {"effective_rank": probes.effective_rank(features), "feature_std": probes.feature_std(features)}
 
 

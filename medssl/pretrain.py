@@ -42,7 +42,16 @@ from medssl.models import save_weights
 from medssl.scans.cache import Cache
 from medssl.scans.fingerprint import ANISOTROPIC
 from medssl.splits import split
-from medssl.training import CropData, KeepCheckpoint, SafeCheckpoints, StepBar, estimate, quiet_third_parties, spoken
+from medssl.training import (
+    CropData,
+    KeepCheckpoint,
+    SafeCheckpoints,
+    SoundGradients,
+    StepBar,
+    estimate,
+    quiet_third_parties,
+    spoken,
+)
 from medssl.views import recipes
 
 console = Console(stderr=True)
@@ -275,7 +284,7 @@ def _fit(
         accumulate_grad_batches=accumulate, plugins=[io], enable_checkpointing=False, use_distributed_sampler=False, sync_batchnorm=torch.cuda.is_available(),
         enable_model_summary=False, enable_progress_bar=False, log_every_n_steps=max(1, steps // 200), gradient_clip_val=1.0, default_root_dir=out,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
-        callbacks=[health, Curves(out / "metrics.csv", health, max(1, steps // 200), checkpoint_every, begun), KeepCheckpoint(checkpoint, checkpoint_every),
+        callbacks=[SoundGradients(), health, Curves(out / "metrics.csv", health, max(1, steps // 200), checkpoint_every, begun), KeepCheckpoint(checkpoint, checkpoint_every),
                    StepBar()],
     )  # fmt: skip
     if trainer.is_global_zero and begun:

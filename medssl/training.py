@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import io
 import logging
@@ -167,6 +168,45 @@ class KeepCheckpoint(pl.Callback):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+class SoundGradients(pl.Callback):
+    """Refuses what this build of torch trains wrongly: 3D convolutions in bfloat16 on the CPU over maps two voxels deep.
+
+    Found with torch 2.15.0 on a CPU that has AVX512-BF16: the gradient of their weights is noise (cosine to that of
+    float32 between 0 and 0.6), without a word. What is wrong is measured at the start, so that a mended torch runs.
+    """
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        low = trainer.strategy.root_device.type == "cpu" and str(trainer.precision).startswith("bf16")
+        if low and not bfloat16_is_sound():
+            for part in module.modules():
+                if isinstance(part, nn.Conv3d) and part.kernel_size[0] > 1 and part.stride[0] == 1:
+                    part.register_forward_pre_hook(_refuse_two_deep)
+
+
+@functools.cache
+def bfloat16_is_sound(depth: int = 2) -> bool:
+    """Whether the weights of a 3D convolution over so deep a map get their gradient in bfloat16, here on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        conv, x = nn.Conv3d(16, 16, 3, padding=1, bias=False), torch.randn(4, 16, depth, 4, 4)
+        found = []
+        for low in (False, True):
+            with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+                (grad,) = torch.autograd.grad(conv(x).float().pow(2).sum(), conv.weight)
+            found.append(grad.flatten())
+    exact, rounded = found
+    return bool(torch.cosine_similarity(exact, rounded, dim=0) > 0.99)  # false for NaN, too
+
+
+def _refuse_two_deep(conv: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    if torch.is_grad_enabled() and given[0].shape[2] == 2:
+        raise MedsslError(
+            f"--precision bf16 came with a 3D feature map of {tuple(given[0].shape[2:])} voxels, on the CPU: this torch "
+            f"({torch.__version__}) computes wrong gradients for maps two voxels deep; use --precision 32-true, a deeper "
+            f"--crop, or a GPU"
+        )
 
 
 def estimate(

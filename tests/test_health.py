@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from medssl import probes, runs
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.errors import MedsslError
-from medssl.health import Health, collapses
+from medssl.health import Health, collapses, spread
 from medssl.methods import Method, Rotation, SimCLR, SimMIM
 from medssl.pretrain import pretrain, pretraining_scans
 from medssl.scans.cache import Cache
@@ -170,6 +170,11 @@ def test_bounds_are_relative_to_the_start() -> None:
     assert not collapses({"effective_rank": 1.1, "feature_std": 2e-4}, start)
     assert collapses({"effective_rank": 1.01, "feature_std": 1e-3}, start)
     assert collapses({"effective_rank": 1.3, "feature_std": 5e-6}, start)
+
+
+def test_features_that_are_not_numbers_are_told_in_words() -> None:
+    with pytest.raises(MedsslError, match="not finite for 1 of 3 scans.*--precision 32-true"):
+        spread(np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0]]))
 
 
 def small() -> ResidualUNet:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medssl import runs
+from medssl import runs, training
 from medssl.crops import Crops, Steps
 from medssl.encoders import ResidualUNet
 from medssl.errors import MedsslError
@@ -21,7 +21,7 @@ from medssl.methods import SimCLR, SimMIM
 from medssl.pretrain import pretrain, pretraining_scans
 from medssl.scans.cache import Cache
 from medssl.splits import split
-from medssl.training import CropData, SafeCheckpoints, spoken
+from medssl.training import CropData, SafeCheckpoints, bfloat16_is_sound, spoken
 
 
 def test_crops_depend_on_seed_and_number_alone(cache: Cache) -> None:
@@ -205,3 +205,28 @@ def test_an_encoder_for_other_scans_is_refused_before_training(cache: Cache, tmp
 
 def test_times_are_spoken_plainly() -> None:
     assert [spoken(s) for s in (5, 75, 3720)] == ["5 s", "1 min 15 s", "1 h 2 min"]
+
+
+@pytest.mark.parametrize("depth", [1, 3, 4, 5])
+def test_bfloat16_gradients_are_right_for_maps_that_are_not_refused(depth: int) -> None:
+    assert bfloat16_is_sound(depth)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_bfloat16_is_refused_where_its_gradients_are_wrong(
+    cache: Cache, tmp_path: Path, monkeypatch, sound: bool
+) -> None:
+    monkeypatch.setattr(training, "bfloat16_is_sound", lambda: sound)
+
+    def go(name: str, encoder, crop=(16, 16, 16), precision: str = "bf16-mixed"):
+        settings = {"crop": crop, "steps": 1, "batch_size": 4, "accelerator": "cpu", "precision": precision}
+        return pretrain(cache.path, tmp_path / name, encoder, SimMIM, **settings)
+
+    deep, flat = ResidualUNet(3, width=4, blocks=(1, 1, 1, 1)), ResidualUNet(3, width=4, blocks=(1, 1, 1))
+    assert go("flat", flat).status == "finished"
+    assert go("exact", deep, precision="32-true").status == "finished"
+    if sound:
+        assert go("deep", deep).status == "finished"
+    else:
+        with pytest.raises(MedsslError, match="bf16 came with a 3D feature map of \\(2, 2, 2\\) voxels.*32-true"):
+            go("deep", deep)
