@@ -14,8 +14,7 @@ a test scan was among them.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,20 +107,16 @@ def pretrain(
     module = method(encoder)
     module.check(size, batch_size)
     module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
-    scans = pretraining_scans(cache, split_seed, transductive, split_column)
-    if "frames" in module.needs:
-        check_frames(cache, scans, type(module).__name__)
-    reports = reports_of(cache, scans) if "report" in module.needs else None
-    if reports is not None:
-        scans = _with_report(scans, reports, type(module).__name__, module.least_batch)
+    allowed = pretraining_scans(cache, split_seed, transductive, split_column)
+    rows = module.usable(cache.manifest[cache.manifest["scan"].isin(allowed)])
+    told = module.crop_settings(rows)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
         "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
         "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "split_column": split_column, "devices": devices, "transductive": transductive,
-        "scans": len(scans), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels, "modality": cache.modality, "size": cache.size,
+        "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), told=told), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels,
+        "modality": cache.modality, "size": cache.size,
     }  # fmt: skip
-    if reports is not None:
-        config["reports"] = runs.identity(reports=[reports[scan] for scan in scans])
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
     finished = runs.finished(out, name, resume)
     if finished is not None:
@@ -132,9 +127,8 @@ def pretrain(
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
         module.optimise = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "steps": steps}
-        rows = cache.manifest[cache.manifest["scan"].isin(scans)]
-        source = source_within(cache, scans, module.source_size(size), size)
-        crops = Crops(cache, scans, source, seed, reports=reports, **module.crop_settings(rows))
+        scans = list(rows["scan"])
+        crops = Crops(cache, scans, source_within(cache, scans, module.source_size(size), size), seed, **told)
         watch = monitor_every or max(1, steps // 4)
         health = Health(cache, scans, size, label, watch, batch_size * accumulate, on_collapse)
         try:
@@ -144,7 +138,7 @@ def pretrain(
             if record is not None:
                 record.update(metrics=health.last)
         if record is not None:
-            _save(module, crops, cache, scans, out)
+            _save(module, crops, rows, out)
             record.update(cost=cost)
     return runs.read(out)
 
@@ -165,14 +159,13 @@ def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> It
         yield None
 
 
-def _save(module: Method, crops: Crops, cache: Cache, scans: Sequence[str], out: Path) -> None:
+def _save(module: Method, crops: Crops, rows: pd.DataFrame, out: Path) -> None:
     """Weights, what was seen, and a few pictures."""
     save_weights(module.kept, out / "encoder.safetensors")
     save_weights(module, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if module.decoder is not None:
         save_weights(module.decoder, out / "decoder.safetensors")
-    seen = cache.manifest.loc[cache.manifest["scan"].isin(scans), ["digest", "patient"]]
-    write_atomically(out / "seen.parquet", seen.to_parquet())
+    write_atomically(out / "seen.parquet", rows[["digest", "patient"]].to_parquet())
     _save_examples(module, crops, out)
 
 
@@ -183,30 +176,6 @@ def pretraining_scans(
     roles = split(cache.manifest, split_seed, column=split_column)
     allowed = cache.manifest["patient"].map(roles) == "train"
     return list(cache.manifest["scan"][allowed | transductive])
-
-
-def reports_of(cache: Cache, scans: Sequence[str]) -> dict[str, str]:
-    """scan -> report text, for those of the scans that have one."""
-    if "report" not in cache.manifest:
-        raise MedsslError(
-            "there are no reports in this cache: expected text for each scan; join it with `medssl index --labels FILE.csv "
-            "--report COLUMN`, then prepare again"
-        )
-    given = cache.manifest.set_index("scan")["report"].loc[list(scans)].dropna()
-    return {str(scan): str(text) for scan, text in given.items()}
-
-
-def _with_report(scans: Sequence[str], reports: dict[str, str], method: str, least: int) -> list[str]:
-    """The scans that can be used, after the others were counted out loud."""
-    found = [scan for scan in scans if scan in reports]
-    if len(found) < max(2, least):
-        raise MedsslError(
-            f"{len(found)} of {len(scans)} scans to pretrain on have a report: {method} expected {max(2, least)} or more; look "
-            f"at the labels' column of reports"
-        )
-    if len(found) < len(scans):
-        console.print(f"{len(scans) - len(found)} of {len(scans)} scans have no report and are left out")
-    return found
 
 
 def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
@@ -226,16 +195,6 @@ def check_fits(encoder: Encoder, cache: Cache) -> None:
             f"the encoder was built for dims={encoder.dims}, in_channels={encoder.in_channels}: the cache holds "
             f"{cache.dims}D scans of {cache.channels} channel(s); pass --encoder.dims {cache.dims} "
             f"--encoder.in_channels {cache.channels}"
-        )
-
-
-def check_frames(cache: Cache, scans: Sequence[str], method: str) -> None:
-    """Raise MedsslError unless the scans are sequences whose frames the cache holds as channels."""
-    still = (cache.manifest.set_index("scan")["frames"].loc[list(scans)].fillna(1) < 2).sum()
-    if still:
-        raise MedsslError(
-            f"{still} of {len(scans)} scans to pretrain on hold one frame: {method} expected sequences; index 4D scans and "
-            f"prepare them with --frames sequence, or take another --method"
         )
 
 
@@ -290,8 +249,6 @@ def _fit(
     if trainer.is_global_zero and begun:
         console.print(f"going on after step {begun} of {steps}")
     if trainer.is_global_zero and begun < steps:
-        if crops.partners is not None:
-            _tell_partners(crops, crops.partners)
         console.print("measuring how long it will take ...")
         _tell(module, crops, health, batch_size, (steps - begun) * accumulate, trainer)
     data = CropData(crops, batch_size, steps * accumulate, begun * accumulate, workers)
@@ -302,21 +259,6 @@ def _fit(
     spent = time.perf_counter() - clock
     return {"samples_per_s": round(seen / spent, 2), "device_memory_mib": used, "devices": trainer.world_size,
             "device": trainer.strategy.root_device.type}  # fmt: skip
-
-
-def _tell_partners(crops: Crops, partners: dict[str, list[str]]) -> None:
-    """How many scans are paired with another one, before the first step; a warning where none is."""
-    paired = sum(bool(partners.get(scan)) for scan in crops.scans)
-    rest = "their own neighbouring slices" if crops.apart else "a second view of themselves"
-    console.print(
-        f"{paired} of {len(crops.scans)} scans ({paired / len(crops.scans):.0%}) have a partner; the others meet {rest}"
-    )
-    if not paired and not crops.apart:
-        warnings.warn(
-            "no scan has a partner, so this is plain SimCLR; patients need several scans (index --patient COLUMN), or take "
-            "--method.positives neighbour",
-            stacklevel=2,
-        )
 
 
 def _tell(module: Method, crops: Crops, health: Health, batch_size: int, batches: int, trainer: pl.Trainer) -> None:

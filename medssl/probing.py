@@ -33,9 +33,8 @@ from medssl import probes
 from medssl.encoders import Encoder
 from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.clip import CLIP
+from medssl.methods.clip import CLIP, reports_in
 from medssl.models import fresh_encoder, load_method
-from medssl.pretrain import reports_of
 from medssl.scans.cache import Cache
 from medssl.splits import split
 from medssl.stats import Interval, auroc_interval, crossed_interval, patient_means
@@ -203,7 +202,7 @@ def _retrieval(given: Scored) -> Found:
     method = _clip(given, "retrieval")
     if method is None:
         return {}
-    reports = reports_of(given.cache, given.test)
+    reports = reports_in(given.cache.manifest)
     known = np.array([scan in reports for scan in given.test])
     test = [scan for scan in given.test if scan in reports]
     if len(test) < 2:

@@ -17,7 +17,7 @@ from medssl import runs, training
 from medssl.crops import Crops, Steps
 from medssl.encoders import ResidualUNet
 from medssl.errors import MedsslError
-from medssl.methods import SimCLR, SimMIM
+from medssl.methods import Rotation, SimCLR, SimMIM
 from medssl.pretrain import pretrain, pretraining_scans
 from medssl.scans.cache import Cache
 from medssl.splits import split
@@ -205,6 +205,22 @@ def test_an_encoder_for_other_scans_is_refused_before_training(cache: Cache, tmp
 
 def test_times_are_spoken_plainly() -> None:
     assert [spoken(s) for s in (5, 75, 3720)] == ["5 s", "1 min 15 s", "1 h 2 min"]
+
+
+def test_the_run_is_named_by_the_scans_it_sees_not_by_their_number(cache: Cache, tmp_path: Path, monkeypatch) -> None:
+    scans, found = list(cache.manifest["scan"]), []
+    for part in (scans[:6], scans[6:12]):
+        monkeypatch.setattr(sys.modules["medssl.pretrain"], "pretraining_scans", lambda *_, part=part: part)
+        run = pretrain(
+            cache.path, tmp_path / part[0], small(), Rotation, crop=(8, 8, 8), steps=1, batch_size=2, accelerator="cpu"
+        )
+        found.append((run.id, run.config["scans"]))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] == found[1][1] == 6
+
+
+def small() -> ResidualUNet:
+    return ResidualUNet(3, width=4, blocks=(1, 1))
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4, 5])

@@ -37,14 +37,12 @@ class Method(pl.LightningModule, ABC):
     """A pretext. Subclasses are final and keep each parameter of `__init__` as an attribute of the same name.
 
     decoder: trained by the pretext, it goes along into segmentation; None where there is none.
-    needs: what a batch must hold beyond the scan itself ("partner", "report", "frames", ...).
     least_batch: the smallest batch the loss has a meaning for.
     places: whether the loss asks for `place_views`, each (B, dims, *crop), -1..1 from the scan's first voxel to its last.
     stop_gradient: what the loss sends no gradient to, for the record; an attribute's name where it is a module.
     """
 
     decoder: nn.Module | None
-    needs: tuple[str, ...] = ()
     least_batch: int = 1
     places: bool = False
     stop_gradient: tuple[str, ...] = ()
@@ -81,8 +79,12 @@ class Method(pl.LightningModule, ABC):
         """How large a source the views cut the crop from."""
         return tuple(round(1.5 * n) for n in crop)
 
+    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the scans that can be learned from, said out loud where some cannot; raises MedsslError where none."""
+        return manifest
+
     def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
-        """What `Crops` has to be told to yield what `needs` names; manifest: of the scans that are pretrained on."""
+        """What `Crops` has to be told to yield more than the scan itself (`partners`, `reports`); manifest: as `usable`."""
         return {}
 
     def view_source(self, batch: dict[str, Any], view: int) -> tuple[Tensor, Tensor]:
@@ -130,6 +132,17 @@ class Method(pl.LightningModule, ABC):
             )
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
+
+
+def sequences(manifest: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The manifest of scans whose frames the cache holds as channels; raises MedsslError where one is still."""
+    still = (manifest["frames"].fillna(1) < 2).sum()
+    if still:
+        raise MedsslError(
+            f"{still} of {len(manifest)} scans to pretrain on hold one frame: {method} expected sequences; index 4D scans and "
+            f"prepare them with --frames sequence, or take another --method"
+        )
+    return manifest
 
 
 def places_of(batch: dict[str, Any]) -> Tensor:

@@ -19,9 +19,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightly.utils import dist
+from rich.console import Console
 from torch import Tensor, nn
 
 from medssl.encoders.base import Encoder
@@ -31,6 +33,7 @@ from medssl.methods.text import HashedText, LocalText
 from medssl.views import recipes
 from medssl.views.base import View
 
+console = Console(stderr=True)
 MOST_SCALE = 100.0  # of the logits, the paper's bound
 
 
@@ -40,7 +43,6 @@ class CLIP(Method):
     text: a folder with a transformers model; without it a small one, `text_width` wide.
     """
 
-    needs = ("report",)
     least_batch = 2
 
     def __init__(
@@ -63,6 +65,21 @@ class CLIP(Method):
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
         return (recipes.relational(modality, size, spacing_mm),)
 
+    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        found = manifest[manifest["scan"].isin(reports_in(manifest))]
+        if len(found) < self.least_batch:
+            raise MedsslError(
+                f"{len(found)} of {len(manifest)} scans to pretrain on have a report: CLIP expected {self.least_batch} or more; "
+                f"look at the labels' column of reports"
+            )
+        if len(found) < len(manifest):
+            missing = len(manifest) - len(found)
+            console.print(f"{missing} of {len(manifest)} scans have no report and are left out")
+        return found
+
+    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
+        return {"reports": reports_in(manifest)}
+
     def loss(self, batch: dict[str, Any]) -> Tensor:
         images = self.image_vectors(self.encoder(batch["views"][0]))
         distinct = {text: n for n, text in enumerate(dict.fromkeys(batch["report"]))}
@@ -80,6 +97,17 @@ class CLIP(Method):
 
     def watch(self) -> dict[str, float]:
         return {"temperature": 1 / min(MOST_SCALE, math.exp(float(self.log_scale.detach())))}
+
+
+def reports_in(manifest: pd.DataFrame) -> dict[str, str]:
+    """scan -> report text, for those of the scans that have one."""
+    if "report" not in manifest:
+        raise MedsslError(
+            "there are no reports in this cache: expected text for each scan; join it with `medssl index --labels FILE.csv "
+            "--report COLUMN`, then prepare again"
+        )
+    given = manifest.set_index("scan")["report"].dropna()
+    return {str(scan): str(text) for scan, text in given.items()}
 
 
 def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +49,6 @@ class Joint(Method):
             raise MedsslError("a part of Joint does not use the encoder it is given: expected one shared encoder")
         decoders = [part.decoder for part in self.methods if part.decoder is not None]
         self.decoder = decoders[0] if len(decoders) == 1 else None
-        self.needs = tuple(sorted({need for part in self.methods for need in part.needs}))
         self.least_batch = max(part.least_batch for part in self.methods)
         self.places = any(part.places for part in self.methods)
         self.names = [type(part).__name__ for part in self.methods]
@@ -92,6 +92,26 @@ class Joint(Method):
 
     def source_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         return tuple(max(sizes) for sizes in zip(*(part.source_size(crop) for part in self.methods)))
+
+    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        for part in self.methods:
+            manifest = part.usable(manifest)
+        return manifest
+
+    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for part in self.methods:
+            own = part.crop_settings(manifest)
+            if other := [name for name in own if name in found and found[name] != own[name]]:
+                raise MedsslError(
+                    f"two parts of Joint ask for other {' and '.join(other)}: expected one kind of positives; give them the same"
+                )
+            found |= own
+        return found
+
+    def view_source(self, batch: dict[str, Any], view: int) -> tuple[Tensor, Tensor]:
+        owners = [part for part, count in zip(self.methods, self.counts) for _ in range(count)]
+        return owners[view].view_source(batch, view - owners.index(owners[view]))
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

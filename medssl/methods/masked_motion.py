@@ -17,13 +17,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.errors import MedsslError
-from medssl.methods.base import Method
+from medssl.methods.base import Method, sequences
 from medssl.methods.simmim import mean_error
 from medssl.views import recipes
 from medssl.views.base import View, mix
@@ -35,7 +36,6 @@ class MaskedMotion(Method):
     differences of successive frames against that in the frames; 0 leaves it out.
     """
 
-    needs = ("frames",)
     decoder: Decoder
 
     def __init__(self, encoder: Encoder, mask_ratio: float = 0.75, mask_block: int = 8, motion_weight: float = 1.0):
@@ -55,6 +55,9 @@ class MaskedMotion(Method):
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
         return (recipes.masked(modality, size, spacing_mm),)
+
+    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        return sequences(manifest, "MaskedMotion")
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, tubes = batch["views"][0], self.tubes_of(batch)

@@ -15,13 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.errors import MedsslError
-from medssl.methods.base import Method
+from medssl.methods.base import Method, sequences
 from medssl.methods.simmim import mean_error
 from medssl.views import recipes
 from medssl.views.base import View, mix, uniform
@@ -38,8 +39,6 @@ class NextSlice(Method):
     def __init__(self, encoder: Encoder, along: Literal["slices", "frames"] = "slices", ahead: int = 4):
         super().__init__(encoder)
         self.along, self.ahead = along, ahead
-        if along == "frames":
-            self.needs = ("frames",)
         if ahead < 1 or (along == "frames" and ahead >= encoder.in_channels):
             most = f" to {encoder.in_channels - 1}, one less than the frames" if along == "frames" else ""
             raise MedsslError(f"ahead is {ahead} along {along}: expected a whole number from 1{most}")
@@ -48,6 +47,9 @@ class NextSlice(Method):
 
     def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
         return (recipes.masked(modality, size, spacing_mm),)
+
+    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        return sequences(manifest, "NextSlice") if self.along == "frames" else manifest
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, (to_come, asked) = batch["views"][0], self.to_come(batch)

@@ -15,16 +15,20 @@ patient are never each other's negatives.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import pandas as pd
 from lightly.models.modules import SimCLRProjectionHead
+from rich.console import Console
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
 from medssl.errors import MedsslError
 from medssl.methods.contrast import Similarity, check_temperature, nt_xent
 from medssl.methods.two_views import TwoViews
+
+console = Console(stderr=True)
 
 
 class PatientContrast(TwoViews):
@@ -33,8 +37,6 @@ class PatientContrast(TwoViews):
 
     temperature, projection, similarity, chunk: as in SimCLR.
     """
-
-    needs = ("partner",)
 
     def __init__(
         self,
@@ -53,6 +55,21 @@ class PatientContrast(TwoViews):
         self.positives, self.apart, self.temperature = positives, apart, temperature
         self.projection, self.similarity = projection, similarity
         self.head = SimCLRProjectionHead(encoder.out_dim, encoder.out_dim, projection)
+
+    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        paired = sum(map(bool, self.partners(manifest).values()))
+        near = self.positives == "neighbour"
+        rest = "their own neighbouring slices" if near else "a second view of themselves"
+        console.print(
+            f"{paired} of {len(manifest)} scans ({paired / len(manifest):.0%}) have a partner; the others meet {rest}"
+        )
+        if not paired and not near:
+            warnings.warn(
+                "no scan has a partner, so this is plain SimCLR; patients need several scans (index --patient COLUMN), or take "
+                "--method.positives neighbour",
+                stacklevel=2,
+            )
+        return manifest
 
     def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
         return {"partners": self.partners(manifest), "apart": self.apart if self.positives == "neighbour" else 0}

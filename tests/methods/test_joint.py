@@ -12,7 +12,7 @@ from medssl import runs
 from medssl.cli import COMMANDS, _parse
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.errors import MedsslError
-from medssl.methods import Joint, Method, Rotation, SimCLR, SimMIM, check_method
+from medssl.methods import Joint, Method, PatientContrast, Rotation, SimCLR, SimMIM, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.pretrain import pretrain
 from medssl.scans.cache import Cache
@@ -47,6 +47,19 @@ def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
     assert watched["loss.SimMIM.2"] != pytest.approx(float(alone), abs=1e-3)  # the second of a kind has luck of its own
     weighted = sum(w * watched[f"loss.{n}"] for n, w in zip(joint.names, joint.weights))
     assert float(found) == pytest.approx(weighted, abs=1e-5)
+
+
+def test_a_part_that_pairs_patients_gets_its_partners(cache: Cache) -> None:
+    joint = Joint(small(), [Rotation, PatientContrast])
+    assert joint.crop_settings(cache.manifest) == PatientContrast(small()).crop_settings(cache.manifest)
+    joint.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    batch = synthetic_batch(joint.encoder, joint.source_size(SIZE), 3)
+    views = joint.make_views(dict(batch))["views"]
+    others = joint.make_views({**batch, "partner": batch["partner"].flip(0)})["views"]
+    assert [torch.equal(a, b) for a, b in zip(views, others)] == [True, True, False]
+    two_kinds = Joint(small(), [PatientContrast, partial(PatientContrast, positives="neighbour")])
+    with pytest.raises(MedsslError, match="two parts of Joint ask for other .*apart"):
+        two_kinds.crop_settings(cache.manifest)
 
 
 def test_one_decoder_goes_along_and_two_do_not() -> None:

@@ -20,7 +20,7 @@ from medssl.methods import AIM, IBOT, MAE, MaskedMotion, Method, NextSlice, SimM
 from medssl.methods.base import synthetic_batch
 from medssl.methods.patches import targets
 from medssl.methods.spark import visible_only
-from medssl.pretrain import check_frames, pretrain
+from medssl.pretrain import pretrain
 from medssl.scans.cache import Cache, prepare
 from medssl.scans.index import index
 from tests.methods.learning import restoration
@@ -354,11 +354,10 @@ def test_frames_are_looked_for_before_the_first_step(sequences: Cache, cache: Ca
         MedsslError, match="MaskedMotion came with an encoder of 1 channel: expected one for each frame"
     ):
         pretrain(cache.path, tmp_path / "still", ResidualUNet(3, width=4, blocks=(1, 1)), MaskedMotion, **settings)
-    scans = list(cache.manifest["scan"])
-    with pytest.raises(
-        MedsslError, match=f"{len(scans)} of {len(scans)} scans to pretrain on hold one frame: NextSlice"
-    ):
-        check_frames(cache, scans, "NextSlice")
+    along_time, count = NextSlice(encoder, along="frames", ahead=1), len(cache.manifest)
+    with pytest.raises(MedsslError, match=f"{count} of {count} scans to pretrain on hold one frame: NextSlice"):
+        along_time.usable(cache.manifest)
+    assert along_time.usable(sequences.manifest) is sequences.manifest
 
 
 @pytest.fixture(scope="module")

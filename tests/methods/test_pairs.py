@@ -20,7 +20,7 @@ from medssl.methods import BYOL, DINO, BarlowTwins, Method, MoCo, PatientContras
 from medssl.methods import teacher as teachers
 from medssl.methods.base import synthetic_batch
 from medssl.methods.contrast import nt_xent, similarities
-from medssl.pretrain import _tell_partners, pretrain
+from medssl.pretrain import pretrain
 from medssl.scans.cache import Cache
 
 SMALL = {"hidden": 32, "projection": 16}
@@ -380,9 +380,9 @@ def test_the_second_view_is_the_partners_and_the_share_is_said(cache: Cache, tmp
 
 
 def test_a_cohort_without_partners_is_warned_of(cache: Cache) -> None:
-    crops = Crops(cache, list(cache.manifest["scan"]), (8, 8, 8), seed=0, partners={})
+    alone = cache.manifest.drop_duplicates("patient")
     with pytest.warns(UserWarning, match="plain SimCLR"):
-        _tell_partners(crops, {})
+        METHODS["PatientContrast"](SMALLEST()).usable(alone)
 
 
 @pytest.mark.parametrize("name", METHODS)
