@@ -146,7 +146,15 @@ def _studied(cache: Cache, out: Path, encoder: Encoder, size: tuple[int, ...], a
     if not folders:
         return pd.DataFrame(columns=COLUMNS)
     arms = ["random-frozen", *map(str, folders)]
-    table = study(cache.path, out / "studies" / kind, "classification", arms, encoder=encoder, crop=size, **asked)
+    table = study(
+        cache.path,
+        out / "studies" / asked["score_on"] / kind,
+        "classification",
+        arms,
+        encoder=encoder,
+        crop=size,
+        **asked,
+    )
     table = table[table["metric"] == "auroc"]
     costs = {folder.name: runs.read(folder).cost for folder in folders}
     rows = [

@@ -3,9 +3,12 @@
     python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300
     python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300 --only hippocampus
 
+    python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300 --study
+
 Chest films are told apart by their finding; hippocampi by the third of the cohort that their volume (from the masks, which
 no pretext sees) lies in. Stopped and started again it goes on. Prints the table as Markdown; `OUT/NAME/table.csv` has all
-columns, `OUT/NAME/runs` the curves. The last line is JSON: seconds of all pretraining, what could not run.
+columns, `OUT/NAME/runs` the curves. `--study` goes on: of each family the method whose probes were best on the validation
+patients, fine-tuned beside `scratch` and scored on the test patients, which nothing was chosen by. The last line is JSON: seconds of all pretraining, what could not run.
 """
 
 from __future__ import annotations
@@ -67,6 +70,35 @@ def volume_of(mask: Path) -> float:
 COHORTS: dict[str, Callable[[Path, Path], tuple[Path, dict[str, Any]]]] = {"chest": chest, "hippocampus": hippocampus}
 
 
+FAMILIES = {
+    "contrastive": ("SimCLR", "MoCo", "PatientContrast"),
+    "non-contrastive": ("BYOL", "SimSiam", "BarlowTwins", "VICReg", "DINO"),
+    "relational": ("Rotation", "Jigsaw", "RelativeLocation", "VoCo", "VolumeFusion"),
+    "masked": ("MAE", "SimMIM", "SparK", "IBOT"),
+    "generative": ("Autoencoder", "DenoisingAutoencoder", "VAE", "ModelsGenesis", "AIM", "NextSlice"),
+    "joint": ("Joint",),
+}
+BUDGETS = {"chest": ["1%", "10%"], "hippocampus": ["10%", "100%"]}
+
+
+def best_of_families(validation: pd.DataFrame, encoder: str = "ResNet") -> dict[str, str]:
+    """family -> its best method by the mean of all probes, among those on one encoder, so that arms can be paired."""
+    mean = validation[validation["encoder"] == encoder].groupby("method")["auroc"].mean()
+    known = {family: [m for m in methods if m in mean.index] for family, methods in FAMILIES.items()}
+    return {family: str(mean[methods].idxmax()) for family, methods in known.items() if methods}
+
+
+def full_study(name: str, data: Path, out: Path, settings: dict[str, Any], shared: dict[str, Any]) -> pd.DataFrame:
+    """The best of each family, chosen on validation, fine-tuned on the test split's budgets."""
+    looked = medssl.compare(data, out, score_on="validation", **settings, **shared)
+    best = best_of_families(looked)
+    print(f"\n{name}, chosen on the validation patients: {', '.join(f'{k} {v}' for k, v in best.items())}")
+    arms = ["scratch", *(str(out / "runs" / "ResNet" / method) for method in best.values())]
+    recipe = medssl.Recipe(steps=100, batch_size=settings["batch_size"] // 2)
+    return medssl.study(data, out / "families", "classification", arms, BUDGETS[name], settings["label"], ["finetune"],
+                        crop=settings["crop"], recipe=recipe, split_seed=shared["split_seed"])  # fmt: skip
+
+
 def markdown(table: pd.DataFrame, cache: Cache) -> str:
     """A row a method, a column a probe and budget; the random encoders first, then by the mean of the columns."""
     scored = table.dropna(subset=["auroc"]).copy()
@@ -85,6 +117,21 @@ def markdown(table: pd.DataFrame, cache: Cache) -> str:
     return "\n".join([f"{len(cache.manifest)} scans of {cache.manifest['patient'].nunique()} patients", "", *lines])
 
 
+def paired(table: pd.DataFrame) -> str:
+    """A row an arm, a column a budget: AUROC, and the paired difference to scratch."""
+    auroc = table[table["metric"] == "auroc"].copy()
+    with_gain = auroc["difference"].notna()
+    auroc["cell"] = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in auroc.itertuples()]
+    gain = [
+        f"; {r.difference:+.3f} [{r.difference_low:+.3f}, {r.difference_high:+.3f}]"
+        for r in auroc[with_gain].itertuples()
+    ]
+    auroc.loc[with_gain, "cell"] += gain
+    cells = auroc.pivot_table(index="arm", columns="budget_name", values="cell", aggfunc="first", sort=False)
+    lines = [f"| arm, fine-tuned | {' | '.join(cells.columns)} |", "|" + "---|" * (len(cells.columns) + 1)]
+    return "\n".join([*lines, *(f"| {arm} | {' | '.join(row)} |" for arm, row in zip(cells.index, cells.to_numpy()))])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
@@ -94,6 +141,7 @@ def main() -> None:
     parser.add_argument("--score-on", choices=("test", "validation"), default="test", help="validation to explore")
     parser.add_argument("--split-seed", type=int, default=1, help="0 was looked at by the README's first studies")
     parser.add_argument("--only", nargs="*", choices=list(COHORTS), default=list(COHORTS))
+    parser.add_argument("--study", action="store_true", help="then fine-tune the best of each family")
     parser.add_argument("--methods", nargs="*", help="names; all by default")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -103,13 +151,13 @@ def main() -> None:
     told: dict[str, Any] = {}
     for name in given.only:
         data, settings = COHORTS[name](given.data, given.out / name)
-        table = medssl.compare(
-            data, given.out / name, methods=chosen, steps=given.steps, draws=given.draws, score_on=given.score_on,
-            split_seed=given.split_seed, **settings,
-        )  # fmt: skip
+        shared = {"methods": chosen, "steps": given.steps, "draws": given.draws, "split_seed": given.split_seed}
+        table = medssl.compare(data, given.out / name, score_on=given.score_on, **settings, **shared)
         print(f"\n{name}: {given.steps} steps of {settings['batch_size']}, label {settings['label']}")
         print(markdown(table, Cache(data)))
         seconds = table.drop_duplicates(["method", "encoder"])["seconds"].sum()
+        if given.study:
+            print(paired(full_study(name, data, given.out / name, settings, shared)))
         told[name] = {"seconds": round(float(seconds)), "not": sorted(table.loc[table["auroc"].isna(), "method"])}
     print(json.dumps(told))
 

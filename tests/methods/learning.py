@@ -31,7 +31,7 @@ from medssl.crops import Crops, source_within
 from medssl.datasets.phantom import LABELS, phantom
 from medssl.encoders import Encoder, ResidualUNet, ViT
 from medssl.errors import MedsslError
-from medssl.methods import Method
+from medssl.methods import Method, Rotation, SimCLR, SimMIM
 from medssl.models import fresh_encoder
 from medssl.pretrain import pretrain, pretraining_scans
 from medssl.scans.cache import Cache, prepare
@@ -50,8 +50,8 @@ ENCODERS: tuple[Callable[[], Encoder], ...] = (  # a method gets the first one t
 )
 SETTINGS: dict[str, dict[str, Any]] = {  # what a method needs to be told for so small a crop or budget, by its name
     # a normalised patch is shown with the true one's mean, which would beat the mean image without any learning
-    name: {"normalise": False}
-    for name in ("AIM", "MAE", "SparK")
+    **{name: {"normalise": False} for name in ("AIM", "MAE", "SparK")},
+    "Joint": {"parts": [SimMIM, Rotation, SimCLR]},
 }
 
 
@@ -65,7 +65,10 @@ def cohort(folder: Path, patients: int = 64) -> Cache:
     """The phantom cohort, indexed and prepared; what is there already is taken as it is."""
     scans = phantom(folder / "scans", patients=patients, seed=7, shape=(48, 48, 36), spacing_mm=(7.0, 7.0, 8.0))
     if not (folder / "cache" / "cache.json").exists():
-        index([scans], folder / "manifest", labels=scans / "labels.csv", patient="patient", mask="../../masks/{name}.nii.gz")  # fmt: skip
+        told = pd.read_csv(scans / "labels.csv").merge(pd.read_csv(scans / "reports.csv"), on="file")
+        told.to_csv(folder / "told.csv", index=False)
+        index([scans], folder / "manifest", labels=folder / "told.csv", patient="patient", report="report",
+              mask="../../masks/{name}.nii.gz")  # fmt: skip
         prepare(folder / "manifest", folder / "cache", spacing_mm=(8.0, 8.0, 8.0))
     return Cache(folder / "cache")
 
