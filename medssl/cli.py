@@ -160,7 +160,11 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
     """The function's arguments from the command line and --config files; None when help was shown."""
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"medssl {name}", exit_on_error=False)
+    class Parser(ArgumentParser):
+        def format_help(self, *given: Any) -> str:
+            return re.sub(r"--[a-z]\w*", lambda option: _dashed(option[0]), super().format_help(*given))
+
+    parser = Parser(prog=f"medssl {name}", exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_function_arguments(function, as_positional=False, fail_untyped=False)
     _explain(parser, function)
@@ -289,7 +293,7 @@ def _check_names(parser: Any, function: Any, words: list[str]) -> None:
             continue
         option = word[2:].partition("=")[0].replace("-", "_")
         head = option.partition(".")[0]
-        if _dashed(head) not in (*names, "config", "help"):
+        if _dashed(head) not in (*names, "config", "print-config", "help"):
             guess = nearest(_dashed(head), names, "--")
             raise MedsslError(f"there is no option --{word[2:].partition('=')[0]}{guess}")
         if "." in option:

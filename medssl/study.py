@@ -23,7 +23,6 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from medssl import runs
 from medssl.cells import Cell, Mode, Plan, is_done, run_cell
@@ -34,7 +33,7 @@ from medssl.finetune import Recipe, Target, Task, architecture, scans_of, target
 from medssl.scans.cache import Cache
 from medssl.splits import duplicates_across, label_budgets, split
 from medssl.summary import protocol_points, summarise
-from medssl.training import progress_columns, quiet_third_parties
+from medssl.training import Bar, quiet_third_parties
 
 BASELINES = ("scratch", "scratch-long", "random-frozen")
 console = Console(stderr=True)
@@ -311,8 +310,8 @@ def _count_done(plan: Plan) -> int:
 
 
 @contextmanager
-def _progress(plan: Plan) -> Iterator[tuple[Progress, Any]]:
+def _progress(plan: Plan) -> Iterator[tuple[Bar, Any]]:
     done = _count_done(plan)
     console.print(f"{len(plan.cells)} cells, {done} of them done before; {len(plan.scored)} scans to score in each")
-    with Progress(*progress_columns(), console=console) as progress:
+    with Bar(console) as progress:
         yield progress, progress.add_task("cells", total=len(plan.cells), completed=done)

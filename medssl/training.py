@@ -25,7 +25,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -92,22 +92,35 @@ class SafeCheckpoints(TorchCheckpointIO):
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
 
 
-def progress_columns() -> tuple[ProgressColumn, ...]:
-    """What every progress bar of ours shows: what, how far, since when, how long still."""
-    return (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+class Bar(Progress):
+    """What, how far, since when, how long still; where no bar can move (the log of a cluster), a line every tenth."""
+
+    def __init__(self, console: Console):
+        shown = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        super().__init__(*shown, console=console)
+
+    def update(self, task_id: TaskID, **given: Any) -> None:
+        task = self.tasks[self.task_ids.index(task_id)]
+        before = int(10 * task.percentage / 100)
+        super().update(task_id, **given)
+        if not self.console.is_terminal and not task.finished and int(10 * task.percentage / 100) > before:
+            left = "" if task.time_remaining is None else f", about {spoken(task.time_remaining)} to go"
+            self.console.print(
+                f"{task.description}: {task.completed:.0f} of {task.total:.0f} after {spoken(task.elapsed or 0)}{left}"
+            )
 
 
 class StepBar(pl.Callback):
     """A progress bar over optimiser steps, on standard error."""
 
     def __init__(self) -> None:
-        self.bar = Progress(*progress_columns(), console=Console(stderr=True))
+        self.bar = Bar(Console(stderr=True))
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 import medssl
 from medssl import runs
@@ -172,6 +173,17 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture) -> None:
     assert main([command, "--help"]) == 0
     assert COMMANDS[command].help in capsys.readouterr().out
+
+
+def test_help_shows_options_as_the_readme_writes_them_and_print_config_gives_a_recipe(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    main(["pretrain", "--help"])
+    shown = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+    assert {"--batch-size", "--print-config"} <= shown
+    assert not [option for option in shown if "_" in option]
+    main(["pretrain", "--data", "cache", "--out", "run", "--batch-size", "7", "--print-config"])
+    assert yaml.safe_load(capsys.readouterr().out)["batch_size"] == 7
 
 
 def test_help_says_what_an_option_means(capsys: pytest.CaptureFixture) -> None:

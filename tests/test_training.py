@@ -1,5 +1,6 @@
 """Crops are a function of seed and number alone; checkpoints survive; a resumed run equals an undisturbed one."""
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from medssl import runs, training
@@ -21,7 +23,7 @@ from medssl.methods import Rotation, SimCLR, SimMIM
 from medssl.pretrain import pretrain, pretraining_scans
 from medssl.scans.cache import Cache
 from medssl.splits import split
-from medssl.training import CropData, SafeCheckpoints, bfloat16_is_sound, spoken
+from medssl.training import Bar, CropData, SafeCheckpoints, bfloat16_is_sound, spoken
 
 
 def test_crops_depend_on_seed_and_number_alone(cache: Cache) -> None:
@@ -246,3 +248,15 @@ def test_bfloat16_is_refused_where_its_gradients_are_wrong(
     else:
         with pytest.raises(MedsslError, match="bf16 came with a 3D feature map of \\(2, 2, 2\\) voxels.*32-true"):
             go("deep", deep)
+
+
+def test_a_log_gets_a_line_every_tenth_and_a_terminal_a_bar() -> None:
+    for terminal in (False, True):
+        said = io.StringIO()
+        with Bar(Console(file=said, force_terminal=terminal, width=100)) as bar:
+            task = bar.add_task("loss", total=40)
+            for step in range(41):
+                bar.update(task, completed=step, description=f"loss {step}")
+        lines = [line for line in said.getvalue().splitlines() if " of 40 after " in line]
+        assert len(lines) == (0 if terminal else 9)
+        assert terminal or lines[4].startswith("loss 20: 20 of 40 after 0 s")
