@@ -27,7 +27,7 @@ from medssl.encoders.base import Encoder, TokenEncoder
 from medssl.encoders.vit import to_patches
 from medssl.errors import MedsslError
 from medssl.methods.dino import dino_head
-from medssl.methods.patches import with_tokens
+from medssl.methods.patches import check_hides, with_tokens
 from medssl.methods.teacher import StudentTeacher
 from medssl.views.base import mix
 from medssl.views.corruption import patch_mask
@@ -130,10 +130,4 @@ class IBOT(StudentTeacher):
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
-        count = torch.Size(self.encoder.grid(crop)).numel()
-        if not 0 < round(self.mask_ratio * count) < count:
-            raise MedsslError(
-                f"the crop {tuple(crop)} holds {count} patches of {self.patch} voxels, of which mask_ratio {self.mask_ratio} "
-                f"hides {round(self.mask_ratio * count)}: expected some hidden and some seen; pass a larger --crop or a smaller "
-                f"--encoder.patch"
-            )
+        check_hides(self.encoder, crop, self.mask_ratio)

@@ -21,7 +21,7 @@ from medssl.encoders.base import Encoder, TokenEncoder
 from medssl.encoders.vit import blocks, from_patches, positions, run_blocks, take
 from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.patches import mean_square, patches_and_body, targets, with_tokens
+from medssl.methods.patches import check_hides, mean_square, patches_and_body, targets, with_tokens
 from medssl.views import recipes
 from medssl.views.base import View, mix
 from medssl.views.corruption import MaskKind, hiding_order
@@ -100,10 +100,4 @@ class MAE(Method):
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
-        count = torch.Size(self.encoder.grid(crop)).numel()
-        if not 0 < round(self.mask_ratio * count) < count:
-            raise MedsslError(
-                f"the crop {tuple(crop)} holds {count} patches of {self.patch} voxels, of which mask_ratio {self.mask_ratio} "
-                f"hides {round(self.mask_ratio * count)}: expected some hidden and some seen; pass a larger --crop or a smaller "
-                f"--encoder.patch"
-            )
+        check_hides(self.encoder, crop, self.mask_ratio)

@@ -26,6 +26,17 @@ def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
     return encoder
 
 
+def check_hides(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: float) -> None:
+    """Raise MedsslError unless some of the crop's patches are hidden and some are seen."""
+    count = torch.Size(encoder.grid(crop)).numel()
+    hidden = round(mask_ratio * count)
+    if not 0 < hidden < count:
+        raise MedsslError(
+            f"the crop {tuple(crop)} holds {count} patches of {encoder.strides[-1]} voxels, of which mask_ratio {mask_ratio} "
+            f"hides {hidden}: expected some hidden and some seen; pass a larger --crop or a smaller --encoder.patch"
+        )
+
+
 def patches_and_body(x: Tensor, body: Tensor, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
     """(B, C, *S) and (B, 1, *S), 1 where there is body -> both as (B, N, C * voxels of a patch)."""
     return to_patches(x, patch), to_patches(body.to(x.dtype).expand_as(x), patch)
