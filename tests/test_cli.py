@@ -102,6 +102,46 @@ def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
     assert main([*common, "--encoder", "somebodys.Tiny", "--encoder.width", "6"]) == 0  # ... the user may name it
 
 
+MINE = """
+from medssl.methods import Method
+from medssl.views import recipes
+
+
+class Mine(Method):
+    '''Two views of a scan have the same features, which keep a deviation of 1.'''
+
+    def views(self, size, modality, spacing_mm):
+        return tuple(recipes.contrastive(modality, size, spacing_mm) for _ in range(2))
+
+    def loss(self, batch):
+        a, b = (self.encoder(x) for x in batch["views"])
+        return (a - b).square().mean() + (1 - a.std(0)).clamp(min=0).mean()
+"""
+
+
+def test_a_new_method_is_one_file_and_is_compared_under_its_own_name(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder holds that file and nothing else, and nothing in the package knows of it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    Path("my_file.py").write_text(MINE)
+    assert [p.name for p in tmp_path.iterdir()] == ["my_file.py"]
+    words = ["--data", str(cache.path), "--out", "compared", "--label", "lesion", "--methods", "SimCLR", "my_file.Mine",
+             "--encoders", '[{"class_path": "ResNet", "init_args": {"depth": 10, "width": 4, "max_pool": false}}]',
+             "--crop", "16", "16", "16", "--steps", "2", "--batch-size", "4", "--budgets", "50%", "--draws", "2"]  # fmt: skip
+    try:
+        assert main(["compare", *words]) == 0
+    finally:
+        sys.modules.pop("my_file", None)
+    table = pd.read_csv("compared/table.csv")
+    scored = table.dropna(subset=["auroc"])
+    assert set(scored["method"]) == {"SimCLR", "Mine", "random-frozen"}
+    assert set(scored.loc[scored["method"] == "Mine", "probe"]) == {"knn", "linear"}
+    assert (scored.loc[scored["method"] == "Mine", "seconds"] > 0).all()
+    assert runs.read(Path("compared/runs/ResNet/Mine")).config["method"]["class_path"] == "my_file.Mine"
+
+
 def test_the_python_of_the_readme_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache
 ) -> None:

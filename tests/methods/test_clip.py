@@ -35,7 +35,7 @@ def test_it_keeps_the_contract(encoder, dims: int) -> None:
     check_method(CLIP(encoder(dims), text_width=32), (16,) * dims)
 
 
-def test_the_loss_equals_the_published_formula_in_float64() -> None:
+def test_the_loss_equals_the_published_formula_in_float64(agrees) -> None:
     """Radford et al. 2021, figure 3, in numpy: the mean of the cross-entropies over rows and columns; tolerance 1e-5."""
     torch.manual_seed(1)
     method = CLIP(small(), temperature=0.1, text_width=32)
@@ -48,10 +48,10 @@ def test_the_loss_equals_the_published_formula_in_float64() -> None:
     images, texts = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, texts))
     logits = images @ texts.T / 0.1
     entropies = [-np.log(np.exp(m).diagonal() / np.exp(m).sum(1)).mean() for m in (logits, logits.T)]
-    assert abs(found - np.mean(entropies)) < 1e-5
+    agrees("CLIP", "pairs", found, np.mean(entropies))
 
 
-def test_reports_that_read_the_same_are_not_held_apart() -> None:
+def test_reports_that_read_the_same_are_not_held_apart(agrees) -> None:
     torch.manual_seed(0)
     images, texts = (torch.nn.functional.normalize(torch.randn(4, 6), dim=1) for _ in range(2))
     same, scale = torch.tensor([0, 1, 2, 0]), torch.tensor(3.0)
@@ -61,7 +61,7 @@ def test_reports_that_read_the_same_are_not_held_apart() -> None:
         for i in range(4):
             kept = [j for j in range(4) if j == i or same[i] != same[j]]
             rows.append(-np.log(np.exp(m[i, i]) / np.exp(m[i, kept]).sum()))
-    assert abs(float(clip_loss(images, texts, scale, same)) - np.mean(rows)) < 1e-5
+    agrees("CLIP", "equal reports", clip_loss(images, texts, scale, same), np.mean(rows))
     assert float(clip_loss(images, texts, scale)) > float(clip_loss(images, texts, scale, same))
 
 

@@ -4,6 +4,7 @@ import copy
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -60,6 +61,25 @@ def test_a_part_that_pairs_patients_gets_its_partners(cache: Cache) -> None:
     two_kinds = Joint(small(), [PatientContrast, partial(PatientContrast, positives="neighbour")])
     with pytest.raises(MedsslError, match="two parts of Joint ask for other .*apart"):
         two_kinds.crop_settings(cache.manifest)
+
+
+def test_its_loss_is_the_weighted_sum_of_the_published_formulae_in_float64(agrees) -> None:
+    """SimMIM's mean absolute error over hidden body and SimCLR's equation 1, in numpy; tolerance 1e-5."""
+    torch.manual_seed(0)
+    joint = Joint(small(), [partial(SimMIM, mask_block=4), partial(SimCLR, temperature=0.3)], weights=[2.0, 0.25])
+    joint.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    batch = joint.make_views(synthetic_batch(joint.encoder, joint.source_size(SIZE), 4))
+    masked, pairs = joint.batches(batch)
+    with torch.no_grad():
+        found, mask = float(joint.loss(batch)), joint.methods[0].mask_of(masked)
+        restored = joint.methods[0].predict(masked["views"][0], mask)[0].double().numpy()
+        z = joint.methods[1].head(joint.encoder(torch.cat(pairs["views"]))).double().numpy()
+    counted = (mask * masked["valid_views"][0]).double().numpy()
+    hidden = (np.abs(restored - masked["views"][0].double().numpy()) * counted).sum() / counted.sum()
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    e = np.exp(z @ z.T / 0.3)
+    contrast = np.mean([-np.log(e[i, (i + 4) % 8] / (e[i].sum() - e[i, i])) for i in range(8)])
+    agrees("Joint", "weighted sum", found, 2 * hidden + 0.25 * contrast)
 
 
 def test_one_decoder_goes_along_and_two_do_not() -> None:

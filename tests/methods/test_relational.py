@@ -46,7 +46,7 @@ def test_every_method_keeps_the_contract(method: str, encoder: str, dims: int) -
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_the_loss_is_the_cross_entropy_of_the_right_answer_in_float64(name: str) -> None:
+def test_the_loss_is_the_cross_entropy_of_the_right_answer_in_float64(name: str, agrees) -> None:
     """Reference: minus the logarithm of the softmax at the answer, in numpy; tolerance 1e-5."""
     method = METHODS[name](ENCODERS["unet"](2)).eval()
     batch = made(method, (32, 32), 6)
@@ -55,7 +55,7 @@ def test_the_loss_is_the_cross_entropy_of_the_right_answer_in_float64(name: str)
         logits = method.answer(parts).double().numpy()
         found = float(method.loss(batch))
     scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert abs(found - -np.log(scores[np.arange(6), right.numpy()]).mean()) < 1e-5
+    agrees(name, "answer", found, -np.log(scores[np.arange(6), right.numpy()]).mean())
     assert method.watch()["accuracy"] == pytest.approx((logits.argmax(1) == right.numpy()).mean())
 
 
@@ -128,7 +128,7 @@ def test_permutations_are_far_apart_all_different_and_always_the_same() -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_voco_is_the_papers_equations_in_float64(dims: int) -> None:
+def test_voco_is_the_papers_equations_in_float64(dims: int, agrees) -> None:
     """Wu et al. 2024, equations 1 to 5 (similarity, prediction, regularisation), pair by pair in numpy; tolerance 1e-5."""
     method = VoCo(ENCODERS["unet"](dims), grid=2, queries=3, apart_weight=0.7).eval()
     batch = made(method, (16,) * dims, 2)
@@ -149,7 +149,7 @@ def test_voco_is_the_papers_equations_in_float64(dims: int) -> None:
                 )
                 placed.append(-np.log(1 - abs(share - max(0, cosine(q, k)))))
         away += [abs(cosine(k, m)) for k, m in itertools.combinations(others, 2)]
-    assert abs(found - (np.mean(placed) + 0.7 * np.mean(away))) < 1e-5
+    agrees("VoCo", "place and base crops", found, np.mean(placed) + 0.7 * np.mean(away))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -186,7 +186,7 @@ def test_no_gradient_of_the_place_reaches_the_base_crops() -> None:
     assert grads[:, 4:].abs().max() > 0
 
 
-def test_volume_fusion_is_dice_and_cross_entropy_over_what_is_body_in_either_scan() -> None:
+def test_volume_fusion_is_dice_and_cross_entropy_over_what_is_body_in_either_scan(agrees) -> None:
     """Dice and cross-entropy of 5 classes in numpy, float64; tolerance 1e-5."""
     method = VolumeFusion(ENCODERS["unet"](2))
     batch = made(method, (32, 32), 3)
@@ -205,16 +205,16 @@ def test_volume_fusion_is_dice_and_cross_entropy_over_what_is_body_in_either_sca
         2 * (shares[:, k] * truth[:, k] * keep[:, 0]).sum() / ((shares[:, k] + truth[:, k]) * keep[:, 0]).sum()
         for k in range(5)
     ]
-    assert abs(found - (entropy + 1 - np.mean(dice))) < 1e-5
+    agrees("VolumeFusion", "Dice and cross-entropy", found, entropy + 1 - np.mean(dice))
 
 
-def test_dice_agrees_with_monai() -> None:
+def test_dice_agrees_with_monai(agrees) -> None:
     from monai.losses import DiceLoss
 
     torch.manual_seed(0)
     logits, classes = torch.randn(2, 4, 8, 8, 8), torch.randint(0, 4, (2, 8, 8, 8))
     reference = DiceLoss(softmax=True, to_onehot_y=True, batch=True)(logits, classes[:, None])
-    assert float(dice_loss(logits, classes, torch.ones(2, 1, 8, 8, 8))) == pytest.approx(float(reference), abs=1e-5)
+    agrees("VolumeFusion", "Dice", dice_loss(logits, classes, torch.ones(2, 1, 8, 8, 8)), reference)
 
 
 def test_fused_scans_are_what_their_classes_say_and_boxes_are_as_large_as_stated() -> None:
