@@ -44,7 +44,7 @@ from medssl.views.spatial import Resample
 DRAWS, SHARE = 10, 0.1
 SETTINGS: dict[str, dict[str, Any]] = {
     "chest_xray": {
-        "table": "images.csv", "index": {"patient": "patient", "label": "finding", "modality": "DX"},
+        "table": "images.csv", "index": {"patient": "patient", "label": ["finding"], "modality": "DX"},
         "prepare": {"size": (64, 64)}, "crop": (64, 64), "batch_size": 128, "encoder": ResNet(2, 1, 10, 16, max_pool=False),
     },
     "hippocampus": {
