@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo test test-all check format lock wheel image screenshot clean
+.PHONY: setup demo test test-all check format lock wheel image screenshot views clean
 .DEFAULT_GOAL := help
 
 help:            ## what can be made
@@ -56,6 +56,9 @@ image:           ## the container image, by docker, podman or buildah: the first
 
 screenshot: demo ## the picture of the dashboard in the README; needs Debian's chromium
 	$(BIN)/python -m tests.apps.screenshot demo/study demo/cache apps/screenshot.png
+
+views: $(READY)  ## the picture of the views in the README, on phantoms
+	$(BIN)/python -m tests.views.picture apps/views.png
 
 clean:           ## remove what was made, the environment too
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .mypy_cache

@@ -5,12 +5,15 @@ medssl views --recipe contrastive --data CACHE --out views.png [--modality mr] [
 Grey is the scale of the views, 0 black and 1 white, in every panel, so that what saturates on the sheet saturates for the
 encoder; in CT the bar says which HU that is. Volumes show their middle slice at true proportions, the patient's right on
 the left. A view that a sample would get with some probability is shown as if it had come up; the columns "all" are
-drawn as in training. Scans carry their pseudonyms.
+drawn as in training. Below each picture is its difference from the original (of "all": from the same place of the
+scan, unchanged); its colours are linear up to 0.05 and logarithmic beyond, so that faint noise shows beside a bias field.
+Scans carry their pseudonyms.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -33,7 +37,9 @@ from medssl.views.intensity import Window
 
 MOST = {2: 224, 3: 96}  # voxels of the default crop's edge
 SHOWN_HU = (-1000, -160, 40, 240, 1500)
-APART = 0.4  # the difference at which colours end
+GREYS, CHANGES = Normalize(0, 1), SymLogNorm(0.05, vmin=-0.4, vmax=0.4)
+SHOWN_CHANGES = (-0.4, -0.2, -0.05, 0, 0.05, 0.2, 0.4)
+BELOW = "difference\nfrom the original;\nof all: from the\nsame place,\nunchanged"
 FORMATS = (".png", ".pdf", ".svg")
 
 
@@ -93,12 +99,12 @@ def panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], 
     windowed = any(isinstance(part, Window) for part, _ in parts)
     raw = source if windowed else shown
     raw = raw if any(recipes.moves(part) for part, _ in parts) else middle(raw, size)
+    in_hu = windowed  # what comes before the window gets HU
     for part, params in parts:
-        if recipes.moves(part):
-            moved = part(raw, params)
-            moved = plain(moved, plain.draw(keys)) if windowed else moved
-        else:
-            moved = part(middle(source, size) if isinstance(part, Window) else original, shown_on(params))
+        given = raw if in_hu else shown
+        moved = part(given if recipes.moves(part) else middle(given, size), shown_on(params))
+        in_hu = in_hu and not isinstance(part, Window)
+        moved = plain(moved, plain.draw(keys)) if in_hu else moved
         found.append(Panel(described(part, params), moved[0], original[0] if moved.shape == original.shape else None))
     for number, view in enumerate(views if len(views) > 1 else [views[0]] * 2):
         params = view.draw(make_keys(seed + 1, (number, keys)))
@@ -150,6 +156,8 @@ def described(view: View, params: Params) -> str:
         for name, value in params.items()
         if isinstance(value, Tensor) and name != "on" and value.dtype == torch.float32 and value.numel() <= 3
     }
+    if "radians" in drawn:
+        drawn["degrees"] = [math.degrees(angle) for angle in drawn.pop("radians")]
     drawn = {name: values for name, values in drawn.items() if any(values)}
     lines = [f"{name} {' '.join(f'{v:.3g}' for v in values)}" for name, values in drawn.items()]
     chance = f", p {view.probability:g}" if view.probability < 1 else ""
@@ -168,20 +176,20 @@ def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cac
         colours: Any = None
         for n, row in enumerate(rows):
             for i, panel in enumerate(row):
-                greys = picture(grid[2 * n, i], slice_of(panel.image, cache.spacing_mm), cache, "gray", 0, 1)
+                greys = picture(grid[2 * n, i], slice_of(panel.image, cache.spacing_mm), cache, "gray", GREYS)
                 grid[2 * n, i].set_title(panel.title)
                 if panel.before is not None:
                     change = slice_of(panel.image - panel.before, cache.spacing_mm).mean(0, keepdims=True)
-                    colours = picture(grid[2 * n + 1, i], change, cache, "RdBu_r", -APART, APART)
+                    colours = picture(grid[2 * n + 1, i], change, cache, "RdBu_r", CHANGES)
             grid[2 * n, 0].text(
                 -0.08, 0.5, f"scan {names[n][:8]}", transform=grid[2 * n, 0].transAxes, rotation=90, va="center", ha="right"
             )  # fmt: skip
-            grid[2 * n + 1, 0].text(0.5, 0.5, "differences\nfrom the same\nplace, unchanged", ha="center", va="center")
+            grid[2 * n + 1, 0].text(0.5, 0.5, BELOW, ha="center", va="center")
         bar = _bar(figure, greys, grid[0, -1])
         if cache.modality == "CT":
             bar.set_ticks(values_of_hu(SHOWN_HU), labels=[f"{hu} HU" for hu in SHOWN_HU])
         if colours is not None:
-            _bar(figure, colours, grid[1, -1])
+            _bar(figure, colours, grid[1, -1]).set_ticks(SHOWN_CHANGES, labels=[f"{v:g}" for v in SHOWN_CHANGES])
         figure.suptitle(title, fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=format, dpi=110, metadata={"Date": None} if format == "svg" else None)
@@ -193,13 +201,13 @@ def _bar(figure: Figure, image: Any, axes: Axes) -> Any:
     return figure.colorbar(image, cax=axes, extend="both")
 
 
-def picture(axes: Axes, image: np.ndarray, cache: Cache, cmap: str, low: float, high: float) -> Any:
+def picture(axes: Axes, image: np.ndarray, cache: Cache, cmap: str, norm: Normalize) -> Any:
     """(C, rows, columns), shown true to the pixels' proportions; three channels as colours, else the first one."""
     spacing = plane_spacing(cache.spacing_mm)
     coloured = len(image) == 3 and cmap == "gray"
     shown = np.clip(np.moveaxis(image, 0, -1), 0, 1) if coloured else image[0]
     return axes.imshow(
-        shown, cmap=cmap, vmin=low, vmax=high, interpolation="nearest", aspect=spacing[0] / spacing[1]
+        shown, cmap=cmap, norm=norm, interpolation="nearest", aspect=spacing[0] / spacing[1]
     )  # fmt: skip
 
 

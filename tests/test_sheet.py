@@ -11,9 +11,22 @@ from medssl.cli import main
 from medssl.errors import MedsslError
 from medssl.scans.cache import Cache, prepare
 from medssl.scans.index import index
-from medssl.sheet import leaves, panels, plane_spacing, sheet, slice_of, values_of_hu
+from medssl.sheet import (
+    CHANGES,
+    described,
+    leaves,
+    middle,
+    panels,
+    plane_spacing,
+    sheet,
+    shown_on,
+    slice_of,
+    source_of,
+    values_of_hu,
+)
 from medssl.views import recipes
 from medssl.views.base import make_keys
+from medssl.views.dose import LowDoseCT
 
 SIZE = (16, 16, 16)
 
@@ -76,6 +89,33 @@ def test_slices_stand_upright_with_the_right_on_the_left_and_true_proportions() 
 
 def test_the_bar_of_ct_says_which_hu_a_grey_is() -> None:
     assert values_of_hu((-1000, -160, 40, 240, 1500)) == pytest.approx([0, 0.15, 0.5, 0.85, 1])
+
+
+def test_low_dose_is_shown_as_it_acts_in_hu_before_the_window(cache: Cache) -> None:
+    scan = str(cache.manifest["scan"].iloc[0])
+    (view,) = recipes.named("contrastive", "CT", SIZE, cache.spacing_mm)
+    keys = make_keys(0, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
+    dose, params = next(pair for pair in leaves(view, view.draw(keys)) if isinstance(pair[0], LowDoseCT))
+    plain, hu = recipes.plain("CT"), middle(source_of(cache, scan, SIZE), SIZE)
+    expected = plain(dose(hu, shown_on(params)), plain.draw(keys))[0]
+    found = next(p for p in panels(cache, scan, (view,), SIZE, 0) if p.title.startswith("LowDoseCT"))
+    assert torch.equal(found.image, expected)
+    assert 0 < (found.image - found.before).abs().mean() < 0.1
+
+
+def test_small_and_large_differences_show_on_one_scale() -> None:
+    """A noise of 0.01 takes a visible share of the colours, twenty times as much is not yet at their end, and no change is white."""
+    place = CHANGES(np.array([-0.4, -0.2, -0.01, 0.0, 0.01, 0.2, 0.4]))
+    assert np.allclose(place, 1 - place[::-1])
+    assert place[3] == 0.5
+    assert place[4] > 0.55
+    assert place[5] < 0.95
+
+
+def test_turns_are_labelled_in_degrees() -> None:
+    view = recipes.Resample((8, 8), rotate_degrees=(20.0,))
+    params = view.draw(make_keys(0, (torch.arange(1),)))
+    assert f"degrees {float(params['radians'].rad2deg()):.3g}" in described(view, params)
 
 
 def test_the_command_writes_a_picture_of_colour_photographs_too(tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def _strong(kind: str, size: Size, zoom: tuple[float, float], spacing_mm: Sequen
     crop = _crop(kind, size, spacing_mm, degrees=15, zoom=zoom, aspect=1.3, flip=_flips(kind, len(size)))
     light = [*window(kind, 0.1), Gamma(1.8, 0.8), *_light(kind, 0.2, 0.3, 0.8), Blur(1.5, 0.4)]
     by_scanner: dict[str, list[View]] = {
-        "CT": [crop, LowDoseCT(probability=0.4), *light],  # in HU, before the window
-        "XRAY": [crop, *light, LowDoseXray(probability=0.3)],
+        "CT": [crop, LowDoseCT((3e5, 3e6), probability=0.4), *light],  # in HU: 50 to 15 of noise in 300 mm of water
+        "XRAY": [crop, LowDoseXray(probability=0.3), *light],  # photons come before what a display does
         "US": [crop, *light, Speckle(0.3, probability=0.4), *([Shadow(probability=0.2)] if len(size) == 2 else [])],
         "RGB": [crop, ColourJitter(), *light, Noise(0.06, 0.4)],
     }

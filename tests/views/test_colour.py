@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as tv
 from medssl.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys
 from medssl.views.colour import RUIFROK, ColourJitter, StainJitter, macenko
+from tests.views.references import agrees
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -40,7 +41,7 @@ def test_colour_jitter_agrees_with_matplotlib() -> None:
             (part * float(params[name][b])).clip(0, 1) for part, name in ((saturation, "saturation"), (value, "value"))
         )
         expected = colors.hsv_to_rgb(np.stack([hue, saturation, value], -1))
-        assert np.abs(found.permute(1, 2, 0).numpy() - expected).max() < 1e-5
+        agrees(ColourJitter, "matplotlib rgb_to_hsv, hsv_to_rgb", found.permute(1, 2, 0), expected, 1e-5)
 
 
 def test_hue_agrees_with_torchvision() -> None:
@@ -49,7 +50,7 @@ def test_hue_agrees_with_torchvision() -> None:
     view = ColourJitter(0.5, 0.0, 0.0, 1.0)
     params = view.draw(keys(3))
     for b, found in enumerate(view(x, params)):
-        assert torch.allclose(found, tv.adjust_hue(x[b], float(params["hue"][b])), atol=1e-5)
+        agrees(ColourJitter, "torchvision adjust_hue", found, tv.adjust_hue(x[b], float(params["hue"][b])), 1e-5)
 
 
 def stained(stains: np.ndarray, count: int = 2, size: int = 96) -> tuple[torch.Tensor, np.ndarray]:
@@ -71,12 +72,12 @@ def test_stain_jitter_scales_and_shifts_the_amounts_of_the_stains() -> None:
     params = view.draw(keys(2))
     scale, shift = (params[name].double().numpy()[..., None] for name in ("scale", "shift"))
     expected = np.exp(-stains @ (scale * amounts + shift)).clip(max=1)
-    assert np.abs(view(x, params).flatten(2).numpy() - expected).max() < 1e-4
+    agrees(StainJitter, "numpy: Beer and Lambert", view(x, params).flatten(2), expected, 1e-4)
     other = torch.rand(2, 3, 10, 10).clamp(min=0.02)  # what no stain explains is kept, as numpy's least squares has it
     density = -np.log(other.flatten(2).double().numpy())
     found = np.stack([np.linalg.lstsq(stains, d, rcond=None)[0] for d in density])
     expected = np.exp(-(density + stains @ ((scale - 1) * found + shift))).clip(max=1)
-    assert np.abs(view(other, params).flatten(2).numpy() - expected).max() < 1e-4
+    agrees(StainJitter, "numpy lstsq", view(other, params).flatten(2), expected, 1e-4)
 
 
 def test_macenko_finds_the_stains_and_agrees_with_numpy() -> None:
@@ -95,7 +96,7 @@ def test_macenko_finds_the_stains_and_agrees_with_numpy() -> None:
         ends = np.percentile(angles, [1, 99])
         reference = axes @ np.stack([np.sin(ends), np.cos(ends)])
         reference = reference[:, np.argsort(-reference[0])]
-        assert np.abs(found[b] - reference).max() < 1e-3
+        agrees(StainJitter, "numpy cov, eigh, percentile (Macenko)", found[b], reference, 1e-3)
 
 
 def test_an_empty_slide_has_no_stains_to_estimate() -> None:

@@ -16,6 +16,7 @@ from medssl.views.corruption import (
     hiding_order,
     patch_mask,
 )
+from tests.views.references import agrees
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -35,7 +36,8 @@ def test_patch_masks_hide_their_share_of_whole_blocks_by_the_key_alone(size: tup
     blocks = F.max_pool2d(mask, 4) if len(size) == 2 else F.max_pool3d(mask, 4)
     assert torch.equal(F.interpolate(blocks, size=size), mask)  # whole blocks
     share = 6 * 8 if kind == "tube" else blocks[0].numel()
-    assert blocks.sum(tuple(range(1, mask.ndim))).tolist() == [round(0.6 * share) * blocks[0].numel() / share] * 5
+    hidden, wanted = blocks.sum(tuple(range(1, mask.ndim))), round(0.6 * share) * blocks[0].numel() / share
+    agrees(PatchMask, "blocks hidden, counted", hidden, wanted, 0)
     assert torch.equal(patch_mask(keys(5)[3:4], size, 4, 0.6, kind, image=image[3:4]), mask[3:4])
     assert not torch.equal(mask[0], mask[1])
 
@@ -122,9 +124,9 @@ def test_boxes_are_those_of_numpy_s_slices(size: tuple[int, ...]) -> None:
             starts = [int(float(params["place"][b, k, a]) * (n - m + 1)) for a, (n, m) in enumerate(zip(size, lengths))]
             assert all(0.2 * n - 0.5 <= m <= 0.4 * n + 0.5 for n, m in zip(size, lengths))
             boxes[tuple(slice(s, s + m) for s, m in zip(starts, lengths))] = True
-        assert torch.equal(cut_out[b], torch.where(torch.from_numpy(boxes), 0.0, x[b]))
-        assert torch.equal(painted[b][:, ~boxes], x[b][:, ~boxes])
-        assert torch.equal(kept[b][:, boxes], x[b][:, boxes])
+        agrees(Cutout, "numpy slices", cut_out[b], np.where(boxes, 0.0, x[b]), 0)
+        agrees(InPainting, "numpy slices", painted[b][:, ~boxes], x[b][:, ~boxes], 0)
+        agrees(OutPainting, "numpy slices", kept[b][:, boxes], x[b][:, boxes], 0)
         assert not (painted[b][:, boxes] == x[b][:, boxes]).any()
         assert not (kept[b][:, ~boxes] == x[b][:, ~boxes]).any()
 
@@ -151,7 +153,8 @@ def test_shuffled_voxels_stay_in_their_block_and_in_their_channels(size: tuple[i
         moved = []
         for corner in np.ndindex(*(n // 4 for n in size)):
             block = (b, 0, *(slice(4 * c, 4 * c + 4) for c in corner))
-            assert torch.equal(y[block].flatten().sort().values, x[block].flatten().sort().values)
+            values, before = (np.sort(image[block], axis=None) for image in (y, x))
+            agrees(LocalShuffle, "numpy sort of each block", values, before, 0)
             moved.append(not torch.equal(y[block], x[block]))
         share, error = float(params["share"][b]), (0.25 / len(moved)) ** 0.5
         assert abs(np.mean(moved) - share) < 3.5 * error
@@ -168,8 +171,7 @@ def test_a_patch_mask_as_a_view_hides_what_it_says() -> None:
     params = view.draw(keys(3))
     y, hidden = view(x, params), view.hidden(x, params) > 0
     assert hidden.float().mean() == 0.5
-    assert (y[hidden.expand_as(y)] == -1).all()
-    assert torch.equal(y[~hidden.expand_as(y)], x[~hidden.expand_as(x)])
+    agrees(PatchMask, "numpy where", y, np.where(hidden, -1.0, x), 0)
 
 
 def test_corruption_can_be_kept_off_air() -> None:

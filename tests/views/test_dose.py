@@ -8,6 +8,7 @@ from scipy import stats
 from medssl.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys, normal_like
 from medssl.views.dose import LowDoseCT, LowDoseXray, poisson_like
+from tests.views.references import agrees
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -34,7 +35,7 @@ def test_counts_follow_poisson_s_distribution(mean: float) -> None:
     normal = normal_like(means, keys(1)).flatten().double().numpy()
     middle = abs(normal) < 3
     exact = stats.poisson.ppf(stats.norm.cdf(normal[middle]), mean)
-    assert abs(counts[middle] - exact).max() < 0.7
+    agrees(LowDoseXray, "scipy poisson, quantiles of counts", counts[middle], exact, 0.7)
     assert abs(counts.mean() - mean) < 4 * np.sqrt(mean / counts.size)
     assert abs(counts.var() / mean - 1) < 0.02
     assert abs(stats.skew(counts) * np.sqrt(mean) - 1) < 0.25
@@ -52,7 +53,14 @@ def test_noise_of_a_radiograph_follows_beer_and_lambert_and_the_dose(bright: boo
             counts = photons * np.exp(-4 * density)
             expected = (1 / counts + (30 / counts) ** 2) / 16
             found[photons, density] = float(y.double().var())
-            assert abs(found[photons, density] / expected - 1) < 0.03
+            agrees(
+                LowDoseXray,
+                "variance by Beer, Lambert, Poisson",
+                found[photons, density],
+                expected,
+                0.03,
+                relative=True,
+            )
             assert abs(float(y.mean() - x.mean())) < 0.003
     assert (
         2 < found[2e4, 0.25] / found[4e4, 0.25] < 2.2
@@ -84,9 +92,10 @@ def test_noise_of_ct_is_that_of_a_simulated_tomograph(photons: float, electronic
     view.projections = 300
     water = torch.zeros(1, 1, 64, 64)
     sigma = float(view.sigma_hu(water, torch.tensor([photons])).mean())
-    assert abs(sigma / simulated_sigma_hu(photons, electronic, 50.0, 300) - 1) < 0.1
+    simulated = simulated_sigma_hu(photons, electronic, 50.0, 300)
+    agrees(LowDoseCT, "numpy: counts, filtered back projection", sigma, simulated, 0.1, relative=True)
     noise = view(water, view.draw(keys(1)))[0, 0].numpy()
-    assert abs(noise.std() / sigma - 1) < 0.05
+    agrees(LowDoseCT, "the deviation it states", noise.std(), sigma, 0.05, relative=True)
     power = np.abs(np.fft.fft2(noise)) ** 2
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
     low, high = (power[(radius > a) & (radius < b)].mean() for a, b in ((0.05, 0.15), (0.35, 0.45)))

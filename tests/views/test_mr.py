@@ -10,6 +10,7 @@ from medssl.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys
 from medssl.views.mr import BiasField, Ghosting, Gibbs, Motion, RicianNoise, Spikes, Undersampling, posed
 from medssl.views.spatial import rotation
+from tests.views.references import agrees
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -51,11 +52,13 @@ def test_bias_field_agrees_with_monai_and_numpy_on_the_same_coefficients(order: 
     flat = [coefficients[i, j, k] for i in n for j in n[: order + 1 - i] for k in n[: order + 1 - i - j]]
     volume = torch.rand(1, 2, 12, 15, 18) + 0.5
     field = RandBiasField(degree=order)._generate_random_field((12, 15, 18), order, flat)
-    assert np.allclose(view(volume, params)[0].numpy(), volume[0].numpy() * np.exp(field), rtol=1e-5)
+    expected = volume[0].numpy() * np.exp(field)
+    agrees(BiasField, "MONAI RandBiasField, 3D", view(volume, params)[0], expected, 1e-5, relative=True)
     image = torch.rand(1, 2, 17, 20) + 0.5
     flat_matrix = [[coefficients[i, j, 0] * (i + j <= order) for j in n] for i in n]
     field = np.polynomial.legendre.leggrid2d(np.linspace(-1, 1, 17), np.linspace(-1, 1, 20), flat_matrix)
-    assert np.allclose(view(image, params)[0].numpy(), image[0].numpy() * np.exp(field), rtol=1e-5)
+    expected = image[0].numpy() * np.exp(field)
+    agrees(BiasField, "numpy leggrid2d, 2D", view(image, params)[0], expected, 1e-5, relative=True)
 
 
 def test_bias_field_is_a_factor_of_the_drawn_strength_and_none_at_zero() -> None:
@@ -79,10 +82,12 @@ def test_rician_noise_has_the_moments_of_rice_s_distribution_and_of_rayleigh_s_i
         found = view(torch.full((4, 1, 200, 200), level), params).flatten(1)
         for row, sigma in zip(found, params["sigma"].tolist()):
             mean, variance = stats.rice.stats(level / sigma, scale=sigma, moments="mv")
-            assert abs(float(row.mean()) / mean - 1) < 0.02
-            assert abs(float(row.var()) / variance - 1) < 0.03
+            agrees(RicianNoise, "scipy rice, mean", row.mean(), mean, 0.02, relative=True)
+            agrees(RicianNoise, "scipy rice, variance", row.var(), variance, 0.03, relative=True)
             if level == 0:
-                assert abs(float(row.mean()) / (sigma * np.sqrt(np.pi / 2)) - 1) < 0.02
+                agrees(
+                    RicianNoise, "Rayleigh's mean in air", row.mean(), sigma * np.sqrt(np.pi / 2), 0.02, relative=True
+                )
 
 
 def by_numpy(image: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
@@ -103,10 +108,8 @@ def test_ghosts_agree_with_numpy(size: tuple[int, int]) -> None:
         axis = int(params["axis"][b])
         away = abs(np.arange(size[axis]) - size[axis] // 2)
         weak = (away % int(params["ghosts"][b]) == 0) & (away > 0.15 * size[axis])
-        assert (
-            np.abs(by_numpy(x[b, 0].numpy(), axis, 1 - weak * float(params["strength"][b])) - found[0].numpy()).max()
-            < 1e-5
-        )
+        expected = by_numpy(x[b, 0].numpy(), axis, 1 - weak * float(params["strength"][b]))
+        agrees(Ghosting, "numpy fft2", found[0], expected, 1e-5)
 
 
 def test_a_point_has_its_ghosts_at_even_distances_along_the_phase_axis() -> None:
@@ -118,7 +121,7 @@ def test_a_point_has_its_ghosts_at_even_distances_along_the_phase_axis() -> None
     params = view.draw(keys(1))
     weak[[5, 9, 13, 1]] = torch.tensor([0.9, -0.1, -0.1, -0.1])
     found = view(x, params)[0, 0, 3, :, 2]  # the centre line itself is kept: 0.4 of the mean comes back
-    assert torch.allclose(found, weak + 0.4 / 16, atol=1e-6)
+    agrees(Ghosting, "ghosts of a point, by hand", found, weak + 0.4 / 16, 1e-6)
 
 
 def test_spikes_agree_with_monai() -> None:
@@ -134,7 +137,7 @@ def test_spikes_agree_with_monai() -> None:
         height = abs(point) + float(params["strength"]) * abs(spectrum.flat[0])
         shifted = tuple(int(p) for p in place + np.array(size) // 2)
         expected = KSpaceSpikeNoise(shifted, float(np.log(height)))(x[0])
-        assert np.abs(view(x, params)[0].numpy() - expected.numpy()).max() < 1e-4
+        agrees(Spikes, "MONAI KSpaceSpikeNoise", view(x, params)[0], expected, 1e-4)
 
 
 def test_spikes_are_as_many_as_stated() -> None:
@@ -150,12 +153,12 @@ def test_gibbs_agrees_with_monai_and_overshoots_by_nine_per_cent() -> None:
     view = Gibbs((0.5, 0.5), probability=1.0)
     radius = 0.5 * 31 / 2
     expected = GibbsNoise(alpha=1 - 2 * radius / (31 * np.sqrt(2)))(x[0])
-    assert np.abs(view(x, view.draw(keys(1)))[0].numpy() - expected.numpy()).max() < 1e-5
+    agrees(Gibbs, "MONAI GibbsNoise", view(x, view.draw(keys(1)))[0], expected, 1e-5)
     edge = torch.zeros(5, 1, 512, 8)
     edge[:, :, 128:384] = 1
     ringing = Gibbs((0.05, 0.15), probability=1.0)  # so that a ring is many voxels wide
     peaks = ringing(edge, ringing.draw(keys(5))).amax((1, 2, 3))
-    assert (peaks - 1.0895).abs().max() < 0.01
+    agrees(Gibbs, "overshoot of 8.95%", peaks, 1.0895, 0.01)
 
 
 def test_k_space_energy_is_that_of_the_lines_that_are_kept() -> None:
@@ -166,7 +169,7 @@ def test_k_space_energy_is_that_of_the_lines_that_are_kept() -> None:
     spectrum = np.abs(np.fft.fft2(x[:, 0].numpy())) ** 2 / (20 * 24)
     inside = [np.abs(np.fft.fftfreq(n))[None] <= params["kept"].numpy()[:, None] / 2 for n in (20, 24)]
     energy = (spectrum * inside[0][:, :, None] * inside[1][:, None]).sum((1, 2))
-    assert np.allclose(view(x, params).square().sum((1, 2, 3)).numpy(), energy, rtol=1e-5)
+    agrees(Gibbs, "Parseval, numpy fft2", view(x, params).square().sum((1, 2, 3)), energy, 1e-5, relative=True)
 
 
 def test_undersampling_agrees_with_numpy_and_keeps_the_stated_share_of_lines() -> None:
@@ -179,10 +182,10 @@ def test_undersampling_agrees_with_numpy_and_keeps_the_stated_share_of_lines() -
         axis = int(params["axis"][b])
         there = np.fft.fftshift(lines[b, 0].numpy().any(1 - axis))
         assert there[there.size // 2 - 1 : there.size // 2 + 2].all()
-        assert np.abs(by_numpy(x[b, 0].numpy(), axis, there.astype(float)) - found[0].numpy()).max() < 1e-5
+        agrees(Undersampling, "numpy fft2", found[0], by_numpy(x[b, 0].numpy(), axis, there.astype(float)), 1e-5)
     wide = view.draw(keys(300))
     there = view.acquired(torch.zeros(300, 1, 200, 200), wide).float().mean((1, 2, 3))
-    assert abs((there * wide["acceleration"]).mean() - 1) < 0.03
+    agrees(Undersampling, "lines, counted", (there * wide["acceleration"]).mean(), 1.0, 0.03, relative=True)
 
 
 def test_motion_mixes_the_lines_of_poses_as_numpy_does_and_leaves_the_centre_at_rest() -> None:
@@ -199,7 +202,7 @@ def test_motion_mixes_the_lines_of_poses_as_numpy_does_and_leaves_the_centre_at_
         poses = [scipy_pose(image, params["radians"][b, k], params["shift_mm"][b, k], spacing) for k in range(2)]
         poses.insert(rest, image)
         expected = sum(by_numpy(pose, axis, (stretch == k).astype(float)) for k, pose in enumerate(poses))
-        assert np.abs(found[0].numpy() - expected).max() < 2e-4
+        agrees(Motion, "scipy affine_transform, numpy fft2", found[0], expected, 2e-4)
         assert abs(float(found.sum()) / image.sum() - 1) < 1e-4  # the centre of k-space is the unmoved one's
 
 
@@ -218,7 +221,8 @@ def test_poses_are_rigid_in_millimetres_in_three_axes() -> None:
     image = ndimage.gaussian_filter(np.random.default_rng(1).random((14, 12, 10)), 1.5).astype(np.float32)
     radians, shift_mm = torch.tensor([[0.1, -0.2, 0.15]]), torch.tensor([[1.0, -2.0, 3.0]])
     found = posed(torch.from_numpy(image)[None, None], radians, shift_mm, (1.0, 1.5, 3.0))
-    assert np.abs(found[0, 0].numpy() - scipy_pose(image, radians[0], shift_mm[0], (1.0, 1.5, 3.0))).max() < 1e-4
+    expected = scipy_pose(image, radians[0], shift_mm[0], (1.0, 1.5, 3.0))
+    agrees(Motion, "scipy affine_transform, 3D", found[0, 0], expected, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,14 @@ def test_each_scanner_has_its_own_noise_and_ct_gets_it_in_hu() -> None:
         assert [type(m) for m in parts if isinstance(m, noises)] == [noise]
         order = [type(m) for m in parts]
         assert kind != "CT" or order.index(Resample) < order.index(LowDoseCT) < order.index(Window)
+        assert kind != "XRAY" or order.index(Resample) < order.index(LowDoseXray) < order.index(BrightnessContrast)
+
+
+def test_low_dose_in_ct_leaves_organs_to_be_told_apart() -> None:
+    """Its noise in 300 mm of water lies at the 10 to 50 HU of clinical scans."""
+    dose = next(m for m in recipes.contrastive("CT", (16, 16)).modules() if isinstance(m, LowDoseCT))
+    worst, best = dose.sigma_hu(torch.zeros(2, 1, 16, 16), torch.tensor(dose.photons)).mean((1, 2, 3)).tolist()
+    assert 10 < best < 20 < worst < 50
 
 
 def test_the_painting_list_of_restoration_hides_and_moves_what_the_other_does_not() -> None:

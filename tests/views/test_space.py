@@ -12,6 +12,7 @@ from medssl.views.relative import boxes, draw_pair, offset_mm, overlap, placed, 
 from medssl.views.separable import along, bspline_weights, spread
 from medssl.views.slices import ThickSlices, slabs
 from medssl.views.spatial import NO_FOLD, Resample, flips, turns
+from tests.views.references import agrees
 
 ALL = {"zoom": (0.6, 0.9), "aspect": 1.2, "flip": (0.5, 0.5, 0.5), "shear_degrees": 8.0, "elastic_mm": 3.0}
 
@@ -61,7 +62,7 @@ def test_the_whole_move_agrees_with_scipy(dims: int) -> None:
         assert inside.mean() > 0.4
         expected = ndimage.map_coordinates(x[0, 0].numpy(), where, order=1)
         image, moved = view.both(x, mask, params)
-        assert np.abs(image[0, 0].numpy() - expected)[inside].max() < 1e-4
+        agrees(Resample, "scipy map_coordinates, all moves", image[0, 0].numpy()[inside], expected[inside], 1e-4)
         labels = ndimage.map_coordinates(mask[0, 0].numpy(), where, order=0)
         assert (moved[0, 0].numpy() != labels)[inside].mean() < 1e-3
 
@@ -80,7 +81,7 @@ def test_the_affine_part_agrees_with_monai() -> None:
     inside = theirs(torch.ones(4, 1, *source), view.matrix(params, source)) > 0.999
     found = view(x.repeat(4, 1, 1, 1, 1), params)
     assert inside.float().mean() > 0.4
-    assert (found - expected)[inside].abs().max() < 1e-4
+    agrees(Resample, "MONAI AffineTransform", found[inside], expected[inside], 1e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -94,7 +95,7 @@ def test_a_crop_has_the_millimetres_the_affine_says(dims: int) -> None:
     params = view.draw(keys(20))
     steps = torch.from_numpy(affine[:dims, :dims]).float() @ view.matrix(params, (100, 90, 40)[:dims])[:, :dims, :dims]
     edges = steps.norm(dim=1) * torch.tensor(view.size)
-    assert torch.allclose(edges, params["zoom"] * torch.tensor(region), rtol=1e-4)
+    agrees(Resample, "mm by the affine", edges, params["zoom"] * torch.tensor(region), 1e-4, relative=True)
     inner = steps.mT @ steps
     assert (inner - torch.diag_embed(torch.diagonal(inner, dim1=1, dim2=2))).abs().max() < 1e-3  # still right angles
 
@@ -110,7 +111,8 @@ def test_image_and_mask_of_a_ball_stay_together(dims: int) -> None:
     places = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * dims, indexing="ij")).flatten(1)
     for a, b in zip(image.flatten(1), mask.flatten(1)):
         assert b.sum() > 30
-        assert ((places * a).sum(1) / a.sum() - (places * b).sum(1) / b.sum()).norm() < 0.5
+        distance = ((places * a).sum(1) / a.sum() - (places * b).sum(1) / b.sum()).norm()
+        agrees(Resample, "image from mask, voxels", distance, 0.0, 0.49)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -230,7 +232,8 @@ def test_the_24_orientations_are_all_turns_all_different_and_exact() -> None:
     x = torch.arange(27.0).reshape(1, 1, 3, 3, 3).expand(24, -1, -1, -1, -1)
     made = turned(x, torch.arange(24))
     for one, (order, back) in zip(made, orientations(3)):  # reference: torch's permute and flip
-        assert torch.equal(one, x[0].permute(0, *[1 + a for a in order]).flip([1 + a for a in back]))
+        expected = x[0].permute(0, *[1 + a for a in order]).flip([1 + a for a in back])
+        agrees(RightAngle, "torch permute, flip", one, expected, 0)
     seen = {tuple(one.flatten().tolist()) for one in made}
     assert len(seen) == 24
     assert tuple(x[0].flip(1).flatten().tolist()) not in seen  # a mirror image is no turn
@@ -254,7 +257,7 @@ def test_thick_slices_average_over_their_thickness() -> None:
     means = [fine[(points > m - 1.5) & (points < m + 1.5)].mean() for m in middles]
     found = along(x, weight, 0)[0, 0, :, 0, 0].numpy()
     inner = (np.arange(12) >= middles[0]) & (np.arange(12) <= middles[-1])
-    assert np.allclose(found[inner], np.interp(np.arange(12), middles, means)[inner], atol=1e-5)
+    agrees(ThickSlices, "numpy mean, interp", found[inner], np.interp(np.arange(12), middles, means)[inner], 1e-5)
     for n, factor in ((12, 3.0), (12, 1.0), (12, 0.0), (12, 30.0), (1, 4.0), (7, 2.6)):
         weight = slabs(n, torch.tensor([factor]))
         assert torch.allclose(weight.sum(2), torch.ones(1, n), atol=1e-5)

@@ -9,6 +9,7 @@ from medssl.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys
 from medssl.views.fields import grainy
 from medssl.views.ultrasound import Shadow, Speckle
+from tests.views.references import agrees
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -37,8 +38,8 @@ def test_speckle_multiplies_by_rice_s_distribution_of_mean_square_one(grain: flo
         for row, sigma in zip(factor, params["sigma"].tolist()):
             mean, variance = stats.rice.stats(1 / sigma, scale=sigma, moments="mv")
             size = np.sqrt(1 + 2 * sigma**2)
-            assert abs(float(row.mean()) * size / mean - 1) < 0.01
-            assert abs(float(row.std()) * size / np.sqrt(variance) - 1) < 0.04
+            agrees(Speckle, "scipy rice, mean", row.mean() * size, mean, 0.01, relative=True)
+            agrees(Speckle, "scipy rice, deviation", row.std() * size, np.sqrt(variance), 0.04, relative=True)
             assert abs(float(row.square().mean()) - 1) < 0.02
 
 
@@ -63,7 +64,7 @@ def test_shadows_agree_with_their_formula_in_numpy(size: tuple[int, ...], depth_
         distance = sum((grid[a] - params["centre"][b, a]) ** 2 for a in across)
         below = np.clip((grid[depth_axis] - params["start"][b]) / 0.02, 0, 1)
         shade = params["strength"][b] * np.exp(-distance / (2 * params["width"][b] ** 2)) * below
-        assert np.abs(found[b].numpy() - x[b].numpy() * (1 - shade)).max() < 1e-5
+        agrees(Shadow, "its formula in numpy", found[b], x[b].numpy() * (1 - shade), 1e-5)
         above = grid[depth_axis] <= params["start"][b]
         assert np.array_equal(found[b].numpy()[:, above], x[b].numpy()[:, above])  # nothing is lost before the stone
 

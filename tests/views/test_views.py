@@ -9,7 +9,9 @@ from medssl.errors import MedsslError
 from medssl.views import recipes
 from medssl.views.base import Compose, View, check_view, make_keys, mix, normal_like, uniform
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise, Window
+from medssl.views.recipes import Recipe
 from medssl.views.spatial import Resample, rotation
+from tests.views.references import agrees
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -73,7 +75,7 @@ def test_noise_has_the_drawn_deviation_and_depends_on_its_key_alone() -> None:
     view = Noise(most=0.3, probability=1.0)
     params = view.draw(keys(4))
     found = view(x, params).flatten(1).std(1)
-    assert torch.allclose(found, params["sigma"], rtol=0.02)
+    agrees(Noise, "the drawn deviation", found, params["sigma"], 0.02, relative=True)
     assert torch.equal(normal_like(x, keys(4))[2:3], normal_like(x[2:3], keys(4)[2:3]))
 
 
@@ -103,7 +105,7 @@ def test_resample_agrees_with_scipy_on_the_same_affine(dims: int) -> None:
         inside = ndimage.affine_transform(np.ones(source), matrix, offset, size, order=1, mode="constant") > 0.999
         found = view(x, params)[0, 0].numpy()
         assert inside.mean() > 0.5
-        assert np.abs(found - expected)[inside].max() < 1e-4
+        agrees(Resample, "scipy affine_transform", found[inside], expected[inside], 1e-4)
 
 
 def test_image_and_mask_stay_aligned_to_half_a_voxel() -> None:
@@ -139,13 +141,14 @@ def test_window_ends_gamma_and_contrast_are_as_stated() -> None:
     x = torch.rand(5, 1, 8, 8)
     gamma = Gamma(2.0, 1.0)
     params = gamma.draw(keys(5))
-    assert np.allclose(gamma(x, params).numpy(), x.numpy() ** params["gamma"].numpy()[:, None, None, None], atol=1e-5)
+    agrees(Gamma, "numpy power", gamma(x, params), x.numpy() ** params["gamma"].numpy()[:, None, None, None], 1e-5)
     assert 0.5 <= params["gamma"].min() <= params["gamma"].max() <= 2
     contrast = BrightnessContrast(0.2, 0.3, 1.0)
     params = contrast.draw(keys(5))
     y = contrast(x, params)
-    assert torch.allclose(y.mean((1, 2, 3)), x.mean((1, 2, 3)) + params["brightness"], atol=1e-5)
-    assert torch.allclose(y.std((1, 2, 3)), x.std((1, 2, 3)) * params["contrast"], atol=1e-5)
+    middle, spread = x.mean((1, 2, 3)) + params["brightness"], x.std((1, 2, 3)) * params["contrast"]
+    agrees(BrightnessContrast, "mean and deviation", y.mean((1, 2, 3)), middle, 1e-5)
+    agrees(BrightnessContrast, "mean and deviation", y.std((1, 2, 3)), spread, 1e-5)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -158,7 +161,7 @@ def test_blur_agrees_with_scipy(dims: int) -> None:
     for b in range(3):
         for c in range(2):
             expected = ndimage.gaussian_filter(x[b, c].numpy(), float(params["sigma"][b]), mode="nearest", truncate=4)
-            assert np.abs(found[b, c].numpy() - expected).max() < 1e-4
+            agrees(Blur, "scipy gaussian_filter", found[b, c], expected, 1e-4)
 
 
 def test_probability_is_the_share_of_changed_samples() -> None:
@@ -172,6 +175,17 @@ def test_compose_gives_each_view_its_own_numbers() -> None:
     view = Compose([Gamma(), Gamma()])
     params = view.draw(keys(8))
     assert not torch.equal(params["0"]["gamma"], params["1"]["gamma"])
+
+
+def test_compose_and_recipes_are_their_views_called_one_after_the_other() -> None:
+    x = torch.rand(4, 1, 20, 20, 20)
+    pair, recipe = Compose([Gamma(), Noise()]), recipes.contrastive("MR", (16, 16, 16))
+    by_hand = [x, x]
+    for n, view in enumerate((pair, recipe)):
+        for i, part in enumerate(view.views):
+            by_hand[n] = part(by_hand[n], part.draw(mix(keys(4), i)))
+    agrees(Compose, "its views, one by one", pair(x, pair.draw(keys(4))), by_hand[0], 0)
+    agrees(Recipe, "its views, one by one", recipe(x, recipe.draw(keys(4))), by_hand[1], 0)
 
 
 def test_volumes_are_never_mirrored_by_the_recipes() -> None:
