@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import nibabel
 import numpy as np
+from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
@@ -46,13 +47,24 @@ def picture(out: Path, folder: Path) -> Path:
     whole = Image.new("RGB", (max(one.width for one in sheets), sum(one.height for one in sheets)), "white")
     for n, one in enumerate(sheets):
         whole.paste(one, (0, sum(before.height for before in sheets[:n])))
-    out.write_bytes(next(found for colours in range(64, 8, -8) if len(found := png(whole, colours)) < MOST_BYTES))
+    small = [found for greys in range(40, 7, -4) if len(found := png(whole, greys)) < MOST_BYTES]
+    if not small:
+        raise SystemExit(f"the picture has more than {MOST_BYTES} bytes in 8 greys: expected less; lower CROPS")
+    out.write_bytes(small[0])
     return out
 
 
-def png(image: Image.Image, colours: int) -> bytes:
+def png(image: Image.Image, greys: int) -> bytes:
+    """With so many greys, and half as many colours of the differences."""
+    scales = [("gray", greys), ("RdBu_r", greys // 2)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(
+        (np.concatenate([colormaps[m](np.linspace(0, 1, n))[:, :3] for m, n in scales]) * 255)
+        .astype(np.uint8)
+        .tobytes()
+    )
     buffer = io.BytesIO()
-    image.quantize(colours, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    image.quantize(palette=palette, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
