@@ -1,4 +1,4 @@
-"""The reference each method's loss is tested against, and the largest deviation from it, as one Markdown table.
+"""The reference each method's loss is tested against, and the largest deviation from it, as one Markdown table, README.md beside this file.
 
     python -m tests.methods.references
 
@@ -14,6 +14,14 @@ from pathlib import Path
 import pytest
 
 TOLERANCE = 1e-5
+HERE = Path(__file__).parent
+INTRO = """# What every loss is tested against
+
+The largest difference between the loss of a method, in float32, and an independent computation of it in float64 (numpy, the
+published formula) or by another library; at most 1e-5, of the loss's size where it says so. Written by `python -m
+tests.methods.references`.
+
+"""
 FORMULAE = {  # method: its part: where the formula stands that the test writes out in numpy, in float64, or the library
     "AIM": {"next patch": "El-Nouby et al. 2024 (arXiv 2401.08541), equation 2 with its prefix"},
     "Autoencoder": {"restoration": "mean squared error of every voxel (Baur et al. 2021, arXiv 2004.03271)"},
@@ -54,7 +62,7 @@ FORMULAE = {  # method: its part: where the formula stands that the test writes 
         "NT-Xent, lightly": "lightly 1.6: NTXentLoss against our own, which takes the other similarities",
     },
     "SimMIM": {
-        "hidden voxels": "Xie et al. 2022 (arXiv 2111.09886), equation 2: mean absolute error",
+        "hidden voxels": "Xie et al. 2022 (arXiv 2111.09886): mean absolute error of what is hidden",
         "places": "the same, and the mean absolute error of each voxel's place",
         "intensities": "the same over every voxel of body (restore_intensity)",
     },
@@ -111,7 +119,7 @@ class _LossesAlone:
 
 def main(arguments: Iterable[str] = ()) -> int:
     """Run the comparisons and print the table; 0 only if all agree and every part was measured."""
-    code = pytest.main([str(Path(__file__).parent), *arguments], plugins=[_LossesAlone()])
+    code = pytest.main([str(HERE), *arguments], plugins=[_LossesAlone()])
     print("\n".join(rows()))
     missing = [f"{method}, {part}" for method, parts in FORMULAE.items() for part in parts if (method, part) not in MEASURED]  # fmt: skip
     if missing:
@@ -120,6 +128,8 @@ def main(arguments: Iterable[str] = ()) -> int:
 
 
 if __name__ == "__main__":
-    from tests.methods.references import main as run  # the module that the tests write to, not this second copy of it
+    from tests.methods import references  # the module that the tests write to, not this second copy of it
 
-    sys.exit(run(sys.argv[1:]))
+    failed = references.main(sys.argv[1:])
+    (HERE / "README.md").write_text(INTRO + "\n".join(references.rows()) + "\n")
+    sys.exit(failed)
