@@ -40,7 +40,7 @@ from medssl.views import recipes
 
 MARGIN = 0.05
 CROP = (16, 16, 16)
-STEPS, SEEDS, BATCH = 200, 3, 16
+STEPS, SEEDS, BATCH = 100, 3, 16
 ASKED = {"train": 400, "held out": 240}  # crops
 ORGANS = [number for number, name in LABELS.items() if name != "lesion"]
 ENCODERS: tuple[Callable[[], Encoder], ...] = (  # a method gets the first one that it takes
