@@ -26,7 +26,7 @@ from medssl.scores import surface_scores
 from medssl.stats import classification_metrics, dice
 
 Mode = Literal["finetune", "linear", "knn"]
-VERSION = 1  # of what a cell does; a change of it makes every cell a new one
+VERSION = 2  # of what a cell does; a change of it makes every cell a new one
 
 
 @dataclass(frozen=True)

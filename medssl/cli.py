@@ -258,12 +258,12 @@ def _positionals(function: Any, names: Sequence[str], words: list[str]) -> list[
 def _lists(function: Any, words: list[str]) -> list[str]:
     """`--crop 32 32 32` -> `--crop [32,32,32]`, as jsonargparse wants its lists."""
     parameters, result, i = inspect.signature(function).parameters, [], 0
-    words = [part for w in words for part in (w.split("=", 1) if w.startswith("--") else [w])]
+    words = [part for w in words for part in (w.split("=", 1) if re.match("--(?!print)", w) else [w])]
     while i < len(words):
         word = words[i]
         i += 1
-        if not word.startswith("--"):
-            result.append(word)
+        if not word.startswith("--") or "=" in word:
+            result.append(word.replace("--print-config", "--print_config"))
             continue
         values = []
         while i < len(words) and not re.match(r"--[A-Za-z]", words[i]):

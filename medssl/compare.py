@@ -6,7 +6,7 @@
 Each method is pretrained with the same steps, batch, crop, learning rate and seed on the first of the encoders that it can
 use, then judged frozen, by nearest neighbours and a linear probe (`study`'s cells: training patients' budgets, scored once
 on the test patients), beside a random encoder of the same shape. What cannot run, or collapses, stands in the table with
-the reason. Started again it does only what is missing; the table so far is `OUT/table.csv` at any time.
+the reason. Started again it does only what is missing; the table is `OUT/table.csv`, that of `--score-on validation` `OUT/table.validation.csv`.
 """
 
 from __future__ import annotations
@@ -72,18 +72,21 @@ def compare(
                                 "seed": seed, "split_seed": split_seed, "split_column": split_column}  # fmt: skip
     notes: list[dict[str, Any]] = []
     for name, method in _named(methods, choices):
-        for encoder in choices:
-            failed = _pretrained(cache, out, name, method, encoder, settings)
-            if failed is None:
-                break
+        refusals = [_refusal(method, encoder, size, batch_size) for encoder in choices]
+        failed = refusals[-1]
+        if None in refusals:  # an encoder takes it: what fails from here on is told, and no other encoder is tried
+            failed = _pretrained(cache, out, name, method, choices[refusals.index(None)], settings)
         if failed is not None:
             console.print(f"{name}: {failed}")
             notes.append({"method": name, "note": failed})
     asked = {"budgets": budgets or ["1%", "10%"], "modes": ["linear", "knn"], "draws": draws, "score_on": score_on,
              "label": label, "seed": seed, "split_seed": split_seed, "split_column": split_column}  # fmt: skip
-    parts = [_studied(cache, out, encoder, size, asked) for encoder in choices]
+    failures = {note["method"] for note in notes}
+    parts = [_studied(cache, out, encoder, settings, failures, asked) for encoder in choices]
     table = pd.concat([*parts, pd.DataFrame(notes, columns=COLUMNS)], ignore_index=True)
-    write_atomically(out / "table.csv", table.to_csv(index=False).encode())
+    write_atomically(
+        out / ("table.csv" if score_on == "test" else "table.validation.csv"), table.to_csv(index=False).encode()
+    )
     return table
 
 
@@ -124,7 +127,12 @@ def _pretrained(
     """Pretrain into OUT/runs/ENCODER/METHOD; why it could not be done, or None."""
     folder = out / "runs" / type(encoder).__name__ / name
     before = runs.read(folder) if (folder / "run.json").exists() else None
-    if before is not None and before.status == "failed" and before.reason and "collapsing" in before.reason:
+    if (
+        before is not None
+        and before.status == "failed"
+        and "collapsing" in (before.reason or "")
+        and _made_so(before, settings)
+    ):
         return before.reason  # it would collapse again
     try:
         pretrain(cache.path, folder, encoder, method, **settings)
@@ -137,12 +145,32 @@ def _pretrained(
     return None
 
 
-def _studied(cache: Cache, out: Path, encoder: Encoder, size: tuple[int, ...], asked: dict[str, Any]) -> pd.DataFrame:
-    """The probes of all runs on one encoder, and of a random one."""
-    kind = type(encoder).__name__
-    folders = sorted(
-        p.parent for p in (out / "runs" / kind).glob("*/run.json") if runs.read(p.parent).status == "finished"
-    )
+def _refusal(method: Callable[[Encoder], Method], encoder: Encoder, size: tuple[int, ...], batch: int) -> str | None:
+    """Why the method cannot use the encoder, or None."""
+    try:
+        method(encoder).check(size, batch)
+    except MedsslError as error:
+        return str(error)
+    return None
+
+
+def _made_so(run: runs.Run, settings: dict[str, Any]) -> bool:
+    """Whether a run, perhaps of an earlier call, had the settings of this one."""
+    had = run.config | {"crop": tuple(run.config["crop"]), "seed": run.seed}
+    return all(had[name] == value for name, value in settings.items())
+
+
+def _studied(
+    cache: Cache, out: Path, encoder: Encoder, settings: dict[str, Any], failures: set[str], asked: dict[str, Any]
+) -> pd.DataFrame:
+    """The probes of all runs on one encoder under these settings, and of a random one."""
+    kind, size = type(encoder).__name__, settings["crop"]
+    found = {p.parent: runs.read(p.parent) for p in sorted((out / "runs" / kind).glob("*/run.json"))}
+    folders = [
+        folder
+        for folder, run in found.items()
+        if run.status == "finished" and folder.name not in failures and _made_so(run, settings)
+    ]
     if not folders:
         return pd.DataFrame(columns=COLUMNS)
     arms = ["random-frozen", *map(str, folders)]

@@ -57,6 +57,7 @@ class Health(pl.Callback):
         self.last: dict[str, float] = {}
         self.first: dict[str, float] | None = None
         self.glance: dict[str, float] | None = None
+        self.lost: str | None = None
         self.suspected, self.stop, self.gradient_norm = 0, False, float("nan")
         self.codes = probes.label_codes(cache, label)[0] if label else {}
         if label and len({self.codes[s] for s in self.scans if s in self.codes}) < 2:
@@ -86,11 +87,14 @@ class Health(pl.Callback):
             return
         collapsed = False
         if trainer.is_global_zero:
-            with trainer.strategy.precision_plugin.forward_context():
-                glance = self._glance(module.kept)
-                if whole:
-                    self._look(trainer, module, float(outputs["loss"]))
-            collapsed = self._judge(glance, step)
+            try:
+                with trainer.strategy.precision_plugin.forward_context():
+                    glance = self._glance(module.kept)
+                    if whole:
+                        self._look(trainer, module, float(outputs["loss"]))
+                collapsed = self._judge(glance, step)
+            except MedsslError as error:  # the other devices wait for the decision below
+                self.lost, collapsed = str(error), True
         self.stop = trainer.strategy.reduce_boolean_decision(collapsed, all=False)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
@@ -168,6 +172,8 @@ class Health(pl.Callback):
         return self.suspected > 1 and self.on_collapse == "stop"
 
     def _told(self, step: int) -> str:
+        if self.lost is not None:
+            return self.lost
         if self.glance is None:
             return f"stopped at step {step}: the first device saw the representation collapse"
         now, then = self.glance, self.first or self.glance
@@ -188,8 +194,8 @@ def spread(features: np.ndarray) -> dict[str, float]:
     if not np.isfinite(features).all():
         raise MedsslError(
             f"the encoder gives numbers that are not finite for {int((~np.isfinite(features)).any(1).sum())} of "
-            f"{len(features)} scans: its weights are lost; lower --lr, or use --precision 32-true; the last checkpoint is "
-            f"from before this step"
+            f"{len(features)} scans: its weights are lost; start over (--resume false) with a lower --lr or --precision "
+            f"32-true"
         )
     return {"effective_rank": probes.effective_rank(features), "feature_std": probes.feature_std(features)}
 

@@ -108,6 +108,10 @@ def pretrain(
     module.check(size, batch_size)
     module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
     allowed = pretraining_scans(cache, split_seed, transductive, split_column)
+    if not allowed:
+        raise MedsslError(
+            "no scan to pretrain on: expected at least one of a training patient; look at the split's column"
+        )
     rows = module.usable(cache.manifest[cache.manifest["scan"].isin(allowed)])
     told = module.crop_settings(rows)
     config = {

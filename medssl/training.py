@@ -103,7 +103,7 @@ class Bar(Progress):
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        super().__init__(*shown, console=console)
+        super().__init__(*shown, console=console, speed_estimate_period=24 * 3600)
 
     def update(self, task_id: TaskID, **given: Any) -> None:
         task = self.tasks[self.task_ids.index(task_id)]
@@ -184,18 +184,20 @@ class KeepCheckpoint(pl.Callback):
 
 
 class SoundGradients(pl.Callback):
-    """Refuses what this build of torch trains wrongly: 3D convolutions in bfloat16 on the CPU over maps two voxels deep.
+    """Refuses what this build of torch trains wrongly: 3D convolutions in bfloat16 on the CPU over maps that are not as deep
+    as the kernel (two voxels for one of 3).
 
     Found with torch 2.15.0 on a CPU that has AVX512-BF16: the gradient of their weights is noise (cosine to that of
-    float32 between 0 and 0.6), without a word. What is wrong is measured at the start, so that a mended torch runs.
+    float32 between 0 and 0.6; maps one deep are right), without a word. It is measured at the start, so that a mended
+    torch runs.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         low = trainer.strategy.root_device.type == "cpu" and str(trainer.precision).startswith("bf16")
         if low and not bfloat16_is_sound():
             for part in module.modules():
-                if isinstance(part, nn.Conv3d) and part.kernel_size[0] > 1 and part.stride[0] == 1:
-                    part.register_forward_pre_hook(_refuse_two_deep)
+                if isinstance(part, nn.Conv3d | nn.ConvTranspose3d) and (part.kernel_size[0], part.stride[0]) != (3, 2):
+                    part.register_forward_pre_hook(_refuse_shallow)
 
 
 @functools.cache
@@ -213,12 +215,13 @@ def bfloat16_is_sound(depth: int = 2) -> bool:
     return bool(torch.cosine_similarity(exact, rounded, dim=0) > 0.99)  # false for NaN, too
 
 
-def _refuse_two_deep(conv: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-    if torch.is_grad_enabled() and given[0].shape[2] == 2:
+def _refuse_shallow(conv: Any, given: tuple[torch.Tensor, ...]) -> None:
+    learns = torch.is_grad_enabled() and conv.weight.requires_grad
+    if learns and 1 < given[0].shape[2] < conv.kernel_size[0]:
         raise MedsslError(
             f"--precision bf16 came with a 3D feature map of {tuple(given[0].shape[2:])} voxels, on the CPU: this torch "
-            f"({torch.__version__}) computes wrong gradients for maps two voxels deep; use --precision 32-true, a deeper "
-            f"--crop, or a GPU"
+            f"({torch.__version__}) computes wrong gradients for maps less deep than the kernel; use --precision 32-true, a "
+            f"deeper --crop, or a GPU"
         )
 
 

@@ -224,6 +224,8 @@ def test_help_shows_options_as_the_readme_writes_them_and_print_config_gives_a_r
     assert not [option for option in shown if "_" in option]
     main(["pretrain", "--data", "cache", "--out", "run", "--batch-size", "7", "--print-config"])
     assert yaml.safe_load(capsys.readouterr().out)["batch_size"] == 7
+    main(["pretrain", "--data", "cache", "--out", "run", "--print-config=skip_default"])
+    assert yaml.safe_load(capsys.readouterr().out) == {"data": "cache", "out": "run"}
 
 
 def test_help_says_what_an_option_means(capsys: pytest.CaptureFixture) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import medssl.methods
 from medssl.cli import COMMANDS, _parse
-from medssl.encoders import ResNet
+from medssl.encoders import ResidualUNet, ResNet
 from medssl.errors import MedsslError
 from medssl.methods import CLIP, Method, SimCLR, SimMIM
 from medssl.scans.cache import Cache
@@ -49,6 +49,28 @@ def test_one_table_of_what_ran_and_what_did_not_and_nothing_is_done_twice(cache:
     assert {p: p.stat().st_mtime_ns for p in made} == made
     pd.testing.assert_frame_equal(again, table)
     assert len(pd.read_csv(tmp_path / "table.csv")) == len(table)
+
+
+class Fails(SimCLR):
+    """A method that every encoder can be used with, and whose loss cannot go on."""
+
+    def loss(self, batch):
+        raise MedsslError("the loss of Fails is nan")
+
+
+def test_what_fails_on_its_encoder_is_told_and_not_run_on_the_next(cache: Cache, tmp_path: Path) -> None:
+    encoders = [ResNet(3, depth=10, width=2, max_pool=False), ResidualUNet(3, width=4, blocks=(1, 1))]
+    given = {"label": "lesion", "encoders": encoders}
+    table = compare(cache.path, tmp_path, methods=[Fails, SimCLR], **given, **TINY)
+    assert "loss of Fails is nan" in table.set_index("method").loc["Fails", "note"]
+    assert not (tmp_path / "runs" / "ResidualUNet").exists()
+    other = compare(cache.path, tmp_path, methods=[SimCLR, SimMIM], **given, **TINY | {"steps": 3})
+    notes = other[other["auroc"].isna()].set_index("method")[
+        "note"
+    ]  # a run of other settings is not taken for this one
+    assert list(notes.index) == ["SimCLR"]
+    assert "made with other settings" in notes["SimCLR"]
+    assert set(other["method"].dropna()) == {"SimCLR", "SimMIM", "random-frozen"}
 
 
 def test_the_command_line_names_methods_and_encoders() -> None:

@@ -177,6 +177,20 @@ def test_features_that_are_not_numbers_are_told_in_words() -> None:
         spread(np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0]]))
 
 
+class Lost(SimCLR):
+    """Its weights are no numbers after the first step, with a loss that was one."""
+
+    def optimizer_step(self, *given, **named) -> None:
+        super().optimizer_step(*given, **named)
+        torch.nn.init.constant_(next(self.encoder.parameters()), float("nan"))
+
+
+def test_weights_that_are_lost_stop_the_run_in_words(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match="not finite for .* scans: its weights are lost"):
+        pretrain(cache.path, tmp_path / "run", small(), Lost, steps=3, monitor_every=1, **TINY)
+    assert runs.read(tmp_path / "run").status == "failed"
+
+
 def small() -> ResidualUNet:
     return ResidualUNet(3, width=4, blocks=(1, 1, 1))
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from torch import nn
 
 from medssl import runs, training
 from medssl.crops import Crops, Steps
@@ -248,6 +250,19 @@ def test_bfloat16_is_refused_where_its_gradients_are_wrong(
     else:
         with pytest.raises(MedsslError, match="bf16 came with a 3D feature map of \\(2, 2, 2\\) voxels.*32-true"):
             go("deep", deep)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "depth", "refused"), [(3, 2, True), (3, 1, False), (3, 3, False), (5, 4, True), (1, 2, False)]
+)
+def test_maps_less_deep_than_the_kernel_are_refused_where_weights_learn(kernel: int, depth: int, refused: bool) -> None:
+    conv, x = nn.Conv3d(1, 1, kernel, padding="same"), torch.zeros(1, 1, depth, 8, 8)
+    conv.register_forward_pre_hook(training._refuse_shallow)
+    with pytest.raises(MedsslError, match="less deep than the kernel") if refused else nullcontext():
+        conv(x)
+    with torch.no_grad():
+        conv(x)
+    conv(x) if not refused else conv.requires_grad_(False)(x)
 
 
 def test_a_log_gets_a_line_every_tenth_and_a_terminal_a_bar() -> None:

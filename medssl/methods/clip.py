@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightly.utils import dist
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ from medssl.methods.text import HashedText, LocalText
 from medssl.views import recipes
 from medssl.views.base import View
 
-console = Console(stderr=True)
+say = rank_zero_only(Console(stderr=True).print)
 MOST_SCALE = 100.0  # of the logits, the paper's bound
 
 
@@ -74,7 +75,7 @@ class CLIP(Method):
             )
         if len(found) < len(manifest):
             missing = len(manifest) - len(found)
-            console.print(f"{missing} of {len(manifest)} scans have no report and are left out")
+            say(f"{missing} of {len(manifest)} scans have no report and are left out")
         return found
 
     def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:

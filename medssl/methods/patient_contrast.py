@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import pandas as pd
 from lightly.models.modules import SimCLRProjectionHead
+from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from medssl.errors import MedsslError
 from medssl.methods.contrast import Similarity, check_temperature, nt_xent
 from medssl.methods.two_views import TwoViews
 
-console = Console(stderr=True)
+say = rank_zero_only(Console(stderr=True).print)
 
 
 class PatientContrast(TwoViews):
@@ -60,9 +61,7 @@ class PatientContrast(TwoViews):
         paired = sum(map(bool, self.partners(manifest).values()))
         near = self.positives == "neighbour"
         rest = "their own neighbouring slices" if near else "a second view of themselves"
-        console.print(
-            f"{paired} of {len(manifest)} scans ({paired / len(manifest):.0%}) have a partner; the others meet {rest}"
-        )
+        say(f"{paired} of {len(manifest)} scans ({paired / len(manifest):.0%}) have a partner; the others meet {rest}")
         if not paired and not near:
             warnings.warn(
                 "no scan has a partner, so this is plain SimCLR; patients need several scans (index --patient COLUMN), or take "

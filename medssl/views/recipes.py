@@ -153,8 +153,12 @@ def kind_of(modality: str) -> str:
 
 
 def modality_of(modality: str, dims: int, channels: int) -> str:
-    """What to ask a recipe for: a cache's own modality, or RGB where a picture of unknown modality has three channels."""
-    return "RGB" if dims == 2 and channels == 3 and kind_of(modality) == "OT" else modality
+    """What to ask a recipe for: a cache's own modality; RGB where a picture of unknown modality has three channels, and not
+    where a photograph has one (autofluorescence, red-free fundus)."""
+    kind = kind_of(modality)
+    if kind == "RGB" and channels != 3:
+        return "OT"
+    return "RGB" if dims == 2 and channels == 3 and kind == "OT" else modality
 
 
 def check_modality(view: View, modality: str) -> None:

@@ -7,8 +7,8 @@
 
 Chest films are told apart by their finding; hippocampi by the third of the cohort that their volume (from the masks, which
 no pretext sees) lies in. Stopped and started again it goes on. Prints the table as Markdown; `OUT/NAME/table.csv` has all
-columns, `OUT/NAME/runs` the curves. `--study` goes on: of each family the method whose probes were best on the validation
-patients, fine-tuned beside `scratch` and scored on the test patients, which nothing was chosen by. The last line is JSON: seconds of all pretraining, what could not run.
+columns, `OUT/NAME/runs` the curves. `--study` goes on: of each family the method on the ResNet whose probes were best on the
+validation patients, fine-tuned beside `scratch` and scored on the test patients, which nothing was chosen by. The last line is JSON: seconds of all pretraining, what could not run.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ def full_study(name: str, data: Path, out: Path, settings: dict[str, Any], share
     """The best of each family, chosen on validation, fine-tuned on the test split's budgets."""
     looked = medssl.compare(data, out, score_on="validation", **settings, **shared)
     best = best_of_families(looked)
+    if not best:
+        raise SystemExit(f"{name}: no method finished on the ResNet, so there is nothing to fine-tune")
     print(f"\n{name}, chosen on the validation patients: {', '.join(f'{k} {v}' for k, v in best.items())}")
     arms = ["scratch", *(str(out / "runs" / "ResNet" / method) for method in best.values())]
     recipe = medssl.Recipe(steps=100, batch_size=settings["batch_size"] // 2)

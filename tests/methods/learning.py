@@ -64,13 +64,13 @@ def method_names() -> list[str]:
 def cohort(folder: Path, patients: int = 64) -> Cache:
     """The phantom cohort, indexed and prepared; what is there already is taken as it is."""
     scans = phantom(folder / "scans", patients=patients, seed=7, shape=(48, 48, 36), spacing_mm=(7.0, 7.0, 8.0))
-    if not (folder / "cache" / "cache.json").exists():
+    if not (folder / "cohort" / "cache.json").exists():
         told = pd.read_csv(scans / "labels.csv").merge(pd.read_csv(scans / "reports.csv"), on="file")
         told.to_csv(folder / "told.csv", index=False)
         index([scans], folder / "manifest", labels=folder / "told.csv", patient="patient", report="report",
               mask="../../masks/{name}.nii.gz")  # fmt: skip
-        prepare(folder / "manifest", folder / "cache", spacing_mm=(8.0, 8.0, 8.0))
-    return Cache(folder / "cache")
+        prepare(folder / "manifest", folder / "cohort", spacing_mm=(8.0, 8.0, 8.0))
+    return Cache(folder / "cohort")
 
 
 def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: int, steps: int) -> dict[str, Any]:

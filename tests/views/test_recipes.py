@@ -116,6 +116,13 @@ def test_where_there_is_air_no_brightness_lifts_it(kind: str) -> None:
         assert not torch.equal(changed, x)
 
 
+def test_a_photograph_in_grey_has_a_recipe_of_one_channel() -> None:
+    assert recipes.modality_of("OP", 2, 1) == "OT"
+    assert recipes.modality_of("OP", 2, 3) == "OP"
+    view = recipes.contrastive(recipes.modality_of("OP", 2, 1), (16, 16))
+    assert view(torch.rand(2, 1, 20, 20), view.draw(keys(2))).shape == (2, 1, 16, 16)
+
+
 def test_each_scanner_has_its_own_noise_and_ct_gets_it_in_hu() -> None:
     expected = {
         "CT": LowDoseCT, "MR": RicianNoise, "XRAY": LowDoseXray, "US": Speckle, "RGB": Noise, "OT": Noise,
