@@ -121,6 +121,7 @@ def told(cohort: Path, tmp_path_factory) -> Cache:
 
 def with_reports(cohort: Path, out: Path, spacing_mm=(12.0, 12.0, 12.0)) -> Cache:
     table = pd.read_csv(cohort / "labels.csv").merge(pd.read_csv(cohort / "reports.csv"), on="file")
+    table["steatosis"] = table["report"].str.contains("steatosis|fatty", case=False).map({True: "yes", False: "no"})
     table["phase"] = table["report"].str.extract(r"(\w+)[ -]?(?:venous)? phase")[0]
     table.to_csv(out / "labels.csv", index=False)
     index([cohort / "dicom"], out / "m", out / "labels.csv", patient="patient", report="report")
@@ -155,20 +156,23 @@ def test_scans_without_report_are_counted_and_left_out(told: Cache, cache: Cache
 PROMPTS = {
     "phase": {k: [f"CT of chest and abdomen, {v} phase.", f"Contrast-enhanced CT in the {v} phase."]
               for k, v in {"arterial": "arterial", "portal": "portal venous"}.items()},
+    "steatosis": {"no": ["The liver is homogeneous.", "Liver of normal attenuation and contour."],
+                  "yes": ["Hepatic steatosis.", "Fatty liver."]},
     "lesion": {"no": ["Impression: no focal abnormality."], "yes": ["Suspicious lesion, metastasis, nodule."]},
 }  # fmt: skip
-MARGINS = {"retrieval": 1.5, "zero-shot": 0.1}  # times chance at the first five, and AUROC over 0.5
+MARGINS = {"retrieval": 1.5, "zero-shot": 0.15}  # times chance at the first five, and AUROC over 0.5
 
 
 @pytest.mark.slow
 def test_phantom_scans_and_reports_find_each_other_above_chance(tmp_path: Path) -> None:
-    """Held-out patients, the mean of three seeds, by `MARGINS`: retrieval both ways, and zero-shot of the contrast phase.
+    """Held-out patients, the mean of three seeds, by `MARGINS`: retrieval both ways, zero-shot of phase and steatosis.
 
-    Whether there is a lesion is printed and not asked for: in voxels of 11 mm most lesions are smaller than one.
+    Whether there is a lesion is printed and not asked for: in voxels of 11 mm most lesions are smaller than three. Of 160
+    patients instead of 1000 the pairs are learned by heart, and nothing is above chance.
     """
     from medssl.datasets.phantom import phantom
 
-    cohort = phantom(tmp_path / "scans", patients=160, seed=5, shape=(32, 32, 24), spacing_mm=(11.0, 11.0, 12.0))
+    cohort = phantom(tmp_path / "scans", patients=1000, seed=5, shape=(32, 32, 24), spacing_mm=(11.0, 11.0, 12.0))
     cache = with_reports(cohort, tmp_path, spacing_mm=(11.0, 11.0, 12.0))
     found = pd.DataFrame([figures(cache, tmp_path / str(seed), seed) for seed in range(3)])
     print(found.T.to_string())
@@ -177,12 +181,13 @@ def test_phantom_scans_and_reports_find_each_other_above_chance(tmp_path: Path) 
     assert mean["report among the first 5"] > MARGINS["retrieval"] * chance
     assert mean["scan among the first 5"] > MARGINS["retrieval"] * chance
     assert mean["zero-shot, phase"] > 0.5 + MARGINS["zero-shot"]
+    assert mean["zero-shot, steatosis"] > 0.5 + MARGINS["zero-shot"]
 
 
 def figures(cache: Cache, out: Path, seed: int) -> dict[str, float]:
     """What one seed of CLIP is worth on the patients it has not seen: retrieval, and zero-shot AUROC of two labels."""
     encoder = ResNet(3, depth=10, width=16, max_pool=False)
-    settings = {"crop": (32, 32, 32), "steps": 400, "batch_size": 32, "lr": 1e-3, "accelerator": "cpu", "seed": seed}
+    settings = {"crop": (32, 32, 16), "steps": 400, "batch_size": 32, "lr": 1e-3, "accelerator": "cpu", "seed": seed}
     pretrain(cache.path, out, encoder, CLIP, **settings)
     found: dict[str, float] = {}
     for label, prompts in PROMPTS.items():
