@@ -45,9 +45,10 @@ def measure(dims: int, encoder: str, rounds: int, count: int) -> tuple[float, fl
     made = [ViT(dims, patch=patch, **ENCODERS[encoder]) for _ in range(2)]
     mae = MAE(made[0], decoder_depth=4, decoder_width=384, decoder_heads=6).to(device)
     simmim = SimMIM(made[1], mask_ratio=0.75, mask_block=patch, decoder_kind="linear").to(device)
-    batch = synthetic_batch(made[0], crop, count)
+    batch: dict = {
+        k: v.to(device) for k, v in synthetic_batch(made[0], crop, count).items() if isinstance(v, torch.Tensor)
+    }
     batch |= {"views": [batch["source"]], "valid_views": [batch["valid"].float()]}
-    batch = {k: [t.to(device) for t in v] if isinstance(v, list) else v.to(device) for k, v in batch.items()}
     for method in (mae, simmim):
         step_s(method, batch)
     pairs = [(step_s(mae, batch), step_s(simmim, batch)) for _ in range(rounds)]

@@ -187,7 +187,7 @@ def test_phantom_scans_and_reports_find_each_other_above_chance(tmp_path: Path) 
 def figures(cache: Cache, out: Path, seed: int) -> dict[str, float]:
     """What one seed of CLIP is worth on the patients it has not seen: retrieval, and zero-shot AUROC of two labels."""
     encoder = ResNet(3, depth=10, width=16, max_pool=False)
-    settings = {"crop": (32, 32, 16), "steps": 400, "batch_size": 32, "lr": 1e-3, "accelerator": "cpu", "seed": seed}
+    settings = {"crop": (32, 32, 16), "steps": 600, "batch_size": 32, "lr": 1e-3, "accelerator": "cpu", "seed": seed}
     pretrain(cache.path, out, encoder, CLIP, **settings)
     found: dict[str, float] = {}
     for label, prompts in PROMPTS.items():
