@@ -8,7 +8,7 @@ from tests.methods.learning import MARGIN, SEEDS, STEPS, attempt, cohort, method
 
 # what does not learn within so small a budget, with the figure: a method that comes to learn must leave this list
 NOT_LEARNING: dict[str, str] = {
-    "MaskedMotion": "the cohort holds no sequences; test_masked.py has some",
+    "MaskedMotion": "the cohort holds no sequences; test_sequences.py has some",
     "DINO": "AUROC 0.868 -> 0.880",
     "IBOT": "AUROC 0.919 -> 0.912",
     "Jigsaw": "AUROC 0.892 -> 0.884",
