@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from medssl.datasets.phantom import phantom
+from medssl.datasets.index import index
+from medssl.datasets.phantom.cohort import phantom
 from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
-from medssl.pretrain import pretrain
-from medssl.scans.cache import Cache, prepare
-from medssl.scans.index import index
+from medssl.preprocessing.cache import Cache, prepare
+from medssl.training.pretrain import pretrain
+from tests.scans import scan_makers
 
 torch.set_num_threads(2)
 
@@ -49,3 +50,16 @@ def pretrained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache.path, out, small_encoder(), SimMIM, crop=(16, 16, 16), steps=6, batch_size=4, workers=0, accelerator="cpu"
     )
     return out
+
+
+@pytest.fixture
+def shared():
+    """shared("hippocampus") -> its folder; the test is skipped, saying so, where the data are not."""
+
+    def find(name: str):
+        folder = scan_makers.SHARED / name
+        if not folder.exists():
+            pytest.skip(f"../shared/data/{name} is not on this machine")
+        return folder
+
+    return find

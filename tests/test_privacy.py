@@ -18,8 +18,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image, PngImagePlugin
 
-from medssl.cli import main
-from medssl.scans.tables import read_table
+from medssl.cli.main import main
+from medssl.datasets.manifest import read_table
 from tests.scans.scan_makers import write_series
 
 # What stands in headers and in tables may be shown nowhere; what stands in paths on the terminal of `index` alone.
@@ -82,7 +82,7 @@ def test_what_fails_names_nobody(tmp_path, capfd, monkeypatch):
     def breaks(*_, **__):
         raise ValueError(text)
 
-    monkeypatch.setattr("medssl.scans.cache.grid_settings", breaks)
+    monkeypatch.setattr("medssl.preprocessing.cache.grid_settings", breaks)
     for debug in ([], ["--debug"]):
         assert run(capfd, ["prepare", m, "--out", c, *debug], said="ValueError") == 1
     monkeypatch.undo()

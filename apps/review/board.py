@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from medssl import review_cases, review_runs
-from medssl.errors import MedsslError
-from medssl.report_tables import without_paths
-from medssl.review import settings
-from medssl.review_runs import StudyShown
-from medssl.runs import Run
-from medssl.scans.cache import Cache
+from medssl.core.errors import MedsslError
+from medssl.core.runs import Run
+from medssl.preprocessing.cache import Cache
+from medssl.reporting.dashboard import cases as review_cases
+from medssl.reporting.dashboard import runs as review_runs
+from medssl.reporting.dashboard.runs import StudyShown
+from medssl.reporting.dashboard.server import settings
+from medssl.reporting.tables import without_paths
 
 FOLLOW_S = 5.0  # between two looks at the folder
 MEMORY_S = 60.0  # a run whose process died is told by time alone, so the table is not kept longer

@@ -11,13 +11,13 @@ import pandas as pd
 import streamlit as st
 from PIL import Image
 
-from medssl import review_cases
-from medssl.report_data import arrays
-from medssl.report_figures import named
-from medssl.report_tables import number
-from medssl.review_cases import Overlay, Plane
-from medssl.review_runs import StudyShown
-from medssl.scans.cache import Cache
+from medssl.preprocessing.cache import Cache
+from medssl.reporting.dashboard import cases as review_cases
+from medssl.reporting.dashboard.cases import Overlay, Plane
+from medssl.reporting.dashboard.runs import StudyShown
+from medssl.reporting.figures import named
+from medssl.reporting.html.data import arrays
+from medssl.reporting.tables import number
 
 STYLE = """<style>
 .case {display: flex; gap: 14px; align-items: flex-start; font-size: 14px}

@@ -4,9 +4,9 @@ import board
 import plotly.graph_objects as go
 import streamlit as st
 
-from medssl import review_runs
-from medssl.report_figures import MODES
-from medssl.review_runs import StudyShown
+from medssl.reporting.dashboard import runs as review_runs
+from medssl.reporting.dashboard.runs import StudyShown
+from medssl.reporting.figures import MODES
 
 SYMBOLS = {
     "o": "circle",

@@ -4,7 +4,7 @@ import board
 import pandas as pd
 import streamlit as st
 
-from medssl import review_runs
+from medssl.reporting.dashboard import runs as review_runs
 
 COLUMNS = {
     "run": st.column_config.TextColumn(width="medium"),

@@ -1,6 +1,1 @@
-"""Named collections of scans, one file each; `phantom` makes its own, so nothing has to be downloaded.
-
-from pathlib import Path
-from medssl.datasets.phantom import phantom
-phantom(Path("cohort"), patients=8)
-"""
+"""Folders of scans -> a manifest, with labels, masks and splits by patient; and the embedded phantom cohort."""

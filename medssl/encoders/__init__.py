@@ -6,7 +6,7 @@
 A file put here is found by itself: its `Encoder` subclasses can be named in the CLI, YAML and Python at once.
 """
 
-from medssl._discover import public_classes
+from medssl.core.registry import public_classes
 from medssl.encoders.base import Encoder, TokenEncoder, check_encoder
 from medssl.encoders.decoder import Decoder
 

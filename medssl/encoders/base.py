@@ -19,8 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medssl.errors import MedsslError
-from medssl.runs import describe
+from medssl.core.errors import MedsslError
+from medssl.core.runs import describe
 
 
 class Encoder(nn.Module, ABC):

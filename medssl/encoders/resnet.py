@@ -11,8 +11,8 @@ from typing import Literal
 from monai.networks.nets.resnet import ResNet as MonaiResNet
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
 
 BLOCKS = {
     10: (1, 1, 1, 1),

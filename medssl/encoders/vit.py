@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import TokenEncoder
-from medssl.errors import MedsslError
 
 
 class ViT(TokenEncoder):

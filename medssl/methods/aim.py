@@ -18,11 +18,11 @@ import torch
 from lightly.models.modules import AIMPredictionHead
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder, TokenEncoder
 from medssl.encoders.vit import from_patches
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.patches import mean_square, patches_and_body, targets, with_tokens
+from medssl.methods.shared.patches import mean_square, patches_and_body, targets, with_tokens
 from medssl.views import recipes
 from medssl.views.base import View, mix, uniform
 

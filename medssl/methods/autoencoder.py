@@ -18,10 +18,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.restoring import FromCode, ToCode
+from medssl.methods.shared.restoring import FromCode, ToCode
 from medssl.views import recipes
 from medssl.views.base import View
 

@@ -15,7 +15,7 @@ from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
-from medssl.methods.two_views import TwoViews
+from medssl.methods.shared.two_views import TwoViews
 
 
 class BarlowTwins(TwoViews):

@@ -26,9 +26,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.training import adamw
+from medssl.training.engine import adamw
 from medssl.views import recipes
 from medssl.views.base import View, make_keys, mix
 

@@ -16,7 +16,7 @@ from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
-from medssl.methods.teacher import StudentTeacher
+from medssl.methods.shared.teacher import StudentTeacher
 
 
 class BYOL(StudentTeacher):

@@ -27,10 +27,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.text import HashedText, LocalText
+from medssl.methods.shared.text import HashedText, LocalText
 from medssl.views import recipes
 from medssl.views.base import View
 

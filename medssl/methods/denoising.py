@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.restoring import Restoring
+from medssl.methods.shared.restoring import Restoring
 from medssl.views.base import mix, normal_like, uniform
 
 COARSE = (

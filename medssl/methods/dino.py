@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils import parametrizations
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.teacher import StudentTeacher
+from medssl.methods.shared.teacher import StudentTeacher
 from medssl.views import recipes
 from medssl.views.base import View
 

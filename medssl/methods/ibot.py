@@ -23,14 +23,14 @@ from lightly.models.modules import DINOProjectionHead
 from lightly.utils.scheduler import linear_warmup_schedule
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder, TokenEncoder
 from medssl.encoders.vit import to_patches
-from medssl.errors import MedsslError
 from medssl.methods.dino import dino_head
-from medssl.methods.patches import check_hides, with_tokens
-from medssl.methods.teacher import StudentTeacher
+from medssl.methods.shared.patches import check_hides, with_tokens
+from medssl.methods.shared.teacher import StudentTeacher
 from medssl.views.base import mix
-from medssl.views.corruption import patch_mask
+from medssl.views.masking import patch_mask
 
 
 class IBOT(StudentTeacher):

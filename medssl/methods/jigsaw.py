@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.relation import Relational, RelationHead, cells, check_tiles, fitting
+from medssl.methods.shared.relation import Relational, RelationHead, cells, check_tiles, fitting
 from medssl.views.base import mix, uniform
 
 TILE = 64 / 75  # of a cell, at most

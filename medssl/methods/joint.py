@@ -24,8 +24,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
 from medssl.views.base import View, mix
 

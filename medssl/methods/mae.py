@@ -17,18 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder, TokenEncoder
 from medssl.encoders.vit import blocks, from_patches, positions, run_blocks, take
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.patches import check_hides, mean_square, patches_and_body, targets, with_tokens
+from medssl.methods.shared.patches import check_hides, mean_square, patches_and_body, targets, with_tokens
 from medssl.views import recipes
 from medssl.views.base import View, mix
-from medssl.views.corruption import MaskKind, hiding_order
+from medssl.views.masking import MaskKind, hiding_order
 
 
 class MAE(Method):
-    """mask_ratio: share of the patches hidden. mask_kind: which, see `medssl.views.corruption.hiding_order`.
+    """mask_ratio: share of the patches hidden. mask_kind: which, see `medssl.views.masking.hiding_order`.
 
     normalise: predict each patch with mean 0 and variance 1 (the paper's better features) rather than as it is.
     """

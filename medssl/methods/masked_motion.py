@@ -21,14 +21,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method, sequences
 from medssl.methods.simmim import mean_error
 from medssl.views import recipes
 from medssl.views.base import View, mix
-from medssl.views.corruption import patch_mask
+from medssl.views.masking import patch_mask
 
 
 class MaskedMotion(Method):

@@ -20,10 +20,10 @@ from lightly.models.modules import MoCoProjectionHead
 from lightly.models.modules.memory_bank import MemoryBankModule
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.contrast import Similarity, check_temperature, info_nce, info_nce_of_queue
-from medssl.methods.teacher import StudentTeacher
+from medssl.methods.shared.contrast import Similarity, check_temperature, info_nce, info_nce_of_queue
+from medssl.methods.shared.teacher import StudentTeacher
 
 
 class MoCo(StudentTeacher):

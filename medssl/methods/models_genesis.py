@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.restoring import Restoring, box
+from medssl.methods.shared.restoring import Restoring, box
 from medssl.views.base import mix, rows, uniform
 from medssl.views.intensity import BezierCurve
 

@@ -19,9 +19,9 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method, sequences
 from medssl.methods.simmim import mean_error
 from medssl.views import recipes

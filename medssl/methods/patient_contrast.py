@@ -24,10 +24,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.contrast import Similarity, check_temperature, nt_xent
-from medssl.methods.two_views import TwoViews
+from medssl.methods.shared.contrast import Similarity, check_temperature, nt_xent
+from medssl.methods.shared.two_views import TwoViews
 
 say = rank_zero_only(Console(stderr=True).print)
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.relation import Relational, RelationHead, cells, check_tiles, fitting
+from medssl.methods.shared.relation import Relational, RelationHead, cells, check_tiles, fitting
 from medssl.views.base import mix, uniform
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
-from medssl.methods.relation import Relational
+from medssl.methods.shared.relation import Relational
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.orientation import RightAngle, orientations

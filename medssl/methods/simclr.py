@@ -16,8 +16,8 @@ from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
-from medssl.methods.contrast import Similarity, check_temperature, nt_xent
-from medssl.methods.two_views import TwoViews
+from medssl.methods.shared.contrast import Similarity, check_temperature, nt_xent
+from medssl.methods.shared.two_views import TwoViews
 
 
 class SimCLR(TwoViews):

@@ -21,13 +21,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
 from medssl.views import recipes
 from medssl.views.base import View, mix
-from medssl.views.corruption import patch_mask
+from medssl.views.masking import patch_mask
 
 
 class SimMIM(Method):

@@ -27,22 +27,22 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.encoders.vit import from_patches
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.patches import mean_square, patches_and_body, targets
+from medssl.methods.shared.patches import mean_square, patches_and_body, targets
 from medssl.views import recipes
 from medssl.views.base import View, mix
-from medssl.views.corruption import MaskKind, patch_mask
+from medssl.views.masking import MaskKind, patch_mask
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
 MIXERS = (_ConvNd, _MaxPoolNd, _AvgPoolNd)
 
 
 class SparK(Method):
-    """mask_ratio: share of the blocks hidden. mask_kind: which, see `medssl.views.corruption.hiding_order`.
+    """mask_ratio: share of the blocks hidden. mask_kind: which, see `medssl.views.masking.hiding_order`.
 
     normalise: predict each block with mean 0 and variance 1, as the paper does, rather than as it is.
     """

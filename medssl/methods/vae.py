@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
 from medssl.methods.autoencoder import check_narrow
 from medssl.methods.base import Method
-from medssl.methods.restoring import FromCode, ToCode
+from medssl.methods.shared.restoring import FromCode, ToCode
 from medssl.views import recipes
 from medssl.views.base import View, make_keys, mix, normal_like
 

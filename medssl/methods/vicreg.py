@@ -15,7 +15,7 @@ from lightly.models.modules.heads import VICRegProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
-from medssl.methods.two_views import TwoViews
+from medssl.methods.shared.two_views import TwoViews
 
 
 class VICReg(TwoViews):

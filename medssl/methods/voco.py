@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.relation import cells, check_tiles, cut, own_intensities
+from medssl.methods.shared.relation import cells, check_tiles, cut, own_intensities
 from medssl.views import recipes
 from medssl.views.base import View, mix, uniform
 from medssl.views.intensity import BrightnessContrast

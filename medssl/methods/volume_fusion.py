@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
-from medssl.errors import MedsslError
 from medssl.methods.base import Method
-from medssl.methods.restoring import box
+from medssl.methods.shared.restoring import box
 from medssl.views import recipes
 from medssl.views.base import View, mix, rows, uniform
 

@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from medssl.errors import ScanError
+from medssl.core.errors import ScanError
 
 AGREE_MM = 0.1  # grids of an image and its mask may lie this far apart
 SHEAR_DEGREES = 1.0  # a NIfTI's axes may be this far from right angles

@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 
 KEY_BYTES = 32
 # Fixed words only: a header may hold anything in this field.

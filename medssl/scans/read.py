@@ -11,16 +11,16 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl.errors import ScanError
+from medssl.core.errors import ScanError
 from medssl.scans import geometry
-from medssl.scans.base import Header, Scan
-from medssl.scans.dicom import read_series
-from medssl.scans.dicom_correct import check_corrections
-from medssl.scans.dicom_seg import check_segmentation, read_segmentation
-from medssl.scans.files import in_words, kind
-from medssl.scans.images import image_header, npz_headers, read_image, read_npz
-from medssl.scans.metaimage import data_file, metaimage_header, read_metaimage
-from medssl.scans.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
+from medssl.scans.dicom.corrections import check_corrections
+from medssl.scans.dicom.segmentation import check_segmentation, read_segmentation
+from medssl.scans.dicom.series import read_series
+from medssl.scans.formats.images import image_header, npz_headers, read_image, read_npz
+from medssl.scans.formats.metaimage import data_file, metaimage_header, read_metaimage
+from medssl.scans.formats.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
+from medssl.scans.paths import in_words, kind
+from medssl.scans.scan import Header, Scan
 
 HEADERS = {"nifti": nifti_header, "nrrd": nrrd_header, "metaimage": metaimage_header, "image": image_header}
 READERS = {"nifti": read_nifti, "nrrd": read_nrrd, "metaimage": read_metaimage, "image": read_image}

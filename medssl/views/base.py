@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 
 Params = dict[str, Any]
 

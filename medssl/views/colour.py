@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import Params, View, mix, rows, uniform
-from medssl.views.fields import expect
+from medssl.views.kspace import expect
 
 # Optical density of red, green, blue in haematoxylin and in eosin: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001
 RUIFROK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))

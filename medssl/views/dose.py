@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from medssl.views.base import Params, View, mix, normal_like, rows, uniform
-from medssl.views.fields import expect, filtered, frequency, plane
+from medssl.views.kspace import expect, filtered, frequency, plane
 
 Range = tuple[float, float]
 

@@ -13,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import Params, View, mix, normal_like, rows, uniform
-from medssl.views.fields import expect, through_curve
+from medssl.views.kspace import expect, through_curve
 from medssl.views.separable import convolved, gaussian
 
 

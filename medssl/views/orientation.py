@@ -15,7 +15,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import Params, View, uniform
 
 Turn = tuple[tuple[int, ...], tuple[int, ...]]  # the order of the axes, the axes reversed after that

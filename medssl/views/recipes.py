@@ -26,14 +26,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from medssl.errors import MedsslError, nearest
+from medssl.core.errors import MedsslError, nearest
 from medssl.scans.privacy import MODALITIES
 from medssl.views.base import Compose, View
 from medssl.views.colour import ColourJitter
-from medssl.views.corruption import InPainting, LocalShuffle, OutPainting
 from medssl.views.dose import LowDoseCT, LowDoseXray
 from medssl.views.intensity import BezierCurve, Blur, BrightnessContrast, Gamma, Noise, Window
-from medssl.views.mr import BiasField, RicianNoise
+from medssl.views.masking import InPainting, LocalShuffle, OutPainting
+from medssl.views.mri import BiasField, RicianNoise
 from medssl.views.spatial import Resample, turns
 from medssl.views.ultrasound import Shadow, Speckle
 

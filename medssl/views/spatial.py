@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import Params, View, mix, uniform
 from medssl.views.separable import cubic_bspline, hat, spread
 

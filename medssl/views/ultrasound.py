@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medssl.views.base import Params, View, mix, rows, uniform
-from medssl.views.fields import expect, magnitude, on_axis, plane
+from medssl.views.kspace import expect, magnitude, on_axis, plane
 
 Range = tuple[float, float]
 

@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medssl import report_tables, review_cases, runs
-from medssl.finetune import Recipe
-from medssl.report import findings
-from medssl.scans.cache import Cache
-from medssl.study import study
+from medssl.core import runs
+from medssl.preprocessing.cache import Cache
+from medssl.reporting import tables as report_tables
+from medssl.reporting.dashboard import cases as review_cases
+from medssl.reporting.html.report import findings
+from medssl.studies.study import study
+from medssl.training.finetune import Recipe
 from tests.test_report import record
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
@@ -113,7 +115,7 @@ def serve(root: Path, data: Path, watch: Path) -> Iterator[tuple[str, Path]]:
         port = free.getsockname()[1]
     path = os.pathsep.join([str(watch), str(Path(__file__).parent.parent.parent)])
     environment = os.environ | {"PYTHONPATH": path, "MEDSSL_WATCH": str(watch / "asked.txt"), "HOME": str(watch)}
-    command = [sys.executable, "-W", "ignore", "-m", "medssl.cli", "review", str(root)]
+    command = [sys.executable, "-W", "ignore", "-m", "medssl.cli.main", "review", str(root)]
     command += ["--data", str(data), "--port", str(port)]
     (watch / "asked.txt").touch()
     server = subprocess.Popen(command, cwd=watch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -17,12 +17,15 @@ import pytest
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
-from medssl import report_tables, review_cases, review_runs, runs
-from medssl.cli import main
-from medssl.errors import MedsslError
-from medssl.report import findings
-from medssl.review import app, options
-from medssl.review_cases import Overlay, Plane
+from medssl.cli.main import main
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+from medssl.reporting import tables as report_tables
+from medssl.reporting.dashboard import cases as review_cases
+from medssl.reporting.dashboard import runs as review_runs
+from medssl.reporting.dashboard.cases import Overlay, Plane
+from medssl.reporting.dashboard.server import app, options
+from medssl.reporting.html.report import findings
 from tests.test_report import BUDGETS, make_study, record
 
 ROOT = Path(__file__).parent.parent.parent
@@ -357,7 +360,7 @@ def test_what_cannot_be_served_is_said(tmp_path: Path, capsys: pytest.CaptureFix
 def test_another_address_than_this_machines_own_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
-    module = importlib.import_module("medssl.review")
+    module = importlib.import_module("medssl.reporting.dashboard.server")
     served: list[list[str]] = []
     monkeypatch.setattr(module, "_serve", served.append)
     monkeypatch.setenv("MEDSSL_REVIEW", "")
@@ -383,7 +386,7 @@ def test_from_a_wheel_in_an_empty_folder_and_without_torch(studied: Path, tmp_pa
     code = """
 import sys
 from streamlit.testing.v1 import AppTest
-from medssl.review import app
+from medssl.reporting.dashboard.server import app
 board = AppTest.from_file(str(app()), default_timeout=120).run()
 for page in ("Runs", "Cases"):
     board.sidebar.radio[0].set_value(page).run()
@@ -404,7 +407,7 @@ print(medssl.__file__, str(app()), sorted({"torch", "monai", "lightly", "torchvi
     )
     package, first, heavy = done.stdout.strip().split("\n")[-1].split(" ", 2)
     assert Path(package).is_relative_to(tmp_path / "installed")
-    assert Path(first) == tmp_path / "installed" / "medssl" / "_bundled" / "apps" / "review" / "app.py"
+    assert Path(first) == tmp_path / "installed" / "medssl" / "apps" / "review" / "app.py"
     assert heavy == "[]"
 
 

@@ -25,10 +25,10 @@ import numpy as np
 import pandas as pd
 
 import medssl
+from medssl.encoders.resenc import ResidualUNet
 from medssl.encoders.resnet import ResNet
-from medssl.encoders.unet import ResidualUNet
 from medssl.encoders.vit import ViT
-from medssl.scans.cache import Cache
+from medssl.preprocessing.cache import Cache
 
 THIRDS = ("small", "middle", "large")
 

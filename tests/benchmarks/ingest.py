@@ -40,9 +40,9 @@ import pydicom
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from medssl.scans.cache import prepare
-from medssl.scans.index import index
-from medssl.scans.store import pack
+from medssl.datasets.index import index
+from medssl.preprocessing.cache import prepare
+from medssl.preprocessing.store import pack
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom_series"
 MOST = {"headers": 2.0, "crop_over_memory_map": 4.0, "files_peak_memory": 1.25}

@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from medssl.crops import Crops, Steps
-from medssl.datasets.phantom import phantom
+from medssl.datasets.index import index
+from medssl.datasets.phantom.cohort import phantom
 from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
-from medssl.pretrain import pretrain, pretraining_scans
-from medssl.scans.cache import Cache, prepare
-from medssl.scans.index import index
+from medssl.preprocessing.cache import Cache, prepare
+from medssl.preprocessing.crops import Crops, Steps
+from medssl.training.pretrain import pretrain, pretraining_scans
 
 CROP, BATCH, GOAL = (32, 32, 32), 8, 1.15
 
@@ -54,7 +54,7 @@ def bare(cache: Cache, steps: int, precision: str) -> float:
 
 
 def ours(cache: Cache, steps: int, precision: str, out: Path) -> float:
-    """Seconds a step of `medssl.pretrain`, its logs, its progress bar and its looks at the representation included."""
+    """Seconds a step of `medssl.training.pretrain`, its logs, its progress bar and its looks at the representation included."""
     run = pretrain(
         cache.path, out, ResidualUNet(3, width=16, blocks=(1, 1, 1, 1)), SimMIM, CROP, steps, BATCH,
         precision=precision, checkpoint_every=100, monitor_every=max(50, steps // 10),

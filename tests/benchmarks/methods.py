@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 import medssl.encoders
 import medssl.methods
+from medssl.core.errors import MedsslError
 from medssl.encoders import Encoder
-from medssl.errors import MedsslError
 from medssl.methods import Method
 from medssl.methods.base import synthetic_batch
 

@@ -30,15 +30,15 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torchvision.transforms import v2
 
-from medssl import probes
+from medssl.datasets.index import index
 from medssl.encoders import ResNet
+from medssl.evaluation import representation as probes
 from medssl.methods import SimCLR
-from medssl.pretrain import pretrain, pretraining_scans
-from medssl.scans.cache import Cache, prepare
-from medssl.scans.index import index
+from medssl.preprocessing.cache import Cache, prepare
+from medssl.training.pretrain import pretrain, pretraining_scans
 from medssl.views.base import Compose, Params, View
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise
-from medssl.views.plug import PerSample
+from medssl.views.interop import PerSample
 from medssl.views.spatial import Resample
 
 DRAWS, SHARE = 10, 0.1

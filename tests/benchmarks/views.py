@@ -26,7 +26,7 @@ from torch import Tensor
 
 from medssl.views.base import Compose, View, make_keys
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise
-from medssl.views.mr import BiasField
+from medssl.views.mri import BiasField
 from medssl.views.spatial import Resample
 
 SOURCE, CROP, BATCH = 128, 96, 8

@@ -15,8 +15,8 @@ import pandas as pd
 import pydicom
 import pytest
 
-from medssl.datasets.phantom import KINDS, LABELS, mask_path, phantom
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
+from medssl.datasets.phantom.cohort import KINDS, LABELS, mask_path, phantom
 
 SMALL = {"shape": (32, 32, 24), "spacing_mm": (10.0, 10.0, 12.0)}
 CODE = {name: value for value, name in LABELS.items()}

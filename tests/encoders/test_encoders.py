@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from medssl.core.errors import MedsslError
 from medssl.encoders import Decoder, Encoder, ResidualUNet, ResNet, check_encoder
-from medssl.errors import MedsslError
 
 MAKERS = {
     "ResNet10": lambda dims: ResNet(dims, depth=10, width=4),

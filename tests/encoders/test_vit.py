@@ -5,9 +5,9 @@ import torch
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
 from timm.models.vision_transformer import VisionTransformer
 
+from medssl.core.errors import MedsslError
 from medssl.encoders import Decoder, ViT, check_encoder
 from medssl.encoders.vit import from_patches, positions, to_patches
-from medssl.errors import MedsslError
 
 
 def small(dims: int, **settings) -> ViT:

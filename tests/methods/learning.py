@@ -26,16 +26,17 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.data import default_collate
 
 import medssl.methods
-from medssl import probes, runs
-from medssl.crops import Crops, source_within
-from medssl.datasets.phantom import LABELS, phantom
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+from medssl.datasets.index import index
+from medssl.datasets.phantom.cohort import LABELS, phantom
 from medssl.encoders import Encoder, ResidualUNet, ViT
-from medssl.errors import MedsslError
+from medssl.evaluation import representation as probes
 from medssl.methods import Method, Rotation, SimCLR, SimMIM
-from medssl.models import fresh_encoder
-from medssl.pretrain import pretrain, pretraining_scans
-from medssl.scans.cache import Cache, prepare
-from medssl.scans.index import index
+from medssl.preprocessing.cache import Cache, prepare
+from medssl.preprocessing.crops import Crops, source_within
+from medssl.training.models import fresh_encoder
+from medssl.training.pretrain import pretrain, pretraining_scans
 from medssl.views import recipes
 
 MARGIN = 0.05

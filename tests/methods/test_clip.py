@@ -8,18 +8,18 @@ import pandas as pd
 import pytest
 import torch
 
-from medssl import runs
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+from medssl.datasets.index import index
 from medssl.encoders import ResidualUNet, ResNet
-from medssl.errors import MedsslError
 from medssl.methods import CLIP, Joint, SimMIM, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.methods.clip import clip_loss
-from medssl.methods.text import HashedText
-from medssl.models import load_method
-from medssl.pretrain import pretrain, pretraining_scans
-from medssl.probing import probe, retrieval_ranks, zero_shot
-from medssl.scans.cache import Cache, prepare
-from medssl.scans.index import index
+from medssl.methods.shared.text import HashedText
+from medssl.preprocessing.cache import Cache, prepare
+from medssl.studies.probe import probe, retrieval_ranks, zero_shot
+from medssl.training.models import load_method
+from medssl.training.pretrain import pretrain, pretraining_scans
 
 TEXTS = ["The lungs are clear.", "A nodule of 12 mm.", "Hepatic steatosis.", "The lungs are clear."]
 
@@ -170,7 +170,7 @@ def test_phantom_scans_and_reports_find_each_other_above_chance(tmp_path: Path) 
     Whether there is a lesion is printed and not asked for: in voxels of 11 mm most lesions are smaller than three. Of 160
     patients instead of 1000 the pairs are learned by heart, and nothing is above chance.
     """
-    from medssl.datasets.phantom import phantom
+    from medssl.datasets.phantom.cohort import phantom
 
     cohort = phantom(tmp_path / "scans", patients=1000, seed=5, shape=(32, 32, 24), spacing_mm=(11.0, 11.0, 12.0))
     cache = with_reports(cohort, tmp_path, spacing_mm=(11.0, 11.0, 12.0))

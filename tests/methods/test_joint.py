@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 import torch
 
-from medssl import runs
-from medssl.cli import COMMANDS, _parse
+from medssl.cli.main import COMMANDS, _parse
+from medssl.core import runs
+from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
-from medssl.errors import MedsslError
 from medssl.methods import Joint, Method, PatientContrast, Rotation, SimCLR, SimMIM, check_method
 from medssl.methods.base import synthetic_batch
-from medssl.pretrain import pretrain
-from medssl.scans.cache import Cache
+from medssl.preprocessing.cache import Cache
+from medssl.training.pretrain import pretrain
 from medssl.views import recipes
 
 SIZE = (16, 16, 16)

@@ -11,12 +11,12 @@ from lightly.models import utils as lightly_utils
 from lightly.models.modules import MaskedVisionTransformerDecoderTIMM
 from lightly.models.modules.masked_causal_vision_transformer import MaskedCausalAttention
 
+from medssl.core.errors import MedsslError
 from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
 from medssl.encoders.vit import positions, take, to_patches
-from medssl.errors import MedsslError
 from medssl.methods import AIM, IBOT, MAE, MaskedMotion, Method, NextSlice, SimMIM, SparK, check_method
 from medssl.methods.base import synthetic_batch
-from medssl.methods.patches import targets
+from medssl.methods.shared.patches import targets
 from medssl.methods.spark import visible_only
 
 ENCODERS = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
-from medssl.errors import MedsslError
 from medssl.methods import Rotation, SimCLR, SimMIM, check_method
 from medssl.methods.base import synthetic_batch
 

@@ -12,16 +12,16 @@ from lightly.loss import NTXentLoss
 from safetensors.torch import load_file
 from torch import nn
 
-from medssl import runs
-from medssl.crops import Crops
+from medssl.core import runs
+from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
-from medssl.errors import MedsslError
 from medssl.methods import BYOL, DINO, BarlowTwins, Method, MoCo, PatientContrast, SimCLR, SimSiam, VICReg, check_method
-from medssl.methods import teacher as teachers
 from medssl.methods.base import synthetic_batch
-from medssl.methods.contrast import nt_xent, similarities
-from medssl.pretrain import pretrain
-from medssl.scans.cache import Cache
+from medssl.methods.shared import teacher as teachers
+from medssl.methods.shared.contrast import nt_xent, similarities
+from medssl.preprocessing.cache import Cache
+from medssl.preprocessing.crops import Crops
+from medssl.training.pretrain import pretrain
 
 SMALL = {"hidden": 32, "projection": 16}
 METHODS = {
@@ -423,7 +423,7 @@ def test_settings_that_cannot_work_are_refused(method, message: str) -> None:
 TWO_DEVICES = """
 import sys, torch, torch.distributed as dist
 from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
-from medssl.methods.contrast import info_nce, nt_xent
+from medssl.methods.shared.contrast import info_nce, nt_xent
 rank, world, meeting = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 if world > 1:
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)

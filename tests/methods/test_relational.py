@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
-from medssl.errors import MedsslError
 from medssl.methods import Jigsaw, Method, RelativeLocation, Rotation, VoCo, VolumeFusion, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.methods.jigsaw import far_permutations
-from medssl.methods.relation import cut
+from medssl.methods.shared.relation import cut
 from medssl.methods.voco import overlaps
 from medssl.methods.volume_fusion import dice_loss
 

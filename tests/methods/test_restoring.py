@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
-from medssl.errors import MedsslError
 from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, ModelsGenesis, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.methods.models_genesis import shuffle_blocks
-from medssl.methods.restoring import box, squared_error
+from medssl.methods.shared.restoring import box, squared_error
 from medssl.views.base import make_keys
 
 ENCODERS = {

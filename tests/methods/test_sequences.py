@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from medssl.core.errors import MedsslError
+from medssl.datasets.index import index
 from medssl.encoders import Encoder, ResidualUNet
-from medssl.errors import MedsslError
 from medssl.methods import MaskedMotion, Method, NextSlice
-from medssl.pretrain import pretrain
-from medssl.scans.cache import Cache, prepare
-from medssl.scans.index import index
+from medssl.preprocessing.cache import Cache, prepare
+from medssl.training.pretrain import pretrain
 from tests.methods.learning import restoration
 from tests.methods.test_masked import ENCODERS, small_batch
 

@@ -28,8 +28,8 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
-from medssl.errors import MedsslError
-from medssl.scans.labels import LabelTable
+from medssl.core.errors import MedsslError
+from medssl.datasets.labels import LabelTable
 from medssl.scans.read import read_headers, read_scan
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
 

@@ -15,10 +15,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medssl.errors import ScanError
-from medssl.scans import dicom, dicom_slices
-from medssl.scans.dicom_mosaic import Tiles, tile_positions
-from medssl.scans.dicom_slices import read_slices
+from medssl.core.errors import ScanError
+from medssl.scans.dicom import series as dicom
+from medssl.scans.dicom import slices as dicom_slices
+from medssl.scans.dicom.mosaic import Tiles, tile_positions
+from medssl.scans.dicom.slices import read_slices
 from tests.scans.scan_makers import AXIAL, ct_like, slice_dataset, write_series
 
 ROTATED = np.linalg.qr(np.array([[0.9, 0.3, 0.2], [-0.2, 0.8, -0.5], [0.1, 0.2, 0.9]]).T)[0].T

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from medssl.errors import ScanError
-from medssl.scans.dicom import group, read_series
-from medssl.scans.dicom_slices import read_pixels, read_slices
+from medssl.core.errors import ScanError
+from medssl.scans.dicom.series import group, read_series
+from medssl.scans.dicom.slices import read_pixels, read_slices
 from tests.scans import faults
 from tests.scans.scan_makers import slice_dataset
 

@@ -7,7 +7,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.multival import MultiValue
 
 from medssl.scans import privacy
-from medssl.scans.dicom_fields import numbers, words
+from medssl.scans.dicom.header import numbers, words
 
 KINDS = {vr: read for vrs, read in ((("DS", "IS", "US"), numbers), (("CS", "UI"), words)) for vr in vrs}
 

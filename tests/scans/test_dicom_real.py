@@ -14,7 +14,8 @@ import numpy as np
 import pydicom
 import pytest
 
-from medssl.scans import dicom, geometry
+from medssl.scans import geometry
+from medssl.scans.dicom import series as dicom
 from tests.scans.test_dicom import read, refusal, series
 
 

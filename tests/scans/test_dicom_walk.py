@@ -19,8 +19,8 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from medssl.scans.dicom_slices import PIXEL_TAGS, _plain
-from medssl.scans.dicom_walk import CHARACTERS, walk
+from medssl.scans.dicom.fast_header import CHARACTERS, walk
+from medssl.scans.dicom.slices import PIXEL_TAGS, _plain
 from tests.scans.scan_makers import SHARED, slice_dataset
 
 WANTED = frozenset(PIXEL_TAGS)

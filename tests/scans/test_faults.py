@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medssl.cli import main
-from medssl.scans import Cache, index, where
+from medssl.cli.main import main
+from medssl.datasets.index import index
+from medssl.datasets.manifest import read_table, where
+from medssl.preprocessing.cache import Cache
 from medssl.scans.read import read_scan
-from medssl.scans.tables import read_table
 from tests.scans import faults
 from tests.scans.scan_makers import write_series
 

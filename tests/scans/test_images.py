@@ -15,9 +15,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from medssl.errors import ScanError
-from medssl.scans import read_scan
-from medssl.scans.images import image_header, npz_headers, read_image, read_npz
+from medssl.core.errors import ScanError
+from medssl.scans.formats.images import image_header, npz_headers, read_image, read_npz
+from medssl.scans.read import read_scan
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
 
 GREY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)

@@ -17,13 +17,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medssl.errors import MedsslError, ScanError
-from medssl.scans import index, prepare
-from medssl.scans.labels import LabelTable
-from medssl.scans.nifti import read_nifti
-from medssl.scans.quality import has_flag
+from medssl.core.errors import MedsslError, ScanError
+from medssl.datasets.index import index
+from medssl.datasets.labels import LabelTable
+from medssl.datasets.manifest import read_table
+from medssl.datasets.quality import has_flag
+from medssl.preprocessing.cache import prepare
+from medssl.scans.formats.nifti import read_nifti
 from medssl.scans.read import read_headers, read_scan
-from medssl.scans.tables import read_table
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti, write_series
 
 

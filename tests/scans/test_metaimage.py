@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from medssl.errors import ScanError
-from medssl.scans import index, prepare, read_mask
-from medssl.scans.metaimage import metaimage_header, read_metaimage
-from medssl.scans.tables import read_table
+from medssl.core.errors import ScanError
+from medssl.datasets.index import index
+from medssl.datasets.manifest import read_table
+from medssl.preprocessing.cache import prepare
+from medssl.scans.formats.metaimage import metaimage_header, read_metaimage
+from medssl.scans.read import read_mask
 from tests.scans.scan_makers import ct_like
 
 OBLIQUE = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, 1.0)

@@ -10,9 +10,10 @@ import nrrd
 import numpy as np
 import pytest
 
-from medssl.errors import ScanError
-from medssl.scans import geometry, read_scan
-from medssl.scans.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
+from medssl.core.errors import ScanError
+from medssl.scans import geometry
+from medssl.scans.formats.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
+from medssl.scans.read import read_scan
 from tests.scans.scan_makers import ct_like, write_nifti
 
 AFFINE = np.array([[0, 0, 2.0, -3], [-1.0, 0, 0, 4], [0, 1.5, 0, 5], [0, 0, 0, 1]])

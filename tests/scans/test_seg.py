@@ -9,7 +9,8 @@ import pydicom
 import pytest
 from pydicom.sr.codedict import codes
 
-from medssl.scans import index, prepare
+from medssl.datasets.index import index
+from medssl.preprocessing.cache import prepare
 from tests.scans.scan_makers import AXIAL, ct_like, write_series
 
 OBLIQUE = (1.0, 0.0, 0.0, 0.0, 0.8, 0.6)

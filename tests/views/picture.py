@@ -20,11 +20,11 @@ from matplotlib import colormaps
 from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
-from medssl.datasets.phantom import phantom
-from medssl.scans.cache import Cache, prepare
-from medssl.scans.index import index
-from medssl.sheet import sheet
+from medssl.datasets.index import index
+from medssl.datasets.phantom.cohort import phantom
+from medssl.preprocessing.cache import Cache, prepare
 from medssl.views.dose import LowDoseCT
+from medssl.views.preview import sheet
 
 MM, CROPS = 4.0, {"CT": (64, 64, 32), "MR": (64, 64, 32), "DX": (64, 64), "US": (40, 40)}
 MOST_BYTES = 150_000

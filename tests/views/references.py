@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import ArrayLike
 
 import medssl.views
-from medssl._discover import public_classes
+from medssl.core.registry import public_classes
 from medssl.views.base import View
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import torch
 from matplotlib import colors
 from torchvision.transforms.v2 import functional as tv
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys
 from medssl.views.colour import RUIFROK, ColourJitter, StainJitter, macenko
 from tests.views.references import agrees

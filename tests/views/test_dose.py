@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys, normal_like
 from medssl.views.dose import LowDoseCT, LowDoseXray, poisson_like
 from tests.views.references import agrees

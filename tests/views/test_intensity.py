@@ -7,7 +7,7 @@ from monai.transforms import RandHistogramShift
 from scipy import ndimage
 from torchvision.transforms.v2 import functional as tv
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys
 from medssl.views.intensity import (
     BezierCurve,

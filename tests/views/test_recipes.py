@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views import recipes
 from medssl.views.base import Compose, check_view, make_keys
 from medssl.views.dose import LowDoseCT, LowDoseXray
 from medssl.views.intensity import BrightnessContrast, Noise, Window
-from medssl.views.mr import BiasField, RicianNoise
+from medssl.views.mri import BiasField, RicianNoise
 from medssl.views.spatial import Resample
 from medssl.views.ultrasound import Speckle
 

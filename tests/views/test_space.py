@@ -5,13 +5,13 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import make_keys
+from medssl.views.crop_pairs import boxes, draw_pair, offset_mm, overlap, placed, tiles
 from medssl.views.orientation import RightAngle, orientations, turned
-from medssl.views.relative import boxes, draw_pair, offset_mm, overlap, placed, tiles
 from medssl.views.separable import along, bspline_weights, spread
-from medssl.views.slices import ThickSlices, slabs
 from medssl.views.spatial import NO_FOLD, Resample, flips, turns
+from medssl.views.thick_slices import ThickSlices, slabs
 from tests.views.references import agrees
 
 ALL = {"zoom": (0.6, 0.9), "aspect": 1.2, "flip": (0.5, 0.5, 0.5), "shear_degrees": 8.0, "elastic_mm": 3.0}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import medssl.views
-from medssl._discover import public_classes
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
+from medssl.core.registry import public_classes
 from medssl.views.base import Compose, View, check_view, from_plain, make_keys, normal_like, take, to_plain
 from medssl.views.intensity import Gamma, Noise
 from medssl.views.spatial import Resample

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views.base import View, check_view, make_keys
-from medssl.views.fields import grainy
+from medssl.views.kspace import grainy
 from medssl.views.ultrasound import Shadow, Speckle
 from tests.views.references import agrees
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medssl.errors import MedsslError
+from medssl.core.errors import MedsslError
 from medssl.views import recipes
 from medssl.views.base import Compose, View, check_view, make_keys, mix, normal_like, uniform
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise, Window

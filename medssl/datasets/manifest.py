@@ -1,0 +1,215 @@
+"""The tables on disk: the manifest's columns, Parquet in and out, and the two questions asked of them.
+
+rejects_table(Path("manifest"))             # what was left out and why, with the files: for the terminal
+where(Path("manifest"), "85f3706036c9")     # the files that a scan is made of
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medssl.core.atomic import atomic_file
+from medssl.core.errors import MedsslError, nearest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = (
+    "scan",
+    "patient",
+    "modality",
+    "format",
+    "dims",
+    "shape",
+    "channels",
+    "frames",
+    "spacing_mm",
+    "orientation",
+    "slice_axis",
+    "corrected",
+    "manufacturer",
+    "site",
+    "digest",
+    "has_mask",
+    "affine_rule",
+    "qform_apart_mm",
+    "flags",
+    "status",
+    "reason",
+    "notes",
+)
+SOURCES = pa.schema(
+    {
+        "scan": pa.string(),
+        "files": pa.list_(pa.string()),
+        "format": pa.string(),
+        "member": pa.string(),
+        "mask": pa.string(),
+        "correct": pa.string(),
+    }
+)
+ROWS_AT_ONCE = 1 << 13
+WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
+NUMBERS = ("qform_apart_mm",)
+
+
+def rejects_table(out: Path) -> Table:
+    """The scans that were rejected, with their files: for the terminal of the one who indexed, not for a
+    report."""
+    from rich.table import Table
+
+    out = Path(out)
+    rejects = read_table(out / "rejects.parquet").merge(read_table(out / "sources.parquet"), on="scan")
+    table = Table("scan", "file", "reason", title=f"{len(rejects)} rejected")
+    for row in rejects.itertuples():
+        more = f" and {len(row.files) - 1} more" if len(row.files) > 1 else ""
+        table.add_row(row.scan, _unmarked(f"{row.files[0]}{more}"), _unmarked(row.reason))
+    return table
+
+
+def where(out: Path, scan: str) -> list[str]:
+    """The files that a scan is made of. out: a manifest, or what `medssl predict` or `embed` wrote.
+
+    Raises MedsslError for another folder and for a pseudonym that is not in the manifest.
+    """
+    places = [folder / "sources.parquet" for folder in (Path(out), Path(out) / "manifest")]
+    listed = next((place for place in places if place.exists()), None)
+    if listed is None:
+        raise MedsslError(
+            f"{out} holds no sources.parquet: expected the folder that medssl index wrote (a cache names no file)"
+        )
+    sources = read_table(listed).set_index("scan")
+    whole = scan.partition("-")[0]  # SCAN-003 is a frame of SCAN
+    if whole not in sources.index:
+        raise MedsslError(f"scan {scan!r} is not in this manifest{nearest(scan, sources.index)}")
+    return list(sources.loc[whole, "files"])
+
+
+class Columns:
+    """Rows added one by one, kept by column; equal cells are one object, so that a million rows fit."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.lists: dict[str, list[object]] = {name: [] for name in COLUMNS}
+
+    def add(self, row: dict[str, object]) -> None:
+        """One more row; what it does not say is None."""
+        for name in row:  # in the order they come, not a set's: the split reads the label columns in their order
+            if name not in self.lists:
+                self.lists[name] = [None] * self.count
+        for name, cells in self.lists.items():
+            value = row.get(name)
+            if isinstance(value, list):
+                cells.append(_one_list(name, tuple(value)))
+            else:
+                cells.append(_one_text(value) if isinstance(value, str) else value)
+        self.count += 1
+
+
+@functools.lru_cache(4096)
+def _one_list(name: str, values: tuple) -> list:
+    return list(values)
+
+
+@functools.lru_cache(4096)
+def _one_text(text: str) -> str:
+    return text
+
+
+class RowGroups:
+    """A Parquet file written a group of rows at a time; it takes its place whole, when all went well.
+
+    with RowGroups(path, schema, mode=0o600) as table: table.add({"scan": "a3f0", ...})
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, mode: int = 0o644) -> None:
+        self._path, self._schema, self._mode = path, schema, mode
+        self._rows: list[dict[str, object]] = []
+
+    def add(self, row: dict[str, object]) -> None:
+        self._rows.append(row)
+        if len(self._rows) >= ROWS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self._rows = []
+
+    def __enter__(self) -> RowGroups:
+        self._open = contextlib.ExitStack()
+        file = self._open.enter_context(atomic_file(self._path, self._mode))
+        self._writer = self._open.enter_context(pq.ParquetWriter(file, self._schema))
+        return self
+
+    def __exit__(self, kind, error, trace) -> bool | None:
+        if kind is None:
+            self._flush()
+        return self._open.__exit__(kind, error, trace)
+
+
+def manifest_frame(rows: Columns) -> pd.DataFrame:
+    """Rows, which are used up, as the manifest: every column of the contract, then the labels; whole numbers stay
+    whole."""
+    label_columns = [name for name in rows.lists if name.startswith("label.")]
+    kinds = {name: "Int64" if name in WHOLE_NUMBERS else "float64" if name in NUMBERS else object for name in COLUMNS}
+    names = [*COLUMNS, *(["report"] if "report" in rows.lists else []), *label_columns]
+    frame = pd.DataFrame({name: pd.Series(rows.lists.pop(name), dtype=kinds.get(name)) for name in names})
+    frame["has_mask"] = frame["has_mask"].astype(bool)
+    for name in label_columns:
+        values = frame[name].dropna()
+        if len(values) and values.map(lambda value: isinstance(value, (int, np.integer))).all():
+            frame[name] = frame[name].astype("Int64")
+        elif values.map(lambda value: isinstance(value, str)).any():
+            frame[name] = frame[name].map(lambda value: None if value is None or pd.isna(value) else str(value))
+    return _none_for_empty(frame)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table as it was written; an empty cell of text is None."""
+    return _none_for_empty(pd.read_parquet(path))
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """A table as Parquet bytes, without whatever hangs on it in memory."""
+    buffer = io.BytesIO()
+    bare = frame.copy(deep=False)
+    bare.attrs = {}
+    schema = pa.Schema.from_pandas(bare, preserve_index=False)
+    with pq.ParquetWriter(buffer, schema) as writer:
+        for first in range(0, max(1, len(bare)), ROWS_AT_ONCE):
+            rows = bare.iloc[first : first + ROWS_AT_ONCE]
+            writer.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False))
+    return buffer.getvalue()
+
+
+def refuse_nothing(manifest: pd.DataFrame) -> None:
+    """Raises MedsslError, with the commonest reason, when no scan of a manifest can be used."""
+    if (manifest.status == "ok").any():
+        return
+    reasons = manifest.reason.value_counts()
+    raise MedsslError(
+        f"none of {len(manifest)} scans can be used; most often ({reasons.iloc[0]} times): {reasons.index[0]}"
+    )
+
+
+def _none_for_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    for name in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[name]):
+            column = frame[name].astype(object)
+            frame[name] = column.where(column.notna(), None)
+    return frame
+
+
+def _unmarked(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

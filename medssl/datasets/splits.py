@@ -1,0 +1,202 @@
+"""Who trains, who tests, and which patients a label budget buys: always by patient, always seeded, always nested.
+
+    roles = split(cache.manifest, seed=0)                      # patient -> train | validation | test
+    subsets = label_budgets(roles, classes, ["1%", "10%"], seed=0)
+
+A budget is a share of the labelled training patients ("5%", 0.05) or a number of them ("3p"), and includes the
+validation patients that are cut from it. Every draw orders the training patients once and each budget takes a prefix
+of that order, so 1% lies within 10% lies within 100%. The order starts with the fewest patients that together show
+every class, so no budget leaves a class without a patient; the real counts are in the table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from medssl.core.errors import MedsslError
+
+ROLES = ("train", "validation", "test")
+LEAST_FOR_VALIDATION = 10  # patients; a smaller budget trains all of them on the fixed schedule
+VALIDATION_SHARE = 0.2
+
+
+def split(
+    manifest: pd.DataFrame, seed: int = 0, validation: float = 0.1, test: float = 0.3, column: str | None = None
+) -> pd.Series:
+    """A role (train, validation, test) for each patient, indexed by patient.
+
+    Stratified over all label columns with few values. Patients who share a scan with identical voxels count as one
+    person. `column` takes the roles from that label column instead (MedMNIST's own `split`), and refuses a patient
+    who appears under two roles.
+    """
+    if column is not None:
+        return _given_roles(manifest, column)
+    if not (0 <= validation < 1 and 0 < test < 1 and validation + test < 1):
+        raise MedsslError(
+            f"the split has validation {validation} and test {test}: expected shares that add up to less than 1"
+        )
+    groups = _people(manifest)
+    strata = _strata(manifest.assign(person=manifest["patient"].map(groups)))
+    people = np.array(list(strata.index))
+    if len(people) < 3:
+        raise MedsslError(f"{len(people)} patient(s): expected at least 3, to train on some and to test on others")
+    generator = np.random.default_rng([seed, 1])
+    shuffled = people[generator.permutation(len(people))]
+    ordered = sorted(shuffled, key=lambda person: strata[person])
+    places = (np.arange(len(ordered)) + generator.random()) % len(ordered)
+    slots = _systematic(len(ordered), (1 - validation - test, validation, test), generator)
+    roles = {person: slots[int(place)] for person, place in zip(ordered, places)}
+    _at_least_one(roles, ordered, validation)
+    return pd.Series({patient: roles[groups[patient]] for patient in manifest["patient"].unique()}, name="role")
+
+
+def label_budgets(
+    roles: pd.Series, classes: Mapping[str, Iterable], budgets: list[str], seed: int = 0, draws: int | None = None
+) -> pd.DataFrame:
+    """The patients of each draw and budget: columns draw, budget_name, budget, patient, role (train, validation).
+
+    classes: for each patient, the classes or structures labelled in them. draws: the same number everywhere;
+    by default ten below a 10% budget, five below 100%, three at 100%.
+    """
+    train = [p for p in roles.index[roles == "train"] if p in classes]
+    if not train:
+        raise MedsslError(
+            "no training patient has a label: expected at least one; join labels with `medssl index --labels`"
+        )
+    rows = []
+    for name in budgets:
+        count, share = _count(name, len(train))
+        for draw in range(draws or default_draws(share)):
+            order, cover = _order(train, classes, np.random.default_rng([seed, 2, draw]))
+            chosen = order[: max(count, cover)]
+            held_out = _validation(chosen, cover)
+            rows += [
+                (draw, name, len(chosen) / len(train), p, "validation" if p in held_out else "train") for p in chosen
+            ]
+    return pd.DataFrame(rows, columns=["draw", "budget_name", "budget", "patient", "role"])
+
+
+def default_draws(share: float) -> int:
+    """Ten below a 10% budget, five below 100%, three at 100%."""
+    return 10 if share < 0.1 else 5 if share < 1 else 3
+
+
+def duplicates_across(manifest: pd.DataFrame, roles: pd.Series) -> int:
+    """The number of test scans whose voxels also stand, byte for byte, in a scan of another role."""
+    role = manifest["patient"].map(roles)
+    return int(manifest["digest"][role == "test"].isin(manifest["digest"][role != "test"]).sum())
+
+
+def _count(budget: str, patients: int) -> tuple[int, float]:
+    match = re.fullmatch(r"\s*(?:(\d+)\s*(?:p|patients?)|(\d*\.?\d+)\s*(%?))\s*", str(budget))
+    if match and match[1]:
+        count = int(match[1])
+    else:
+        share = float(match[2]) / (100 if match[3] else 1) if match else 0.0
+        if not 0 < share <= 1:
+            raise MedsslError(
+                f"the budget {budget!r} is no share of the training patients: expected for example 1%, 0.01 or 3p (three patients)"
+            )
+        count = round(share * patients)
+    if not 0 < count <= patients:
+        raise MedsslError(
+            f"the budget {budget!r} comes to {count} of {patients} training patients: expected 1 to {patients}; "
+            f"the smallest budget is 1p, which is {100 / patients:.1f}%"
+        )
+    return count, count / patients
+
+
+def _order(train: list[str], classes: Mapping[str, Iterable], generator: np.random.Generator) -> tuple[list[str], int]:
+    """One draw's order of the patients, and how many at its head are needed to show every class."""
+    shuffled = [train[i] for i in generator.permutation(len(train))]
+    missing = {c for p in train for c in classes[p]}
+    head: list[str] = []
+    while missing:
+        best = max(shuffled, key=lambda p: len(missing & set(classes[p])))
+        head.append(best)
+        missing -= set(classes[best])
+    strata: dict[tuple, list[str]] = {}
+    for patient in shuffled:
+        if patient not in head:
+            strata.setdefault(tuple(sorted(map(str, classes[patient]))), []).append(patient)
+    rest = []
+    for members in strata.values():
+        offset = generator.random()
+        rest += [((i + offset) / len(members), p) for i, p in enumerate(members)]
+    return head + [p for _, p in sorted(rest)], len(head)
+
+
+def _validation(chosen: list[str], cover: int) -> set[str]:
+    """Patients cut from the budget to choose a checkpoint on; none where the budget is small."""
+    if len(chosen) < LEAST_FOR_VALIDATION:
+        return set()
+    rest = chosen[cover:]
+    every = round(1 / VALIDATION_SHARE)
+    return set(rest[every - 1 :: every])
+
+
+def _systematic(count: int, shares: tuple[float, ...], generator: np.random.Generator) -> list[str]:
+    """Roles spread evenly over `count` places, so that any run of neighbours has them in proportion."""
+    bounds = np.cumsum(shares)
+    offset = generator.random()
+    steps = (np.arange(count) * 0.6180339887498949 + offset) % 1.0
+    ranks = np.argsort(np.argsort(steps))
+    return [ROLES[int(np.searchsorted(bounds, (r + 0.5) / count))] for r in ranks]
+
+
+def _at_least_one(roles: dict[str, str], ordered: list[str], validation: float) -> None:
+    for wanted in ("test", "train") + (("validation",) if validation else ()):
+        if wanted not in roles.values():
+            common = max(ROLES, key=lambda r: list(roles.values()).count(r))
+            roles[next(p for p in ordered if roles[p] == common)] = wanted
+
+
+def _people(manifest: pd.DataFrame) -> dict[str, str]:
+    """Patients who share identical voxels are one person: a map from each patient to a representative."""
+    leader = {p: p for p in manifest["patient"]}
+
+    def find(p: str) -> str:
+        while leader[p] != p:
+            p = leader[p]
+        return p
+
+    digests = manifest.loc[manifest["digest"].notna(), ["digest", "patient"]]
+    for _, group in digests.groupby("digest", sort=False)["patient"]:
+        first, *others = [find(p) for p in group.unique()]
+        for other in others:
+            leader[other] = first
+    return {p: find(p) for p in leader}
+
+
+def _strata(manifest: pd.DataFrame) -> pd.Series:
+    columns = sorted(c for c in manifest if c.startswith("label.") and 1 < manifest[c].nunique() <= 10)
+    if not columns:
+        return pd.Series("", index=manifest["person"].unique())
+    most = manifest.groupby("person", sort=False)[columns].agg(
+        lambda v: v.mode().astype(str).min() if v.notna().any() else ""
+    )
+    return most.astype(str).agg("|".join, axis=1)
+
+
+def _given_roles(manifest: pd.DataFrame, column: str) -> pd.Series:
+    name = f"label.{column}"
+    if name not in manifest:
+        raise MedsslError(f"the manifest has no column {name}: expected the roles of the split there")
+    alias = {"val": "validation", "valid": "validation", "training": "train", "testing": "test"}
+    roles = manifest[name].astype(str).str.lower().replace(alias)
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise MedsslError(
+            f"the split column {column} holds {len(unknown)} other value(s): expected train, validation and test"
+        )
+    both = roles.groupby(manifest["patient"]).nunique()
+    if (both > 1).any():
+        raise MedsslError(
+            f"{int((both > 1).sum())} patient(s) stand in two roles of the split column {column}, the first is "
+            f"{both.index[both > 1][0]}: expected one role a patient; leave --split-column out to split by patient"
+        )
+    return roles.groupby(manifest["patient"], sort=False).first().rename("role")

@@ -1,0 +1,1 @@
+"""What a model's output or a representation is worth: metrics, intervals, paired tests, probes."""

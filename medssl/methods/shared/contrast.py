@@ -1,0 +1,83 @@
+"""Shared by contrastive methods: how alike two projections are, and InfoNCE and NT-Xent over any such measure.
+
+    loss = info_nce(queries, keys, temperature=0.2)        # (B, D), (B, D): row i of the keys is query i's positive
+
+`dot` and `euclidean` are taken a dimension (over D), so that with projections of about unit variance one temperature
+means the same for all three: on vectors of length sqrt(D) they equal the cosine, `euclidean` but for a constant.
+The keys of all devices count.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightly.utils import dist
+from torch import Tensor
+
+from medssl.core.errors import MedsslError
+
+Similarity = Literal["cosine", "dot", "euclidean"]
+
+
+def similarities(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Tensor:
+    """(..., N, D), (..., M, D) -> (..., N, M): cosine, a.b / D, or -|a - b|^2 / 2D (a Gaussian's exponent).
+
+    >>> similarities(torch.eye(2), torch.eye(2)).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+    if similarity == "cosine":
+        return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).mT
+    dots = a @ b.mT
+    if similarity == "euclidean":
+        dots = dots - (a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]) / 2
+    return dots / a.shape[-1]
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float, similarity: Similarity = "cosine") -> Tensor:
+    """Cross-entropy of each query's own key among the keys of the batch (van den Oord et al. 2018, arXiv 1807.03748)."""
+    logits = similarities(queries, everyone(keys), similarity) / temperature
+    return F.cross_entropy(logits, own_rows(queries))
+
+
+def info_nce_of_queue(
+    queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, similarity: Similarity, never: Tensor
+) -> Tensor:
+    """Cross-entropy of each query's own key against a queue (Q, D) of keys of earlier batches (He et al., CVPR 2020).
+
+    never: (B, Q), true where an entry of the queue is no negative of the query.
+    """
+    positive = similarities(queries[:, None], keys[:, None], similarity)[:, 0]  # (B, 1)
+    negative = similarities(queries, queue, similarity).masked_fill(never, -torch.inf)
+    answers = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    return F.cross_entropy(torch.cat([positive, negative], dim=1) / temperature, answers)
+
+
+def nt_xent(a: Tensor, b: Tensor, groups: Tensor, temperature: float, similarity: Similarity = "cosine") -> Tensor:
+    """NT-Xent (Chen et al., ICML 2020, equation 1) of pairs (B, D) and (B, D) where members of a group are no negatives.
+
+    groups: (B,) whole numbers; with all of them different and the cosine this is lightly's `NTXentLoss`.
+    """
+    queries, count = torch.cat([a, b]), len(a) * dist.world_size()
+    logits = similarities(queries, torch.cat([everyone(a), everyone(b)]), similarity) / temperature
+    answers = torch.cat([own_rows(a) + count, own_rows(a)])
+    never = (groups[:, None] == everyone(groups)[None]).repeat(2, 2)
+    never[torch.arange(2 * len(a)), answers] = False
+    return F.cross_entropy(logits.masked_fill(never, -torch.inf), answers)
+
+
+def own_rows(x: Tensor) -> Tensor:
+    """(B,): where this device's rows lie among everyone's."""
+    return torch.arange(len(x), device=x.device) + dist.rank() * len(x)
+
+
+def everyone(x: Tensor) -> Tensor:
+    """(B, ...) -> (B * devices, ...), with gradients, device after device."""
+    return torch.cat(dist.gather(x)) if dist.world_size() > 1 else x
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise MedsslError for a temperature that divides by nothing."""
+    if not temperature > 0:
+        raise MedsslError(f"temperature is {temperature}: expected a number above 0, for example 0.2")

@@ -1,0 +1,122 @@
+"""What the relational pretexts share: tiles cut out of a crop, each in an intensity of its own, and the question about them.
+
+    class Mine(Relational):
+        def ask(self, batch):
+            return batch["views"][0][:, None], answers     # (B, parts, C, *S), (B,)
+
+A network finds shortcuts: an edge that goes on from one tile into the next, a brightness that two tiles share. So tiles
+lie apart from each other by a gap and a jitter, and each is made brighter or darker, where Noroozi and Favaro bring each
+to mean 0 and deviation 1: the encoder should still know a scan in its own units afterwards.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from medssl.core.errors import MedsslError
+from medssl.encoders.base import Encoder
+from medssl.methods.base import Method
+from medssl.views import recipes
+from medssl.views.base import View, mix
+from medssl.views.intensity import BrightnessContrast
+
+
+class Relational(Method):
+    """A pretext that asks how parts of a scan lie to each other, or how it was turned: cross-entropy over the answers.
+
+    head: takes (B, parts, out_dim) and gives (B, answers).
+    """
+
+    head: nn.Module
+
+    def __init__(self, encoder: Encoder):
+        super().__init__(encoder)
+        self.accuracy = torch.tensor(0.0)
+        self.own_intensity = BrightnessContrast(0.1, 0.2, probability=1.0)
+
+    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+        return (recipes.relational(modality, size, spacing_mm),)  # never mirrored: left would be right
+
+    @abstractmethod
+    def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """The parts the encoder is shown, (B, parts, C, *tile), and the right answers, (B,) int64."""
+
+    def answer(self, parts: Tensor) -> Tensor:
+        """(B, parts, C, *tile) -> (B, answers) logits."""
+        features = self.encoder(parts.flatten(0, 1))
+        return self.head(features.reshape(len(parts), -1, features.shape[1]))
+
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        parts, right = self.ask(batch)
+        logits = self.answer(parts)
+        self.accuracy = (logits.argmax(1) == right).float().mean()
+        return F.cross_entropy(logits, right)
+
+    def watch(self) -> dict[str, float]:
+        return {"accuracy": float(self.accuracy)}
+
+    def tiles(self, batch: dict[str, Any], starts: Tensor, tile: Sequence[int]) -> Tensor:
+        """(B, n, C, *tile) of the view, from `starts (B, n, dims)`, each in an intensity of its own."""
+        found = cut(batch["views"][0], starts, tile)
+        return own_intensities(found, batch["key"], self.own_intensity)
+
+
+class RelationHead(nn.Module):
+    """Each part through one shared layer, then all of them together through two (late fusion, as in both papers)."""
+
+    def __init__(self, out_dim: int, parts: int, answers: int, width: int = 64):
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(out_dim, width), nn.ReLU(inplace=True))
+        self.together = nn.Sequential(
+            nn.Linear(parts * width, 4 * width), nn.ReLU(inplace=True), nn.Linear(4 * width, answers)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, parts, out_dim) -> (B, answers)."""
+        return self.together(self.each(features).flatten(1))
+
+
+def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
+    """(B, n, C, *tile): each tile seen through `view` with a key of its own."""
+    each = mix(mix(keys, 505)[:, None], torch.arange(tiles.shape[1], device=keys.device)).flatten()
+    return view(tiles.flatten(0, 1), view.draw(each)).reshape(tiles.shape)
+
+
+def cut(x: Tensor, starts: Tensor, tile: Sequence[int]) -> Tensor:
+    """(B, C, *S), (B, n, dims) int64 -> (B, n, C, *tile): what lies in x from each start on."""
+    dims = len(tile)
+    index = [torch.arange(len(x), device=x.device).reshape(-1, *[1] * (1 + dims))]
+    for axis, edge in enumerate(tile):
+        steps = torch.arange(edge, device=x.device).reshape([edge if i == axis else 1 for i in range(dims)])
+        index.append(starts[:, :, axis].reshape(*starts.shape[:2], *[1] * dims) + steps)
+    return x.permute(0, *range(2, x.ndim), 1)[tuple(index)].movedim(-1, 2)
+
+
+def cells(grid: Sequence[int]) -> Tensor:
+    """(n, dims) int64: the cells of a grid, row after row."""
+    return torch.stack(torch.meshgrid(*[torch.arange(n) for n in grid], indexing="ij")).flatten(1).T
+
+
+def fitting(most: Sequence[float], strides: Sequence[int]) -> tuple[int, ...]:
+    """The largest tile of at most `most` voxels an axis that the encoder's strides divide; 0 where there is none."""
+    return tuple(int(m // s * s) for m, s in zip(most, strides))
+
+
+def check_tiles(encoder: Encoder, tile: Sequence[int], crop: Sequence[int], least: Sequence[int], why: str) -> None:
+    """Raise MedsslError where a tile has no voxels, or too few for the encoder; `least` is the smallest crop of one stride."""
+    lonely = tuple(tile) == encoder.strides[-1] and any(isinstance(m, _InstanceNorm) for m in encoder.modules())
+    if min(tile) < 1 or lonely:
+        more = 2 if any(isinstance(m, _InstanceNorm) for m in encoder.modules()) else 1
+        wanted = " ".join(str(max(n, more * m)) for n, m in zip(crop, least))
+        alone = ", twice over, for its instance norm has no meaning on one value" if more == 2 else ""
+        raise MedsslError(
+            f"the crop {tuple(crop)} is too small: {why}{alone}; the nearest that works is --crop {wanted}, or an encoder "
+            f"of smaller strides"
+        )

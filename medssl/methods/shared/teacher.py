@@ -1,0 +1,61 @@
+"""Shared by methods with a teacher: a slowly moving average of the student that no gradient reaches.
+
+The teacher is moved once an optimiser step, after it, also where gradients are accumulated over several batches. It is
+part of the checkpoint. lightly moves it (`update_momentum`) and gives the schedule (`cosine_schedule`).
+
+Two deviations that all of them share. Momentum: a paper's 0.996 to 0.999 is for a hundred thousand steps and more;
+in the first thousand such a teacher is still half the random encoder it began as, so the default is 0.99 (of BYOL's own
+ablation, table 5a, the best). Batch norm: both views go through in one pass, see `two_views.py`, and statistics are
+synchronised between devices, so that MoCo's shuffling is not needed.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.utils.scheduler import cosine_schedule
+from torch import Tensor, nn
+
+from medssl.core.errors import MedsslError
+from medssl.encoders.base import Encoder
+from medssl.methods.shared.two_views import TwoViews, in_chunks
+
+
+class StudentTeacher(TwoViews):
+    """A student (encoder and head) and its teacher; subclasses call `make_teacher` once the head is there.
+
+    momentum: share of itself that the teacher keeps at a step, at first. last_momentum: at the last step, by a half cosine.
+    """
+
+    stop_gradient = ("teacher",)
+    last_momentum = 1.0
+
+    def __init__(self, encoder: Encoder, momentum: float = 0.99, chunk: int = 0):
+        super().__init__(encoder, chunk)
+        if not 0 <= momentum <= 1:
+            raise MedsslError(f"momentum is {momentum}: expected a share from 0 to 1, for example 0.99")
+        self.momentum = momentum
+
+    def make_teacher(self) -> None:
+        self.teacher = copy.deepcopy(nn.Sequential(self.encoder, self.head))
+        deactivate_requires_grad(self.teacher)
+
+    @torch.no_grad()
+    def targets(self, *views: Tensor) -> Tensor:
+        """(len(views) * B, D): what the teacher makes of views (B, C, *S), in one pass."""
+        return self.teacher[1](in_chunks(self.teacher[0], torch.cat(views), self.chunk))
+
+    @property
+    def momentum_now(self) -> float:
+        steps = self.optimise["steps"]
+        return cosine_schedule(min(self.global_step, steps), steps, self.momentum, self.last_momentum)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)  # called once a step, never in the middle of an accumulation
+        update_momentum(nn.Sequential(self.encoder, self.head), self.teacher, self.momentum_now)
+
+    def watch(self) -> dict[str, float]:
+        return {"momentum": self.momentum_now}

@@ -1,0 +1,1 @@
+"""A manifest -> a cache of scans on one grid and one intensity scale -> random crops."""

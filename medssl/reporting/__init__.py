@@ -1,0 +1,1 @@
+"""What a person sees of a study: tables, figures, the HTML report and the dashboard."""

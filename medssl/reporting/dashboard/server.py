@@ -1,0 +1,134 @@
+"""The dashboard: opens apps/review on this machine, for the runs of one folder.
+
+    medssl review studies --data cache
+
+Streamlit serves it; every setting that decides who may look is given here, so that no file on the machine can widen
+it. Nothing leaves the machine: no usage statistics, no fonts or scripts from elsewhere, no question for its address.
+Only files below the folder (and the caches named with --data) are opened. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import socket
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl.core.errors import MedsslError
+from medssl.core.resources import resource
+
+SETTINGS = "MEDSSL_REVIEW"  # the environment variable that tells the app what to show
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the app shows: the folder of runs, and the caches whose voxels it may read."""
+
+    root: Path
+    data: tuple[Path, ...] = ()
+
+
+def review(
+    runs: Path,
+    data: list[Path] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8501,
+    names: list[str] | None = None,
+) -> None:
+    """Serve the dashboard until it is stopped (Ctrl-C).
+
+    runs: the folder to look at, and nothing outside of it. data: caches the studies were made with, to show their scans.
+    host: the address to listen at; anything but this machine's own lets others look. port: where to listen. names: under
+    which the dashboard may be asked for, beside localhost and `host`. Raises MedsslError for a folder that is not there,
+    a taken port, or where streamlit is missing.
+    """
+    shown = Settings(Path(runs), tuple(Path(d) for d in data or ()))
+    for folder in (shown.root, *shown.data):
+        if not folder.is_dir():
+            raise MedsslError(f"{folder} is no folder: expected the folder of runs, and caches with --data")
+    _check_parts()
+    _check_port(host, port)
+    if host not in LOCAL:
+        warnings.warn(
+            f"the dashboard listens at {host}: whoever reaches port {port} of this machine sees all runs, without a password",
+            stacklevel=2,
+        )
+    os.environ[SETTINGS] = json.dumps({"root": str(shown.root.resolve()), "data": [str(d) for d in shown.data]})
+    _serve(options(host, port, names or []))
+
+
+def settings() -> Settings:
+    """What the process that started the app wants shown."""
+    if SETTINGS not in os.environ:
+        raise MedsslError("the dashboard was not told what to show: start it with medssl review RUNS")
+    about = json.loads(os.environ[SETTINGS])
+    return Settings(Path(about["root"]), tuple(Path(d) for d in about["data"]))
+
+
+def options(host: str, port: int, names: list[str]) -> list[str]:
+    """Streamlit's settings as its command line takes them, which no configuration file overrules."""
+    known = list(dict.fromkeys([*LOCAL, *([] if host in ("0.0.0.0", "::") else [host]), *names]))
+    values: dict[str, str | int | list[str]] = {
+        "server.address": host, "server.port": port, "browser.serverAddress": _asked_at(host), "browser.serverPort": port,
+        "server.allowedHosts": known, "server.corsAllowedOrigins": [f"http://{_bracketed(name)}:{port}" for name in known],
+        "client.allowedOrigins": [f"http://{_bracketed(name)}:{port}" for name in known],
+        "server.enableCORS": "true", "server.enableXsrfProtection": "true", "server.xsrfCookieSameSite": "strict",
+        "server.headless": "true", "server.fileWatcherType": "none", "server.runOnSave": "false",
+        "server.enableStaticServing": "false", "server.enableAgentApi": "false", "server.maxUploadSize": 1,
+        "browser.gatherUsageStats": "false", "client.showErrorDetails": "none", "client.showErrorLinks": "false",
+        "client.toolbarMode": "minimal", "global.developmentMode": "false", "logger.hideWelcomeMessage": "true",
+        "theme.primaryColor": "#0072B2",
+    }  # fmt: skip
+    return [f"--{k}={v}" for k, each in values.items() for v in (each if isinstance(each, list) else [each])]
+
+
+def app() -> Path:
+    """The app's first file: beside the package, or carried in it by a wheel."""
+    return resource("apps") / "review" / "app.py"
+
+
+def _serve(flags: list[str]) -> None:
+    from streamlit import net_util
+    from streamlit.web import cli
+
+    for part in ("medssl.reporting.dashboard.runs", "medssl.reporting.dashboard.cases", "plotly.graph_objects"):
+        importlib.import_module(part)  # now, so that the first page does not wait for it
+
+    # When a foreign page knocks, Streamlit asks outside for this machine's addresses, to let in whoever names one.
+    net_util.get_external_ip = net_util.get_internal_ip = lambda: None
+    flags_of_host = dict(flag.split("=", 1) for flag in flags if flag.startswith("--browser."))
+    address, port = flags_of_host["--browser.serverAddress"], flags_of_host["--browser.serverPort"]
+    print(f"the dashboard: http://{_bracketed(address)}:{port} (Ctrl-C stops it)", flush=True)
+    cli.main(["run", str(app()), *flags], standalone_mode=False)
+
+
+def _check_parts() -> None:
+    missing = [name for name in ("streamlit", "plotly") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MedsslError(f"the dashboard needs {' and '.join(missing)}: pip install 'medssl[app]'")
+
+
+def _check_port(host: str, port: int) -> None:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise MedsslError(
+            f"cannot listen at {host}, port {port} ({type(error).__name__}): expected an address of this machine and a free "
+            "port; choose another with --port"
+        ) from error
+
+
+def _asked_at(host: str) -> str:
+    return "localhost" if host in ("0.0.0.0", "::") else host
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,1 @@
+"""DICOM: headers read fast and safely, slices sorted by position, series made into volumes, masks read."""

@@ -1,0 +1,193 @@
+"""A DICOM header, opened safely and read fast: nothing is allocated for what a header claims, and a number is
+taken straight from its bytes (pydicom's own conversion of a header costs as much as reading it).
+
+    dataset = open_header("series/0001.dcm")
+    numbers(dataset, "PixelSpacing"), words(dataset, "ImageType")         # (0.7, 0.7), ("ORIGINAL", ...)
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import pydicom
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medssl.core.errors import ScanError
+from medssl.scans.dicom.fast_header import PIXELS, UNDEFINED, walk
+from medssl.scans.paths import CHUNK, INFLATE_LIMIT
+
+HEAD_BYTES = 4096
+WALKED_BYTES = 1 << 16  # headers of usual files are shorter
+SMALL_BYTES = 1 << 26  # a blank image may be packed very small: up to here no ratio is suspicious
+LARGEST_INFLATED_BYTES = 1 << 30
+TEXT_VRS = {"DS", "IS", "CS", "UI", "TM"}
+BINARY_VRS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+OLD_STARTS = {b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\0\0", b"\x02\0\0\0"}  # files without a preamble
+
+
+class _Bounded(io.BufferedReader):
+    """A file that never reserves memory for more bytes than it has."""
+
+    def __init__(self, raw: io.FileIO) -> None:
+        super().__init__(raw)
+        self.size = os.fstat(raw.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > CHUNK:
+            size = min(size, max(0, self.size - self.tell()))
+        return super().read(size)
+
+
+def open_header(file: str, tags: Sequence[BaseTag] | None = None, pixels: bool = False) -> Dataset:
+    """The elements `tags` of a file (None: all), up to the pixels or with them; `.bytes_on_disk` is its size.
+
+    Raises ScanError for what is not DICOM, and for a deflated file that unpacks to more than 1 GiB.
+    """
+    with io.FileIO(file) as raw:
+        return (_walked(raw, frozenset(tags), pixels) if tags else None) or _parsed(raw, tags, pixels)
+
+
+def _walked(raw: io.FileIO, tags: frozenset[int], pixels: bool) -> Dataset | None:
+    """The quick way, None where a file is not usual."""
+    size = os.fstat(raw.fileno()).st_size
+    walked = walk(os.pread(raw.fileno(), WALKED_BYTES, 0), tags, whole=size <= WALKED_BYTES)
+    if walked is None or (pixels and walked.pixels_length == UNDEFINED):
+        return None
+    dataset, at, length = walked
+    if pixels and at is not None:
+        value = os.pread(raw.fileno(), min(length, max(0, size - at)), at)
+        dataset[PIXELS] = RawDataElement(BaseTag(PIXELS), "OW", length, value, at, False, True)
+    dataset.bytes_on_disk = size
+    return dataset
+
+
+def _parsed(raw: io.FileIO, tags: Sequence[BaseTag] | None, pixels: bool) -> Dataset:
+    with _Bounded(raw) as stream:
+        head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+        if head[128:132] != b"DICM" and head[:4] not in OLD_STARTS:
+            raise ScanError("this is not a DICOM file (no DICM at byte 128), whatever its name says: leave it out")
+        if DeflatedExplicitVRLittleEndian.encode() in head:
+            _check_deflated(stream)
+        wanted = None if tags is None else [*tags, *([PIXELS] if pixels else [])]
+        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
+        dataset.bytes_on_disk = stream.size
+        return dataset
+
+
+def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """The numbers of one element, () where it is missing or empty. Raises ValueError where they are none."""
+    value = _value(dataset, keyword)
+    if isinstance(value, bytes):
+        return tuple(float(part) for part in value.split(b"\\")) if value else ()
+    return tuple(float(part) for part in _many(value))
+
+
+def number(dataset: Dataset, keyword: str, missing: float) -> float:
+    """The first number of one element, or `missing`. Raises ValueError where it is no number."""
+    return next(iter(numbers(dataset, keyword)), missing)
+
+
+def words(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """The code words of one element in capitals, () where it is missing or empty."""
+    value = _value(dataset, keyword)
+    parts = value.decode("latin-1").split("\\") if isinstance(value, bytes) else map(str, _many(value))
+    return tuple(part.strip(" \0").upper() for part in parts if part)
+
+
+def word(dataset: Dataset, keyword: str) -> str:
+    """The first code word of one element, "" where it is missing."""
+    return next(iter(words(dataset, keyword)), "")
+
+
+def syntax_of(dataset: Dataset) -> UID:
+    """The transfer syntax. Raises ScanError for one that is none of the standard's."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = UID((meta.get("TransferSyntaxUID") if meta else None) or ImplicitVRLittleEndian)
+    if syntax.is_private or not syntax.is_transfer_syntax:
+        raise ScanError("the transfer syntax (0002,0010) is none of the standard ones: convert the file first")
+    return syntax
+
+
+def check_claim(dataset: Dataset) -> None:
+    """Raises ScanError where the header claims more pixels than its file can hold."""
+    syntax, size = syntax_of(dataset), dataset.bytes_on_disk
+    claimed = claimed_bytes(dataset)
+    packed = syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian
+    if not packed and claimed > size:
+        raise ScanError(
+            f"pixel data (7FE0,0010) is truncated: the file has {size} bytes, its header claims {claimed} of pixels; "
+            "fetch the file again"
+        )
+    if packed and claimed > max(SMALL_BYTES, INFLATE_LIMIT * size):
+        raise ScanError(
+            f"the header claims {claimed} bytes of pixels, the file has {size}, packed: expected at most "
+            f"{INFLATE_LIMIT} times as many; it is damaged, fetch it again"
+        )
+
+
+def claimed_bytes(dataset: Dataset) -> int:
+    """Bytes of pixels by the header, unpacked."""
+    count = 1.0
+    for keyword, missing in (("Rows", 0), ("Columns", 0), ("NumberOfFrames", 1), ("SamplesPerPixel", 1)):
+        count *= number(dataset, keyword, missing)
+    if word(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        count *= 2 / 3
+    return int(count * number(dataset, "BitsAllocated", 16) // 8)
+
+
+@lru_cache(maxsize=256)
+def _known(keyword: str) -> tuple[BaseTag, str]:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(f"{keyword} is no DICOM keyword")
+    return Tag(tag), dictionary_VR(tag)
+
+
+def _value(dataset: Dataset, keyword: str):
+    """The bytes of a text, a tuple of numbers, or pydicom's own value; None where there is nothing."""
+    tag, usual = _known(keyword)
+    element = dataset.get_item(tag)
+    if element is None:
+        return None
+    if not isinstance(element, RawDataElement) or element.value is None:
+        return dataset.get(keyword)
+    vr = element.VR or usual
+    if vr in TEXT_VRS:
+        return element.value.strip(b" \0")
+    if vr in BINARY_VRS:
+        code, order = BINARY_VRS[vr], "<" if element.is_little_endian else ">"
+        count = len(element.value) // struct.calcsize(code)
+        return struct.unpack(f"{order}{count}{code}", element.value[: count * struct.calcsize(code)])
+    return dataset.get(keyword)
+
+
+def _many(value) -> list:
+    """A value as a list: a lone number or word counts as one, nothing as none."""
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
+
+
+def _check_deflated(stream: _Bounded) -> None:
+    """Raises ScanError for a deflated file that unpacks to more than 1 GiB; leaves the stream at its start."""
+    head = stream.peek(144)[:144]
+    if head[132:136] != b"\x02\0\0\0":
+        raise ScanError("a deflated file without the length of its file header (0002,0000): convert the file first")
+    stream.seek(144 + int.from_bytes(head[140:144], "little"))
+    unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    rest = stream.read(CHUNK)
+    while rest and not unpacker.eof and total <= LARGEST_INFLATED_BYTES:
+        total += len(unpacker.decompress(rest, CHUNK))
+        rest = unpacker.unconsumed_tail or stream.read(CHUNK)
+    if total > LARGEST_INFLATED_BYTES:
+        raise ScanError(f"the file unpacks to more than {LARGEST_INFLATED_BYTES} bytes: too much for one file")
+    stream.seek(0)

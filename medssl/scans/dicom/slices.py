@@ -1,0 +1,392 @@
+"""One DICOM file -> its slices: the header fields that geometry needs, and the decoded pixels.
+
+A classic file holds one slice, an enhanced multi-frame file or a cine one a frame, a Siemens mosaic one a tile;
+from here on they are the same thing.
+
+    slices = read_slices("series/0001.dcm")            # headers only
+    pixels = read_pixels("series/0001.dcm")            # (frames, rows, columns, samples), values as stored
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medssl.core.errors import ScanError
+from medssl.scans import privacy
+from medssl.scans.dicom.header import check_claim, claimed_bytes, number, numbers, open_header, syntax_of, word, words
+from medssl.scans.dicom.mosaic import read_tiles, split_tiles, tile_positions
+from medssl.scans.paths import in_words
+
+GEOMETRY = {  # keyword -> its tag, how many numbers it holds
+    "PixelSpacing": ("0028,0030", 2),
+    "ImagerPixelSpacing": ("0018,1164", 2),
+    "ImagePositionPatient": ("0020,0032", 3),
+    "ImageOrientationPatient": ("0020,0037", 6),
+    "RescaleSlope": ("0028,1053", 1),
+    "RescaleIntercept": ("0028,1052", 1),
+}
+ENHANCED = {  # where an enhanced multi-frame file keeps each field
+    "PixelSpacing": "PixelMeasuresSequence",
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "TemporalPositionIndex": "FrameContentSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "DimensionIndexValues": "FrameContentSequence",
+    "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence",
+    "EffectiveEchoTime": "MREchoSequence",
+    "DiffusionBValue": "MRDiffusionSequence",
+    "FrameType": "MRImageFrameTypeSequence",
+    "ComplexImageComponent": "MRImageFrameTypeSequence",
+}
+COMPONENTS = frozenset(["M", "P", "R", "I", "MAGNITUDE", "PHASE", "PHASE_MAP", "REAL", "IMAGINARY", "FIELD_MAP"])
+HEADER_TAGS = [Tag(field) for field in privacy.HEADER_FIELDS]
+PIXEL_TAGS = HEADER_TAGS + [Tag(field) for field in privacy.PIXEL_FIELDS]
+GE_RAW_TYPE = Tag(0x0043, 0x102F)  # 0 to 3: magnitude, phase, real, imaginary
+CODECS = {  # transfer syntax -> the package that decodes it
+    "1.2.840.10008.1.2.5": "pylibjpeg-rle",
+    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
+    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+}
+OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
+GREY = {"MONOCHROME1", "MONOCHROME2"}
+UNPACKED = {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
+DISPLAY_ONLY = {"PT", "NM"}  # counts a millilitre: MONOCHROME1 there says how to show them, not what they are
+SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+A_MASK = "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern with --mask"
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+NO_SCAN = {  # SOP class -> why it is none
+    SEGMENTATION: A_MASK,
+    LABEL_MAP: A_MASK,
+    RTSTRUCT: "an RTSTRUCT holds contours, no voxels, and is not read: convert it to DICOM SEG "
+    "or NIfTI and give that with --mask",
+    "1.2.840.10008.5.1.4.1.1.77.1.6": "a whole-slide image holds tiles, no scan: cut it into PNG or TIFF images first",
+    "1.2.840.10008.5.1.4.1.1.6.2": "an ultrasound volume of its own coordinates is not read: convert it to NIfTI first",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One image plane: where it is, when and what it shows, how its numbers are to be read. mm in DICOM's LPS world.
+
+    spacing_mm: (between rows, between columns). number: SeriesNumber. order: what puts the frames of one place in
+    order, see dicom_frames. time: temporal position and b-value, the same at every place of one frame. component:
+    words for magnitude, phase and the like. echo_ms: its echo. words: all that ImageType says of its kind.
+    problem: why its series cannot be used, None when all is well.
+    """
+
+    file: str
+    frame: int
+    series: str
+    number: float
+    patient: str
+    modality: str
+    manufacturer: str | None
+    site: str | None
+    size: tuple[int, int]
+    samples: int
+    frames_in_file: int
+    enhanced: bool
+    localizer: bool
+    mosaic: bool
+    burned_in: bool
+    burned_in_risk: str | None
+    position: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    spacing_mm: tuple[float, ...] | None
+    slope: float
+    intercept: float
+    order: tuple[Any, ...]
+    time: tuple[float, ...]
+    component: frozenset[str]
+    echo_ms: float
+    words: tuple[str, ...]
+    problem: str | None = None
+
+
+def read_slices(file: str) -> list[Slice]:
+    """The slices of one file, from its header alone.
+
+    Raises ScanError for a file that is not DICOM, or holds no image.
+    """
+    with in_words("the DICOM header"):
+        dataset = open_header(file, HEADER_TAGS)
+        _check_class(dataset)
+        common = _common(file, dataset)
+        groups = dataset.get("PerFrameFunctionalGroupsSequence") or [None]
+        if groups[0] is not None and len(groups) != common["frames_in_file"]:
+            raise ScanError(
+                f"NumberOfFrames (0028,0008) is {common['frames_in_file']}, {len(groups)} frames are described: "
+                "expected the same; fetch the file again"
+            )
+        if groups[0] is None and common["frames_in_file"] > 1 and not common["problem"]:
+            groups = [None] * common["frames_in_file"]
+        shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+        slices = [_slice(dataset, common, frame, group, shared) for frame, group in enumerate(groups)]
+        return _tiles(file, dataset, slices[0]) if slices[0].mosaic and groups == [None] else slices
+
+
+def read_pixels(file: str) -> tuple[np.ndarray, bool]:
+    """(frames, rows, columns, samples) as stored, MONOCHROME1 inverted; True with it when it was. A mosaic's tiles are
+    its frames.
+
+    Raises ScanError for pixel data that is missing, truncated, damaged, or in a syntax no installed codec
+    reads.
+    """
+    with in_words("the DICOM file"):
+        dataset = open_header(file, PIXEL_TAGS, pixels=True)
+        _check_codec(dataset)
+        check_claim(dataset)
+        _check_length(dataset)
+        with in_words("pixel data (7FE0,0010)"):
+            pixels = _plain(dataset)
+            pixels = pixel_array(dataset) if pixels is None else pixels
+        frames = int(number(dataset, "NumberOfFrames", 1))
+        shape = (frames, dataset.Rows, dataset.Columns, int(number(dataset, "SamplesPerPixel", 1)))
+        if pixels.size != np.prod(shape):
+            raise ScanError(
+                f"{pixels.size} pixels were decoded: expected {np.prod(shape)} by the header; fetch the file again"
+            )
+        pixels = pixels.reshape(shape)
+        if frames == 1 and "MOSAIC" in words(dataset, "ImageType"):
+            pixels = split_tiles(pixels[0], read_tiles(open_header(file), shape[1:3]).count)
+        return _upright(pixels, dataset)
+
+
+def _check_class(dataset: Dataset) -> None:
+    reason = NO_SCAN.get(word(dataset, "SOPClassUID"))
+    if reason:
+        raise ScanError(reason)
+    if "Rows" not in dataset or "Columns" not in dataset:
+        raise ScanError(
+            "the DICOM object holds no image (Rows, 0028,0010, is missing): a report, a plan or a presentation state is "
+            "left out"
+        )
+
+
+def _common(file: str, dataset: Dataset) -> dict[str, Any]:
+    """What all slices of a file have in common."""
+    kinds, annotated = words(dataset, "ImageType"), word(dataset, "BurnedInAnnotation")
+    modality = privacy.known_modality(word(dataset, "Modality"))
+    return {
+        "file": file,
+        "series": _shared(word(dataset, "SeriesInstanceUID")),
+        "number": _key(dataset, "SeriesNumber"),
+        "patient": _shared(str(dataset.get("PatientID") or "").strip()),
+        "modality": modality,
+        "manufacturer": privacy.known_manufacturer(dataset.get("Manufacturer")),
+        "site": _shared(str(dataset.get("InstitutionName") or "").strip()) or None,
+        "size": _shared((int(number(dataset, "Rows", 0)), int(number(dataset, "Columns", 0)))),
+        "samples": int(number(dataset, "SamplesPerPixel", 1)),
+        "frames_in_file": int(number(dataset, "NumberOfFrames", 1)),
+        "localizer": "LOCALIZER" in kinds,
+        "mosaic": "MOSAIC" in kinds,
+        "burned_in": annotated == "YES",
+        "burned_in_risk": privacy.burned_in_risk(annotated, word(dataset, "SOPClassUID"), modality, kinds),
+        "problem": _unreadable(dataset),
+    }
+
+
+@functools.lru_cache(1024)
+def _shared(value: Any) -> Any:
+    """The first object seen that equals this one: the slices of a series hold its texts and numbers once."""
+    return value
+
+
+def _slice(dataset: Dataset, common: dict[str, Any], frame: int, group: Dataset | None, shared: Dataset) -> Slice:
+    geometry, problem = _geometry(dataset, group, shared)
+    return Slice(
+        **{**common, "problem": common["problem"] or problem},
+        frame=frame,
+        enhanced=group is not None,
+        position=geometry.get("ImagePositionPatient"),
+        orientation=_shared(geometry.get("ImageOrientationPatient")),
+        spacing_mm=_shared(geometry.get("PixelSpacing") or geometry.get("ImagerPixelSpacing")),
+        slope=geometry.get("RescaleSlope", (1.0,))[0],
+        intercept=geometry.get("RescaleIntercept", (0.0,))[0],
+        **(_kind(dataset, frame) if group is None else _enhanced_kind(dataset, frame, group, shared)),
+    )
+
+
+def _kind(dataset: Dataset, frame: int) -> dict[str, Any]:
+    """When and what a classic slice shows."""
+    kinds = words(dataset, "ImageType")
+    temporal = _key(dataset, "TemporalPositionIdentifier")
+    before = temporal, _key(dataset, "AcquisitionNumber"), _key(dataset, "TriggerTime")
+    after = _key(dataset, "InstanceNumber"), _key(dataset, "AcquisitionTime"), float(frame)
+    return {
+        "order": (*before, (), *after),
+        "time": (temporal, _key(dataset, "DiffusionBValue")),
+        "component": (COMPONENTS & set(kinds)) | _ge_component(dataset),
+        "echo_ms": round(_key(dataset, "EchoTime"), 1),
+        "words": kinds[2:],
+    }
+
+
+def _enhanced_kind(dataset: Dataset, frame: int, group: Dataset, shared: Dataset) -> dict[str, Any]:
+    """When and what one frame of an enhanced multi-frame file shows."""
+
+    def key(keyword: str) -> float:
+        return _key(_holder(group, shared, keyword), keyword)
+
+    kinds = words(_holder(group, shared, "FrameType"), "FrameType")
+    kinds += words(_holder(group, shared, "ComplexImageComponent"), "ComplexImageComponent")
+    indices = numbers(_holder(group, shared, "DimensionIndexValues"), "DimensionIndexValues")
+    temporal = key("TemporalPositionIndex")
+    before = temporal, key("FrameAcquisitionNumber"), key("NominalCardiacTriggerDelayTime")
+    after = _key(dataset, "InstanceNumber"), _key(dataset, "AcquisitionTime"), float(frame)
+    return {
+        "order": (*before, indices, *after),
+        "time": (temporal, key("DiffusionBValue")),
+        "component": COMPONENTS & set(kinds),
+        "echo_ms": round(key("EffectiveEchoTime"), 1),
+        "words": kinds[2:],
+    }
+
+
+def _key(dataset: Dataset, keyword: str) -> float:
+    """A number that puts slices in order or tells them apart; -1 where there is none: what is then left undecided is
+    refused in dicom_frames."""
+    try:
+        value = number(dataset, keyword, -1.0)
+    except ValueError:
+        return -1.0
+    return value if np.isfinite(value) else -1.0
+
+
+def _ge_component(dataset: Dataset) -> frozenset[str]:
+    element = dataset.get(GE_RAW_TYPE)
+    if element is None or privacy.known_manufacturer(dataset.get("Manufacturer")) != "GE":
+        return frozenset()
+    value = element.value if isinstance(element.value, int) else int.from_bytes(element.value[:2], "little")
+    return frozenset("MPRI"[value] if 0 <= value < 4 else "")
+
+
+def _tiles(file: str, dataset: Dataset, whole: Slice) -> list[Slice]:
+    """A mosaic's tiles as slices, each at its own place."""
+    from dataclasses import replace
+
+    if whole.problem or whole.position is None or whole.orientation is None or whole.spacing_mm is None:
+        return [whole]  # refused later, with the tag
+    try:
+        tiles = read_tiles(open_header(file), whole.size)
+    except ScanError as error:
+        return [replace(whole, problem=str(error))]
+    positions = tile_positions(tiles, whole.size, whole.position, whole.orientation, whole.spacing_mm)
+    return [
+        replace(whole, frame=frame, size=tiles.size, position=tuple(position), order=(*whole.order[:-1], float(frame)))
+        for frame, position in enumerate(positions.tolist())
+    ]
+
+
+def _unreadable(dataset: Dataset) -> str | None:
+    """Why the pixels cannot be used, as far as a header can tell."""
+    try:
+        check_claim(dataset)
+    except ScanError as error:
+        return str(error)
+    if "ModalityLUTSequence" in dataset:
+        return "a modality lookup table (0028,3000) is not read yet: convert the scan to NIfTI or PNG first"
+    if word(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+        return "a colour palette (0028,0004) is not read: convert the image to RGB first"
+    return None
+
+
+def _geometry(
+    dataset: Dataset, group: Dataset | None, shared: Dataset
+) -> tuple[dict[str, tuple[float, ...]], str | None]:
+    """The numbers of `GEOMETRY` by keyword, and the first thing that is wrong with them."""
+    found, problem = {}, None
+    for keyword, (tag, count) in GEOMETRY.items():
+        try:
+            values = numbers(dataset if group is None else _holder(group, shared, keyword), keyword)
+            if values:
+                _check_numbers(keyword, tag, values, count)
+                found[keyword] = values
+        except ScanError as error:
+            problem = problem or str(error)
+        except (TypeError, ValueError):
+            problem = problem or f"{keyword} ({tag}) does not hold numbers: expected decimals; fix the header"
+    return found, problem
+
+
+def _check_numbers(keyword: str, tag: str, values: tuple[float, ...], count: int) -> None:
+    shown = ", ".join(f"{value:g}" for value in values)
+    if len(values) != count:
+        raise ScanError(f"{keyword} ({tag}) holds {len(values)} numbers: expected {count}; fix the header")
+    if not np.isfinite(values).all():
+        raise ScanError(f"{keyword} ({tag}) is {shown}: expected finite numbers; fix the header")
+    if "Spacing" in keyword and min(values) <= 0:
+        raise ScanError(f"{keyword} ({tag}) is {shown}: expected positive mm; fix the header")
+    if keyword == "RescaleSlope" and values[0] == 0:
+        raise ScanError(f"{keyword} ({tag}) is 0: expected a number that keeps the image; fix the header")
+
+
+def _holder(group: Dataset, shared: Dataset, keyword: str) -> Dataset:
+    """Where an enhanced file keeps a field of one frame: in the frame's own group, else in the shared one."""
+    for place in (group, shared):
+        items = place.get(ENHANCED.get(keyword, keyword))
+        if items and isinstance(items[0], Dataset) and keyword in items[0]:
+            return items[0]
+    return Dataset()
+
+
+def _check_codec(dataset: Dataset) -> None:
+    if "PixelData" not in dataset:
+        raise ScanError("pixel data (7FE0,0010) is missing: the file is cut short or a header alone; fetch it again")
+    syntax = syntax_of(dataset)
+    if not syntax.is_encapsulated:
+        return
+    try:
+        ready = get_decoder(syntax).is_available
+    except NotImplementedError:
+        raise ScanError(f"transfer syntax {syntax} is not an image that can be read (video?): leave it out") from None
+    if not ready:
+        package = CODECS.get(syntax, OTHER_CODEC)
+        raise ScanError(f"no decoder for transfer syntax {syntax} is installed: pip install {package}")
+
+
+def _check_length(dataset: Dataset) -> None:
+    expected, found = claimed_bytes(dataset), len(dataset.PixelData)
+    if not syntax_of(dataset).is_encapsulated and found < expected:
+        raise ScanError(
+            f"pixel data (7FE0,0010) is truncated: {found} bytes, expected {expected}; fetch the file again"
+        )
+
+
+def _plain(dataset: Dataset) -> np.ndarray | None:
+    """Grey pixels that lie unpacked in whole bytes, as pydicom decodes them (which takes ten times as long); None for all
+    else."""
+    allocated, stored = (int(number(dataset, keyword, 0)) for keyword in ("BitsAllocated", "BitsStored"))
+    grey = number(dataset, "SamplesPerPixel", 1) == 1 and word(dataset, "PhotometricInterpretation") in GREY
+    if not grey or allocated not in (8, 16) or not 0 < stored <= allocated or syntax_of(dataset) not in UNPACKED:
+        return None
+    signed = number(dataset, "PixelRepresentation", 0) == 1
+    count = claimed_bytes(dataset) * 8 // allocated
+    pixels = np.frombuffer(dataset.PixelData, f"<{'i' if signed else 'u'}{allocated // 8}", count)
+    top = 1 << (stored - signed)
+    unused = stored < allocated and count and (pixels.max() >= top or pixels.min() < -top * signed)
+    return None if unused else pixels  # bits beyond those stored: an overlay's
+
+
+def _upright(pixels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
+    """Bright is dense: MONOCHROME1 turned round within the range its bits can hold."""
+    if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
+        return pixels, False
+    if privacy.known_modality(dataset.get("Modality")) in DISPLAY_ONLY:
+        return pixels, False
+    signed = int(dataset.get("PixelRepresentation") or 0)
+    top = -1 if signed else 2 ** int(dataset.get("BitsStored") or dataset.BitsAllocated) - 1
+    return (top - pixels.astype(np.int32)).astype(pixels.dtype if pixels.dtype.kind == "u" else np.int32), True

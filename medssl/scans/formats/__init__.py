@@ -1,0 +1,1 @@
+"""NIfTI, NRRD, MetaImage and plain images, each checked before it is believed."""

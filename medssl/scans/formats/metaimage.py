@@ -1,0 +1,217 @@
+"""MetaImage (.mha, or .mhd with its voxels beside it): ITK's own format, checked before it is believed.
+
+The header is lines of `Key = value` that end with ElementDataFile: LOCAL, or the bare name of a file in the header's
+own folder. A path that leads anywhere else is refused, and so are lists of files and text voxels. Each row of
+TransformMatrix is where one axis of the array runs to, in ITK's LPS world; compressed voxels are zlib with its checksum.
+
+    header = metaimage_header(Path("t1.mha"))
+    array, header = read_metaimage(Path("t1.mhd"))           # (C, X, Y, Z), C: time points, colours or 1
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medssl.core.errors import ScanError
+from medssl.scans.formats.nifti import describe_volume, with_channels
+from medssl.scans.geometry import LPS_TO_RAS
+from medssl.scans.paths import INFLATE_LIMIT
+from medssl.scans.scan import Header
+
+HEADER_LIMIT = 1 << 16
+LONGEST_NAME = 255
+UNIT_LENGTH = 1e-3  # a direction may be this far from length 1
+SYNONYMS = {"position": "offset", "origin": "offset", "rotation": "transformmatrix", "orientation": "transformmatrix"}
+TYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+Fields = dict[str, str]
+
+
+def metaimage_header(path: Path) -> Header:
+    """What a MetaImage claims, held against its bytes. Raises ScanError for damage and for what is not read."""
+    fields, start = header_fields(path)
+    data = data_file(path) or path
+    there = data.stat().st_size - (start if data == path else 0)
+    claimed = _claimed(fields)
+    if _yes(fields, "compresseddata"):
+        stored = _whole(fields, "compresseddatasize", there)
+        if stored != there:
+            raise ScanError(
+                f"CompressedDataSize is {stored}, {there} bytes are there: the file is damaged; fetch it again"
+            )
+        there *= INFLATE_LIMIT
+    if claimed > there:
+        raise ScanError(
+            f"the header claims {claimed} bytes, {there} can be there: the file is cut short; fetch it again"
+        )
+    return _describe(fields)
+
+
+def read_metaimage(path: Path) -> tuple[np.ndarray, Header]:
+    """(C, X, Y, Z) or (C, H, W) as stored, and the header. Raises ScanError as `metaimage_header` does, and for
+    damage."""
+    header = metaimage_header(path)
+    fields, start = header_fields(path)
+    beside = data_file(path)
+    data = beside.read_bytes() if beside else path.read_bytes()[start:]
+    claimed = _claimed(fields)
+    if _yes(fields, "compresseddata"):
+        data = _inflate(data, claimed)
+    if len(data) != claimed:
+        raise ScanError(f"{len(data)} bytes of voxels, the header claims {claimed}: fetch the file again")
+    samples, sizes = _samples(fields), _sizes(fields)
+    array = np.frombuffer(data, _dtype(fields)).reshape((samples, *sizes), order="F")
+    array = np.ascontiguousarray(np.moveaxis(array, 0, -1), array.dtype.newbyteorder("="))
+    return with_channels(array, header), header
+
+
+def data_file(path: Path) -> Path | None:
+    """The file beside a MetaImage header that holds its voxels, None where they follow the header itself.
+
+    Raises ScanError for a name that could lead out of the header's folder, and for a file that is not there.
+    """
+    name = header_fields(path)[0]["elementdatafile"]
+    if name.upper() == "LOCAL":
+        return None
+    if name.upper().split()[:1] == ["LIST"] or "%" in name:
+        raise ScanError("ElementDataFile is a list of files: expected LOCAL or one file; store the volume in one file")
+    if name in ("", ".", "..") or len(name) > LONGEST_NAME or set(name) & set("/\\:\0"):
+        raise ScanError("ElementDataFile leads out of the header's folder: refused; expected LOCAL or a bare file name")
+    beside = path.parent / name
+    if not beside.is_file():
+        raise ScanError("the file that ElementDataFile names is not beside its header: fetch both again")
+    return beside
+
+
+def header_fields(path: Path) -> tuple[Fields, int]:
+    """The header's fields, keys in small letters, and the byte its voxels would start at."""
+    with path.open("rb") as file:
+        head = file.read(HEADER_LIMIT)
+    fields: Fields = {}
+    start = 0
+    while "elementdatafile" not in fields:
+        end = head.find(b"\n", start)
+        key, equals, value = head[start : end if end >= 0 else None].decode("utf-8", "surrogateescape").partition("=")
+        if not equals or (end < 0 and key.strip().lower() != "elementdatafile"):
+            raise ScanError("the MetaImage header cannot be parsed: the file is damaged or something else")
+        key = key.strip().lower()
+        fields[SYNONYMS.get(key, key)] = value.strip()
+        start = end + 1 if end >= 0 else len(head)
+    _check_fields(fields)
+    return fields, start
+
+
+def _check_fields(fields: Fields) -> None:
+    if not _yes(fields, "binarydata", "True"):
+        raise ScanError("BinaryData is not True: voxels stored as text are not read; store them as binary")
+    if fields.get("headersize", "0") != "0":
+        raise ScanError("HeaderSize is not 0: a data file with a header of its own is not read; convert it first")
+    if fields.get("elementtype") not in TYPES:
+        raise ScanError("ElementType is not a plain number: expected MET_SHORT, MET_FLOAT or the like; convert it")
+
+
+def _yes(fields: Fields, key: str, default: str = "False") -> bool:
+    return fields.get(key, default).lower() in ("true", "1")
+
+
+def _numbers(fields: Fields, key: str, count: int) -> np.ndarray | None:
+    """`count` finite numbers, None where the header does not say."""
+    if key not in fields:
+        return None
+    try:
+        values = np.array([float(word) for word in fields[key].split()])
+    except ValueError:
+        values = np.empty(0)
+    if len(values) != count or not np.isfinite(values).all():
+        raise ScanError(f"{key} of the MetaImage does not hold {count} finite numbers: fix the header")
+    return values
+
+
+def _whole(fields: Fields, key: str, default: int | None = None) -> int:
+    word = fields.get(key, "" if default is None else str(default))
+    if not (word.isascii() and word.isdigit() and len(word) < 19):
+        raise ScanError(f"{key} of the MetaImage is not a whole number: the header is damaged or incomplete")
+    return int(word)
+
+
+def _samples(fields: Fields) -> int:
+    samples = _whole(fields, "elementnumberofchannels", 1)
+    if samples < 1:
+        raise ScanError(f"elementnumberofchannels is {samples}: expected 1 or more")
+    return samples
+
+
+def _sizes(fields: Fields) -> tuple[int, ...]:
+    axes = _whole(fields, "ndims")
+    if not 2 <= axes <= 4 or (axes == 4 and _samples(fields) > 1):
+        raise ScanError(f"ndims is {axes}, with {_samples(fields)} channels: expected two to four axes in all")
+    sizes = _numbers(fields, "dimsize", axes)
+    if sizes is None or not all(1 <= n < 2**31 and n == int(n) for n in sizes):
+        raise ScanError(f"dimsize does not hold {axes} positive whole numbers: the header is damaged or incomplete")
+    return tuple(int(n) for n in sizes)
+
+
+def _dtype(fields: Fields) -> np.dtype:
+    big = _yes(fields, "binarydatabyteordermsb") or _yes(fields, "elementbyteordermsb")
+    return np.dtype((">" if big else "<") + TYPES[fields["elementtype"]])
+
+
+def _claimed(fields: Fields) -> int:
+    return math.prod(_sizes(fields)) * _samples(fields) * _dtype(fields).itemsize
+
+
+def _inflate(data: bytes, claimed: int) -> bytes:
+    """Unpack zlib (or gzip) to its checksum; never more than one byte beyond what the header claims."""
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        out = unpacker.decompress(data, claimed + 1)
+    except zlib.error:
+        raise ScanError("the compressed voxels are damaged: fetch the file again") from None
+    if len(out) <= claimed and not unpacker.eof:
+        raise ScanError(f"the voxels end after {len(out)} bytes without their checksum: fetch the file again")
+    if unpacker.unused_data:
+        raise ScanError(f"{len(unpacker.unused_data)} bytes follow the compressed voxels: the file is damaged")
+    return out
+
+
+def _describe(fields: Fields) -> Header:
+    sizes, samples = _sizes(fields), _samples(fields)
+    frames = sizes[3] if len(sizes) == 4 else 1
+    affine, rule = _affine(fields, len(sizes))
+    notes: tuple[str, ...] = () if rule == "directions" else ("no TransformMatrix: left and right are not known",)
+    if not {"elementspacing", "elementsize"} & set(fields):
+        notes += ("pixel size unknown: 1 mm assumed",)
+    header = describe_volume((*sizes[:3], 1)[:3], affine, frames, notes, rule)
+    return header if samples == 1 else replace(header, channels=samples)
+
+
+def _affine(fields: Fields, axes: int) -> tuple[np.ndarray, str]:
+    """(4, 4) to RAS+, and "directions" where the header says where its axes run to, else "spacings"."""
+    steps = _numbers(fields, "elementspacing", axes)
+    steps = _numbers(fields, "elementsize", axes) if steps is None else steps
+    matrix, origin = _numbers(fields, "transformmatrix", axes * axes), _numbers(fields, "offset", axes)
+    turn = np.eye(axes) if matrix is None else matrix.reshape(axes, axes)
+    lengths = np.linalg.norm(turn, axis=1)
+    if np.abs(lengths - 1).max() > UNIT_LENGTH:
+        raise ScanError(f"a row of TransformMatrix is {lengths.min():g} to {lengths.max():g} long: expected 1; fix it")
+    if axes == 4 and (np.abs(turn[3, :3]).max() > 0 or np.abs(turn[:3, 3]).max() > 0):
+        raise ScanError("TransformMatrix mixes time with space: expected the fourth axis on its own")
+    space, affine = min(axes, 3), np.eye(4)
+    affine[:space, :space] = turn[:space, :space].T * (np.ones(axes) if steps is None else np.abs(steps))[:space]
+    affine[:space, 3] = 0 if origin is None else origin[:space]
+    return LPS_TO_RAS @ affine, "spacings" if matrix is None else "directions"

@@ -1,0 +1,255 @@
+"""Files: what lies in a folder and what kind each file is.
+
+for source, path in walk([Path("archive")]):
+    kind(path)            # "dicom", "nifti", "nrrd", "metaimage", "image", "npz" or None
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl.core.errors import MedsslError, ScanError
+
+SUFFIXES = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".nrrd": "nrrd",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
+    ".png": "image",
+    ".jpg": "image",
+    ".jpeg": "image",
+    ".tif": "image",
+    ".tiff": "image",
+    ".npz": "npz",
+    ".dcm": "dicom",
+    ".dicom": "dicom",
+    ".ima": "dicom",
+}
+INFLATE_LIMIT = 1032  # deflate cannot do better than 1032 to 1: a header that claims more is lying
+CHUNK = 1 << 20
+CONNECT_S = 20
+
+
+def walk(sources: Sequence[Path], leave_out: Path | None = None) -> Iterator[tuple[Path, Path]]:
+    """(source, file) for every file under the sources, each once, folder by folder in the order of the names; hidden
+    files and the folder `leave_out` are skipped, and links to what is met anyway.
+
+    Raises MedsslError for a source that does not exist.
+    """
+    for source in sources:
+        if not source.exists():
+            raise MedsslError(f"{source} does not exist: expected a folder or a file with scans")
+    roots = [source.resolve() for source in sources]
+    linked: set[Path] = set()
+    for number, (source, root) in enumerate(zip(sources, roots)):
+        earlier = set(roots[:number])
+        if not earlier.isdisjoint([root, *root.parents]):
+            continue
+        pruned = earlier | ({leave_out.resolve()} if leave_out else set())
+        if source.is_file():
+            yield source, source
+            continue
+        for path, entry in _files(source, pruned):
+            if entry.is_symlink() and not _first_met(path, roots, linked):
+                continue
+            yield source, path
+
+
+def _first_met(link: Path, roots: list[Path], linked: set[Path]) -> bool:
+    """False for a link to a file that is met under a source itself (no hidden one), or that another link led to."""
+    real = link.resolve()
+    below = [real.relative_to(root).parts for root in roots if real.is_relative_to(root)]
+    if real in linked or any(not any(part.startswith(".") for part in parts) for parts in below):
+        return False
+    linked.add(real)
+    return True
+
+
+def kind(path: Path) -> str | None:
+    """How to read a file: by its suffix, else by DICOM's magic word at byte 128; None for everything else."""
+    name = path.name.lower()
+    found = SUFFIXES.get(suffix(path))
+    if found is None and name != "dicomdir" and _has_dicom_magic(path):
+        return "dicom"
+    return found
+
+
+def suffix(path: Path) -> str:
+    """The suffix in small letters, `.nii.gz` in one piece."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem(path: Path) -> str:
+    """The file's name without its suffix, `.nii.gz` cut off whole; a suffix we do not know belongs to the
+    name."""
+    end = suffix(path)
+    return path.name[: -len(end)] if end in SUFFIXES else path.name
+
+
+def gunzip(data: bytes, expected: int | None = None) -> bytes:
+    """Unpack gzip members to the end, CRC and length checked; never grows past `expected` bytes plus one
+    chunk.
+
+    Raises ScanError for damage, truncation, or more bytes than the header claimed.
+    """
+    limit = len(data) * INFLATE_LIMIT if expected is None else expected + CHUNK
+    out = bytearray()
+    rest = data
+    while rest.strip(b"\0"):
+        rest = _gunzip_member(rest, out, limit)
+    return bytes(out)
+
+
+def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    feed = data
+    try:
+        while not unpacker.eof:
+            piece = unpacker.decompress(feed, CHUNK)
+            feed = unpacker.unconsumed_tail
+            out += piece
+            if len(out) > limit:
+                raise ScanError(
+                    f"the file unpacks to more than {limit} bytes, its header claims less: it is damaged; "
+                    "fetch it again"
+                )
+            if not piece and not feed and not unpacker.eof:
+                raise ScanError(
+                    f"the gzip stream ends after {len(out)} bytes without its checksum: the file is truncated; fetch "
+                    "it again"
+                )
+    except zlib.error:
+        raise ScanError(
+            f"the gzip stream is damaged or not gzip ({len(out)} bytes could be unpacked): fetch the file again"
+        ) from None
+    return unpacker.unused_data
+
+
+@contextlib.contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """Whatever a parser trips over becomes a ScanError with its class alone, its warnings and logs are kept
+    quiet: their text may quote a header or a path."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile", "nibabel.global")]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (MedsslError, MemoryError):
+        raise
+    except Exception as error:
+        raise ScanError(
+            f"{what} cannot be read ({type(error).__name__}): damaged or cut short; fetch it again"
+        ) from None
+    finally:
+        for logger, disabled in zip(loggers, before):
+            logger.disabled = disabled
+
+
+def _files(folder: Path, pruned: set[Path]) -> Iterator[tuple[Path, os.DirEntry]]:
+    """Every file below a folder, in the order of its path's parts; links to folders are not followed."""
+    with os.scandir(folder) as entries:
+        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+    names = {path.name for path in pruned}
+    for entry in listed:
+        path = folder / entry.name
+        if entry.name in names and path.resolve() in pruned:
+            continue
+        if entry.is_file():  # a pipe would be waited on for ever
+            yield path, entry
+        elif entry.is_dir() and not entry.is_symlink():
+            yield from _files(path, pruned)
+
+
+def _has_dicom_magic(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def run_parallel(
+    work: Callable[[Any], Any],
+    items: Iterable[Any],
+    jobs: int,
+    title: str,
+    total: int | None = None,
+    batch: int = 1,
+    scheduler: str | None = None,
+) -> Iterator[Any]:
+    """`work(item)` for each item of a stream, in its order, with a progress bar on stderr.
+
+    jobs: processes, -1 for one a core. batch: items that are sent at once, for work that takes milliseconds.
+    scheduler: the address of a dask.distributed cluster whose workers see the same files; it takes the place of `jobs`.
+    Raises MedsslError for a cluster that cannot be reached.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    alone = jobs == 1 and scheduler is None
+    results = (work(item) for item in items) if alone else _spread(work, items, jobs, batch, scheduler)
+    console = Console(stderr=True)
+    yield from track(results, title, total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _spread(work, items: Iterable[Any], jobs: int, batch: int, scheduler: str | None) -> Iterator[Any]:
+    from joblib import delayed
+
+    if jobs == 0:
+        raise MedsslError("jobs is 0: expected a number of processes, or -1 for one a core")
+    stream = iter(items)
+    batches = iter(lambda: list(itertools.islice(stream, batch)), [])
+    first = next(batches, None)
+    if first is None:
+        return
+    calls = (delayed(_each)(work, part) for part in itertools.chain([first], batches))
+    with _pool(jobs, scheduler) as pool:
+        for results in pool(calls):
+            yield from results
+
+
+def _each(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    return [work(item) for item in items]
+
+
+@contextlib.contextmanager
+def _pool(jobs: int, scheduler: str | None) -> Iterator[Any]:
+    """joblib's Parallel, on processes of this machine or on the dask cluster at an address."""
+    import joblib
+
+    options: dict[str, Any] = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "4 * n_jobs"}
+    if scheduler is None:
+        yield joblib.Parallel(jobs, **options)
+        return
+    with _client(scheduler) as client:
+        with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=CONNECT_S):
+            pool = joblib.Parallel(-1, **options)
+        yield pool
+
+
+def _client(scheduler: str) -> Any:
+    try:
+        from dask.distributed import Client
+    except ImportError:
+        raise MedsslError(
+            "--scheduler needs dask.distributed, which is not installed: pip install 'medssl[cluster]'"
+        ) from None
+    try:
+        return Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        raise MedsslError(
+            f"no dask scheduler answers at {scheduler!r} ({type(error).__name__}): expected tcp://HOST:PORT or tls://HOST:PORT"
+        ) from None

@@ -1,0 +1,143 @@
+"""From a study's cells to its table: real counts, means, intervals, paired differences, and the protocol's points.
+
+    table = summarise(Path("studies/hippo"), cells, task="segmentation")
+    table[["arm", "budget_name", "patients", "mean", "low", "high", "difference", "p_holm"]]
+
+Draws and test patients are crossed random effects (see `stats`). Only the primary metric is compared: AUROC, or Dice
+averaged over structures and over a patient's scans. Holm's correction runs over all comparisons of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medssl.core import runs
+from medssl.evaluation import intervals as stats
+
+KEY = ["arm", "mode", "budget_name"]
+COLUMNS = [
+    *("arm", "mode", "budget_name", "budget", "patients", "scans", "draws", "seconds", "metric", "mean", "low", "high"),
+    *("note", "difference", "difference_low", "difference_high", "p", "p_holm"),
+]
+
+
+def summarise(out: Path, cells: Sequence[str], task: str) -> pd.DataFrame:
+    """One row an arm, mode, budget and metric over the finished ones of `cells` (folder names below `out/cells`)."""
+    found: dict[tuple, dict[int, tuple[runs.Run, pd.DataFrame]]] = {}
+    for name in cells:
+        folder = out / "cells" / name
+        if (folder / "run.json").exists() and (run := runs.read(folder)).status == "finished":
+            key = tuple(run.config[k] for k in KEY)
+            found.setdefault(key, {})[run.config["draw"]] = (run, pd.read_parquet(folder / "predictions.parquet"))
+    rows = [_row(key, draws, found.get(("scratch", "finetune", key[2])), task) for key, draws in found.items()]
+    table = pd.DataFrame([row for rows_of_cell in rows for row in rows_of_cell], columns=COLUMNS)
+    compared = table["p"].notna()
+    if compared.any():
+        table.loc[compared, "p_holm"] = stats.holm(table.loc[compared, "p"].to_numpy())
+    return table
+
+
+def _row(key: tuple, draws: dict[int, Any], scratch: dict[int, Any] | None, task: str) -> list[dict[str, Any]]:
+    first = next(iter(draws.values()))[0]
+    about = dict(zip(KEY, key)) | {
+        "budget": first.config["budget"], "patients": first.config["patients"],
+        "scans": float(np.mean([r.config["train_scans"] + r.config["validation_scans"] for r, _ in draws.values()])),
+        "draws": len(draws), "seconds": float(np.mean([r.cost["seconds"] for r, _ in draws.values()])),
+    }  # fmt: skip
+    primary = _interval(list(draws.values()), task)
+    main = about | {"metric": "auroc" if task == "classification" else "dice"} | _named(primary, "")
+    shared = sorted(set(draws) & set(scratch or {})) if key[0] != "scratch" else []
+    if shared:
+        assert scratch is not None
+        difference = _paired([draws[d] for d in shared], [scratch[d] for d in shared], task)
+        main |= _named(difference, "difference")
+        main["note"] = "; ".join(n for n in (main["note"], difference.note, stats.sign_flip_note(len(shared))) if n)
+    others = [
+        about | {"metric": metric, "mean": float(np.nanmean([_number(r.metrics[metric]) for r, _ in draws.values()]))}
+        for metric in first.metrics
+        if metric != main["metric"]
+    ]
+    return [main, *others]
+
+
+def _interval(draws: list[tuple[runs.Run, pd.DataFrame]], task: str) -> stats.Interval:
+    if task == "segmentation":
+        return stats.crossed_interval(_dice_table(draws), bounds=(0, 1))
+    labels, scores, patients = _class_scores(draws)
+    return stats.auroc_interval(labels, scores, patients)
+
+
+def _paired(a: list[Any], b: list[Any], task: str) -> stats.Interval:
+    if task == "segmentation":
+        return stats.crossed_interval(_dice_table(a) - _dice_table(b), bounds=(-1, 1))
+    labels, scores, patients = _class_scores(a)
+    return stats.paired_auroc(labels, scores, _class_scores(b)[1], patients)
+
+
+def _dice_table(draws: list[tuple[runs.Run, pd.DataFrame]]) -> np.ndarray:
+    """(draws, patients): mean over structures, then over a patient's scans."""
+    rows = []
+    for _, cases in draws:
+        overlap = cases[[c for c in cases if c.startswith("dice.")]].mean(axis=1)
+        rows.append(overlap.groupby(cases["patient"], sort=True).mean().to_numpy())
+    return np.stack(rows)
+
+
+def _class_scores(draws: list[tuple[runs.Run, pd.DataFrame]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """labels (cases,), scores (draws, cases) for two classes or (draws, cases, classes), patients (cases,)."""
+    first = draws[0][1]
+    columns = [c for c in first if c.startswith("p.")]
+    scores = np.stack([cases[columns].to_numpy() for _, cases in draws])
+    return first["label"].to_numpy(), scores[..., 1] if len(columns) == 2 else scores, first["patient"].to_numpy()
+
+
+def _named(interval: stats.Interval, prefix: str) -> dict[str, Any]:
+    if not prefix:
+        return {"mean": interval.mean, "low": interval.low, "high": interval.high, "note": interval.note}
+    low, high = interval.low, interval.high
+    return {prefix: interval.mean, f"{prefix}_low": low, f"{prefix}_high": high, "p": interval.p}
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def protocol_points(config: dict) -> dict[str, dict[str, Any]]:
+    """Which of the points of an honest label-efficiency study this one meets, with the evidence."""
+    seen = {arm: n for arm, n in config["seen_test_scans"].items() if n}
+    arms, patients = config["arms"], config["patients"]
+    recipes = {a: r for a, r in config["recipes"].items() if a in config["pretraining"]}
+    gentle = all(r["encoder_share"] < 1 and r["head_first"] > 0 for r in recipes.values())
+    used_mm = config["spacing_mm"]
+    apart = [
+        a
+        for a, p in config["pretraining"].items()
+        if any(abs(x - y) > 0.05 * y for x, y in zip(p["spacing_mm"], used_mm))
+    ]
+    points: list[tuple[str, bool | None, str]] = [
+        ("split by patient", True, f"{patients['train']} train, {patients['validation']} validation, {patients['test']} test "
+                                   "patients; no exact duplicate of a test scan outside of it"),
+        ("untouched test set", config["score_on"] == "test",
+         "test read once a cell, after training" if config["score_on"] == "test" else "exploration: scored on validation patients"),
+        ("budget includes validation", True, "a checkpoint is chosen on a fifth of the budget's own patients from 10 on; below, the schedule is fixed"),
+        ("nested stratified budgets", True, "kept in subsets.parquet; real counts in the table"),
+        ("paired arms", True, "same subset, order, augmentation keys and head seed in every arm of a draw"),
+        ("strong baselines", False, f"arms: {', '.join(arms)}; scratch has the same learning rate as the others, no trials of its own; "
+                                    "no ImageNet and no semi-supervised arm"),
+        ("fine-tuning recipe", gentle if recipes else None,
+         "; ".join(f"{a}: encoder at {r['encoder_share']:g} of the rate, head alone for {r['head_first']:.0%} of the steps"
+                   for a, r in recipes.items()) or "no pretrained arm"),
+        ("preprocessing parity", not apart, f"one cache and crop, spacing {tuple(used_mm)} mm, in all arms"
+                                            + (f"; pretrained at another spacing: {', '.join(apart)}" if apart else "")),
+        ("inductive", not seen, f"test scans seen in pretraining: {seen}" if seen else "no test scan or patient was pretrained on"),
+        ("crossed statistics", True, "draws x patients, t interval, Satterthwaite; Holm over the table's comparisons"),
+        ("labels saved", None, "in the report, where the curves allow it"),
+        ("cost beside every score", True, "seconds, memory and samples a second in every cell"),
+        ("losses published", True, "every arm and budget asked for stands in the table"),
+    ]  # fmt: skip
+    return {name: {"met": met, "evidence": evidence} for name, met, evidence in points}

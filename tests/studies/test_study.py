@@ -1,0 +1,238 @@
+"""A study on the phantom cohort: paired cells, resumed, shared between processes, honest about what it read."""
+
+import importlib
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+from medssl.datasets.splits import split
+from medssl.encoders import ResidualUNet
+from medssl.preprocessing.cache import Cache
+from medssl.studies.study import study
+from medssl.training.finetune import Recipe, architecture, target_of
+from medssl.training.pretrain import pretrain
+from tests.conftest import small_encoder
+
+module = importlib.import_module("medssl.studies.study")
+cells_module = importlib.import_module("medssl.studies.cell")
+RECIPE = Recipe(steps=3, batch_size=2)
+ENCODER = {"crop": (16, 16, 16), "recipe": RECIPE}
+
+
+@pytest.fixture(scope="module")
+def segmentation(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "seg"
+    arms = ["scratch", "scratch-long", "random-frozen", str(pretrained)]
+    study(cache.path, out, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    return out
+
+
+def test_the_grid_is_complete_and_the_table_has_real_counts(segmentation: Path, cache: Cache) -> None:
+    table = pd.read_parquet(segmentation / "summary.parquet")
+    main = table[table["metric"] == "dice"].set_index(["arm", "budget_name"])
+    assert len(main) == 8
+    train = int((split(cache.manifest, 0) == "train").sum())
+    assert main.loc[("scratch", "100%"), "patients"] == train
+    assert main.loc[("scratch", "1p"), "patients"] >= 1
+    assert main["draws"].eq(2).all()
+    assert main.loc[("scratch", "1p"), ["mean", "low", "high"]].notna().all()
+    assert main.drop("scratch")["difference"].notna().all()
+    assert main.drop("scratch")["p_holm"].between(0, 1).all()
+    assert (main.drop("scratch")["p_holm"] >= main.drop("scratch")["p"] - 1e-12).all()
+    assert main.loc["scratch", "difference"].isna().all()
+
+
+def test_table_equals_the_cells_and_the_cells_their_cases(segmentation: Path) -> None:
+    cells = runs.table(segmentation / "cells")
+    table = pd.read_parquet(segmentation / "summary.parquet")
+    row = table[(table["arm"] == "scratch") & (table["budget_name"] == "1p") & (table["metric"] == "dice")].iloc[0]
+    mine = cells[(cells["config.arm"] == "scratch") & (cells["config.budget_name"] == "1p")]
+    scores = []
+    for folder in mine["folder"]:
+        cases = pd.read_parquet(segmentation / "cells" / folder / "predictions.parquet")
+        overlap = cases.filter(like="dice.").filter(regex=r"^dice\.").mean(axis=1)
+        scores.append(overlap.groupby(cases["patient"]).mean().mean())
+    assert row["mean"] == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+def test_only_test_patients_are_scored_and_arms_are_paired(segmentation: Path, cache: Cache) -> None:
+    roles = split(cache.manifest, 0)
+    cases = [pd.read_parquet(p) for p in sorted((segmentation / "cells").glob("*/predictions.parquet"))]
+    assert all(set(c["patient"]) == set(roles.index[roles == "test"]) for c in cases)
+    assert all(c["scan"].equals(cases[0]["scan"]) for c in cases)
+    subsets = pd.read_parquet(segmentation / "subsets.parquet")
+    assert set(subsets["patient"]) <= set(roles.index[roles == "train"])
+    record = runs.read(segmentation)
+    assert record.protocol["inductive"]["met"] is True
+    assert record.protocol["untouched test set"]["met"] is True
+
+
+def test_running_it_again_does_nothing_and_a_lost_cell_alone_is_done_again(
+    segmentation: Path, cache: Cache, pretrained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    real = cells_module._train_and_score
+    monkeypatch.setattr(cells_module, "_train_and_score", lambda *a: (done.append(a[1]), real(*a)))
+    arms = ["scratch", "scratch-long", "random-frozen", str(pretrained)]
+    before = pd.read_parquet(segmentation / "summary.parquet")
+    study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    assert done == []
+    lost = next(iter(sorted((segmentation / "cells").iterdir())))
+    kept = pd.read_parquet(lost / "predictions.parquet")
+    shutil.rmtree(lost)
+    again = study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    assert len(done) == 1
+    pd.testing.assert_frame_equal(kept, pd.read_parquet(lost / "predictions.parquet"))
+    pd.testing.assert_frame_equal(
+        again.drop(columns="seconds").reset_index(drop=True),
+        before.drop(columns="seconds").reset_index(drop=True),
+    )
+
+
+def _work(data: str, out: str, folder: str) -> None:
+    study(Path(data), Path(out), "segmentation", ["scratch", folder], ["1p"], draws=3, **ENCODER)
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_study(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    out, folder = tmp_path / "shared", str(pretrained)
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=_work, args=(str(cache.path), str(out), folder)) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(240)
+    assert [one.exitcode for one in both] == [0, 0]
+    table = runs.table(out / "cells")
+    assert table["status"].tolist() == ["finished"] * 6
+
+
+def test_classification_with_probes_and_a_random_encoder(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    arms = ["scratch", "random-frozen", str(pretrained)]
+    table = study(cache.path, tmp_path / "c", "classification", arms, ["100%"], label="lesion", draws=2, **ENCODER)
+    main = table[table["metric"] == "auroc"].set_index(["arm", "mode"])
+    assert set(main.index) == {
+        ("scratch", "finetune"),
+        ("random-frozen", "linear"),
+        ("random-frozen", "knn"),
+    } | {("simmim", mode) for mode in ("finetune", "linear", "knn")}
+    assert main["mean"].between(0, 1).all()
+    found = runs.table(tmp_path / "c" / "cells").query("`config.mode` == 'linear' and `config.draw` == 0")
+    probed = [pd.read_parquet(tmp_path / "c" / "cells" / f / "predictions.parquet")["p.yes"] for f in found["folder"]]
+    assert len(probed) == 2
+    assert not np.allclose(*probed)  # a pretrained encoder is not the random one
+    cases = pd.read_parquet(next((tmp_path / "c" / "cells").glob("*/predictions.parquet")))
+    assert np.allclose(cases[["p.no", "p.yes"]].sum(axis=1), 1, atol=1e-4)
+
+
+def test_a_pretraining_run_that_saw_test_scans_is_refused_or_declared(cache: Cache, tmp_path: Path) -> None:
+    pretrain(
+        cache.path,
+        tmp_path / "all",
+        small_encoder(),
+        crop=(16, 16, 16),
+        steps=1,
+        batch_size=4,
+        transductive=True,
+        accelerator="cpu",
+    )
+    settings = {
+        "task": "segmentation",
+        "arms": ["scratch", str(tmp_path / "all")],
+        "budgets": ["1p"],
+        "draws": 2,
+        **ENCODER,
+    }
+    with pytest.raises(MedsslError, match="pretraining saw test scans"):
+        study(cache.path, tmp_path / "s", **settings)
+    study(cache.path, tmp_path / "s", **settings, allow_seen=True)
+    point = runs.read(tmp_path / "s").protocol["inductive"]
+    assert point["met"] is False
+    assert "test scans seen in pretraining" in point["evidence"]
+
+
+def test_a_cell_is_another_one_when_labels_or_weights_are(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    def ids(label: str, arm: Path = pretrained) -> set[str]:
+        plan = module.make_plan(
+            cache.path, tmp_path / "s", "classification", [str(arm)], ["100%"], label, ["linear"], 1, None, None, None, 3.0,
+            "test", 0, 0, None, True,
+        )  # fmt: skip
+        return {plan.id(cell) for cell in plan.cells}
+
+    other = shutil.copytree(pretrained, tmp_path / "simmim")
+    same = ids("lesion", other)
+    assert ids("lesion") == same
+    weights = bytearray((other / "encoder.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "encoder.safetensors").write_bytes(weights)
+    assert ids("lesion", other) != same
+    table = pd.read_parquet(cache.path / "manifest.parquet")
+    relabelled = shutil.copytree(cache.path, tmp_path / "relabelled")
+    table["label.lesion"] = table["label.lesion"].map({"yes": "no", "no": "yes"})
+    table.to_parquet(relabelled / "manifest.parquet")
+    plan = module.make_plan(
+        relabelled, tmp_path / "s", "classification", [str(pretrained)], ["100%"], "lesion", ["linear"], 1, None, None, None,
+        3.0, "test", 0, 0, None, True,
+    )  # fmt: skip
+    assert {plan.id(cell) for cell in plan.cells} != same
+
+
+def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tmp_path: Path, monkeypatch: Any) -> None:
+    finetuning = importlib.import_module("medssl.training.finetune")
+    scores = iter([float("nan"), 0.5, 0.4, float("nan"), 0.45])
+    monkeypatch.setattr(finetuning._Training, "_validate", lambda self: next(scores))
+    target = target_of(cache, "segmentation", None)
+    scans = list(cache.manifest["scan"])
+    model = finetuning.build("segmentation", small_encoder(), target.outputs, 0)
+    recipe = Recipe(steps=5, batch_size=1).resolved(pretrained=False)
+    assert finetuning.train_model(model, cache, target, scans[:4], scans[4:6], (16, 16, 16), recipe, 0) == 0.5
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = cells_module._outcomes
+
+    def fails_once(plan: Any, cell: Any) -> Any:
+        if cell.draw == 0:
+            raise MedsslError("the loss is nan at step 2")
+        return real(plan, cell)
+
+    monkeypatch.setattr(cells_module, "_outcomes", fails_once)
+    arms = {
+        "task": "segmentation",
+        "arms": ["scratch"],
+        "budgets": ["1p"],
+        "draws": 2,
+        "encoder": small_encoder(),
+        **ENCODER,
+    }
+    with pytest.raises(MedsslError, match="1 of 2 cells failed.*the loss is nan"):
+        study(cache.path, tmp_path / "s", **arms)
+    assert sorted(runs.table(tmp_path / "s" / "cells")["status"]) == ["failed", "finished"]
+    monkeypatch.setattr(cells_module, "_outcomes", real)
+    study(cache.path, tmp_path / "s", **arms)
+    assert runs.table(tmp_path / "s" / "cells")["status"].tolist() == ["finished"] * 2
+
+
+def test_the_encoder_may_be_named_beside_the_run_that_has_it(cache: Cache, pretrained: Path) -> None:
+    """A record comes back from JSON with lists where the object has tuples: still the same encoder."""
+    assert architecture(cache, [pretrained], small_encoder(), None)[0] == runs.read(pretrained).config["encoder"]
+    with pytest.raises(MedsslError, match="different encoders"):
+        architecture(cache, [pretrained], ResidualUNet(3, width=6, blocks=(1, 1)), None)
+
+
+def test_arms_that_do_not_exist_and_labels_that_are_not_there_are_named(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match="did you mean scratch"):
+        study(cache.path, tmp_path / "s", "segmentation", ["scrath"], ["1p"])
+    with pytest.raises(MedsslError, match="no label 'leson'.*lesion"):
+        target_of(cache, "classification", "leson")
+    with pytest.raises(MedsslError, match="needs --label"):
+        target_of(cache, "classification", None)

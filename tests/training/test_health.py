@@ -1,0 +1,200 @@
+"""Health equals its published formulas; a collapse stops the run within an epoch, and nothing else does."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+from medssl.encoders import ResidualUNet, ResNet
+from medssl.evaluation import representation as probes
+from medssl.methods import Method, Rotation, SimCLR, SimMIM
+from medssl.preprocessing.cache import Cache
+from medssl.training.callbacks.health import Health, collapses, spread
+from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.views import recipes
+
+TINY = {"crop": (16, 16, 16), "accelerator": "cpu", "batch_size": 4, "warmup": 2}
+
+
+class Alike(Method):
+    """Two views of a scan should have alike features, and nothing holds them apart: it collapses."""
+
+    def views(self, size, modality, spacing_mm):
+        return (recipes.contrastive(modality, size, spacing_mm), recipes.contrastive(modality, size, spacing_mm))
+
+    def loss(self, batch):
+        a, b = (self.encoder(x) for x in batch["views"])
+        return (a - b).square().mean() + a.square().mean()
+
+
+def test_alignment_and_uniformity_equal_the_published_formulas() -> None:
+    """Wang and Isola 2020, with alpha 2 and t 2, written out over all pairs in torch, as in the paper's figure 5."""
+    x, y = (torch.randn(20, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    a, b = F.normalize(x), F.normalize(y)
+    aligned = (a - b).norm(p=2, dim=1).pow(2).mean()
+    uniform = torch.pdist(a, p=2).pow(2).mul(-2).exp().mean().log()
+    assert abs(probes.alignment(x.numpy(), y.numpy()) - float(aligned)) < 1e-9
+    assert abs(probes.uniformity(x.numpy()) - float(uniform)) < 1e-9
+    assert probes.alignment(x.numpy(), 3 * x.numpy()) < 1e-12
+    assert probes.uniformity(np.ones((5, 3))) == pytest.approx(0)
+
+
+def test_effective_rank_counts_directions() -> None:
+    """RankMe's exp(entropy) of the singular values, on features of known rank."""
+    random = np.random.default_rng(0)
+    basis = np.linalg.qr(random.normal(size=(50, 8)))[0]
+    basis = np.linalg.qr(basis - basis.mean(0))[0]
+    assert probes.effective_rank(basis[:, :5] @ np.eye(5, 8) + 7) == pytest.approx(5, abs=1e-6)
+    values = np.array([4.0, 2.0, 1.0, 1.0])
+    p = values / values.sum()
+    assert probes.effective_rank(basis[:, :4] * values) == pytest.approx(np.exp(-(p * np.log(p)).sum()), abs=1e-6)
+
+
+def test_the_dense_probe_finds_what_is_there_and_nothing_where_there_is_nothing() -> None:
+    random = np.random.default_rng(0)
+    truth = random.random((8, 4, 4)) > 0.6
+    noise = random.normal(size=(8, 5, 4, 4))
+    shown = noise.copy()
+    shown[:, 2] += 3 * truth
+    patients = np.array([f"p{i // 2}" for i in range(8)])
+    assert probes.dense_auroc(shown, truth, patients) > 0.95
+    assert abs(probes.dense_auroc(noise, truth, patients) - 0.5) < 0.2
+    assert probes.dense_auroc(shown, np.zeros_like(truth), patients) is None
+    assert probes.dense_rank(np.ones((8, 5, 1, 1)) * noise[:, :, :1, :1] + np.zeros((8, 5, 4, 4))) == pytest.approx(1)
+    assert probes.dense_rank(noise) > 4.5
+
+
+def test_places_are_structures_where_most_of_them_is(cache: Cache) -> None:
+    scan = cache.manifest["scan"][0]
+    found = probes.structures(cache, [scan], (16, 16, 16), (4, 4, 4))[0]
+    start = [(n - 16) // 2 for n in cache.shape(scan)]
+    mask = cache.read_mask(scan, start, (16, 16, 16)) > 0
+    assert found.any()
+    assert np.array_equal(found, mask.reshape(4, 4, 4, 4, 4, 4).mean((1, 3, 5)) > 0.5)
+
+
+def test_a_collapse_stops_the_run_within_an_epoch_and_says_what_to_try(
+    cache: Cache, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr("medssl.training.callbacks.health.LEAST_STEPS", 4)
+
+    class Zeroed(SimMIM):
+        def loss(self, batch):
+            if self.global_step >= 5:
+                with torch.no_grad():
+                    for weight in self.encoder.parameters():
+                        weight.zero_()
+            return super().loss(batch)
+
+    with (
+        pytest.warns(UserWarning, match="collapsing at step 8"),
+        pytest.raises(MedsslError, match=r"step 12.*Try a lower --lr.*--on-collapse warn goes on"),
+    ):
+        pretrain(cache.path, tmp_path, small(), Zeroed, steps=150, monitor_every=100, **TINY)
+    run = runs.read(tmp_path)
+    assert (run.status, run.metrics["collapsed_at_step"]) == ("failed", 8)
+    assert "collapsing" in str(run.reason)
+    assert len(pd.read_csv(tmp_path / "metrics.csv")) == 12
+    assert not (tmp_path / "encoder.safetensors").exists()
+
+
+def test_a_pretext_that_lets_features_vanish_is_stopped_or_told_to_go_on(cache: Cache, tmp_path: Path) -> None:
+    settings = TINY | {"steps": 24, "monitor_every": 4, "lr": 0.05}
+    with pytest.warns(UserWarning, match="collapsing"), pytest.raises(MedsslError, match="the run is stopped"):
+        pretrain(cache.path, tmp_path / "stop", residual(), Alike, **settings)
+    with pytest.warns(UserWarning, match="collapsing"):
+        run = pretrain(cache.path, tmp_path / "warn", residual(), Alike, on_collapse="warn", **settings)
+    assert run.status == "finished"
+    assert run.id == runs.read(tmp_path / "stop").id  # the same run: the setting only says whether it may go on
+    assert run.metrics["collapsed_at_step"] == runs.read(tmp_path / "stop").metrics["collapsed_at_step"]
+
+
+@pytest.mark.parametrize(
+    ("method", "encoder"),
+    [
+        (SimMIM, lambda: ResidualUNet(3, width=2, blocks=(1, 1))),
+        (SimCLR, lambda: residual()),
+        (Rotation, lambda: ResidualUNet(3, width=2, blocks=(1, 1))),
+    ],
+)
+def test_no_false_alarm_in_the_first_steps_of_a_tiny_encoder(
+    cache: Cache, tmp_path: Path, method, encoder, recwarn
+) -> None:
+    run = pretrain(cache.path, tmp_path, encoder(), method, steps=4, monitor_every=1, **TINY)
+    assert "collapsed_at_step" not in run.metrics
+    assert not [w for w in recwarn if "collaps" in str(w.message)]
+
+
+def test_everything_is_in_the_curves_and_in_the_record(cache: Cache, tmp_path: Path) -> None:
+    run = pretrain(cache.path, tmp_path, small(), SimMIM, steps=4, monitor_every=2, label="lesion", **TINY)
+    named = {"loss", "knn", "effective_rank", "alignment", "uniformity", "feature_std", "gradient_norm", "dense_rank", "dense_auroc"}  # fmt: skip
+    assert named <= set(run.metrics)
+    assert all(np.isfinite(run.metrics[name]) for name in named)
+    curves = pd.read_csv(tmp_path / "metrics.csv").set_index("step")
+    assert named <= set(curves)
+    assert curves.loc[[2, 4], list(named)].notna().all().all()
+    assert curves.loc[[1, 3], list(named - {"loss"})].isna().all().all()
+
+
+def test_the_gradient_norm_is_that_of_all_weights_before_clipping(cache: Cache, tmp_path: Path) -> None:
+    kept = []
+
+    class Kept(SimMIM):
+        def on_before_optimizer_step(self, optimizer):
+            kept.append(float(torch.cat([p.grad.flatten() for p in self.parameters()]).norm()))
+
+    pretrain(cache.path, tmp_path, small(), Kept, steps=3, monitor_every=1, **TINY)
+    assert pd.read_csv(tmp_path / "metrics.csv")["gradient_norm"].tolist() == pytest.approx(kept, rel=1e-4)
+
+
+def test_the_cost_of_looking_is_what_was_foretold(cache: Cache) -> None:
+    """The estimate counts every forward pass of the looks that the run will take."""
+    health = Health(cache, pretraining_scans(cache), (16, 16, 16), every=10, batch_size=4)
+    module, seen = SimMIM(small()), []
+    module.encoder.register_forward_hook(lambda *_: seen.append(1))
+    assert health.between(devices=1) == 10
+    assert Health(cache, ["a"] * 10_000, (16,) * 3, every=10_000, batch_size=4).between(devices=2) == 625
+    assert Health(cache, ["a"] * 10, (16,) * 3, every=10_000, batch_size=4).between(devices=1) == 25
+    one, ten = (health.seconds(module, steps, 1) for steps in (10, 1000))
+    assert 10 < ten / one < 300
+    assert seen
+
+
+def test_bounds_are_relative_to_the_start() -> None:
+    start = {"effective_rank": 1.3, "feature_std": 1e-3}
+    assert not collapses(start, start)
+    assert not collapses({"effective_rank": 1.1, "feature_std": 2e-4}, start)
+    assert collapses({"effective_rank": 1.01, "feature_std": 1e-3}, start)
+    assert collapses({"effective_rank": 1.3, "feature_std": 5e-6}, start)
+
+
+def test_features_that_are_not_numbers_are_told_in_words() -> None:
+    with pytest.raises(MedsslError, match="not finite for 1 of 3 scans.*--precision 32-true"):
+        spread(np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0]]))
+
+
+class Lost(SimCLR):
+    """Its weights are no numbers after the first step, with a loss that was one."""
+
+    def optimizer_step(self, *given, **named) -> None:
+        super().optimizer_step(*given, **named)
+        torch.nn.init.constant_(next(self.encoder.parameters()), float("nan"))
+
+
+def test_weights_that_are_lost_stop_the_run_in_words(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match="not finite for .* scans: its weights are lost"):
+        pretrain(cache.path, tmp_path / "run", small(), Lost, steps=3, monitor_every=1, **TINY)
+    assert runs.read(tmp_path / "run").status == "failed"
+
+
+def small() -> ResidualUNet:
+    return ResidualUNet(3, width=4, blocks=(1, 1, 1))
+
+
+def residual() -> ResNet:
+    return ResNet(3, depth=10, width=4, max_pool=False)

@@ -1,0 +1,178 @@
+"""A fine-tuned model used on new scans: masks on their own grid, probabilities, vectors."""
+
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import ndimage
+
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+from medssl.preprocessing.cache import Cache
+from medssl.training.finetune import Recipe, finetune, load_model
+from medssl.training.predict import embed, onto, predict
+
+
+@pytest.fixture(scope="module")
+def segmenter(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("model") / "seg"
+    finetune(
+        cache.path,
+        out,
+        "segmentation",
+        init=pretrained,
+        crop=(16, 16, 16),
+        recipe=Recipe(steps=150, batch_size=4, lr=5e-3),
+    )
+    return out
+
+
+def test_masks_lie_on_the_scans_own_grid_and_find_the_organs(segmenter: Path, cohort: Path, tmp_path: Path) -> None:
+    """Against the cohort's own masks: shape and affine equal, and lungs found where they are (a shifted or mirrored grid fails)."""
+    patient = sorted((cohort / "dicom").iterdir())[0]
+    table = predict(segmenter, patient, tmp_path)
+    sources = pd.read_parquet(tmp_path / "manifest" / "sources.parquet").set_index("scan")
+    for scan in table["scan"]:
+        mask = nibabel.load(tmp_path / f"{scan}.nii.gz")
+        folder = Path(sources.loc[scan, "files"][0]).parent
+        reference = nibabel.as_closest_canonical(
+            nibabel.load(folder / ".." / ".." / ".." / "masks" / f"{folder.name}.nii.gz")
+        )
+        found = nibabel.as_closest_canonical(mask)
+        assert found.shape == reference.shape
+        assert np.abs(found.affine - reference.affine).max() < 1e-3
+        a, b = (np.asarray(m.dataobj) == 1 for m in (found, reference))
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.6
+        ml = a.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
+        assert table.set_index("scan").loc[scan, "ml.1"] == pytest.approx(ml, rel=1e-3)
+
+
+def test_onto_another_grid_equals_scipys_zoom_and_keeps_world_places() -> None:
+    blob = ndimage.gaussian_filter((np.indices((20, 24, 16)).sum(0) % 17 == 0).astype(float), 2)[None]
+    affine = np.diag([2.0, 2, 3, 1])
+    flipped = affine.copy()
+    flipped[0] = [-2, 0, 0, 2 * 19]
+    assert np.allclose(onto(blob, affine, (20, 24, 16), flipped), blob[:, ::-1])
+    fine = np.diag([1.0, 1, 1.5, 1])
+    fine[:3, 3] = [-0.5, -0.5, -0.75]
+    up = onto(blob, affine, (40, 48, 32), fine)
+    assert np.abs(up.reshape(1, 20, 2, 24, 2, 16, 2).mean((2, 4, 6)) - blob).max() < 0.05
+
+
+def test_a_flat_mask_goes_back_to_its_own_grid_without_a_shift() -> None:
+    mask = np.zeros((1, 32, 32))
+    mask[0, 8:16, 10:20] = 1
+    small = np.diag([4.0, 4, 1, 1])
+    small[:2, 3] = 1.5  # the middle of four pixels of the large one
+    back = onto(mask, small, (128, 128), np.eye(4))[0] > 0.5
+    assert np.argwhere(back).min(0).tolist() == [32, 40]
+    assert np.argwhere(back).max(0).tolist() == [63, 79]
+
+
+def test_rejected_scans_stand_in_the_result(segmenter: Path, cohort: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    patients = sorted((cohort / "dicom").iterdir())
+    shutil.copytree(patients[0], folder / "good")
+    shutil.copytree(next(patients[1].iterdir()), folder / "bad")
+    sorted((folder / "bad").iterdir())[5].unlink()  # a slice is missing
+    table = predict(segmenter, folder, tmp_path / "out")
+    rejected = table[table["status"] != "ok"]
+    assert len(rejected) == 1
+    assert "missing" in rejected["reason"].iloc[0]
+    with pytest.raises(MedsslError, match="--out lies in the folder of scans"):
+        predict(segmenter, folder, folder / "masks")
+
+
+def test_classification_and_vectors_in_tables(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    finetune(
+        cache.path,
+        tmp_path / "m",
+        "classification",
+        label="lesion",
+        init=pretrained,
+        crop=(16, 16, 16),
+        recipe=Recipe(steps=2, batch_size=2),
+    )
+    table = predict(tmp_path / "m", cache.path, tmp_path / "p")
+    assert np.allclose(table[["p.no", "p.yes"]].sum(axis=1), 1, atol=1e-4)
+    assert len(pd.read_csv(tmp_path / "p" / "probabilities.csv")) == len(cache.manifest)
+    vectors = embed(pretrained, cache.path, tmp_path / "e")
+    assert len(vectors) == len(cache.manifest)
+    assert vectors.filter(regex=r"^f\d").to_numpy().std() > 0
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "e" / "features.parquet"), vectors, check_dtype=False)
+
+
+def test_finetuning_never_reads_a_test_patient(
+    cache: Cache, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medssl.datasets.splits import split
+
+    roles = split(cache.manifest, 0)
+    test = set(cache.manifest["scan"][cache.manifest["patient"].map(roles) == "test"])
+    read: set[str] = set()
+    real = Cache.read
+    monkeypatch.setattr(Cache, "read", lambda self, scan, *a, **k: (read.add(scan), real(self, scan, *a, **k))[1])
+    finetune(
+        cache.path,
+        tmp_path / "m",
+        "classification",
+        label="lesion",
+        crop=(16, 16, 16),
+        recipe=Recipe(steps=20, batch_size=4),
+    )
+    assert read
+    assert not read & test
+
+
+def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(cache: Cache, tmp_path: Path) -> None:
+    settings = {"task": "classification", "label": "lesion", "crop": (16, 16, 16)}
+    finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=2, batch_size=2), **settings)
+    before = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
+    finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=2, batch_size=2), **settings)
+    with pytest.raises(MedsslError, match="other settings"):
+        finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=3, batch_size=2), **settings)
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_pretrained_encoder_learns_slower_and_later_unless_it_is_told_otherwise() -> None:
+    """The protocol's fine-tuning recipe is the default where something was pretrained, and nowhere else."""
+    assert (Recipe().resolved(True).encoder_share, Recipe().resolved(True).head_first) == (0.3, 0.1)
+    told = Recipe(encoder_share=1.0, head_first=0.0)
+    assert told.resolved(True) == told
+    assert Recipe(encoder_share=0.2, head_first=0.5).resolved(False) == Recipe(encoder_share=1.0, head_first=0.0)
+
+
+def test_a_model_that_is_none_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match="expected a finished fine-tuned model"):
+        load_model(pretrained)
+    with pytest.raises(MedsslError, match=r"no run\.json"):
+        load_model(tmp_path)
+
+
+def test_weights_that_do_not_fit_are_never_left_random(pretrained: Path, tmp_path: Path) -> None:
+    from medssl.encoders import ResidualUNet
+    from medssl.training.models import build, load_pretrained
+
+    other = build("segmentation", ResidualUNet(3, width=8, blocks=(1, 1, 1)), 2, 0)
+    with pytest.raises(MedsslError, match="weights do not fit"):
+        load_pretrained(other, pretrained)
+    assert runs.read(pretrained).kind == "pretrain"
+
+
+def test_every_pretrained_weight_arrives_and_only_the_new_head_is_fresh(pretrained: Path) -> None:
+    from safetensors.torch import load_file
+
+    from medssl.training.models import build, load_pretrained
+    from tests.conftest import small_encoder
+
+    model = build("segmentation", small_encoder(), 6, 0)
+    assert load_pretrained(model, pretrained) == ["encoder", "decoder"]
+    for part, name in ((model.encoder, "encoder"), (model.decoder, "decoder")):
+        given, own = load_file(pretrained / f"{name}.safetensors"), part.state_dict()
+        body = [k for k in given if not k.startswith("head.")]
+        assert body
+        assert all((given[k] == own[k]).all() for k in body)
+    assert model.decoder.head.out_channels == 6
