@@ -1,6 +1,6 @@
 """Who trains, who tests, and which patients a label budget buys: always by patient, always seeded, always nested.
 
-    roles = split(cache.manifest, seed=0)                      # patient -> train | validation | test
+    roles = SplitSpec(seed=0).roles(cache.manifest)            # patient -> train | validation | test
     subsets = label_budgets(roles, classes, ["1%", "10%"], seed=0)
 
 A budget is a share of the labelled training patients ("5%", 0.05) or a number of them ("3p"), and includes the
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,28 @@ from medssl.core.errors import MedsslError
 ROLES = ("train", "validation", "test")
 LEAST_FOR_VALIDATION = 10  # patients; a smaller budget trains all of them on the fixed schedule
 VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class SplitSpec:
+    """Which patients train, validate and test: the options --split-seed and --split-column.
+
+    Attributes:
+        seed: Seed of the random split by patient.
+        column: Label column that holds the role of each scan (train, validation, test), instead of a random split.
+    """
+
+    option_prefix: ClassVar[str] = "split_"
+    seed: int = 0
+    column: str | None = None
+
+    def roles(self, manifest: pd.DataFrame) -> pd.Series:
+        """The role (train, validation, test) of each patient, indexed by patient; see `split`."""
+        return split(manifest, self.seed, column=self.column)
+
+    def to_record(self) -> dict[str, Any]:
+        """The fields by their option names, as a run's config keeps them."""
+        return {"split_seed": self.seed, "split_column": self.column}
 
 
 def split(
