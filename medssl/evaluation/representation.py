@@ -29,7 +29,8 @@ from medssl.encoders.base import Encoder
 from medssl.evaluation.intervals import auroc
 from medssl.preprocessing.cache import Cache
 from medssl.views import recipes
-from medssl.views.base import View, make_keys
+from medssl.views.base import View
+from medssl.views.random import make_keys
 
 EMBEDDED_VOXELS = 2**20  # in one forward pass: bounds the memory, whatever the size of a scan
 

@@ -24,7 +24,8 @@ from medssl.encoders.vit import from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import mean_square, patches_and_body, targets, with_tokens
 from medssl.views import recipes
-from medssl.views.base import View, mix, uniform
+from medssl.views.base import View
+from medssl.views.random import derive_keys, uniform
 
 
 class AIM(Method):
@@ -73,7 +74,7 @@ class AIM(Method):
     def prefix_of(self, batch: dict[str, Any]) -> Tensor:
         """(B,): how many patches may be seen both ways, uniform from 1 to all but one."""
         count = torch.Size(self.encoder.grid(batch["views"][0].shape[2:])).numel()
-        return 1 + (uniform(mix(batch["key"], 503), 1)[:, 0] * (count - 1)).long()
+        return 1 + (uniform(derive_keys(batch["key"], 503), 1)[:, 0] * (count - 1)).long()
 
     def predict(self, x: Tensor, prefix: Tensor) -> Tensor:
         """(B, C, *S) -> (B, N - 1, C * voxels of a patch): the second patch of the sequence, the third, ..., the last."""

@@ -30,7 +30,8 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.training.engine import adamw
 from medssl.views import recipes
-from medssl.views.base import View, make_keys, mix
+from medssl.views.base import View
+from medssl.views.random import derive_keys, make_keys
 
 
 class Method(pl.LightningModule, ABC):
@@ -111,9 +112,9 @@ class Method(pl.LightningModule, ABC):
     def make_views(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add `views` and `valid_views` to a batch, where it lies, from its `source` and keys."""
         views = [view for view in self._views if isinstance(view, View)]
-        params = [view.draw(mix(batch["key"], i)) for i, view in enumerate(views)]
+        params = [view.draw(derive_keys(batch["key"], i)) for i, view in enumerate(views)]
         sources = [self.view_source(batch, i) for i in range(len(views))]
-        made = [view.both(x.float(), body.float(), p) for view, p, (x, body) in zip(views, params, sources)]
+        made = [view.with_mask(x.float(), body.float(), p) for view, p, (x, body) in zip(views, params, sources)]
         batch["views"], batch["valid_views"] = [image for image, _ in made], [body for _, body in made]
         if self.places:
             places = places_of(batch)

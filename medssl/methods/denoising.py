@@ -21,7 +21,7 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.restoring import Restoring
-from medssl.views.base import mix, normal_like, uniform
+from medssl.views.random import derive_keys, normal_like, uniform
 
 COARSE = (
     8  # voxels between the values of coarse noise: 16 x 16 of them on slices of 128 x 128, as Kascenas et al. have it
@@ -45,7 +45,7 @@ class DenoisingAutoencoder(Restoring):
         self.noise, self.strength = noise, strength
 
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
-        keys = mix(keys, 503)
+        keys = derive_keys(keys, 503)
         if self.noise == "masking":
             lost = uniform(keys, x[0, 0].numel()) < self.strength
             return torch.where(lost.reshape(len(x), 1, *x.shape[2:]), 0.0, x)

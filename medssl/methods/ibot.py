@@ -29,8 +29,8 @@ from medssl.encoders.vit import to_patches
 from medssl.methods.dino import dino_head
 from medssl.methods.shared.patches import check_hides, with_tokens
 from medssl.methods.shared.teacher import StudentTeacher
-from medssl.views.base import mix
 from medssl.views.masking import patch_mask
+from medssl.views.random import derive_keys
 
 
 class IBOT(StudentTeacher):
@@ -96,7 +96,7 @@ class IBOT(StudentTeacher):
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
         """(2B, 1, *S), 1 where hidden from the student: compact regions, other ones in each view."""
         size = batch["views"][0].shape[2:]
-        keys = torch.cat([mix(batch["key"], 501 + i) for i in range(2)])
+        keys = torch.cat([derive_keys(batch["key"], 501 + i) for i in range(2)])
         return patch_mask(keys, size, self.patch, self.mask_ratio, "block")
 
     def counted(self, mask: Tensor, body: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
-from medssl.views.base import View, mix
+from medssl.views.base import View
+from medssl.views.random import derive_keys
 
 
 class Joint(Method):
@@ -74,7 +75,7 @@ class Joint(Method):
             mine = slice(start, start + count)
             lists = ("views", "valid_views", "place_views")
             own: dict[str, Any] = {name: batch[name][mine] for name in lists if name in batch}
-            own["key"] = mix(batch["key"], 700 + number) if number else batch["key"]
+            own["key"] = derive_keys(batch["key"], 700 + number) if number else batch["key"]
             made.append(batch | own)
             start += count
         return made

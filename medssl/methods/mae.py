@@ -23,8 +23,9 @@ from medssl.encoders.vit import blocks, from_patches, positions, run_blocks, tak
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import check_hides, mean_square, patches_and_body, targets, with_tokens
 from medssl.views import recipes
-from medssl.views.base import View, mix
+from medssl.views.base import View
 from medssl.views.masking import MaskKind, hiding_order
+from medssl.views.random import derive_keys
 
 
 class MAE(Method):
@@ -75,7 +76,9 @@ class MAE(Method):
     def kept_and_hidden(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Numbers of patches (B, K) and (B, N - K), in each sample as many, chosen by its key."""
         x = batch["views"][0]
-        order = hiding_order(mix(batch["key"], 501), self.encoder.grid(x.shape[2:]), self.mask_kind, x).argsort(1)
+        order = hiding_order(derive_keys(batch["key"], 501), self.encoder.grid(x.shape[2:]), self.mask_kind, x).argsort(
+            1
+        )
         count = round(self.mask_ratio * order.shape[1])
         hidden, keep = order.split([count, order.shape[1] - count], dim=1)
         return keep, hidden

@@ -27,8 +27,9 @@ from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method, sequences
 from medssl.methods.simmim import mean_error
 from medssl.views import recipes
-from medssl.views.base import View, mix
+from medssl.views.base import View
 from medssl.views.masking import patch_mask
+from medssl.views.random import derive_keys
 
 
 class MaskedMotion(Method):
@@ -68,7 +69,7 @@ class MaskedMotion(Method):
 
     def tubes_of(self, batch: dict[str, Any]) -> Tensor:
         """(B, 1, *S), 1 where every frame is hidden: the sample's share of blocks, chosen by its key."""
-        return patch_mask(mix(batch["key"], 501), batch["views"][0].shape[2:], self.mask_block, self.mask_ratio)
+        return patch_mask(derive_keys(batch["key"], 501), batch["views"][0].shape[2:], self.mask_block, self.mask_ratio)
 
     def predict(self, x: Tensor, tubes: Tensor) -> Tensor:
         """(B, frames, *S) -> (B, frames, *S), from what is outside of the tubes."""

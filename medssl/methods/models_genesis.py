@@ -19,8 +19,9 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.restoring import Restoring, box
-from medssl.views.base import mix, rows, uniform
+from medssl.views.base import per_sample
 from medssl.views.intensity import BezierCurve
+from medssl.views.random import derive_keys, uniform
 
 PAINTED, KEPT = (1 / 6, 1 / 3), (3 / 7, 4 / 7)  # edges of a box painted over, and of one kept from the noise around it
 BOXES, NEXT = 5, 0.95  # at most so many, and the chance of each
@@ -44,12 +45,14 @@ class ModelsGenesis(Restoring):
         self.bend = BezierCurve(probability=nonlinear)
 
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
-        chances = uniform(mix(keys, 513), 3)
-        shuffled = torch.where(rows(chances[:, 0] < self.shuffle, x), shuffle_blocks(x, mix(keys, 514)), x)
-        bent = self.bend(shuffled, self.bend.draw(mix(keys, 515)))
-        covered = self.covered(mix(keys, 516), x.shape[2:], chances[:, 2] < self.inward)
-        covered = covered & rows(chances[:, 1] < self.paint, x)
-        noise = uniform(mix(keys, 517), x[0, 0].numel()).reshape(covered.shape).to(x.dtype)
+        chances = uniform(derive_keys(keys, 513), 3)
+        shuffled = torch.where(
+            per_sample(chances[:, 0] < self.shuffle, x), shuffle_blocks(x, derive_keys(keys, 514)), x
+        )
+        bent = self.bend(shuffled, self.bend.draw(derive_keys(keys, 515)))
+        covered = self.covered(derive_keys(keys, 516), x.shape[2:], chances[:, 2] < self.inward)
+        covered = covered & per_sample(chances[:, 1] < self.paint, x)
+        noise = uniform(derive_keys(keys, 517), x[0, 0].numel()).reshape(covered.shape).to(x.dtype)
         return torch.where(covered, noise, bent)
 
     def covered(self, keys: Tensor, size: Sequence[int], inward: Tensor) -> Tensor:
@@ -57,19 +60,19 @@ class ModelsGenesis(Restoring):
         inside = outside = torch.zeros(len(keys), *size, dtype=torch.bool, device=keys.device)
         on = torch.ones_like(inward)
         for n in range(BOXES):
-            one = mix(keys, n)
+            one = derive_keys(keys, n)
             # the code keeps at least one box of a scan painted outwards; one painted inwards may stay as it is
-            drawn = uniform(mix(one, 0), 1)[:, 0] < NEXT
+            drawn = uniform(derive_keys(one, 0), 1)[:, 0] < NEXT
             on = on & drawn if n else drawn | ~inward
-            inside = inside | (box(mix(one, 1), size, *PAINTED) & rows(on, inside))
-            outside = outside | (box(mix(one, 2), size, *KEPT) & rows(on, outside))
-        return torch.where(rows(inward, inside), inside, ~outside)[:, None]
+            inside = inside | (box(derive_keys(one, 1), size, *PAINTED) & per_sample(on, inside))
+            outside = outside | (box(derive_keys(one, 2), size, *KEPT) & per_sample(on, outside))
+        return torch.where(per_sample(inward, inside), inside, ~outside)[:, None]
 
 
 def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
     """(B, C, *S): voxels shuffled within blocks of 1 to a tenth of the crop's voxels an axis, at least 2."""
     size, dims = x.shape[2:], x.ndim - 2
-    drawn = uniform(mix(keys, 0), 2 * dims)
+    drawn = uniform(derive_keys(keys, 0), 2 * dims)
     block = torch.zeros(len(x), *size, dtype=torch.int64, device=x.device)
     for axis, n in enumerate(size):
         edge = 1 + (drawn[:, axis] * max(2, n // 10)).long()
@@ -77,7 +80,7 @@ def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
         number = (torch.arange(n, device=x.device) + first[:, None]) // edge[:, None]
         block = block * (n + 1) + number.reshape(len(x), *[n if i == axis else 1 for i in range(dims)])
     block = block.flatten(1)
-    mixed = uniform(mix(keys, 1), block.shape[1]).argsort(1)
+    mixed = uniform(derive_keys(keys, 1), block.shape[1]).argsort(1)
     source = mixed.gather(1, block.gather(1, mixed).argsort(dim=1, stable=True))  # by block, in a random order
     target = block.argsort(dim=1, stable=True)  # by block, in their own order
     flat = x.flatten(2)

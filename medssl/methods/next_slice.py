@@ -25,7 +25,8 @@ from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method, sequences
 from medssl.methods.simmim import mean_error
 from medssl.views import recipes
-from medssl.views.base import View, mix, uniform
+from medssl.views.base import View
+from medssl.views.random import derive_keys, uniform
 
 
 class NextSlice(Method):
@@ -60,7 +61,7 @@ class NextSlice(Method):
         x = batch["views"][0]
         axis = 1 if self.along == "frames" else x.ndim - 1
         count = x.shape[axis]
-        known = 1 + (uniform(mix(batch["key"], 504), 1) * (count - self.ahead)).long()  # (B, 1)
+        known = 1 + (uniform(derive_keys(batch["key"], 504), 1) * (count - self.ahead)).long()  # (B, 1)
         place = torch.arange(count, device=x.device) - known  # (B, count)
         shape = [len(x), *[count if a == axis else 1 for a in range(1, x.ndim)]]
         return (place >= 0).reshape(shape), ((place >= 0) & (place < self.ahead)).reshape(shape)

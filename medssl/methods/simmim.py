@@ -26,8 +26,9 @@ from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
 from medssl.views import recipes
-from medssl.views.base import View, mix
+from medssl.views.base import View
 from medssl.views.masking import patch_mask
+from medssl.views.random import derive_keys
 
 
 class SimMIM(Method):
@@ -75,7 +76,7 @@ class SimMIM(Method):
 
     def seen(self, batch: dict[str, Any]) -> Tensor:
         """What the encoder is shown of the view, before the mask."""
-        x, keys = batch["views"][0], mix(batch["key"], 502)
+        x, keys = batch["views"][0], derive_keys(batch["key"], 502)
         return self.corruption(x, self.corruption.draw(keys)) if self.restore_intensity else x
 
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ class SimMIM(Method):
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
         """(B, 1, *S), 1 where hidden: in each sample the same number of blocks, chosen by its key."""
         size = batch["views"][0].shape[2:]
-        return patch_mask(mix(batch["key"], 501), size, self.mask_block, self.mask_ratio)
+        return patch_mask(derive_keys(batch["key"], 501), size, self.mask_block, self.mask_ratio)
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x, mask = batch["views"][0], self.mask_of(batch)

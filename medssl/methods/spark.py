@@ -34,8 +34,9 @@ from medssl.encoders.vit import from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import mean_square, patches_and_body, targets
 from medssl.views import recipes
-from medssl.views.base import View, mix
+from medssl.views.base import View
 from medssl.views.masking import MaskKind, patch_mask
+from medssl.views.random import derive_keys
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
 MIXERS = (_ConvNd, _MaxPoolNd, _AvgPoolNd)
@@ -74,7 +75,7 @@ class SparK(Method):
     def seen_of(self, batch: dict[str, Any]) -> Tensor:
         """(B, 1, *S), 1 where visible: in each sample as many blocks, chosen by its key."""
         x = batch["views"][0]
-        keys = mix(batch["key"], 501)
+        keys = derive_keys(batch["key"], 501)
         return 1 - patch_mask(keys, x.shape[2:], self.block, self.mask_ratio, self.mask_kind, image=x).to(x.dtype)
 
     def predict(self, x: Tensor, seen: Tensor) -> Tensor:

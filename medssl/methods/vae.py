@@ -27,7 +27,8 @@ from medssl.methods.autoencoder import check_narrow
 from medssl.methods.base import Method
 from medssl.methods.shared.restoring import FromCode, ToCode
 from medssl.views import recipes
-from medssl.views.base import View, make_keys, mix, normal_like
+from medssl.views.base import View
+from medssl.views.random import derive_keys, make_keys, normal_like
 
 
 class VAE(Method):
@@ -52,7 +53,9 @@ class VAE(Method):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]
         code = self.posterior(x)
-        drawn = code.mean + code.stddev * normal_like(code.mean, mix(batch["key"], 504))  # reparametrised, by key
+        drawn = code.mean + code.stddev * normal_like(
+            code.mean, derive_keys(batch["key"], 504)
+        )  # reparametrised, by key
         restored = self.from_code(drawn, x.shape[2:])
         spread = (restored - x).square().mean().detach().sqrt().clamp(min=1e-4)
         likelihood = Normal(restored, spread).log_prob(x).mean()

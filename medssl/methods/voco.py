@@ -27,8 +27,9 @@ from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
 from medssl.methods.shared.relation import cells, check_tiles, cut, own_intensities
 from medssl.views import recipes
-from medssl.views.base import View, mix, uniform
+from medssl.views.base import View
 from medssl.views.intensity import BrightnessContrast
+from medssl.views.random import derive_keys, uniform
 
 
 class VoCo(Method):
@@ -70,7 +71,7 @@ class VoCo(Method):
         tile = [n // g for n, g in zip(size, grid)]
         bases = (cells(grid) * torch.tensor(tile)).to(keys.device).expand(len(keys), -1, -1)
         room = torch.tensor([n - t + 1 for n, t in zip(size, tile)], device=keys.device)
-        drawn = uniform(mix(keys, 510), self.queries * len(tile)).reshape(len(keys), self.queries, len(tile))
+        drawn = uniform(derive_keys(keys, 510), self.queries * len(tile)).reshape(len(keys), self.queries, len(tile))
         return bases, (drawn * room).long(), tile
 
     def grid_of(self, size: Sequence[int]) -> list[int]:

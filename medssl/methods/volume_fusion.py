@@ -26,7 +26,8 @@ from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
 from medssl.methods.shared.restoring import box
 from medssl.views import recipes
-from medssl.views.base import View, mix, rows, uniform
+from medssl.views.base import View, per_sample
+from medssl.views.random import derive_keys, uniform
 
 BOX = (1 / 16, 5 / 8)  # edges of a box, of the crop's: 8 to 80 voxels of 128 in the paper
 
@@ -64,13 +65,13 @@ class VolumeFusion(Method):
     def classes_of(self, keys: Tensor, size: Sequence[int]) -> Tensor:
         """(B, *size) int64, 0..coefficients: boxes one over the other, of each sample by its key alone."""
         fewest, most = self.boxes
-        count = fewest + (uniform(mix(keys, 511), 1)[:, 0] * (most - fewest + 1)).long()
+        count = fewest + (uniform(derive_keys(keys, 511), 1)[:, 0] * (most - fewest + 1)).long()
         classes = torch.zeros(len(keys), *size, dtype=torch.int64, device=keys.device)
         for n in range(most):
-            one = mix(mix(keys, 512), n)
-            value = (uniform(mix(one, 0), 1)[:, 0] * (self.coefficients + 1)).long()
-            inside = box(mix(one, 1), size, *BOX) & rows(n < count, classes)
-            classes = torch.where(inside, rows(value, classes), classes)
+            one = derive_keys(derive_keys(keys, 512), n)
+            value = (uniform(derive_keys(one, 0), 1)[:, 0] * (self.coefficients + 1)).long()
+            inside = box(derive_keys(one, 1), size, *BOX) & per_sample(n < count, classes)
+            classes = torch.where(inside, per_sample(value, classes), classes)
         return classes
 
 

@@ -46,7 +46,7 @@ from medssl.training.models import (
 )
 from medssl.training.pretrain import check_fits, default_crop
 from medssl.views import recipes
-from medssl.views.base import mix
+from medssl.views.random import derive_keys
 
 Task = Literal["classification", "segmentation"]
 CHECKS = 5  # looks at the validation patients during training, where there are any
@@ -309,11 +309,11 @@ class _Training(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         asleep = self.recipe.frozen or self.global_step < (self.recipe.head_first or 0.0) * self.recipe.steps
         self.model.encoder.requires_grad_(not asleep).train(not asleep)
-        params = self.view.draw(mix(batch["key"], 0))
+        params = self.view.draw(derive_keys(batch["key"], 0))
         source = batch["source"].float()
         if self.target.task == "classification":
             return self._finite(F.cross_entropy(self.model(self.view(source, params)), batch["target"]))
-        x, mask = self.view.both(source, self.codes[batch["mask"].long()].float(), params)  # type: ignore[index]
+        x, mask = self.view.with_mask(source, self.codes[batch["mask"].long()].float(), params)  # type: ignore[index]
         return self._finite(self.dice_ce(self.model(x), mask))
 
     def _finite(self, loss: Tensor) -> Tensor:

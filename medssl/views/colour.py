@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, mix, rows, uniform
+from medssl.views.base import Params, View, per_sample
 from medssl.views.kspace import expect
+from medssl.views.random import derive_keys, uniform
 
 # Optical density of red, green, blue in haematoxylin and in eosin: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001
 RUIFROK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
@@ -43,9 +44,9 @@ class ColourJitter(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         hue, saturation, value = to_hsv(x.clamp(0, 1))
-        hue = (hue + rows(params["hue"], x)) % 1
-        saturation = (saturation * rows(params["saturation"], x)).clamp(0, 1)
-        return from_hsv(hue, saturation, (value * rows(params["value"], x)).clamp(0, 1))
+        hue = (hue + per_sample(params["hue"], x)) % 1
+        saturation = (saturation * per_sample(params["saturation"], x)).clamp(0, 1)
+        return from_hsv(hue, saturation, (value * per_sample(params["value"], x)).clamp(0, 1))
 
 
 class StainJitter(View):
@@ -73,8 +74,8 @@ class StainJitter(View):
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {
-            "scale": 1 + uniform(mix(keys, 1), 2, -self.scale, self.scale),
-            "shift": uniform(mix(keys, 2), 2, -self.shift, self.shift),
+            "scale": 1 + uniform(derive_keys(keys, 1), 2, -self.scale, self.scale),
+            "shift": uniform(derive_keys(keys, 2), 2, -self.shift, self.shift),
         }
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:

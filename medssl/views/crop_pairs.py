@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, mix, uniform
+from medssl.views.base import Params
+from medssl.views.random import derive_keys, uniform
 from medssl.views.spatial import Resample
 
 
@@ -59,16 +60,16 @@ def draw_pair(
             f"two crops that share {overlap[0]:g} need a source of {needed} voxels, it is {tuple(source)}: "
             f"lower the crop's zoom, raise the overlap, or take a larger source"
         )
-    first, second = view.draw(mix(keys, 1)), view.draw(mix(keys, 2))
+    first, second = view.draw(derive_keys(keys, 1)), view.draw(derive_keys(keys, 2))
     second["zoom"] = first["zoom"]
     edges, dims = view.edges(first), len(view.size)
-    part = uniform(mix(keys, 3), 1, *overlap)
-    weight = uniform(mix(keys, 4), dims, 0.05, 1)  # how the loss of volume is spread over the axes
+    part = uniform(derive_keys(keys, 3), 1, *overlap)
+    weight = uniform(derive_keys(keys, 4), dims, 0.05, 1)  # how the loss of volume is spread over the axes
     shared = part ** (weight / weight.sum(1, keepdim=True))  # (B, d), its product is `part`
-    sign = uniform(mix(keys, 5), dims, -1, 1).sign()
+    sign = uniform(derive_keys(keys, 5), dims, -1, 1).sign()
     apart = (1 - shared) * edges * sign
     room = (torch.tensor(list(source), device=keys.device) - edges) / 2
-    middle = uniform(mix(keys, 6), dims, -1, 1) * (room - apart.abs() / 2)
+    middle = uniform(derive_keys(keys, 6), dims, -1, 1) * (room - apart.abs() / 2)
     for params, way in ((first, -0.5), (second, 0.5)):
         params["place"] = torch.where(room > 0, (middle + way * apart) / room.clamp(min=1e-6), 0.0)
     return first, second

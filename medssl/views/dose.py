@@ -14,8 +14,9 @@ import math
 import torch
 from torch import Tensor
 
-from medssl.views.base import Params, View, mix, normal_like, rows, uniform
+from medssl.views.base import Params, View, per_sample
 from medssl.views.kspace import expect, filtered, frequency, plane
+from medssl.views.random import derive_keys, log_uniform, normal_like
 
 Range = tuple[float, float]
 
@@ -40,13 +41,13 @@ class LowDoseXray(View):
         self.bright_is_dense, self.probability = bright_is_dense, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"photons": log_uniform(keys, self.photons), "key": mix(keys, 51)}
+        return {"photons": log_uniform(keys, self.photons), "key": derive_keys(keys, 51)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        photons = rows(params["photons"], x)
+        photons = per_sample(params["photons"], x)
         dense = x if self.bright_is_dense else 1 - x
-        counts = poisson_like(photons * (-self.attenuation * dense).exp(), mix(params["key"], 1))
-        counts = counts + self.electronic * normal_like(x, mix(params["key"], 2))
+        counts = poisson_like(photons * (-self.attenuation * dense).exp(), derive_keys(params["key"], 1))
+        counts = counts + self.electronic * normal_like(x, derive_keys(params["key"], 2))
         found = (photons / counts.clamp(min=1)).log() / self.attenuation
         return found if self.bright_is_dense else 1 - found
 
@@ -78,7 +79,7 @@ class LowDoseCT(View):
         self.axes, self.probability = axes, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"photons": log_uniform(keys, self.photons), "key": mix(keys, 52)}
+        return {"photons": log_uniform(keys, self.photons), "key": derive_keys(keys, 52)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         across, along = (frequency(x, axis + 2) for axis in plane(self.axes, x))
@@ -90,17 +91,12 @@ class LowDoseCT(View):
     def sigma_hu(self, x: Tensor, photons: Tensor) -> Tensor:
         """The deviation of the noise in HU at each voxel, in a shape that meets x."""
         attenuation = self.water_per_mm * (1 + x / 1000).clamp(min=0)
-        variance = torch.zeros_like(rows(photons, x))
+        variance = torch.zeros_like(per_sample(photons, x))
         for axis in self.axes:
             line_integral = self.body_mm * attenuation.mean(dim=axis + 2, keepdim=True)
-            counts = (rows(photons, x) * (-line_integral).exp()).clamp(min=1)
+            counts = (per_sample(photons, x) * (-line_integral).exp()).clamp(min=1)
             variance = variance + (1 / counts + (self.electronic / counts) ** 2) / 2
         return 1000 / self.water_per_mm * (math.pi**2 / (12 * self.projections) * variance).sqrt()
-
-
-def log_uniform(keys: Tensor, ends: Range) -> Tensor:
-    """(B,) from low to high, as likely from 1 to 10 as from 10 to 100."""
-    return uniform(keys, 1, math.log(ends[0]), math.log(ends[1]))[:, 0].exp()
 
 
 def poisson_like(mean: Tensor, keys: Tensor) -> Tensor:

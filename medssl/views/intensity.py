@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, mix, normal_like, rows, uniform
+from medssl.views.base import Params, View, per_sample
 from medssl.views.kspace import expect, through_curve
+from medssl.views.random import derive_keys, normal_like, uniform
 from medssl.views.separable import convolved, gaussian
 
 
@@ -42,7 +43,7 @@ class Window(View):
         return {"level_hu": self.level_hu + move[:, 0], "width_hu": self.width_hu + move[:, 1]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        level, width = rows(params["level_hu"], x), rows(params["width_hu"], x)
+        level, width = per_sample(params["level_hu"], x), per_sample(params["width_hu"], x)
         low, high = level - width / 2, level + width / 2
         inside = ((x - low) / width).clamp(0, 1)
         if not self.tails:
@@ -66,7 +67,7 @@ class Gamma(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         inside = x.clamp(0, 1)
-        power = inside.clamp(min=1e-6).log().mul_(rows(params["gamma"], x)).exp_()  # quicker than pow
+        power = inside.clamp(min=1e-6).log().mul_(per_sample(params["gamma"], x)).exp_()  # quicker than pow
         return (x - inside).add_(power)
 
 
@@ -90,11 +91,11 @@ class BrightnessContrast(View):
         return {"brightness": drawn[:, 0] * self.brightness, "contrast": 1 + drawn[:, 1] * self.contrast}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        contrast = rows(params["contrast"], x)
+        contrast = per_sample(params["contrast"], x)
         if self.about_air:
-            return x * contrast + rows(params["brightness"], x)
+            return x * contrast + per_sample(params["brightness"], x)
         mean = x.mean(dim=tuple(range(1, x.ndim)), keepdim=True)
-        return (x * contrast).add_(mean * (1 - contrast) + rows(params["brightness"], x))
+        return (x * contrast).add_(mean * (1 - contrast) + per_sample(params["brightness"], x))
 
 
 class Noise(View):
@@ -106,10 +107,10 @@ class Noise(View):
         self.most, self.probability = most, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": mix(keys, 11)}
+        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": derive_keys(keys, 11)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return normal_like(x, params["key"]).mul_(rows(params["sigma"], x)).add_(x)
+        return normal_like(x, params["key"]).mul_(per_sample(params["sigma"], x)).add_(x)
 
 
 class Blur(View):
@@ -141,7 +142,9 @@ class Sharpen(View):
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         sigma = torch.full_like(params["amount"], self.sigma)
-        return x + rows(params["amount"], x) * (x - convolved(x, gaussian(sigma, reach=math.ceil(4 * self.sigma))))
+        return x + per_sample(params["amount"], x) * (
+            x - convolved(x, gaussian(sigma, reach=math.ceil(4 * self.sigma)))
+        )
 
 
 class HistogramShift(View):
@@ -185,7 +188,7 @@ class BezierCurve(View):
         self.inverting, self.probability = inverting, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        inverted = uniform(mix(keys, 1), 1)[:, 0] < self.inverting
+        inverted = uniform(derive_keys(keys, 1), 1)[:, 0] < self.inverting
         return {"points": uniform(keys, 4).reshape(-1, 2, 2), "inverted": inverted}  # points: (B, 2, (x, y))
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:

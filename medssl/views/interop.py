@@ -30,7 +30,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Compose, Params, View, mix
+from medssl.views.base import Params, View, leaves
+from medssl.views.random import derive_keys
 from medssl.views.recipes import moves
 from medssl.views.spatial import Resample
 
@@ -73,7 +74,7 @@ class PerSample(View):
         return cls(MonaiCompose([RandFlipd(pair, prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)]))
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"key": mix(keys, 21)}
+        return {"key": derive_keys(keys, 21)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return self._each(x, torch.zeros_like(x[:, :1]), params)[0]
@@ -94,9 +95,9 @@ class PerSample(View):
             f"for example RandAffined(('image', 'mask'), mode=('bilinear', 'nearest'))"
         )
 
-    def both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+    def with_mask(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         if "mask" not in self._keys:
-            return super().both(x, mask, params)
+            return super().with_mask(x, mask, params)
         image, moved = self._each(x.float(), mask.float(), params)
         return image.to(x.dtype), moved.to(mask.dtype)
 
@@ -237,7 +238,7 @@ def source_voxels(view: View, params: Params, shape: Sequence[int]) -> Tensor:
     Raises MedsslError for a view whose move is no affine one.
     """
     step, shape = torch.eye(len(shape) + 1, dtype=torch.float64), tuple(shape)
-    for part, own in _leaves(view, params):
+    for part, own in leaves(view, params):
         if isinstance(part, Resample) and not part.elastic_mm:
             if bool(own.get("on", True)):
                 step, shape = step @ part.matrix(own, shape)[0].double(), part.size
@@ -247,14 +248,6 @@ def source_voxels(view: View, params: Params, shape: Sequence[int]) -> Tensor:
                 f"EnsureTyped(keys, track_meta=False) before it"
             )
     return step
-
-
-def _leaves(view: View, params: Params) -> Iterator[tuple[View, Params]]:
-    if not isinstance(view, Compose):
-        yield view, params
-        return
-    for i, part in enumerate(view.views):
-        yield from _leaves(part, params[str(i)])  # type: ignore[arg-type]
 
 
 def _flat(transform: Any) -> Iterator[Any]:

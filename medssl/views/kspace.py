@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import mix, normal_like, rows
+from medssl.views.base import per_sample
+from medssl.views.random import derive_keys, normal_like
 from medssl.views.separable import convolved, gaussian
 
 
@@ -66,7 +67,7 @@ def through_curve(x: Tensor, table: Tensor) -> Tensor:
     place = (inside * (table.shape[1] - 1)).flatten(1)
     left = place.detach().long().clamp(max=table.shape[1] - 2)
     value = table.gather(1, left) + table.diff(dim=1).gather(1, left) * (place - left)
-    return value.reshape(x.shape) + (x - inside) * rows(table[:, -1] - table[:, 0], x)
+    return value.reshape(x.shape) + (x - inside) * per_sample(table[:, -1] - table[:, 0], x)
 
 
 def grainy(x: Tensor, keys: Tensor, grain: float) -> Tensor:
@@ -82,5 +83,5 @@ def grainy(x: Tensor, keys: Tensor, grain: float) -> Tensor:
 
 def magnitude(x: Tensor, sigma: Tensor, keys: Tensor, grain: float = 0.0) -> Tensor:
     """|x + complex Gaussian noise of deviation sigma (B,) in each part|: Rice's distribution."""
-    real, imaginary = (grainy(x, mix(keys, i), grain) * rows(sigma, x) for i in (1, 2))
+    real, imaginary = (grainy(x, derive_keys(keys, i), grain) * per_sample(sigma, x) for i in (1, 2))
     return torch.complex(x + real, imaginary).abs()

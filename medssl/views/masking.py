@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, mix, uniform
+from medssl.views.base import Params, View
 from medssl.views.kspace import expect
+from medssl.views.random import derive_keys, uniform, uniform_like
 
 Range = tuple[float, float]
 MaskKind = Literal["random", "block", "tube", "high-frequency"]
@@ -36,10 +37,12 @@ class _Boxes(View):
         self.count, self.edge, self.probability = count, edge, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        present = uniform(mix(keys, 1), 1, 1, self.count + 1).long() > torch.arange(self.count, device=keys.device)
-        edges = uniform(mix(keys, 2), 3 * self.count, *self.edge).reshape(-1, self.count, 3)
-        places = uniform(mix(keys, 3), 3 * self.count).reshape(-1, self.count, 3)
-        return {"edge": edges, "place": places, "present": present, "key": mix(keys, 4)}
+        present = uniform(derive_keys(keys, 1), 1, 1, self.count + 1).long() > torch.arange(
+            self.count, device=keys.device
+        )
+        edges = uniform(derive_keys(keys, 2), 3 * self.count, *self.edge).reshape(-1, self.count, 3)
+        places = uniform(derive_keys(keys, 3), 3 * self.count).reshape(-1, self.count, 3)
+        return {"edge": edges, "place": places, "present": present, "key": derive_keys(keys, 4)}
 
     def inside(self, x: Tensor, params: Params) -> Tensor:
         """(B, 1, *S) bool: the voxels in any of the boxes, which lie in the image as a whole."""
@@ -97,7 +100,7 @@ class LocalShuffle(View):
         self.most, self.block, self.probability = most, block, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"share": uniform(mix(keys, 1), 1, 0, self.most)[:, 0], "key": mix(keys, 2)}
+        return {"share": uniform(derive_keys(keys, 1), 1, 0, self.most)[:, 0], "key": derive_keys(keys, 2)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         whole = [n // self.block * self.block for n in x.shape[2:]]  # what is left at the ends stays as it is
@@ -114,10 +117,10 @@ class LocalShuffle(View):
         parts = split.permute(to_blocks)  # (B, C, *blocks, *block)
         flat = parts.flatten(2 + dims).flatten(2, 1 + dims)  # (B, C, blocks, voxels)
         count, voxels = flat.shape[2:]
-        orders = uniform(mix(key, 1), self.orders * voxels).reshape(-1, self.orders, voxels).argsort(2)
+        orders = uniform(derive_keys(key, 1), self.orders * voxels).reshape(-1, self.orders, voxels).argsort(2)
         orders = torch.cat([torch.arange(voxels, device=x.device).expand(len(x), 1, -1), orders], 1)  # first: unchanged
-        chosen = 1 + uniform(mix(key, 2), count, 0, self.orders).long()
-        chosen = chosen * (uniform(mix(key, 3), count) < params["share"][:, None])
+        chosen = 1 + uniform(derive_keys(key, 2), count, 0, self.orders).long()
+        chosen = chosen * (uniform(derive_keys(key, 3), count) < params["share"][:, None])
         index = orders.gather(1, chosen[..., None].expand(-1, -1, voxels))[:, None].expand_as(flat)
         back = sorted(range(len(to_blocks)), key=to_blocks.__getitem__)
         return flat.gather(3, index).reshape(parts.shape).permute(back).reshape(x.shape)
@@ -135,7 +138,7 @@ class PatchMask(View):
         self.ratio, self.block, self.kind, self.fill, self.probability = ratio, block, kind, fill, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"key": mix(keys, 1)}
+        return {"key": derive_keys(keys, 1)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return x.masked_fill(self.hidden(x, params) > 0, self.fill)
@@ -194,7 +197,7 @@ def hiding_order(keys: Tensor, blocks: Sequence[int], kind: MaskKind = "random",
         raise MedsslError(f"a mask of kind {kind!r}: expected one of {', '.join(get_args(MaskKind))}")
     count, dims = math.prod(blocks), len(blocks)
     if kind == "block":
-        score = nearest_centre(mix(keys, 1), blocks) + 1e-3 * uniform(keys, count)
+        score = nearest_centre(derive_keys(keys, 1), blocks) + 1e-3 * uniform(keys, count)
     elif kind == "tube":
         if dims != 3:
             raise MedsslError(
@@ -219,7 +222,7 @@ def nearest_centre(keys: Tensor, blocks: Sequence[int]) -> Tensor:
     places = torch.stack(torch.meshgrid(*steps, indexing="ij")).flatten(1)  # (d, blocks)
     edge = torch.tensor(blocks, device=keys.device)[:, None]
     centres = uniform(keys, CENTRES * len(blocks)).reshape(len(keys), CENTRES, len(blocks), 1) * edge - 0.5
-    stretch = uniform(mix(keys, 1), CENTRES * len(blocks), -0.5, 0.5).exp().reshape(centres.shape)
+    stretch = uniform(derive_keys(keys, 1), CENTRES * len(blocks), -0.5, 0.5).exp().reshape(centres.shape)
     return ((places - centres).abs() * stretch).amax(2).amin(1)
 
 
@@ -240,8 +243,3 @@ def pooled(x: Tensor, blocks: Sequence[int]) -> Tensor:
 def spread(values: Tensor, size: Sequence[int]) -> Tensor:
     """(B, C, *blocks) -> (B, C, *size): each block's value at all of its voxels."""
     return F.interpolate(values, size=tuple(size), mode="nearest")
-
-
-def uniform_like(x: Tensor, keys: Tensor) -> Tensor:
-    """Noise of x's shape, uniform on 0..1, sample b from keys[b] alone."""
-    return uniform(keys, x[0].numel()).reshape(x.shape)

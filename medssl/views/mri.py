@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, mix, rows, uniform
+from medssl.views.base import Params, View, per_sample
 from medssl.views.kspace import expect, filtered, frequency, magnitude, on_axis, plane
+from medssl.views.random import derive_keys, uniform
 from medssl.views.separable import spread
 from medssl.views.spatial import rotation
 
@@ -40,7 +41,7 @@ class BiasField(View):
         self.order, self.strength, self.probability = order, strength, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        drawn = uniform(mix(keys, 31), (self.order + 1) ** 3, -self.strength, self.strength)
+        drawn = uniform(derive_keys(keys, 31), (self.order + 1) ** 3, -self.strength, self.strength)
         return {"coefficients": drawn.reshape(-1, *[self.order + 1] * 3)}  # (B, n, n, n), n = order + 1
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
@@ -67,7 +68,7 @@ class RicianNoise(View):
         self.most, self.probability = most, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": mix(keys, 32)}
+        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": derive_keys(keys, 32)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return magnitude(x, params["sigma"], params["key"])
@@ -92,15 +93,15 @@ class Ghosting(View):
         self.axes, self.probability = tuple(axes), probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        ghosts = uniform(mix(keys, 1), 1, self.ghosts[0], self.ghosts[1] + 1)[:, 0].long()
-        strength = uniform(mix(keys, 2), 1, *self.strength)[:, 0]
+        ghosts = uniform(derive_keys(keys, 1), 1, self.ghosts[0], self.ghosts[1] + 1)[:, 0].long()
+        strength = uniform(derive_keys(keys, 2), 1, *self.strength)[:, 0]
         return {"ghosts": ghosts, "strength": strength, "axis": drawn_axis(keys, self.axes)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         line, count = phase_lines(x, params["axis"], self.axes)
         away = (line - count // 2).abs()
-        weak = (away % rows(params["ghosts"], x) == 0) & (away > self.kept / 2 * count)
-        return filtered(x, 1 - rows(params["strength"], x) * weak)
+        weak = (away % per_sample(params["ghosts"], x) == 0) & (away > self.kept / 2 * count)
+        return filtered(x, 1 - per_sample(params["strength"], x) * weak)
 
 
 class Spikes(View):
@@ -116,22 +117,26 @@ class Spikes(View):
         self.count, self.strength, self.probability = count, strength, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        present = uniform(mix(keys, 1), 1, 1, self.count + 1).long() > torch.arange(self.count, device=keys.device)
+        present = uniform(derive_keys(keys, 1), 1, 1, self.count + 1).long() > torch.arange(
+            self.count, device=keys.device
+        )
         return {
-            "place": uniform(mix(keys, 2), 3 * self.count, -0.5, 0.5).reshape(-1, self.count, 3),  # cycles a voxel
-            "phase": uniform(mix(keys, 3), self.count, 0, 2 * math.pi),
-            "strength": uniform(mix(keys, 4), self.count, *self.strength) * present,
+            "place": uniform(derive_keys(keys, 2), 3 * self.count, -0.5, 0.5).reshape(
+                -1, self.count, 3
+            ),  # cycles a voxel
+            "phase": uniform(derive_keys(keys, 3), self.count, 0, 2 * math.pi),
+            "strength": uniform(derive_keys(keys, 4), self.count, *self.strength) * present,
         }
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         mean = x.mean(dim=tuple(range(2, x.ndim)), keepdim=True)
         waves = torch.zeros_like(x[:, :1])
         for k in range(self.count):
-            turns = rows(params["phase"][:, k], x)
+            turns = per_sample(params["phase"][:, k], x)
             for axis, size in enumerate(x.shape[2:]):
                 cycles = (params["place"][:, k, axis, None] * size).round() / size
                 turns = turns + on_axis(2 * math.pi * cycles * torch.arange(size, device=x.device), x, axis + 2)
-            waves = waves + rows(params["strength"][:, k], x) * turns.cos()
+            waves = waves + per_sample(params["strength"][:, k], x) * turns.cos()
         return x + mean * waves
 
 
@@ -150,9 +155,9 @@ class Gibbs(View):
         return {"kept": uniform(keys, 1, *self.kept)[:, 0]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        weights = torch.ones_like(rows(params["kept"], x))
+        weights = torch.ones_like(per_sample(params["kept"], x))
         for axis in plane(self.axes, x):
-            weights = weights * (frequency(x, axis + 2).abs() <= rows(params["kept"], x) / 2)
+            weights = weights * (frequency(x, axis + 2).abs() <= per_sample(params["kept"], x) / 2)
         return filtered(x, weights)
 
 
@@ -173,8 +178,8 @@ class Undersampling(View):
         self.acceleration, self.centre, self.axes, self.probability = acceleration, centre, tuple(axes), probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        acceleration = uniform(mix(keys, 1), 1, *self.acceleration)[:, 0]
-        return {"acceleration": acceleration, "axis": drawn_axis(keys, self.axes), "key": mix(keys, 2)}
+        acceleration = uniform(derive_keys(keys, 1), 1, *self.acceleration)[:, 0]
+        return {"acceleration": acceleration, "axis": drawn_axis(keys, self.axes), "key": derive_keys(keys, 2)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return filtered(x, self.acquired(x, params).float())
@@ -209,18 +214,20 @@ class Motion(View):
         self.axes, self.spacing_mm, self.probability = tuple(axes), spacing_mm, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        turns, shifts = (uniform(mix(keys, i), 3 * self.moves, -1, 1).reshape(-1, self.moves, 3) for i in (1, 2))
+        turns, shifts = (
+            uniform(derive_keys(keys, i), 3 * self.moves, -1, 1).reshape(-1, self.moves, 3) for i in (1, 2)
+        )
         return {
             "radians": turns * math.radians(self.rotate_degrees),
             "shift_mm": shifts * self.shift_mm,
-            "times": uniform(mix(keys, 3), self.moves).sort(dim=1).values,  # shares of the scan's time
+            "times": uniform(derive_keys(keys, 3), self.moves).sort(dim=1).values,  # shares of the scan's time
             "axis": drawn_axis(keys, self.axes),
         }
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         line, count = phase_lines(x, params["axis"], self.axes)
         at_rest, stretch = (
-            torch.stack([(n + 0.5) / count > rows(t, x) for t in params["times"].unbind(1)]).sum(0)
+            torch.stack([(n + 0.5) / count > per_sample(t, x) for t in params["times"].unbind(1)]).sum(0)
             for n in (count // 2, line)
         )
         moved = x
@@ -245,16 +252,16 @@ def posed(x: Tensor, radians: Tensor, shift_mm: Tensor, spacing_mm: Sequence[flo
 
 def drawn_axis(keys: Tensor, axes: Sequence[int]) -> Tensor:
     """(B,) one of `axes` for each sample."""
-    index = uniform(mix(keys, 33), 1, 0, len(axes))[:, 0].long()
+    index = uniform(derive_keys(keys, 33), 1, 0, len(axes))[:, 0].long()
     return torch.tensor(axes, device=keys.device)[index]
 
 
 def phase_lines(x: Tensor, axis: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The line that each place of x's k-space (in the order of an FFT) is in along its sample's phase axis, from 0 on
     and with the centre at half of them, and how many there are; both ready to meet x."""
-    line = count = rows(torch.zeros_like(axis), x)
+    line = count = per_sample(torch.zeros_like(axis), x)
     for a in plane(axes, x):
-        size, here = x.shape[a + 2], rows(axis == a, x)
+        size, here = x.shape[a + 2], per_sample(axis == a, x)
         numbers = on_axis(torch.arange(size, device=x.device).roll(-(size // 2)), x, a + 2)
         line, count = torch.where(here, numbers, line), torch.where(here, size, count)
     return line, count

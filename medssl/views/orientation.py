@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, uniform
+from medssl.views.base import Params, View
+from medssl.views.random import uniform
 
 Turn = tuple[tuple[int, ...], tuple[int, ...]]  # the order of the axes, the axes reversed after that
 

@@ -32,8 +32,9 @@ from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import source_within
 from medssl.views import recipes
-from medssl.views.base import Compose, Params, View, make_keys
+from medssl.views.base import Compose, Params, View
 from medssl.views.intensity import Window
+from medssl.views.random import make_keys
 
 MOST = {2: 224, 3: 96}  # voxels of the default crop's edge
 SHOWN_HU = (-1000, -160, 40, 240, 1500)

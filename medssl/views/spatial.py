@@ -2,7 +2,7 @@
 
     view = Resample((96, 96, 96), zoom=(0.7, 1.4), rotate_degrees=(20, 20, 20), elastic_mm=6, flip=0.5)
     y = view(x, view.draw(keys))                           # (B, C, *source) -> (B, C, 96, 96, 96)
-    y, mask = view.both(x, mask, view.draw(keys))          # the mask too, nearest neighbour, by the same move
+    y, mask = view.with_mask(x, mask, view.draw(keys))          # the mask too, nearest neighbour, by the same move
 
 Voxels are taken as `spacing_mm` apart, so that a rotation is rigid in millimetres. Where each voxel of the crop lies in
 the source is one small grid of cubic B-spline control points an axis, spread over the crop axis by axis: a B-spline
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, mix, uniform
+from medssl.views.base import Params, View
+from medssl.views.random import derive_keys, uniform
 from medssl.views.separable import cubic_bspline, hat, spread
 
 LEFT_RIGHT = {2: 1, 3: 0}  # the axis that mirrors left and right: the columns of an image, x of a volume
@@ -118,21 +119,21 @@ class Resample(View):
     def parameters_of(self, keys: Tensor) -> Params:
         dims, device = len(self.size), keys.device
         low, high = math.log(self.zoom[0]), math.log(self.zoom[1])
-        zoom = uniform(mix(keys, 1), 1, low, high)
-        jitter = uniform(mix(keys, 2), dims, -math.log(self.aspect) / 2, math.log(self.aspect) / 2)
+        zoom = uniform(derive_keys(keys, 1), 1, low, high)
+        jitter = uniform(derive_keys(keys, 2), dims, -math.log(self.aspect) / 2, math.log(self.aspect) / 2)
         turns = torch.tensor(self.rotate_degrees, device=device) * math.pi / 180
         params = {
             "zoom": (zoom + jitter).exp(),  # (B, d)
-            "place": uniform(mix(keys, 3), dims, -1, 1) * self.shift,
-            "radians": uniform(mix(keys, 4), len(turns), -1, 1) * turns,
-            "flip": uniform(mix(keys, 5), dims) < torch.tensor(self.flip, device=device),
+            "place": uniform(derive_keys(keys, 3), dims, -1, 1) * self.shift,
+            "radians": uniform(derive_keys(keys, 4), len(turns), -1, 1) * turns,
+            "flip": uniform(derive_keys(keys, 5), dims) < torch.tensor(self.flip, device=device),
         }
         if self.shear_degrees:
             steepest = math.tan(math.radians(self.shear_degrees))
-            params["shear"] = uniform(mix(keys, 6), dims * (dims - 1), -steepest, steepest)
+            params["shear"] = uniform(derive_keys(keys, 6), dims * (dims - 1), -steepest, steepest)
         if self.elastic_mm:
-            params["elastic_mm"] = uniform(mix(keys, 7), 1, 0, self.elastic_mm)[:, 0]
-            params["elastic_key"] = mix(keys, 8)
+            params["elastic_mm"] = uniform(derive_keys(keys, 7), 1, 0, self.elastic_mm)[:, 0]
+            params["elastic_key"] = derive_keys(keys, 8)
         return params
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
@@ -141,7 +142,7 @@ class Resample(View):
     def move_mask(self, mask: Tensor, params: Params) -> Tensor:
         return self._resample([mask], ["nearest"], params)[0]
 
-    def change_both(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
+    def change_with_mask(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         image, moved = self._resample([x, mask], ["bilinear", "nearest"], params)
         return image, moved
 

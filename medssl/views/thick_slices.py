@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, mix, uniform
+from medssl.views.base import Params, View
+from medssl.views.random import derive_keys, uniform
 from medssl.views.separable import along
 
 
@@ -38,8 +39,8 @@ class ThickSlices(View):
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {
-            "thickness_mm": uniform(mix(keys, 1), 1, *self.thickness_mm)[:, 0],
-            "axis": uniform(mix(keys, 2), 1)[:, 0],
+            "thickness_mm": uniform(derive_keys(keys, 1), 1, *self.thickness_mm)[:, 0],
+            "axis": uniform(derive_keys(keys, 2), 1)[:, 0],
         }
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medssl.views.base import Params, View, mix, rows, uniform
+from medssl.views.base import Params, View, per_sample
 from medssl.views.kspace import expect, magnitude, on_axis, plane
+from medssl.views.random import derive_keys, uniform
 
 Range = tuple[float, float]
 
@@ -32,12 +33,12 @@ class Speckle(View):
         self.most, self.grain, self.probability = most, grain, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": mix(keys, 41)}
+        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": derive_keys(keys, 41)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         steady = torch.ones_like(x[:, :1])  # one factor for all channels
         factor = magnitude(steady, params["sigma"], params["key"], self.grain)
-        return x * factor / rows(1 + 2 * params["sigma"] ** 2, x).sqrt()
+        return x * factor / per_sample(1 + 2 * params["sigma"] ** 2, x).sqrt()
 
 
 class Shadow(View):
@@ -63,12 +64,12 @@ class Shadow(View):
 
     def parameters_of(self, keys: Tensor) -> Params:
         ranges = {"strength": self.strength, "width": self.width, "start": self.start}
-        drawn = {name: uniform(mix(keys, i), 1, *ends)[:, 0] for i, (name, ends) in enumerate(ranges.items())}
-        return {**drawn, "centre": uniform(mix(keys, 9), 3)}  # of the profile, on each axis
+        drawn = {name: uniform(derive_keys(keys, i), 1, *ends)[:, 0] for i, (name, ends) in enumerate(ranges.items())}
+        return {**drawn, "centre": uniform(derive_keys(keys, 9), 3)}  # of the profile, on each axis
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         (depth_axis,) = plane((self.depth_axis,), x)
-        shade = rows(params["strength"], x)
+        shade = per_sample(params["strength"], x)
         for axis, size in enumerate(x.shape[2:]):
             place = torch.linspace(0, 1, size, device=x.device)
             if axis == depth_axis:

@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.views.base import Compose, View, make_keys
+from medssl.views.base import Compose, View
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise
 from medssl.views.mri import BiasField
+from medssl.views.random import make_keys
 from medssl.views.spatial import Resample
 
 SOURCE, CROP, BATCH = 128, 96, 8

@@ -24,7 +24,8 @@ import torch
 from torch import nn
 from medssl.encoders import Encoder
 from medssl.methods import Method
-from medssl.views.base import Compose, View, rows, uniform
+from medssl.views.base import Compose, View, per_sample
+from medssl.views.random import uniform
 from medssl.views import recipes
 
 
@@ -35,7 +36,7 @@ class Negate(View):
         return {"sign": uniform(keys, 1, -1, 1)[:, 0].sign()}
 
     def apply_to(self, x, params):
-        return x * rows(params["sign"], x)
+        return x * per_sample(params["sign"], x)
 
 
 class Tiny(Encoder):
@@ -77,7 +78,7 @@ def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
 
     from medssl.encoders import check_encoder
     from medssl.methods import check_method
-    from medssl.views.base import check_view
+    from medssl.views import check_view
 
     for dims in (2, 3):
         check_view(somebodys.Negate(), dims)

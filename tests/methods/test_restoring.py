@@ -10,7 +10,7 @@ from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, Model
 from medssl.methods.base import synthetic_batch
 from medssl.methods.models_genesis import shuffle_blocks
 from medssl.methods.shared.restoring import box, squared_error
-from medssl.views.base import make_keys
+from medssl.views.random import make_keys
 
 ENCODERS = {
     "resnet": lambda d: ResNet(d, depth=10, width=4, max_pool=False),

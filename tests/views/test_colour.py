@@ -7,8 +7,10 @@ from matplotlib import colors
 from torchvision.transforms.v2 import functional as tv
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View, check_view, make_keys
+from medssl.views.base import View
+from medssl.views.check import check_view
 from medssl.views.colour import RUIFROK, ColourJitter, StainJitter, macenko
+from medssl.views.random import make_keys
 from tests.views.references import agrees
 
 

@@ -6,8 +6,10 @@ import torch
 from scipy import stats
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View, check_view, make_keys, normal_like
+from medssl.views.base import View
+from medssl.views.check import check_view
 from medssl.views.dose import LowDoseCT, LowDoseXray, poisson_like
+from medssl.views.random import make_keys, normal_like
 from tests.views.references import agrees
 
 

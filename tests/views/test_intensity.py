@@ -8,7 +8,8 @@ from scipy import ndimage
 from torchvision.transforms.v2 import functional as tv
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View, check_view, make_keys
+from medssl.views.base import View
+from medssl.views.check import check_view
 from medssl.views.intensity import (
     BezierCurve,
     Blur,
@@ -20,6 +21,7 @@ from medssl.views.intensity import (
     Sharpen,
     Window,
 )
+from medssl.views.random import make_keys
 from tests.views.references import agrees
 
 

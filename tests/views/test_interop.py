@@ -21,9 +21,11 @@ from torchvision.transforms import v2
 
 from medssl.core.errors import MedsslError
 from medssl.views import recipes
-from medssl.views.base import Compose, check_view, make_keys
+from medssl.views.base import Compose
+from medssl.views.check import check_view
 from medssl.views.intensity import Gamma, Noise
 from medssl.views.interop import LightlyTransform, MonaiTransform, PerSample, TorchvisionTransform, source_voxels
+from medssl.views.random import make_keys
 from medssl.views.spatial import Resample
 from tests.views.references import agrees
 
@@ -60,7 +62,7 @@ def test_monai_in_a_recipe_gives_what_monai_gives_for_that_seed_and_moves_the_ma
     x = torch.rand(3, 1, 20, 18)
     mask = (x > 0.7).long()
     params = view.draw(keys(3))
-    image, moved = view.both(x, mask, params)
+    image, moved = view.with_mask(x, mask, params)
     for i, key in enumerate(params["key"].tolist()):
         transform.set_random_state(seed=key % 2**32)
         expected = transform({"image": x[i], "mask": mask[i].float()})
@@ -100,10 +102,10 @@ def test_masks_that_cannot_follow_and_transforms_that_do_not_fit_are_refused_in_
         PerSample(mt.RandFlipd(("image", "label"), prob=1))
     blurred = PerSample(mt.RandAffined(PAIR, prob=1, rotate_range=0.5, mode="bilinear"))
     with pytest.raises(MedsslError, match="pass mode='nearest'"):
-        blurred.both(x, (x > 0.5).float(), blurred.draw(keys(2)))
+        blurred.with_mask(x, (x > 0.5).float(), blurred.draw(keys(2)))
     many = PerSample(mt.RandCropByPosNegLabeld(PAIR, "mask", (8, 8), num_samples=2))
     with pytest.raises(MedsslError, match="made 2 samples of one"):
-        many.both(x, mask, many.draw(keys(2)))
+        many.with_mask(x, mask, many.draw(keys(2)))
     with pytest.raises(MedsslError, match="places its crop by what it sees"):
         many.mask(mask, many.draw(keys(2)))
     uneven = PerSample(mt.RandSpatialCropd(PAIR, (8, 8), random_size=True))

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View, check_view, make_keys, uniform
+from medssl.views.base import View
+from medssl.views.check import check_view
 from medssl.views.masking import Cutout, InPainting, LocalShuffle, OutPainting, PatchMask, hiding_order, patch_mask
+from medssl.views.random import make_keys, uniform
 from tests.views.references import agrees
 
 

@@ -7,8 +7,10 @@ from monai.transforms import GibbsNoise, KSpaceSpikeNoise, RandBiasField
 from scipy import ndimage, stats
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View, check_view, make_keys
+from medssl.views.base import View
+from medssl.views.check import check_view
 from medssl.views.mri import BiasField, Ghosting, Gibbs, Motion, RicianNoise, Spikes, Undersampling, posed
+from medssl.views.random import make_keys
 from medssl.views.spatial import rotation
 from tests.views.references import agrees
 

@@ -12,7 +12,6 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.views import recipes
-from medssl.views.base import make_keys
 from medssl.views.dose import LowDoseCT
 from medssl.views.preview import (
     CHANGES,
@@ -27,6 +26,7 @@ from medssl.views.preview import (
     source_of,
     values_of_hu,
 )
+from medssl.views.random import make_keys
 
 SIZE = (16, 16, 16)
 

@@ -9,10 +9,12 @@ import torch
 
 from medssl.core.errors import MedsslError
 from medssl.views import recipes
-from medssl.views.base import Compose, check_view, make_keys
+from medssl.views.base import Compose
+from medssl.views.check import check_view
 from medssl.views.dose import LowDoseCT, LowDoseXray
 from medssl.views.intensity import BrightnessContrast, Noise, Window
 from medssl.views.mri import BiasField, RicianNoise
+from medssl.views.random import make_keys
 from medssl.views.spatial import Resample
 from medssl.views.ultrasound import Speckle
 

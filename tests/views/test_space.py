@@ -6,9 +6,9 @@ import torch
 from scipy import ndimage, stats
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import make_keys
 from medssl.views.crop_pairs import boxes, draw_pair, offset_mm, overlap, placed, tiles
 from medssl.views.orientation import RightAngle, orientations, turned
+from medssl.views.random import make_keys
 from medssl.views.separable import along, bspline_weights, spread
 from medssl.views.spatial import NO_FOLD, Resample, flips, turns
 from medssl.views.thick_slices import ThickSlices, slabs
@@ -61,7 +61,7 @@ def test_the_whole_move_agrees_with_scipy(dims: int) -> None:
         inside = np.all([(w >= 0) & (w <= n - 1) for w, n in zip(where, source)], axis=0)
         assert inside.mean() > 0.4
         expected = ndimage.map_coordinates(x[0, 0].numpy(), where, order=1)
-        image, moved = view.both(x, mask, params)
+        image, moved = view.with_mask(x, mask, params)
         agrees(Resample, "scipy map_coordinates, all moves", image[0, 0].numpy()[inside], expected[inside], 1e-4)
         labels = ndimage.map_coordinates(mask[0, 0].numpy(), where, order=0)
         assert (moved[0, 0].numpy() != labels)[inside].mean() < 1e-3
@@ -107,7 +107,7 @@ def test_image_and_mask_of_a_ball_stay_together(dims: int) -> None:
     ball = ((grid - torch.tensor([18.0, 22.0, 19.0])[:dims].reshape(-1, *[1] * dims)).norm(dim=0) < 6).float()
     x = ball[None, None].repeat(8, *[1] * (dims + 1))
     view = everything(dims, (32,) * dims, shift=False, spacing_mm=None, zoom=(0.8, 1.2), elastic_every_mm=9.0)
-    image, mask = view.both(x, x, view.draw(keys(8)))
+    image, mask = view.with_mask(x, x, view.draw(keys(8)))
     places = torch.stack(torch.meshgrid(*[torch.arange(32.0)] * dims, indexing="ij")).flatten(1)
     for a, b in zip(image.flatten(1), mask.flatten(1)):
         assert b.sum() > 30

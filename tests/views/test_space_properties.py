@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 import medssl.views
 from medssl.core.errors import MedsslError
 from medssl.core.registry import public_classes
-from medssl.views.base import Compose, View, check_view, from_plain, make_keys, normal_like, take, to_plain
+from medssl.views.base import Compose, View, from_plain, take, to_plain
+from medssl.views.check import check_view, example_of
 from medssl.views.intensity import Gamma, Noise
+from medssl.views.random import make_keys, normal_like
 from medssl.views.spatial import Resample
 
 VIEWS = public_classes("medssl.views", medssl.views.__path__, View)
@@ -24,7 +26,7 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", VIEWS)
 def test_every_view_class_keeps_the_contract(name: str, dims: int) -> None:
-    view = VIEWS[name].example(dims)
+    view = example_of(VIEWS[name], dims)
     if dims in view.dims:
         check_view(view, dims, size=(16,) * dims, channels=view.channels or 2)
     else:
@@ -38,7 +40,7 @@ def test_every_view_class_keeps_the_contract(name: str, dims: int) -> None:
 def test_every_view_takes_any_shape_kind_and_batch(name: str, data: st.DataObject) -> None:
     """Right shape, dtype and finite numbers; sample by sample the same as together; written down and read again too."""
     dims = data.draw(st.sampled_from([2, 3]), "dims")
-    view = VIEWS[name].example(dims)
+    view = example_of(VIEWS[name], dims)
     if dims not in view.dims:
         return
     shape = data.draw(st.lists(st.integers(5, 19), min_size=dims, max_size=dims), "shape")
@@ -83,15 +85,15 @@ def test_parameters_written_down_come_back_bit_for_bit() -> None:
     assert torch.allclose(view(x[1:2], second), view(x, params)[1:2], atol=1e-5)
 
 
-def test_a_large_batch_in_portions_is_the_same_as_one_after_the_other() -> None:
-    """Portions on a CPU hold about a million numbers; 20 images of 300 squared are two of them."""
+def test_a_large_batch_in_chunks_is_the_same_as_one_after_the_other() -> None:
+    """Chunks on a CPU hold about a million numbers; 20 images of 300 squared are two of them."""
     view = Compose([Resample((200, 200), (0.8, 1.2), flip=(0.5, 0.5)), Gamma(), Noise()])
     x, mask = torch.rand(20, 1, 300, 300), torch.rand(20, 1, 300, 300) > 0.5
     params = view.draw(keys(20))
     whole = view(x, params)
     single = torch.cat([view(x[i : i + 1], take(params, slice(i, i + 1))) for i in range(20)])
     assert torch.allclose(whole, single, atol=1e-5)
-    image, moved = view.both(x, mask, params)
+    image, moved = view.with_mask(x, mask, params)
     assert torch.allclose(image, whole, atol=1e-6)
     assert torch.equal(moved, view.mask(mask, params))
 
@@ -174,11 +176,11 @@ def test_the_check_catches_every_way_to_break_the_contract() -> None:
             return mask * 5
 
     class Silent(Base):
-        def refuse(self, x, params):
+        def check_input(self, x, params):
             return None
 
     check_view(Base(), 2)
     for broken, words in [(Writes, "writes into"), (Forgetful, "draws other"), (Infinite, "not finite"),
-                          (Stuck, "gradient|grad"), (Inventive, "invents|mask"), (Silent, "without a word")]:  # fmt: skip
+                          (Stuck, "gradient|grad"), (Inventive, "invents|mask"), (Silent, "accepts")]:  # fmt: skip
         with pytest.raises((AssertionError, RuntimeError), match=words):
             check_view(broken(), 2)

@@ -6,8 +6,10 @@ import torch
 from scipy import stats
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View, check_view, make_keys
+from medssl.views.base import View
+from medssl.views.check import check_view
 from medssl.views.kspace import grainy
+from medssl.views.random import make_keys
 from medssl.views.ultrasound import Shadow, Speckle
 from tests.views.references import agrees
 

@@ -7,8 +7,10 @@ from scipy import ndimage
 
 from medssl.core.errors import MedsslError
 from medssl.views import recipes
-from medssl.views.base import Compose, View, check_view, make_keys, mix, normal_like, uniform
+from medssl.views.base import Compose, View
+from medssl.views.check import check_view
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise, Window
+from medssl.views.random import derive_keys, make_keys, normal_like, uniform
 from medssl.views.recipes import Recipe
 from medssl.views.spatial import Resample, rotation
 from tests.views.references import agrees
@@ -67,7 +69,7 @@ def test_uniform_numbers_are_uniform_independent_and_a_function_of_the_key() -> 
     assert abs(np.corrcoef(drawn.T.numpy()) - np.eye(3)).max() < 0.02
     assert torch.equal(uniform(keys(10), 2), uniform(keys(20), 2)[:10])
     assert not torch.equal(uniform(keys(10, 1), 2), uniform(keys(10), 2))
-    assert len(mix(keys(1000), 3).unique()) == 1000
+    assert len(derive_keys(keys(1000), 3).unique()) == 1000
 
 
 def test_noise_has_the_drawn_deviation_and_depends_on_its_key_alone() -> None:
@@ -183,7 +185,7 @@ def test_compose_and_recipes_are_their_views_called_one_after_the_other() -> Non
     by_hand = [x, x]
     for n, view in enumerate((pair, recipe)):
         for i, part in enumerate(view.views):
-            by_hand[n] = part(by_hand[n], part.draw(mix(keys(4), i)))
+            by_hand[n] = part(by_hand[n], part.draw(derive_keys(keys(4), i)))
     agrees(Compose, "its views, one by one", pair(x, pair.draw(keys(4))), by_hand[0], 0)
     agrees(Recipe, "its views, one by one", recipe(x, recipe.draw(keys(4))), by_hand[1], 0)
 

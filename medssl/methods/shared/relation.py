@@ -24,8 +24,9 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
 from medssl.views import recipes
-from medssl.views.base import View, mix
+from medssl.views.base import View
 from medssl.views.intensity import BrightnessContrast
+from medssl.views.random import derive_keys
 
 
 class Relational(Method):
@@ -85,7 +86,7 @@ class RelationHead(nn.Module):
 
 def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
     """(B, n, C, *tile): each tile seen through `view` with a key of its own."""
-    each = mix(mix(keys, 505)[:, None], torch.arange(tiles.shape[1], device=keys.device)).flatten()
+    each = derive_keys(derive_keys(keys, 505)[:, None], torch.arange(tiles.shape[1], device=keys.device)).flatten()
     return view(tiles.flatten(0, 1), view.draw(each)).reshape(tiles.shape)
 
 

@@ -23,7 +23,8 @@ from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
 from medssl.views import recipes
-from medssl.views.base import View, uniform
+from medssl.views.base import View
+from medssl.views.random import uniform
 
 CELLS = 4  # an axis, of the map that a code is read from and drawn into: the code's layers fit any crop
 
