@@ -13,7 +13,7 @@ no two files import each other (`tests/test_layout.py` holds both).
     evaluation/     metrics, intervals, paired tests, probes of a representation
     training/       pretraining, fine-tuning, prediction
     studies/        the label-budget grid: arms x budgets x draws, each cell a run
-    reporting/      tables, figures, the HTML report, the dashboard
+    reporting/      style, tables, figures, sentences; the HTML report, the dashboard
     cli/            the commands: the public functions, nothing else
 
 The public names are imported when they are first used, so that `import medssl` costs nothing.

@@ -18,7 +18,7 @@ from medssl.reporting.dashboard import cases as review_cases
 from medssl.reporting.dashboard import runs as review_runs
 from medssl.reporting.dashboard.runs import StudyShown
 from medssl.reporting.dashboard.server import settings
-from medssl.reporting.tables import without_paths
+from medssl.reporting.redaction import without_paths
 
 FOLLOW_S = 5.0  # between two looks at the folder
 MEMORY_S = 60.0  # a run whose process died is told by time alone, so the table is not kept longer

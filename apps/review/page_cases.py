@@ -15,9 +15,8 @@ from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard import cases as review_cases
 from medssl.reporting.dashboard.cases import Overlay, Plane
 from medssl.reporting.dashboard.runs import StudyShown
-from medssl.reporting.figures import named
 from medssl.reporting.html.data import arrays
-from medssl.reporting.tables import number
+from medssl.reporting.style import arm_name, number
 
 STYLE = """<style>
 .case {display: flex; gap: 14px; align-items: flex-start; font-size: 14px}
@@ -51,7 +50,7 @@ class Picked:
         return self.shown.task == "segmentation"
 
     def name(self, letter: str) -> str:
-        return f"{letter}: {named(*self.arms[letter][:2])}"
+        return f"{letter}: {arm_name(*self.arms[letter][:2])}"
 
 
 def show() -> None:
@@ -88,9 +87,9 @@ def _arms(shown: StudyShown) -> tuple[dict[str, tuple], int]:
     budget = columns[0].selectbox("Budget", budgets)
     draw = columns[1].selectbox("Draw", review_cases.draws(shown.cases, budget))
     names = review_cases.arms(shown.cases, budget, draw)
-    a = columns[2].selectbox("Arm A", names, format_func=lambda name: named(*name))
+    a = columns[2].selectbox("Arm A", names, format_func=lambda name: arm_name(*name))
     others = [name for name in reversed(names) if name != a]  # baselines come first: B is a pretrained one
-    b = columns[3].selectbox("Arm B", others, format_func=lambda name: named(*name)) if others else None
+    b = columns[3].selectbox("Arm B", others, format_func=lambda name: arm_name(*name)) if others else None
     return {letter: (*name, budget) for letter, name in (("A", a), ("B", b)) if name}, draw
 
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from medssl.reporting.dashboard import runs as review_runs
 from medssl.reporting.dashboard.runs import StudyShown
-from medssl.reporting.figures import MODES
+from medssl.reporting.style import MODES
 
 SYMBOLS = {
     "o": "circle",

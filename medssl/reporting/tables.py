@@ -1,15 +1,15 @@
-"""The report's tables: what `report` prints in rows, worked out from the summary, the cells and the record.
+"""Tables of the report and the dashboard: the data of a study, formatted to be read.
 
-    scores(main).rows[0]["cells"]      # [{"text": "5%", "tone": ""}, {"text": "scratch, fine-tuned", ...
+    table = scores(main)
+    table.rows[0]["cells"]      # [{"text": "5%", "tone": ""}, {"text": "scratch, fine-tuned", ...
+    table.frame()               # the same text as a DataFrame
 
-A table holds text already written as it is to be read; the template only sets it.
+A table holds text as it is read; a template or a page only arranges it.
 """
 
 from __future__ import annotations
 
-import re
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,11 @@ import pandas as pd
 
 from medssl.core.runs import Run
 from medssl.evaluation import intervals as stats
-from medssl.reporting import figures
+from medssl.reporting.redaction import without_paths
+from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
 
 UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-off or damaged file raises
 KEY = ["arm", "mode", "budget_name"]
-METRICS = {
-    "dice": "Dice",
-    "surface_dice": "surface Dice",
-    "hd95_mm": "HD95, mm",
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-}
 PROTOCOL = (  # the order of the points; a record's keys are sorted
     "split by patient",
     "untouched test set",
@@ -45,59 +39,81 @@ PROTOCOL = (  # the order of the points; a record's keys are sorted
     "cost beside every score",
     "losses published",
 )
-STATUSES = {"stale": "stopped without a word", "stopped": "stopped by hand", "broken": "record cannot be read"}
 
 
 @dataclass
 class Table:
-    """What the template prints: columns (numbers with # before, unbroken text with =), rows and footnotes."""
+    """Text in columns, with footnotes.
+
+    A column whose name begins with `#` holds numbers, one that begins with `=` text that is not broken over lines.
+    """
 
     columns: list[str]
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
-    def mark(self) -> int:
-        """The column that carries the footnote's number: the arm's."""
-        return next((i for i, name in enumerate(self.columns) if name == "=arm"), 0)
+    def names(self) -> list[str]:
+        """The names of the columns as they are read."""
+        return [column.lstrip("#=") for column in self.columns]
+
+    @property
+    def note_column(self) -> int:
+        """The column that carries the numbers of the footnotes: the arm's, or else the first."""
+        return self.columns.index("=arm") if "=arm" in self.columns else 0
 
     def add(self, *cells: Any, note: str = "", tones: dict[int, str] | None = None, first: bool = False) -> None:
-        """One row; note: a footnote to it; tones: column number -> "better" or "worse"; first: ruled off."""
-        shown = [{"text": str(cell), "tone": (tones or {}).get(i, "")} for i, cell in enumerate(cells)]
+        """Add one row.
+
+        Args:
+            cells: One value a column.
+            note: A footnote to the row.
+            tones: Number of a column -> `better` or `worse`, which colours that cell.
+            first: Whether the row begins a group, and is separated from the row above it by a line.
+        """
+        texts = [{"text": str(cell), "tone": (tones or {}).get(i, "")} for i, cell in enumerate(cells)]
         if note and note not in self.notes:
             self.notes.append(note)
         mark = str(self.notes.index(note) + 1) if note else ""
-        self.rows.append({"cells": shown, "first": first, "mark": mark})
+        self.rows.append({"cells": texts, "first": first, "mark": mark})
+
+    def frame(self) -> pd.DataFrame:
+        """Return the text as a DataFrame; a second column of the same name gets a blank behind it."""
+        names: list[str] = []
+        for name in self.names:
+            names.append(f"{name} " if name in names else name)
+        return pd.DataFrame([[cell["text"] for cell in row["cells"]] for row in self.rows], columns=names)
 
 
 def scores(main: pd.DataFrame) -> Table | None:
-    """The summary's rows of the primary metric, by budget."""
+    """Format the summary's rows of the primary metric, by budget."""
     if main.empty:
         return None
-    names = ["=budget", "=arm", "#patients", "#scans", "#draws", "#mean", "#95% interval", "#minus scratch"]
-    shown = Table([*names, "#p", "#p, Holm"])
-    last = None
+    counts = ["#patients", "#scans", "#draws"]
+    table = Table(["=budget", "=arm", *counts, "#mean", "#95% interval", "#minus scratch", "#p", "#p, Holm"])
+    previous = None
     for row in main.sort_values("patients", kind="stable").itertuples():
-        tone = "better" if row.difference_low > 0 else "worse" if row.difference_high < 0 else ""
-        first, last = row.budget_name != last, row.budget_name
-        counts = f"{row.patients:g}", f"{row.scans:.4g}", f"{row.draws:g}"
-        difference = signed_row(row) if np.isfinite(row.difference) else "–"
-        name = (row.budget_name if first else "", figures.named(row.arm, row.mode))
-        cells = (
-            *counts,
+        first, previous = row.budget_name != previous, row.budget_name
+        table.add(
+            row.budget_name if first else "",
+            arm_name(row.arm, row.mode),
+            f"{row.patients:g}",
+            f"{row.scans:.4g}",
+            f"{row.draws:g}",
             number(row.mean),
             interval(row.low, row.high),
-            difference,
-            _p(row.p),
-            _p(row.p_holm),
+            difference(row.difference, row.difference_low, row.difference_high),
+            p_value(row.p),
+            p_value(row.p_holm),
+            note="" if pd.isna(row.note) else row.note,
+            tones={7: "better" if row.difference_low > 0 else "worse" if row.difference_high < 0 else ""},
+            first=first,
         )
-        note = "" if pd.isna(row.note) else row.note
-        shown.add(*name, *cells, note=note, tones={7: tone}, first=first)
-    return shown
+    return table
 
 
 def other_metrics(rows: pd.DataFrame) -> list[Table]:
-    """Means of the metrics that were not compared: one table a metric with structures, one for the others."""
+    """Format the means of the metrics that were not compared: one table a metric with structures, one for the rest."""
     kinds: dict[str, list[str]] = {}
     for name in dict.fromkeys(rows["metric"]):
         kind, _, structure = name.partition(".")
@@ -106,15 +122,15 @@ def other_metrics(rows: pd.DataFrame) -> list[Table]:
 
 
 def _means(rows: pd.DataFrame, names: list[str]) -> Table:
-    shown = Table(["=budget", "=arm", *(f"#{metric_name(name)}" for name in names)])
-    last = None
+    table = Table(["=budget", "=arm", *(f"#{metric_name(name)}" for name in names)])
+    previous = None
     by = ["patients", "budget_name", "arm", "mode"]
     for (_, budget, arm, mode), group in rows.sort_values("patients", kind="stable").groupby(by, sort=False):
         means = dict(zip(group["metric"], group["mean"]))
-        first, last = budget != last, budget
-        values = (number(means.get(n), 1 if n.startswith("hd95") else 3) for n in names)
-        shown.add(budget if first else "", figures.named(arm, mode), *values, first=first)
-    return shown
+        first, previous = budget != previous, budget
+        values = (number(means.get(name), 1 if name.startswith("hd95") else 3) for name in names)
+        table.add(budget if first else "", arm_name(arm, mode), *values, first=first)
+    return table
 
 
 def labels_saved(
@@ -138,14 +154,14 @@ def labels_saved(
         patients = [sizes[b] for b in own]
         curve, freedom = _tables(own, task)
         area = stats.area_under_label_curve(patients, curve, patient_df=freedom, bounds=(0, 1))
-        saved, difference, note = ("", "", ""), "", area.note
+        saved, gained, note = ("", "", ""), "", area.note
         if arm != "scratch":
             (full,), full_freedom = _tables({last: _shared(base[last], own[last])}, task)
             found = stats.labels_saved(patients, curve, full, patient_df=_fewest(freedom, full_freedom))
             saved, note = _saved(found, patients[0]), found.note
-            difference = _area_difference(own, base, patients, task) if set(own) <= set(base) else ""
-        cells = (*saved, number(area.mean), interval(area.low, area.high), difference)
-        shown.add(figures.named(arm, mode), *cells, note=note)
+            gained = _area_difference(own, base, patients, task) if set(own) <= set(base) else ""
+        cells = (*saved, number(area.mean), interval(area.low, area.high), gained)
+        shown.add(arm_name(arm, mode), *cells, note=note)
     scratch = main.loc[(main["arm"] == "scratch") & (main["budget_name"] == last), "mean"]
     reached = f"{sizes[last]:g} patients, {number(scratch.iloc[0])}" if len(scratch) else ""
     return (shown if shown.rows else None), "No arm was run at two budgets.", reached
@@ -157,7 +173,7 @@ def _area_difference(own: dict, base: dict, budgets: list[float], task: str) -> 
     differences = [x - y for x, y in zip(a, c)]
     free = _fewest(freedom, other)
     found = stats.area_under_label_curve(budgets, differences, patient_df=free, bounds=(-1, 1))
-    return figures.signed(found.mean, found.low, found.high) if np.isfinite(found.low) else f"{found.mean:+.3f}"
+    return difference(found.mean, found.low, found.high)
 
 
 def _tables(curve: dict[str, dict[int, pd.DataFrame]], task: str) -> tuple[list[np.ndarray], float | None]:
@@ -187,61 +203,72 @@ def _fewest(*freedoms: float | None) -> float | None:
 
 
 def cost(cells: pd.DataFrame, config: dict) -> Table | None:
-    """Time, memory and speed of each arm: its pretraining once, then its cells."""
-    shown = Table(["arm", "#runs", "#seconds a run", "#device-hours in all", "#peak memory, MiB", "#samples/s"])
+    """Format time, memory and speed of each arm: its pretraining once, then its cells."""
+    table = Table(["arm", "#runs", "#seconds a run", "#device-hours in all", "#peak memory, MiB", "#samples/s"])
     for arm, about in config.get("pretraining", {}).items():
         spent = about.get("cost", {})
         memory = number(spent.get("device_memory_mib") or spent.get("peak_memory_mib"), 0)
         speed = number(spent.get("samples_per_s"), 1)
-        shown.add(f"{arm}, pretraining", 1, number(spent.get("seconds"), 1), hours(spent), memory, speed)
+        table.add(f"{arm}, pretraining", 1, number(spent.get("seconds"), 1), device_hours(spent), memory, speed)
     names = ["cost.seconds", "cost.peak_memory_mib", "cost.samples_per_s"]
     done = cells[cells["status"] == "finished"].reindex(columns=["config.arm", "config.mode", *names])
     for (arm, mode), group in done.groupby(["config.arm", "config.mode"], sort=False):
-        seconds, memories, speeds = (pd.to_numeric(group[n], errors="coerce") for n in names)
+        seconds, memories, speeds = (pd.to_numeric(group[name], errors="coerce") for name in names)
         times = number(seconds.mean(), 1), number(seconds.sum() / 3600)
-        shown.add(figures.named(arm, mode), len(group), *times, number(memories.max(), 0), number(speeds.mean(), 1))
-    return shown if shown.rows else None
+        table.add(arm_name(arm, mode), len(group), *times, number(memories.max(), 0), number(speeds.mean(), 1))
+    return table if table.rows else None
+
+
+def device_hours(cost: dict[str, Any]) -> str:
+    """Format the device-hours of one record's cost."""
+    seconds = cost.get("seconds")
+    return number(float(seconds) / 3600 * float(cost.get("devices") or 1)) if seconds else "–"
 
 
 def cell_counts(cells: pd.DataFrame, config: dict) -> Table:
-    """How many cells are in which state, and how many of those planned have not begun."""
-    shown = Table(["status", "#cells"])
+    """Count the cells in each state, and those planned that have not begun."""
+    table = Table(["status", "#cells"])
     for status, count in cells["status"].value_counts().items():
-        shown.add(STATUSES.get(str(status), status), count)
+        table.add(status_name(status), count)
     if (rest := config.get("cells", 0) - len(cells)) > 0:
-        shown.add("not started", rest)
-    return shown
+        table.add("not started", rest)
+    return table
 
 
-def troubles(cells: pd.DataFrame, damaged: list[str]) -> Table | None:
-    """Every cell that is not finished and whole, with the reason; damaged: ids, unreadable predictions."""
-    shown = Table(["=cell", "=arm", "=budget", "#draw", "status", "reason"])
+def incomplete_cells(cells: pd.DataFrame, damaged: list[str]) -> Table | None:
+    """List every cell that is not finished and whole, with the reason.
+
+    Args:
+        cells: The study's rows of `runs.table`.
+        damaged: The ids of finished cells whose predictions cannot be read.
+    """
+    table = Table(["=cell", "=arm", "=budget", "#draw", "status", "reason"])
     columns = ["id", "config.arm", "config.mode", "config.budget_name", "config.draw", "status", "reason"]
     for run_id, arm, mode, budget, draw, status, reason in cells.reindex(columns=columns).itertuples(index=False):
         if status == "finished" and run_id not in damaged:
             continue
-        told = "predictions cannot be read" if run_id in damaged else "" if pd.isna(reason) else str(reason)
-        which = ("–", "–") if pd.isna(arm) else (figures.named(arm, mode), budget)
-        shown.add(run_id, *which, number(draw, 0), STATUSES.get(status, status), without_paths(told))
-    return shown if shown.rows else None
+        why = "predictions cannot be read" if run_id in damaged else "" if pd.isna(reason) else str(reason)
+        identity = ("–", "–") if pd.isna(arm) else (arm_name(arm, mode), budget)
+        table.add(run_id, *identity, number(draw, 0), status_name(status), without_paths(why))
+    return table if table.rows else None
 
 
 def protocol(points: dict[str, dict[str, Any]]) -> Table | None:
-    """The record's points of an honest study: met, not met or not applicable, with the evidence."""
-    shown = Table(["#", "=point", "=", "evidence"])
-    words = {True: ("met", "better"), False: ("not met", "worse"), None: ("not applicable", "")}
+    """List the points of an honest study: met, not met or not applicable, with the evidence."""
+    table = Table(["#", "=point", "=", "evidence"])
+    verdicts = {True: ("met", "better"), False: ("not met", "worse"), None: ("not applicable", "")}
     known = [name for name in PROTOCOL if name in points]
     for place, name in enumerate([*known, *(name for name in points if name not in known)], 1):
-        point = points[name]
-        word, tone = words[point.get("met")]
-        shown.add(place, name, word, without_paths(str(point.get("evidence", ""))), tones={2: tone})
-    return shown if points else None
+        verdict, tone = verdicts[points[name].get("met")]
+        evidence = without_paths(str(points[name].get("evidence", "")))
+        table.add(place, name, verdict, evidence, tones={2: tone})
+    return table if points else None
 
 
 def provenance(run: Run, cells: pd.DataFrame) -> Table:
-    """Code, data, seeds and versions behind the numbers."""
-    shown, config = Table(["=", ""]), run.config
-    commits = {str(c) for c in cells.reindex(columns=["commit"])["commit"].dropna() if c} - {run.commit}
+    """List the code, data, seeds and versions that produced the numbers."""
+    table, config = Table(["=", ""]), run.config
+    commits = {str(commit) for commit in cells.reindex(columns=["commit"])["commit"].dropna() if commit} - {run.commit}
     started = pd.to_datetime(run.started, unit="s").strftime("%Y-%m-%d %H:%M") if run.started else ""
     facts = {
         "run": run.id,
@@ -253,61 +280,21 @@ def provenance(run: Run, cells: pd.DataFrame) -> Table:
         "versions": ", ".join(f"{name} {release}" for name, release in run.versions.items()),
     }
     for name, value in facts.items():
-        shown.add(name, without_paths(str(value)) or "–")
-    return shown
+        table.add(name, without_paths(str(value)) or "–")
+    return table
 
 
 def budgets(folder: Path) -> Table | None:
-    """Real counts of training and validation patients in each budget, over its draws."""
+    """Count the training and validation patients in each budget, over its draws."""
     try:
         subsets = pd.read_parquet(folder / "subsets.parquet")
     except UNREADABLE:
         return None
-    shown = Table(["budget", "#draws", "#training patients", "#validation patients"])
+    table = Table(["budget", "#draws", "#training patients", "#validation patients"])
     for name, group in subsets.groupby("budget_name", sort=False):
         counts = pd.crosstab(group["draw"], group["role"]).reindex(columns=["train", "validation"], fill_value=0)
-        shown.add(name, len(counts), _span(counts["train"]), _span(counts["validation"]))
-    return shown
-
-
-def without_paths(text: str) -> str:
-    """The text with anything that looks like a path replaced: messages may hold what a user typed.
-
-    >>> without_paths("cannot write /home/ann/scans/x.nii: disk is full, 3/4 done")
-    'cannot write [path]: disk is full, 3/4 done'
-    """
-    return re.sub(r"(?<![\w.])(?:~|\.{1,2}|[A-Za-z]:)?(?:[/\\]+[^\s/\\\"',;:]+){2,}[/\\]*", "[path]", text)
-
-
-def number(value: Any, digits: int = 3) -> str:
-    """A number with a real minus sign; a dash where there is none."""
-    known = value is not None and np.isfinite(float(value))
-    return f"{float(value):,.{digits}f}".replace("-", "−") if known else "–"
-
-
-def interval(low: float, high: float) -> str:
-    return f"{number(low)} to {number(high)}" if np.isfinite(low) else "–"
-
-
-def metric_name(name: str) -> str:
-    """A metric as it is written: `hd95_mm.1` is `HD95, mm (1)`, of structure 1."""
-    kind, _, structure = name.partition(".")
-    return METRICS.get(kind, kind.replace("_", " ")) + (f" ({structure})" if structure else "")
-
-
-def signed_row(row: Any) -> str:
-    """A row's difference against scratch with its interval."""
-    return figures.signed(row.difference, row.difference_low, row.difference_high)
-
-
-def hours(spent: dict[str, Any]) -> str:
-    """Device-hours of one record's cost."""
-    seconds = spent.get("seconds")
-    return number(float(seconds) / 3600 * float(spent.get("devices") or 1)) if seconds else "–"
-
-
-def _p(value: float) -> str:
-    return "–" if pd.isna(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+        table.add(name, len(counts), span(counts["train"]), span(counts["validation"]))
+    return table
 
 
 def _saved(found: stats.LabelsSaved, least: float) -> tuple[str, str, str]:
@@ -326,8 +313,3 @@ def _saved(found: stats.LabelsSaved, least: float) -> tuple[str, str, str]:
         f"{found.low:.3g} to {found.high:.3g}" if np.isfinite(found.high) else f"{found.low:.3g} or more",
         share,
     )
-
-
-def _span(counts: Iterable[int]) -> str:
-    values = sorted(counts)
-    return f"{values[0]}" if values[0] == values[-1] else f"{values[0]} to {values[-1]}"

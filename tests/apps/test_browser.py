@@ -20,12 +20,12 @@ import pytest
 
 from medssl.core import runs
 from medssl.preprocessing.cache import Cache
-from medssl.reporting import tables as report_tables
 from medssl.reporting.dashboard import cases as review_cases
-from medssl.reporting.html.report import findings
+from medssl.reporting.findings import findings
+from medssl.reporting.style import interval
 from medssl.studies.study import study
 from medssl.training.finetune import Recipe
-from tests.test_report import record
+from tests.reporting.test_report import record
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 pytestmark = [
@@ -172,7 +172,7 @@ def test_every_page_renders_and_asks_nothing_of_anyone(board: Board, served, pha
     text = page.inner_text(".stMain")
     for row in summary.itertuples():
         assert f"{row.mean:.3f}" in text
-        assert report_tables.interval(row.low, row.high) in text
+        assert interval(row.low, row.high) in text
     for name, wait_for in (("Runs", "[data-testid=stDataFrame]"), ("Cases", ".case img"), ("Label efficiency", "h4")):
         page.get_by_text(name, exact=True).first.click()
         page.wait_for_selector(wait_for)

@@ -20,13 +20,13 @@ from streamlit.testing.v1 import AppTest
 from medssl.cli.main import main
 from medssl.core import runs
 from medssl.core.errors import MedsslError
-from medssl.reporting import tables as report_tables
 from medssl.reporting.dashboard import cases as review_cases
 from medssl.reporting.dashboard import runs as review_runs
 from medssl.reporting.dashboard.cases import Overlay, Plane
 from medssl.reporting.dashboard.server import app, options
-from medssl.reporting.html.report import findings
-from tests.test_report import BUDGETS, make_study, record
+from medssl.reporting.findings import findings
+from medssl.reporting.style import METRICS
+from tests.reporting.test_report import BUDGETS, make_study, record
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -69,7 +69,7 @@ def html_of(board: AppTest) -> list[str]:
 def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, name: str, kind: str) -> None:
     board = opened(studied, study=name)
     summary = pd.read_parquet(studied / name / "summary.parquet").query("metric == @kind")
-    lead, detail = findings(summary, report_tables.METRICS[kind])
+    lead, detail = findings(summary, METRICS[kind])
     assert f"#### {lead}" in [m.value for m in board.markdown]
     assert detail in [c.value for c in board.caption]
     drawn = {trace["name"]: trace for trace in json.loads(board.get("plotly_chart")[0].proto.spec)["data"]}
@@ -192,7 +192,7 @@ def test_empty_partial_broken_and_foreign_folders_are_shown_as_such(studied: Pat
     assert shown["nothing"] == "empty folder"
     assert shown["killed"] == "no record"
     assert {shown[name] for name in ("half", "list", "number", "deep", "bytes")} == {"record cannot be read"}
-    assert {shown["linked"], shown["way_out"]} == {"refused: leads out of the folder"}
+    assert {shown["linked"], shown["way_out"]} == {"refused: a link leads out of the folder"}
     assert not [name for name in shown.index if "Doe" in name]
     text = text_of(opened(studied, "Runs"))
     assert "secret" not in text
@@ -215,7 +215,7 @@ def test_cells_that_are_broken_or_lead_out_do_not_enter_and_are_named(studied: P
     assert sorted(shown.cases["simmim", "finetune", "1p"]) == [0, 4]
     text = text_of(opened(studied, study="hippo"))
     assert "predictions cannot be read" in text
-    assert "refused: leads out of the folder" in text
+    assert "refused: a link leads out of the folder" in text
     assert "kept no pictures" in text_of(opened(studied, "Cases", study="hippo"))
 
 

@@ -17,8 +17,10 @@ import pytest
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.evaluation import intervals as stats
+from medssl.reporting import redaction
 from medssl.reporting import tables as report_tables
-from medssl.reporting.html.report import findings, report
+from medssl.reporting.findings import findings
+from medssl.reporting.html.report import report
 
 ARMS = ("scratch", "simmim")
 BUDGETS = {"1p": (1, 5), "10%": (8, 5), "100%": (80, 3)}  # name -> patients, draws
@@ -280,10 +282,10 @@ def test_an_unfinished_study_shows_what_is_finished(tmp_path):
     (study / "run.json").write_text(json.dumps(whole | {"status": "stopped"}))
     text = text_of(report(study))
     assert "Incomplete" in text
-    assert "Of 3 comparisons" in text
+    assert "In 3 comparisons" in text
     assert "compares no pretrained arm" not in text
     assert "This needs two budgets" not in text
-    assert "stopped by hand" in text
+    assert "stopped by the user" in text
 
 
 def test_nothing_is_claimed_of_labels_saved_where_any_number_fits():
@@ -325,9 +327,9 @@ def rows(*differences: tuple[float, float]) -> pd.DataFrame:
 
 def test_the_sentence_tells_losses_and_nothing_as_it_tells_gains():
     lead, _ = findings(rows((-0.1, 0.1), (-0.1, 0.2)), "Dice")
-    assert lead.startswith("No gain and no loss from pretraining could be shown: in all 2")
+    assert lead.startswith("Pretraining was shown to be neither better nor worse: in all 2")
     lead, detail = findings(rows((-0.2, -0.1), (-0.1, 0.2), (0.01, 0.2)), "Dice")
-    assert "better in 1 and worse in 1, and in 1 the 95% interval" in lead
+    assert "better in 1 and worse in 1; in 1, the 95% interval" in lead
     assert "(1 patient): simmim, fine-tuned −0.150 [−0.200, −0.100]" in detail
     lead, _ = findings(rows((-0.2, -0.1)), "Dice")
     assert "pretraining was worse than training from scratch" in lead
@@ -336,5 +338,5 @@ def test_the_sentence_tells_losses_and_nothing_as_it_tells_gains():
 
 
 def test_every_example_in_the_docstrings_holds():
-    for tested in (report_tables, stats):
+    for tested in (redaction, stats):
         assert doctest.testmod(tested).failed == 0

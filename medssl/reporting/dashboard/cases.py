@@ -20,7 +20,7 @@ from PIL import Image
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
-from medssl.reporting.figures import BASELINES
+from medssl.reporting.style import BASELINE_STYLES
 from medssl.reporting.tables import UNREADABLE
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of a RAS+ volume a plane stands on
@@ -69,7 +69,7 @@ def draws(cases: Cases, budget: str) -> list[int]:
 def arms(cases: Cases, budget: str, draw: int) -> list[tuple[str, str]]:
     """(arm, mode) with cases in this draw: scratch first, the other baselines, then the pretrained ones."""
     found = {key[:2] for key, frames in cases.items() if key[2] == budget and draw in frames}
-    order = [*BASELINES]
+    order = [*BASELINE_STYLES]
     return sorted(found, key=lambda name: (order.index(name[0]) if name[0] in order else len(order), name))
 
 

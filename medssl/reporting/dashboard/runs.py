@@ -23,19 +23,16 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
-from medssl.reporting import figures, tables
+from medssl.reporting import tables
+from medssl.reporting.findings import findings, study_warnings
 from medssl.reporting.html.data import cases_of, cells_of, summary_of
-from medssl.reporting.html.report import findings, warnings_of
+from medssl.reporting.redaction import without_paths
+from medssl.reporting.style import METRICS, STATUSES, arm_name, arm_styles, offset_factors
 
 LEFTOVERS = (  # what a run writes before, or beside, its record
     ".lock", "predictions.parquet", "examples.npz", "masks.npz", "metrics.csv", "last.ckpt", "encoder.safetensors",
     "subsets.parquet", "summary.parquet",
 )  # fmt: skip
-STATUSES = tables.STATUSES | {
-    "refused": "refused: leads out of the folder",
-    "partial": "no record",
-    "empty": "empty folder",
-}
 SHOWN = {  # the run table's columns, as they are written
     "name": "run", "state": "status", "kind": "kind", "config.arm": "arm", "config.mode": "mode",
     "config.budget_name": "budget", "config.draw": "draw", "score": "score", "cost.seconds": "seconds",
@@ -150,9 +147,9 @@ def study_shown(root: Path, name: str, found: pd.DataFrame) -> StudyShown:
     whole = run.status == "finished" and (folder / "summary.parquet").exists()
     summary = summary_of(folder, run, cells, damaged)
     main = summary[summary["metric"] == kind].reset_index(drop=True)
-    lead, detail = findings(main, tables.METRICS[kind])
-    warnings = warnings_of(run, cells)
-    return StudyShown(run, task, tables.METRICS[kind], cells, main, lead, detail, warnings, not whole, cases, damaged)
+    lead, detail = findings(main, METRICS[kind])
+    warnings = study_warnings(run, cells)
+    return StudyShown(run, task, METRICS[kind], cells, main, lead, detail, warnings, not whole, cases, damaged)
 
 
 def curves(main: pd.DataFrame, modes: list[str]) -> list[dict[str, Any]]:
@@ -160,15 +157,15 @@ def curves(main: pd.DataFrame, modes: list[str]) -> list[dict[str, Any]]:
 
     modes: of fine-tuned, linear probe, kNN; scratch is in every picture, since all is compared with it.
     """
-    looks = figures.looks(main["arm"].tolist())
+    looks = arm_styles(main["arm"].tolist())
     lines = []
     for (arm, mode), rows in main.groupby(["arm", "mode"], sort=False):
         if mode in modes or arm == "scratch":
             colour, marker, dash = looks[str(arm)]
-            about = {"arm": arm, "mode": mode, "name": figures.named(str(arm), str(mode)), "colour": colour}
+            about = {"arm": arm, "mode": mode, "name": arm_name(str(arm), str(mode)), "colour": colour}
             lines.append(about | {"marker": marker, "dash": dash, "rows": rows.sort_values("patients")})
     if lines:
-        for line, shift in zip(lines, figures.dodge(pd.concat([line["rows"] for line in lines]))):
+        for line, shift in zip(lines, offset_factors(len(lines))):
             line["x"] = line["rows"]["patients"] * shift  # side by side, so that intervals can be told apart
     return lines
 
@@ -193,7 +190,7 @@ def run_rows(found: pd.DataFrame) -> pd.DataFrame:
     rows["score"] = scores.apply(pd.to_numeric, errors="coerce").bfill(axis=1).iloc[:, 0]
     started = pd.to_numeric(rows["started"], errors="coerce")
     rows["when"] = pd.to_datetime(started.where(started > 0), unit="s", errors="coerce").dt.floor("s")
-    rows["told"] = rows["reason"].map(lambda text: tables.without_paths(str(text)), na_action="ignore")
+    rows["told"] = rows["reason"].map(lambda text: without_paths(str(text)), na_action="ignore")
     for name in ("config.draw", "cost.seconds", "cost.peak_memory_mib", "cost.samples_per_s"):
         rows[name] = pd.to_numeric(rows[name], errors="coerce")
     for name in ("name", "state", "kind", "config.arm", "config.mode", "config.budget_name", "id", "told"):
@@ -231,7 +228,7 @@ def differences(root: Path, names: list[str]) -> pd.DataFrame:
 
 def _written(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    text = tables.without_paths(text)
+    text = without_paths(text)
     return text if len(text) < 200 else f"{text[:80]}… (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
@@ -246,21 +243,13 @@ def _cells_among(found: pd.DataFrame, study: str) -> pd.DataFrame:
 def labels_saved(shown: StudyShown) -> tuple[pd.DataFrame | None, str, str]:
     """Labels saved and area under the curve as a table of text, or why there is none, and the score to reach."""
     found, reason, full = tables.labels_saved(shown.cases, shown.main, shown.task)
-    return (None if found is None else as_frame(found)), reason, full
+    return (None if found is None else found.frame()), reason, full
 
 
 def scores(shown: StudyShown) -> pd.DataFrame | None:
     """The numbers of the picture, written as in the report."""
     found = tables.scores(shown.main)
-    return None if found is None else as_frame(found)
-
-
-def as_frame(table: tables.Table) -> pd.DataFrame:
-    """A report's table as text in a DataFrame; two columns of one name are told apart by a blank."""
-    names: list[str] = []
-    for name in (column.lstrip("#=") for column in table.columns):
-        names.append(name if name not in names else f"{name} ")
-    return pd.DataFrame([[cell["text"] for cell in row["cells"]] for row in table.rows], columns=names)
+    return None if found is None else found.frame()
 
 
 def device_hours(found: pd.DataFrame) -> float:
@@ -273,5 +262,5 @@ def device_hours(found: pd.DataFrame) -> float:
 
 def troubles(shown: StudyShown) -> pd.DataFrame | None:
     """Cells that are not finished and whole, with the reason."""
-    found = tables.troubles(shown.cells, shown.damaged)
-    return None if found is None else as_frame(found).replace({"status": STATUSES})
+    found = tables.incomplete_cells(shown.cells, shown.damaged)
+    return None if found is None else found.frame()

@@ -1,0 +1,102 @@
+"""What a study says in plain sentences: its result, the facts about it, and what limits it.
+
+lead, detail = findings(main, "Dice")     # main: the summary's rows of the primary metric
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from medssl.core.runs import Run
+from medssl.reporting.style import BASELINE_STYLES, arm_name, counted, difference, status_name
+
+
+def findings(main: pd.DataFrame, metric: str) -> tuple[str, str]:
+    """Say in one sentence what a study found, and in a second one what it found with the fewest labels.
+
+    Baselines other than scratch involve no pretraining, so they are not counted.
+
+    Args:
+        main: The summary's rows of the primary metric.
+        metric: The name of that metric as it is written.
+
+    Returns:
+        The sentence, and the detail (empty where no pretrained arm is compared with scratch).
+    """
+    if main.empty:
+        return "No cell of this study is finished yet, so there is no result to report.", ""
+    rows = main[main["difference"].notna() & ~main["arm"].isin(list(BASELINE_STYLES))]
+    if rows.empty:
+        nothing = "This study compares no pretrained arm with training from scratch"
+        return f"{nothing}, so it cannot say what pretraining is worth.", ""
+    return _lead(rows, metric), _detail(rows)
+
+
+def _lead(rows: pd.DataFrame, metric: str) -> str:
+    better, worse = int((rows["difference_low"] > 0).sum()), int((rows["difference_high"] < 0).sum())
+    unclear, total = len(rows) - better - worse, len(rows)
+    includes_zero = f"the 95% interval of the paired difference in {metric} includes zero"
+    if total == 1:
+        verdict = "was better than" if better else "was worse than" if worse else "could not be distinguished from"
+        paired = f"paired difference in {metric}, 95% interval"
+        return f"In the only comparison made, pretraining {verdict} training from scratch ({paired})."
+    if better == worse == 0:
+        return (
+            f"Pretraining was shown to be neither better nor worse: in all {total} comparisons with training from "
+            f"scratch, {includes_zero}."
+        )
+    rest = f"; in {unclear}, {includes_zero}" if unclear else f" (95% intervals of the paired difference in {metric})"
+    return (
+        f"In {total} comparisons with training from scratch, pretraining was better in {better} and worse in "
+        f"{worse}{rest}."
+    )
+
+
+def _detail(rows: pd.DataFrame) -> str:
+    fewest = rows[rows["patients"] == rows["patients"].min()]
+    differences = "; ".join(
+        f"{arm_name(row.arm, row.mode)} {difference(row.difference, row.difference_low, row.difference_high)}"
+        for row in fewest.itertuples()
+    )
+    patients, significant = counted(fewest["patients"].iloc[0], "patient"), int((rows["p_holm"] < 0.05).sum())
+    verb = "stays" if significant == 1 else "stay"
+    return (
+        f"Difference with the fewest labels ({patients}): {differences}. After Holm's correction, {significant} of "
+        f"{counted(len(rows), 'comparison')} {verb} below p = 0.05."
+    )
+
+
+def study_facts(run: Run) -> str:
+    """Name the data, the size and the state of a study in one line."""
+    config = run.config
+    scored = f"{config.get('scored_patients', '–')} {config.get('score_on', '')} patients"
+    parts = [
+        f"{config['dims']}D {config.get('modality', '')}".strip() if config.get("dims") else "",
+        f"{counted(len(config.get('arms', [])), 'arm')}, {counted(len(config.get('budgets', [])), 'budget')}",
+        f"scored on {scored}, {config.get('scored_scans', '–')} scans",
+        f"run {run.id}, {status_name('stale' if run.stale else run.status)}",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
+    """List what a reader must keep in mind about a study: unfinished cells, exploration, test scans seen before."""
+    config, finished = run.config, int((cells["status"] == "finished").sum())
+    planned = config.get("cells", len(cells))
+    lines = []
+    if finished < planned:
+        lines.append(
+            f"Incomplete: {finished} of {planned} cells are finished. Run the same study command to finish it."
+        )
+    if config.get("score_on", "test") != "test":
+        lines.append(
+            "Exploratory: the scores are those of validation patients. They help to choose a setting, but they are no "
+            "evidence that it is better."
+        )
+    for arm, count in config.get("seen_test_scans", {}).items():
+        if count:
+            lines.append(
+                f"Not independent: {arm} was pretrained, without labels, on {count} scans that are test scans or come "
+                "from test patients."
+            )
+    return lines
