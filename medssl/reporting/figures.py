@@ -173,8 +173,8 @@ def _forest_line(axes: Axes, height: float, row: pd.Series, style: ArmStyle) -> 
     axes.plot([low, high], [height, height], color=style.colour, linewidth=1.6, solid_capstyle="round")
     fill = style.colour if low > 0 or high < 0 else "white"
     axes.plot(mean, height, style.marker, color=style.colour, markerfacecolor=fill)
-    place = {"xy": (1.01, height), "xycoords": ("axes fraction", "data")}
-    axes.annotate(difference(mean, low, high), **place, va="center", fontsize=8)
+    text, beside = difference(mean, low, high), ("axes fraction", "data")
+    axes.annotate(text, (1.01, height), xycoords=beside, va="center", fontsize=8)
 
 
 def _segmentation(axes: Axes, arrays: Mapping[str, np.ndarray], n: int, volumes: bool) -> None:
