@@ -35,8 +35,9 @@ from medssl.scans import geometry
 from medssl.scans.dicom.corrections import check_corrections
 from medssl.scans.dicom.series import Series, group
 from medssl.scans.dicom.slices import Slice, read_slices
+from medssl.scans.modality import check_code
 from medssl.scans.paths import kind, run_parallel, suffix, walk
-from medssl.scans.privacy import MODALITIES, Pseudonyms
+from medssl.scans.privacy import Pseudonyms
 from medssl.scans.read import check_mask, files_of, read_headers
 from medssl.scans.scan import Header
 
@@ -127,8 +128,8 @@ def _audited(out: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _check_options(modality: str | None, label, labels) -> None:
-    if modality is not None and modality not in MODALITIES:
-        raise MedsslError(f"modality {modality!r} is no DICOM modality code{nearest(modality, MODALITIES)}")
+    if modality is not None:
+        check_code(modality)
     if label is not None and labels is None:
         raise MedsslError(
             "label and report name columns, but no labels file is given: expected --labels FILE.csv with it"

@@ -43,7 +43,7 @@ def middles(cache: Cache, scans: Sequence[str], size: Sequence[int], view: View 
         start = [(n - s) // 2 for n, s in zip(cache.shape(scan), size)]
         stacked.append(torch.from_numpy(np.asarray(cache.read(scan, start, size), np.float32)))
     x = torch.stack(stacked)
-    view = view or recipes.plain(recipes.modality_of(cache.modality, cache.dims, cache.channels))
+    view = view or recipes.plain(cache.data_spec)
     return view(x, view.draw(make_keys(0, (torch.arange(len(x)),))))
 
 

@@ -23,6 +23,7 @@ from medssl.encoders.base import Encoder, TokenEncoder
 from medssl.encoders.vit import from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import mean_square, patches_and_body, targets, with_tokens
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.random import derive_keys, uniform
@@ -53,8 +54,8 @@ class AIM(Method):
         voxels = encoder.in_channels * torch.Size(self.patch).numel()
         self.head = AIMPredictionHead(encoder.out_dim, voxels, head_width, head_depth)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, follows = batch["views"][0], self.sequence(batch["views"][0])

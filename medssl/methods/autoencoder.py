@@ -22,6 +22,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
 from medssl.methods.shared.restoring import FromCode, ToCode
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
@@ -37,8 +38,8 @@ class Autoencoder(Method):
         self.to_code = ToCode(encoder, code)
         self.from_code = FromCode(encoder, code, encoder.in_channels)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     def restore(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S), by way of (B, code)."""

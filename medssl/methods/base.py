@@ -1,8 +1,8 @@
 """What every pretext is: an encoder, the views it wants, and a loss on them.
 
     class Mine(Method):
-        def views(self, size, modality, spacing_mm):
-            return (recipes.masked(modality, size, spacing_mm),)
+        def views(self, data_spec, size):
+            return (recipes.masked(data_spec, size),)
 
         def loss(self, batch):
             return self.encoder(batch["views"][0]).square().mean()
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.engine import adamw
 from medssl.views import recipes
 from medssl.views.base import View
@@ -56,7 +57,7 @@ class Method(pl.LightningModule, ABC):
         self.optimise: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.05, "warmup": 50, "steps": 1000}
 
     @abstractmethod
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         """The views of a scan that the loss compares, each giving (B, C, *size)."""
 
     @abstractmethod
@@ -101,11 +102,11 @@ class Method(pl.LightningModule, ABC):
                 f"its loss or its head compares the samples of a batch"
             )
 
-    def set_up_views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> None:
+    def set_up_views(self, data_spec: DataSpec, size: Sequence[int]) -> None:
         """Fix what `make_views` applies; `pretrain` calls it once."""
-        views = self.views(tuple(size), modality, tuple(spacing_mm))
+        views = self.views(data_spec, tuple(size))
         for view in views:
-            recipes.check_modality(view, modality)
+            recipes.check_modality(view, data_spec)
         self._views = nn.ModuleList(views)
 
     @torch.no_grad()
@@ -171,7 +172,7 @@ def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> di
 def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> None:
     """Raise AssertionError unless `method` keeps the contract: a finite scalar that trains every weight, by keys alone."""
     method.check(size, batch_size)
-    method.set_up_views(size, "MR", (1.0,) * len(size))
+    method.set_up_views(DataSpec(len(size), method.encoder.in_channels, "MR"), size)
     batch = synthetic_batch(method.encoder, method.source_size(size), batch_size)
     made = method.make_views(dict(batch))
     for i, view in enumerate(made["views"]):

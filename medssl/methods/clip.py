@@ -31,6 +31,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
 from medssl.methods.shared.text import HashedText, LocalText
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
@@ -63,8 +64,8 @@ class CLIP(Method):
         self.text_head = nn.Linear(self.text_encoder.out_dim, projection, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / temperature)))
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.relational(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.relational(data_spec, size),)
 
     def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
         found = manifest[manifest["scan"].isin(reports_in(manifest))]

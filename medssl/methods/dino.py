@@ -24,6 +24,7 @@ from torch.nn.utils import parametrizations
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.teacher import StudentTeacher
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
@@ -74,8 +75,8 @@ class DINO(StudentTeacher):
         encoder: Any = self.teacher[0]
         return encoder
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return recipes.multi_crop(modality, size, spacing_mm, self.local_size(size), self.local_views)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return recipes.multi_crop(data_spec, size, self.local_size(size), self.local_views)
 
     def local_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """The small crops': a multiple of the encoder's stride; two at least where a norm needs more than one voxel."""

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views.base import View
 from medssl.views.random import derive_keys
 
@@ -60,8 +61,8 @@ class Joint(Method):
     def methods(self) -> list[Method]:
         return list(self.parts)  # type: ignore[arg-type]
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return tuple(view for own in self._views_of_parts(size, modality, spacing_mm) for view in own)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return tuple(view for own in self._views_of_parts(data_spec, size) for view in own)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         found = [part.loss(own) for part, own in zip(self.methods, self.batches(batch))]
@@ -119,9 +120,9 @@ class Joint(Method):
         for part in self.methods:
             part.check(crop, batch_size)
 
-    def set_up_views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> None:
-        self.counts = [len(own) for own in self._views_of_parts(size, modality, spacing_mm)]
-        super().set_up_views(size, modality, spacing_mm)
+    def set_up_views(self, data_spec: DataSpec, size: Sequence[int]) -> None:
+        self.counts = [len(own) for own in self._views_of_parts(data_spec, size)]
+        super().set_up_views(data_spec, size)
 
     def on_fit_start(self) -> None:
         for part in self.methods:
@@ -144,10 +145,8 @@ class Joint(Method):
         for part in self.methods:
             part.on_before_optimizer_step(optimizer)
 
-    def _views_of_parts(
-        self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]
-    ) -> list[tuple[View, ...]]:
-        return [part.views(tuple(size), modality, tuple(spacing_mm)) for part in self.methods]
+    def _views_of_parts(self, data_spec: DataSpec, size: Sequence[int]) -> list[tuple[View, ...]]:
+        return [part.views(data_spec, tuple(size)) for part in self.methods]
 
 
 class _Stepped:

@@ -22,6 +22,7 @@ from medssl.encoders.base import Encoder, TokenEncoder
 from medssl.encoders.vit import blocks, from_patches, positions, run_blocks, take
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import check_hides, mean_square, patches_and_body, targets, with_tokens
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.masking import MaskKind, hiding_order
@@ -63,8 +64,8 @@ class MAE(Method):
         self.norm = nn.LayerNorm(decoder_width)
         self.head = nn.Linear(decoder_width, encoder.in_channels * torch.Size(self.patch).numel())
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         keep, hidden = self.kept_and_hidden(batch)

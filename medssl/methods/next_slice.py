@@ -24,6 +24,7 @@ from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method, sequences
 from medssl.methods.simmim import mean_error
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.random import derive_keys, uniform
@@ -46,8 +47,8 @@ class NextSlice(Method):
         self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         self.decoder = Decoder(encoder, encoder.in_channels)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
         return sequences(manifest, "NextSlice") if self.along == "frames" else manifest

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.relation import Relational
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.orientation import RightAngle, orientations
@@ -31,8 +32,8 @@ class Rotation(Relational):
         answers = len(orientations(encoder.dims))
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(encoder.out_dim, answers))  # linear, as in the papers
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)  # upright: a slight turn would blur the right angles
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)  # upright: a slight turn would blur the right angles
 
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         params = self.turn.draw(batch["key"])

@@ -25,6 +25,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.masking import patch_mask
@@ -63,9 +64,9 @@ class SimMIM(Method):
             kind: Any = nn.ConvTranspose2d if encoder.dims == 2 else nn.ConvTranspose3d
             self.head = kind(encoder.out_dim, predicted, stride, stride)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         recipe = recipes.relational if self.places else recipes.masked
-        return (recipe(modality, size, spacing_mm),)
+        return (recipe(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, mask = batch["views"][0], self.mask_of(batch)

@@ -33,6 +33,7 @@ from medssl.encoders.decoder import Decoder
 from medssl.encoders.vit import from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import mean_square, patches_and_body, targets
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.masking import MaskKind, patch_mask
@@ -62,8 +63,8 @@ class SparK(Method):
         self.hidden = nn.ParameterList(0.02 * torch.randn(1, c, *[1] * encoder.dims) for c in encoder.channels)
         self.decoder = Decoder(encoder, encoder.in_channels)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, seen = batch["views"][0], self.seen_of(batch)

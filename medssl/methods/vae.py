@@ -26,6 +26,7 @@ from medssl.encoders.base import Encoder
 from medssl.methods.autoencoder import check_narrow
 from medssl.methods.base import Method
 from medssl.methods.shared.restoring import FromCode, ToCode
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.random import derive_keys, make_keys, normal_like
@@ -42,8 +43,8 @@ class VAE(Method):
         self.to_code = ToCode(encoder, 2 * latent)
         self.from_code = FromCode(encoder, latent, encoder.in_channels)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     def posterior(self, x: Tensor) -> Normal:
         """(B, C, *S) -> a normal distribution a number of the code, (B, latent)."""

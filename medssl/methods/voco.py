@@ -26,6 +26,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
 from medssl.methods.shared.relation import cells, check_tiles, cut, own_intensities
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.intensity import BrightnessContrast
@@ -50,8 +51,8 @@ class VoCo(Method):
         self.head = SimCLRProjectionHead(encoder.out_dim, encoder.out_dim, projection)
         self.own_intensity = BrightnessContrast(0.1, 0.2, probability=1.0)  # nobody is told apart by brightness
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.relational(modality, size, spacing_mm),)  # never mirrored: left would be right
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.relational(data_spec, size),)  # never mirrored: left would be right
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]

@@ -25,6 +25,7 @@ from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
 from medssl.methods.shared.restoring import box
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View, per_sample
 from medssl.views.random import derive_keys, uniform
@@ -46,8 +47,8 @@ class VolumeFusion(Method):
         self.coefficients, self.boxes = coefficients, tuple(boxes)
         self.decoder: Decoder = Decoder(encoder, coefficients + 1)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         fused, classes, counted = self.fuse(batch)

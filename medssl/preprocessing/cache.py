@@ -31,8 +31,9 @@ from medssl.core.errors import MedsslError, nearest
 from medssl.datasets.manifest import read_table, refuse_nothing, to_parquet
 from medssl.datasets.quality import check_flags, flag_duplicates, joined, left_out
 from medssl.preprocessing.cohort import VERSION, choose_scans, grid_settings, indexed_scan, one_a_frame
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.preprocessing.fingerprint import fingerprint
-from medssl.preprocessing.grid import AIR_HU, valid
+from medssl.preprocessing.grid import valid
 from medssl.preprocessing.store import Job, cache_scan
 from medssl.scans.paths import run_parallel
 
@@ -43,8 +44,8 @@ CACHED = ("digest", "mask_digest", "shape", "spacing_mm", "channels")
 class Cache:
     """A prepared cohort, read lazily: `read(scan, start, size)`; safe to pickle, fork and spawn.
 
-    manifest: its usable scans. dims, channels, spacing_mm, modality: of all of them (spacing of images: the
-    median). structures: the mask values above 0. digest: of all voxels, whatever the pseudonyms' key.
+    manifest: its usable scans. data_spec: what all of them have in common; dims, channels, modality, spacing_mm and size
+    read it. structures: the mask values above 0. digest: of all voxels, whatever the pseudonyms' key.
     Raises MedsslError for a folder that is no cache, or one that is not finished.
     """
 
@@ -61,13 +62,11 @@ class Cache:
             )
         manifest = read_table(self.path / "manifest.parquet")
         self.manifest = manifest[manifest.status == "ok"].reset_index(drop=True)
-        self.dims: int = about["dims"]
-        self.channels: int = about["channels"]
-        self.spacing_mm: tuple[float, ...] = tuple(about["spacing_mm"])
-        self.modality: str = about["modality"]
+        self.data_spec = DataSpec(
+            about["dims"], about["channels"], about["modality"], tuple(about["spacing_mm"]), about["settings"]["size"]
+        )
         self.structures: tuple[int, ...] = tuple(about["structures"])
         self.digest: str = about["digest"]
-        self.size: tuple[int, ...] | None = tuple(about["settings"]["size"]) if about["settings"]["size"] else None
         self._shapes = {
             scan: tuple(map(int, shape)) for scan, shape in zip(self.manifest["scan"], self.manifest["shape"])
         }
@@ -75,9 +74,29 @@ class Cache:
         self._process = os.getpid()
 
     @property
+    def dims(self) -> int:
+        return self.data_spec.dims
+
+    @property
+    def channels(self) -> int:
+        return self.data_spec.channels
+
+    @property
+    def modality(self) -> str:
+        return self.data_spec.modality
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        return self.data_spec.spacing_mm
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        return self.data_spec.size
+
+    @property
     def air(self) -> float:
         """What fills a crop beyond the edge: -1024 HU in CT, else 0."""
-        return AIR_HU if self.modality == "CT" else 0
+        return self.data_spec.family.padding
 
     def shape(self, scan: str) -> tuple[int, ...]:
         """S of one scan. Raises MedsslError for a scan that is not here."""
@@ -101,7 +120,7 @@ class Cache:
 
     def valid(self, array: np.ndarray) -> np.ndarray:
         """True where an array out of this cache shows body, not air."""
-        return valid(array, self.modality)
+        return valid(array, self.data_spec.family)
 
     def _crop(self, kind: str, scan: str, start, size, fill: float) -> np.ndarray:
         stored = self._handle(kind, scan)

@@ -13,8 +13,8 @@ import pandas as pd
 
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.fingerprint import target_spacing
+from medssl.scans.modality import pooled_code
 
-GROUPS = {"CR": "DX", "DR": "DX", "RG": "DX"}  # modalities that are one kind of picture
 VERSION = 3
 
 
@@ -22,7 +22,7 @@ def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> 
     """The scans of one number of dimensions and one kind of modality; rejected rows stay. Raises MedsslError
     if mixed."""
     ok = rows.status == "ok"
-    group = rows.modality.map(lambda code: GROUPS.get(code, code))
+    group = rows.modality.map(pooled_code)
     if dims is not None:
         ok &= rows.dims == dims
     if modality is not None:
@@ -55,7 +55,7 @@ def grid_settings(
     settings."""
     ok = rows[rows.status == "ok"]
     dims = int(ok.dims.iloc[0])
-    modality = GROUPS.get(ok.modality.iloc[0], ok.modality.iloc[0])
+    modality = pooled_code(ok.modality.iloc[0])
     _check_grid(dims, spacing_mm, size)
     if dims == 3 and spacing_mm is None:
         spacing_mm = before.get("spacing_mm") or target_spacing(ok)[0]

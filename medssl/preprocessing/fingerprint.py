@@ -21,6 +21,7 @@ import pandas as pd
 
 from medssl.datasets.quality import LOOKED_AT, thinned
 from medssl.preprocessing.grid import valid
+from medssl.scans.modality import family_of
 
 ANISOTROPIC = 3.0  # nnU-Net's threshold
 COARSE_PERCENTILE = 10
@@ -50,7 +51,7 @@ def target_spacing(rows: pd.DataFrame) -> tuple[list[float], str]:
 def intensity(array: np.ndarray, modality: str) -> dict[str, Any] | None:
     """Mean, std and quantiles of about 10,000 body voxels of a scan in the cache; None for a scan without body."""
     array = thinned(array, LOOKED_AT)
-    voxels = array[valid(array, modality)]
+    voxels = array[valid(array, family_of(modality))]
     if not voxels.size:
         return None
     voxels = voxels[:: max(1, voxels.size // SAMPLED)].astype(np.float64)

@@ -12,11 +12,9 @@ import numpy as np
 
 from medssl.core.errors import ScanError
 from medssl.scans import geometry
+from medssl.scans.modality import BODY_ABOVE_HU, LOWEST_HU, Family
 from medssl.scans.scan import Scan
 
-AIR_HU = -1024
-BODY_ABOVE_HU = -950
-BODY_ABOVE_MR = 0.02
 PERCENTILES = (0.5, 99.5)
 CLIP = (-1.0, 4.0)
 SAME_SPACING = 1e-3
@@ -77,9 +75,9 @@ def scale_intensity(scan: Scan) -> np.ndarray:
     contrast."""
     array = scan.array
     if scan.modality == "CT" and array.dtype == np.int16:
-        return array if array.min() >= AIR_HU else np.maximum(array, np.int16(AIR_HU))
+        return array if array.min() >= LOWEST_HU else np.maximum(array, np.int16(LOWEST_HU))
     if scan.modality == "CT":
-        return np.clip(array, AIR_HU, np.iinfo(np.int16).max).astype(np.float32)
+        return np.clip(array, LOWEST_HU, np.iinfo(np.int16).max).astype(np.float32)
     if scan.dims == 2 and array.dtype == np.uint8:
         return array.astype(np.float32) / 255
     low, high = np.percentile(array, PERCENTILES)
@@ -88,12 +86,10 @@ def scale_intensity(scan: Scan) -> np.ndarray:
     return np.clip((array - np.float64(low)) / (high - low), *CLIP).astype(np.float32)
 
 
-def valid(array: np.ndarray, modality: str) -> np.ndarray:
+def valid(array: np.ndarray, family: Family) -> np.ndarray:
     """True where there is body, not air: CT above -950 HU, MR above 0.02 of its range, everything
     elsewhere."""
-    if modality == "CT":
-        return array > BODY_ABOVE_HU
-    return array > BODY_ABOVE_MR if modality == "MR" else np.ones(array.shape, bool)
+    return np.ones(array.shape, bool) if family.body_above is None else array > family.body_above
 
 
 def _stored(array: np.ndarray, modality: str) -> np.ndarray:

@@ -18,11 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from medssl.core.errors import MedsslError
+from medssl.scans.modality import MODALITIES
 
 KEY_BYTES = 32
-# Fixed words only: a header may hold anything in this field.
-MODALITIES = frozenset({"CR", "CT", "DR", "DX", "ES", "GM", "IO", "IVUS", "MG", "MR", "NM", "OCT", "OP", "OPT", "OT", "PT",
-                        "PX", "RF", "RG", "SC", "SM", "US", "XA", "XC"})  # fmt: skip
 MANUFACTURERS = {
     "agfa": "Agfa",
     "canon": "Canon",
@@ -91,7 +89,6 @@ PIXEL_FIELDS = ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfigura
 
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # SOP classes of secondary capture, single and multi-frame, start like this
 SCREEN_WORDS = ("SCREEN", "CAPTURE")  # "SCREEN SAVE", "SCREENSHOT", "SECONDARY CAPTURE" in ImageType
-ANNOTATED = {"US": "ultrasound", "IVUS": "ultrasound", "RF": "fluoroscopy", "XA": "fluoroscopy", "SC": "a capture"}
 
 
 class Pseudonyms:
@@ -108,12 +105,6 @@ class Pseudonyms:
         """The pseudonym of one text; the same text under another kind ("patient", "scan") has another one."""
         message = f"{kind}\0{text}".encode("utf-8", "surrogatepass")
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:12]
-
-
-def known_modality(text: str | None) -> str:
-    """DICOM's modality code when it is one, else OT."""
-    code = (text or "").strip().upper()
-    return code if code in MODALITIES else "OT"
 
 
 def known_manufacturer(text: str | None) -> str | None:
@@ -136,9 +127,8 @@ def burned_in_risk(annotated: str, sop_class: str, modality: str, image_type: It
         return "a secondary capture (0008,0016) may have text burned into its pixels"
     if any(word in part for part in image_type for word in SCREEN_WORDS):
         return "a screen save (0008,0008) may have text burned into its pixels"
-    if modality in ANNOTATED:
-        return f"{ANNOTATED[modality]} (0008,0060) may have text burned into its pixels"
-    return None
+    burned_in = MODALITIES[modality].burned_in
+    return f"{burned_in} (0008,0060) may have text burned into its pixels" if burned_in else None
 
 
 def _load_or_make(key_file: Path) -> bytes:

@@ -44,7 +44,7 @@ from medssl.training.models import (
     save_weights,
     segment,
 )
-from medssl.training.pretrain import check_fits, default_crop
+from medssl.training.pretrain import default_crop
 from medssl.views import recipes
 from medssl.views.random import derive_keys
 
@@ -211,7 +211,7 @@ def architecture(
                 f"the arms have different encoders, {specs[0]} and {other}: expected one; compare them in two studies"
             )
     built = fresh_encoder(specs[0], 0, encoder)
-    check_fits(built, cache)
+    cache.data_spec.check_encoder(built)
     size = tuple(crop or (records[0].config["crop"] if records else default_crop(cache, built)))
     built.check_size(size)
     for record in records:
@@ -289,9 +289,7 @@ class _Training(pl.LightningModule):
         super().__init__()
         self.model, self.cache, self.target, self.held_out = model, cache, target, list(validation)
         self.size, self.recipe, self.seed = tuple(size), recipe, seed
-        self.view = recipes.finetune(
-            recipes.modality_of(cache.modality, cache.dims, cache.channels), size, cache.spacing_mm
-        )
+        self.view = recipes.finetune(cache.data_spec, size)
         self.best: tuple[float, dict] | None = None
         self.dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
         codes = torch.zeros(256, dtype=torch.long)

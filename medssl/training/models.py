@@ -20,7 +20,7 @@ from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.encoders import Decoder, Encoder
 from medssl.methods.base import Method
-from medssl.views import recipes
+from medssl.preprocessing.data_spec import DataSpec
 
 
 class Classifier(nn.Module):
@@ -86,8 +86,7 @@ def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, r
     if run.kind != "pretrain" or run.status != "finished":
         raise MedsslError(f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run")
     method = runs.rebuild(run.config["method"], encoder=fresh_encoder(run.config["encoder"], 0, encoder))
-    modality = recipes.modality_of(run.config["modality"], run.config["dims"], run.config["channels"])
-    method.set_up_views(run.config["crop"], modality, run.config["spacing_mm"])
+    method.set_up_views(DataSpec.from_record(run.config), run.config["crop"])
     _load_exactly(method, folder / "method.safetensors")
     return method.eval(), run
 

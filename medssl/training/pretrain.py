@@ -51,7 +51,6 @@ from medssl.training.engine import (
     spoken,
 )
 from medssl.training.models import save_weights
-from medssl.views import recipes
 
 console = Console(stderr=True)
 
@@ -100,13 +99,13 @@ def pretrain(
             f"steps {steps}, batch_size {batch_size}, accumulate {accumulate}, lr {lr}: expected numbers above 0"
         )
     given = encoder or ResidualUNet(cache.dims, cache.channels)
-    check_fits(given, cache)
+    cache.data_spec.check_encoder(given)
     size = tuple(crop or default_crop(cache, given))
     torch.manual_seed(seed)
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, batch_size)
-    module.set_up_views(size, recipes.modality_of(cache.modality, cache.dims, cache.channels), cache.spacing_mm)
+    module.set_up_views(cache.data_spec, size)
     allowed = pretraining_scans(cache, split_seed, transductive, split_column)
     if not allowed:
         raise MedsslError(
@@ -190,16 +189,6 @@ def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
     if cache.dims == 3 and max(cache.spacing_mm) > ANISOTROPIC * min(cache.spacing_mm):
         return crop_by_spacing(cache.spacing_mm, [int(n) for n in median], most, encoder.strides[-1])
     return tuple(int(max(s, min(n, most) // s * s)) for n, s in zip(median, encoder.strides[-1]))
-
-
-def check_fits(encoder: Encoder, cache: Cache) -> None:
-    """Raise MedsslError unless the encoder was built for scans like the cache's."""
-    if (encoder.dims, encoder.in_channels) != (cache.dims, cache.channels):
-        raise MedsslError(
-            f"the encoder was built for dims={encoder.dims}, in_channels={encoder.in_channels}: the cache holds "
-            f"{cache.dims}D scans of {cache.channels} channel(s); pass --encoder.dims {cache.dims} "
-            f"--encoder.in_channels {cache.channels}"
-        )
 
 
 class Curves(pl.Callback):

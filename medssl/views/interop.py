@@ -1,8 +1,8 @@
 """Views beside other libraries: theirs inside of a recipe, ours inside of their pipelines.
 
     Compose([PerSample(RandAffined(("image", "mask"), ...)), Gamma()])       # MONAI in a recipe, masks moved along
-    MonaiTransform(contrastive("MR", (64, 64, 64)))                          # a recipe in monai.data.CacheDataset
-    LightlyTransform([contrastive("XRAY", (64, 64))] * 2)                    # two views in lightly.data.LightlyDataset
+    MonaiTransform(contrastive(DataSpec(3, modality="MR"), (64, 64, 64)))    # a recipe in monai.data.CacheDataset
+    LightlyTransform([contrastive(DataSpec(2, modality="DX"), (64, 64))] * 2) # two views in lightly.data.LightlyDataset
     TorchvisionTransform(finetune("XRAY", (64, 64)))                         # in torchvision.transforms.v2.Compose
 
 What is lost this way: a transform that works sample by sample runs on the CPU and is a good deal slower than a batch of

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import source_within
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import Compose, Params, View
 from medssl.views.intensity import Window
@@ -76,14 +77,14 @@ def sheet(
         raise MedsslError(f"scans is {scans}: expected 1 or more")
     median = np.median([cache.shape(scan) for scan in cache.manifest["scan"]], axis=0)
     size = tuple(crop or (min(int(n), MOST[cache.dims]) for n in median))
-    own = recipes.modality_of(cache.modality, cache.dims, cache.channels)
-    views = recipes.named(recipe, modality or own, size, cache.spacing_mm)
+    recipe_spec = replace(cache.data_spec, modality=modality) if modality else cache.data_spec
+    views = recipes.named(recipe, recipe_spec, size)
     for view in views:
-        recipes.check_modality(view, own)
+        recipes.check_modality(view, cache.data_spec)
     order = np.random.default_rng(seed).permutation(len(cache.manifest))[:scans]
     chosen = [str(cache.manifest["scan"].iloc[i]) for i in order]
     rows = [panels(cache, scan, views, size, seed) for scan in chosen]
-    title = f"{recipe}, {recipes.kind_of(modality or own)}, crop {' x '.join(map(str, size))}, seed {seed}"
+    title = f"{recipe}, {recipe_spec.family.name}, crop {' x '.join(map(str, size))}, seed {seed}"
     write_atomically(Path(out), drawn(rows, chosen, title, cache, Path(out).suffix[1:].lower()))
     return Path(out)
 
@@ -92,7 +93,7 @@ def panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], 
     """The pictures of one scan, left to right."""
     source = source_of(cache, scan, size)
     keys = make_keys(seed, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
-    plain = recipes.plain(recipes.modality_of(cache.modality, cache.dims, cache.channels))
+    plain = recipes.plain(cache.data_spec)
     shown = plain(source, plain.draw(keys))
     original = middle(shown, size)
     found = [Panel("original", original[0])]
@@ -187,7 +188,7 @@ def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cac
             )  # fmt: skip
             grid[2 * n + 1, 0].text(0.5, 0.5, BELOW, ha="center", va="center")
         bar = _bar(figure, greys, grid[0, -1])
-        if cache.modality == "CT":
+        if cache.data_spec.family.in_hu:
             bar.set_ticks(values_of_hu(SHOWN_HU), labels=[f"{hu} HU" for hu in SHOWN_HU])
         if colours is not None:
             _bar(figure, colours, grid[1, -1]).set_ticks(SHOWN_CHANGES, labels=[f"{v:g}" for v in SHOWN_CHANGES])
@@ -234,6 +235,6 @@ def across(spacing_mm: Sequence[float]) -> int:
 
 
 def values_of_hu(hu: Sequence[float]) -> list[float]:
-    plain = recipes.plain("CT")
+    plain = recipes.plain(DataSpec(2, modality="CT"))
     x = torch.tensor(hu, dtype=torch.float32).reshape(1, 1, -1, 1)
     return plain(x, plain.draw(torch.zeros(1, dtype=torch.int64))).flatten().tolist()

@@ -34,7 +34,7 @@ def bare(cache: Cache, steps: int, precision: str) -> float:
     """Seconds a step of the loop one would write by hand."""
     torch.manual_seed(0)
     module = SimMIM(ResidualUNet(3, width=16, blocks=(1, 1, 1, 1)))
-    module.set_up_views(CROP, cache.modality, cache.spacing_mm)
+    module.set_up_views(cache.data_spec, CROP)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module.to(device)
     crops = Crops(cache, pretraining_scans(cache), module.source_size(CROP), 0)

@@ -36,6 +36,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders import Encoder
 from medssl.methods import Method
 from medssl.methods.base import synthetic_batch
+from medssl.preprocessing.data_spec import DataSpec
 
 GOAL = 1.05
 SIZES = {2: (64, 64), 3: (32, 32, 32)}
@@ -96,7 +97,7 @@ def memory_mib(module: nn.Module, step: Callable[[], Tensor]) -> float:
 
 def batch_of(method: Method, size: tuple[int, ...]) -> tuple[dict[str, Any], float]:
     """A batch with its views, and the seconds they took."""
-    method.set_up_views(size, "MR", (1.0,) * len(size))
+    method.set_up_views(DataSpec(len(size), modality="MR"), size)
     made = synthetic_batch(method.encoder, method.source_size(size), BATCH[len(size)])
     batch = {k: v.to(DEVICE) if isinstance(v, Tensor) else v for k, v in made.items()}
     method.make_views(dict(batch))

@@ -35,6 +35,7 @@ from medssl.encoders import ResNet
 from medssl.evaluation import representation as probes
 from medssl.methods import SimCLR
 from medssl.preprocessing.cache import Cache, prepare
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.pretrain import pretrain, pretraining_scans
 from medssl.views.base import Compose, Params, View
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise
@@ -58,9 +59,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class FirstViews(SimCLR):
     """The first contrastive list: the same for films and for volumes of MR."""
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         turns = (15.0,) * (3 if len(size) == 3 else 1)
-        crop = Resample(size, zoom=(0.5, 1.1), aspect=1.3, rotate_degrees=turns, spacing_mm=spacing_mm)
+        crop = Resample(size, zoom=(0.5, 1.1), aspect=1.3, rotate_degrees=turns, spacing_mm=data_spec.spacing_mm)
         parts = [crop, Gamma(1.8, 0.8), BrightnessContrast(0.2, 0.3, 0.8), Blur(1.5, 0.4), Noise(0.06, 0.4)]
         return tuple(Compose(parts) for _ in range(2))
 
@@ -68,7 +69,7 @@ class FirstViews(SimCLR):
 class LightlyViews(SimCLR):
     """lightly's default for SimCLR, image by image."""
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         transform = v2.Compose([v2.ToPILImage(), SimCLRViewTransform(input_size=size[0], normalize=None)])
         return tuple(Cropped(transform, size) for _ in range(2))
 

@@ -54,8 +54,8 @@ class Agree(Method):
         super().__init__(encoder)
         self.weight = weight
 
-    def views(self, size, modality, spacing_mm):
-        return tuple(Compose([recipes.masked(modality, size, spacing_mm), Negate()]) for _ in range(2))
+    def views(self, data_spec, size):
+        return tuple(Compose([recipes.masked(data_spec, size), Negate()]) for _ in range(2))
 
     def loss(self, batch):
         a, b = (self.encoder(x) for x in batch["views"])
@@ -111,8 +111,8 @@ from medssl.views import recipes
 class Mine(Method):
     '''Two views of a scan have the same features, which keep a deviation of 1.'''
 
-    def views(self, size, modality, spacing_mm):
-        return tuple(recipes.contrastive(modality, size, spacing_mm) for _ in range(2))
+    def views(self, data_spec, size):
+        return tuple(recipes.contrastive(data_spec, size) for _ in range(2))
 
     def loss(self, batch):
         a, b = (self.encoder(x) for x in batch["views"])

@@ -110,7 +110,7 @@ def questions(cache: Cache) -> dict[str, Any]:
         scans = [s for s in cache.manifest["scan"] if (s in seen) == (role == "train")]
         crops = Crops(cache, scans, CROP, seed=99, masks=True)
         batches[role] = default_collate([crops[n] for n in range(count)])
-    view = recipes.plain(cache.modality)
+    view = recipes.plain(cache.data_spec)
     shares = {k: np.stack([(b["mask"] == o).flatten(1).float().mean(1) for o in ORGANS], 1) for k, b in batches.items()}
     return {
         role: (view(b["source"].float(), view.draw(b["key"])), shares[role] > np.median(shares["train"], axis=0))

@@ -17,6 +17,7 @@ from medssl.methods.base import synthetic_batch
 from medssl.methods.clip import clip_loss
 from medssl.methods.shared.text import HashedText
 from medssl.preprocessing.cache import Cache, prepare
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.studies.probe import probe, retrieval_ranks, zero_shot
 from medssl.training.models import load_method
 from medssl.training.pretrain import pretrain, pretraining_scans
@@ -39,7 +40,7 @@ def test_the_loss_equals_the_published_formula_in_float64(agrees) -> None:
     """Radford et al. 2021, figure 3, in numpy: the mean of the cross-entropies over rows and columns; tolerance 1e-5."""
     torch.manual_seed(1)
     method = CLIP(small(), temperature=0.1, text_width=32)
-    method.set_up_views((16, 16, 16), "MR", (1, 1, 1))
+    method.set_up_views(DataSpec(3, modality="MR"), (16, 16, 16))
     batch = method.make_views(synthetic_batch(method.encoder, (24, 24, 24), 5))
     with torch.no_grad():
         found = float(method.loss(batch))

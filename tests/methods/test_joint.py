@@ -16,6 +16,7 @@ from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import Joint, Method, PatientContrast, Rotation, SimCLR, SimMIM, check_method
 from medssl.methods.base import synthetic_batch
 from medssl.preprocessing.cache import Cache
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.pretrain import pretrain
 from medssl.views import recipes
 
@@ -36,11 +37,11 @@ def test_it_keeps_the_contract(encoder, dims: int) -> None:
 def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
     torch.manual_seed(0)
     joint = Joint(small(), [partial(SimMIM, place_weight=0.5, mask_block=4), SimCLR, SimMIM], weights=[1.0, 0.25, 2.0])
-    joint.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    joint.set_up_views(DataSpec(3, modality="MR"), SIZE)
     batch = synthetic_batch(joint.encoder, joint.source_size(SIZE), 3)
     found = joint.loss(joint.make_views(dict(batch)))
     first = copy.deepcopy(joint.methods[0])
-    first.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    first.set_up_views(DataSpec(3, modality="MR"), SIZE)
     alone = first.loss(first.make_views(dict(batch)))  # its own views, its own keys
     assert joint.names == ["SimMIM.0", "SimCLR", "SimMIM.2"]
     watched = joint.watch()
@@ -53,7 +54,7 @@ def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
 def test_a_part_that_pairs_patients_gets_its_partners(cache: Cache) -> None:
     joint = Joint(small(), [Rotation, PatientContrast])
     assert joint.crop_settings(cache.manifest) == PatientContrast(small()).crop_settings(cache.manifest)
-    joint.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    joint.set_up_views(DataSpec(3, modality="MR"), SIZE)
     batch = synthetic_batch(joint.encoder, joint.source_size(SIZE), 3)
     views = joint.make_views(dict(batch))["views"]
     others = joint.make_views({**batch, "partner": batch["partner"].flip(0)})["views"]
@@ -67,7 +68,7 @@ def test_its_loss_is_the_weighted_sum_of_the_published_formulae_in_float64(agree
     """SimMIM's mean absolute error over hidden body and SimCLR's equation 1, in numpy; tolerance 1e-5."""
     torch.manual_seed(0)
     joint = Joint(small(), [partial(SimMIM, mask_block=4), partial(SimCLR, temperature=0.3)], weights=[2.0, 0.25])
-    joint.set_up_views(SIZE, "MR", (1.0, 1.0, 1.0))
+    joint.set_up_views(DataSpec(3, modality="MR"), SIZE)
     batch = joint.make_views(synthetic_batch(joint.encoder, joint.source_size(SIZE), 4))
     masked, pairs = joint.batches(batch)
     with torch.no_grad():
@@ -143,8 +144,8 @@ class Follower(Method):
         self.teacher = copy.deepcopy(encoder).requires_grad_(False)
         self.steps, self.backwards = [], 0
 
-    def views(self, size, modality, spacing_mm):
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec, size):
+        return (recipes.masked(data_spec, size),)
 
     def loss(self, batch):
         return (self.encoder(batch["views"][0]) - self.teacher(batch["views"][0])).square().mean() + 0.1

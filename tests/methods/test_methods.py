@@ -8,6 +8,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import Rotation, SimCLR, SimMIM, check_method
 from medssl.methods.base import synthetic_batch
+from medssl.preprocessing.data_spec import DataSpec
 
 ENCODERS = {
     "resnet": lambda d: ResNet(d, depth=10, width=4, max_pool=False),
@@ -38,7 +39,7 @@ def test_nt_xent_equals_the_published_formula_in_float64(agrees) -> None:
     """Chen et al. 2020, equation 1, written out in numpy; tolerance 1e-5."""
     torch.manual_seed(1)
     method = SimCLR(ENCODERS["unet"](2), temperature=0.3)
-    method.set_up_views((32, 32), "MR", (1, 1))
+    method.set_up_views(DataSpec(2, modality="MR"), (32, 32))
     batch = method.make_views(synthetic_batch(method.encoder, (48, 48), 5))
     with torch.no_grad():
         found = float(method.loss(batch))
@@ -71,7 +72,7 @@ def test_simmim_counts_hidden_body_voxels_only(agrees) -> None:
 def test_a_voxel_keeps_its_place_in_the_scan_through_crop_turn_and_zoom() -> None:
     """The picture is itself a map of places, so every view of it must show the place the target names."""
     method = SimMIM(ENCODERS["unet"](3), mask_block=4, place_weight=0.5)
-    method.set_up_views((16, 16, 16), "MR", (1.0, 1.0, 2.0))
+    method.set_up_views(DataSpec(3, modality="MR", spacing_mm=(1.0, 1.0, 2.0)), (16, 16, 16))
     extent, start, source = (40, 30, 24), (10, 3, -2), (24, 24, 24)
     batch = synthetic_batch(method.encoder, source, 4)
     batch |= {"start": torch.tensor([start] * 4), "extent": torch.tensor([extent] * 4)}
@@ -85,7 +86,7 @@ def test_a_voxel_keeps_its_place_in_the_scan_through_crop_turn_and_zoom() -> Non
 
 def test_the_error_in_place_is_weighted_in(agrees) -> None:
     method = SimMIM(ENCODERS["unet"](2), place_weight=0.25)
-    method.set_up_views((32, 32), "MR", (1.0, 1.0))
+    method.set_up_views(DataSpec(2, modality="MR"), (32, 32))
     batch = method.make_views(synthetic_batch(method.encoder, (48, 48), 3))
     with torch.no_grad():
         found = float(method.loss(batch))

@@ -21,6 +21,7 @@ from medssl.methods.shared import teacher as teachers
 from medssl.methods.shared.contrast import nt_xent, similarities
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.pretrain import pretrain
 
 SMALL = {"hidden": 32, "projection": 16}
@@ -78,7 +79,7 @@ def prepared(name: str, count: int = 6, **settings) -> tuple[Method, dict]:
     """A method and a batch with its views made."""
     torch.manual_seed(1)
     method = METHODS[name](residual_unet(2), **settings)
-    method.set_up_views((32, 32), "MR", (1, 1))
+    method.set_up_views(DataSpec(2, modality="MR"), (32, 32))
     return method, method.make_views(synthetic_batch(method.encoder, (48, 48), count))
 
 
@@ -237,7 +238,7 @@ def test_dino_is_its_algorithm_1_with_local_views_and_a_moving_centre(agrees) ->
 
 def test_local_views_are_small_and_a_crop_that_has_none_is_refused() -> None:
     method = DINO(residual_unet(3), prototypes=8)
-    method.set_up_views((32, 32, 32), "MR", (1.0, 1.0, 1.0))
+    method.set_up_views(DataSpec(3, modality="MR"), (32, 32, 32))
     made = method.make_views(synthetic_batch(method.encoder, (48, 48, 48), 2))
     assert [tuple(v.shape[2:]) for v in made["views"]] == [(32,) * 3] * 2 + [(12,) * 3] * 4
     with pytest.raises(MedsslError, match="--method.local_views 0"):

@@ -14,6 +14,7 @@ from medssl.methods.jigsaw import far_permutations
 from medssl.methods.shared.relation import cut
 from medssl.methods.voco import overlaps
 from medssl.methods.volume_fusion import dice_loss
+from medssl.preprocessing.data_spec import DataSpec
 
 ENCODERS = {
     "resnet": lambda d: ResNet(d, depth=10, width=4, max_pool=False),
@@ -27,7 +28,7 @@ SIZES = {"resnet": 64, "unet": 32}  # voxels an axis: four times the coarsest st
 def made(method: Method, size: tuple[int, ...], count: int = 4, seed: int = 0) -> dict:
     """A batch with views."""
     torch.manual_seed(seed)
-    method.set_up_views(size, "MR", (1.0,) * len(size))
+    method.set_up_views(DataSpec(len(size), modality="MR"), size)
     return method.make_views(synthetic_batch(method.encoder, method.source_size(size), count))
 
 

@@ -10,6 +10,7 @@ from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, Model
 from medssl.methods.base import synthetic_batch
 from medssl.methods.models_genesis import shuffle_blocks
 from medssl.methods.shared.restoring import box, squared_error
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views.random import make_keys
 
 ENCODERS = {
@@ -29,7 +30,7 @@ METHODS = {
 def made(method: Method, size: tuple[int, ...], count: int = 3) -> dict:
     """A batch with views, in which some voxels are air."""
     torch.manual_seed(0)
-    method.set_up_views(size, "MR", (1.0,) * len(size))
+    method.set_up_views(DataSpec(len(size), modality="MR"), size)
     batch = method.make_views(synthetic_batch(method.encoder, method.source_size(size), count))
     batch["valid_views"] = [(torch.rand_like(batch["views"][0][:, :1]) > 0.4).float()]
     return batch

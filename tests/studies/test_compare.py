@@ -24,7 +24,7 @@ class Refuses(Method):
     def __init__(self, encoder):
         raise MedsslError("Refuses takes no encoder: expected nothing")
 
-    def views(self, size, modality, spacing_mm):
+    def views(self, data_spec, size):
         return ()
 
     def loss(self, batch):

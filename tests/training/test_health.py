@@ -24,8 +24,8 @@ TINY = {"crop": (16, 16, 16), "accelerator": "cpu", "batch_size": 4, "warmup": 2
 class Alike(Method):
     """Two views of a scan should have alike features, and nothing holds them apart: it collapses."""
 
-    def views(self, size, modality, spacing_mm):
-        return (recipes.contrastive(modality, size, spacing_mm), recipes.contrastive(modality, size, spacing_mm))
+    def views(self, data_spec, size):
+        return (recipes.contrastive(data_spec, size), recipes.contrastive(data_spec, size))
 
     def loss(self, batch):
         a, b = (self.encoder(x) for x in batch["views"])

@@ -20,6 +20,7 @@ from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
 from medssl.core.errors import MedsslError
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import Compose
 from medssl.views.check import check_view
@@ -157,13 +158,13 @@ def test_a_view_in_monais_cache_dataset_and_loader_keeps_every_voxel_where_it_wa
 
 
 def test_monais_random_state_rules_the_view_and_its_workers_differ(volumes: list[dict[str, str]]) -> None:
-    one = MonaiTransform(recipes.contrastive("MR", (16, 16, 16)), ["image"])
+    one = MonaiTransform(recipes.contrastive(DataSpec(3, modality="MR"), (16, 16, 16)), ["image"])
     data = [{"image": torch.rand(1, 24, 24, 24, generator=torch.Generator().manual_seed(n))} for n in range(2)]
     first = one.set_random_state(seed=3)(data[0])["image"]
     again = one(data[0])["image"]
     assert torch.equal(first, one.set_random_state(seed=3)(data[0])["image"])
     assert not torch.equal(first, again)
-    two = MonaiTransform(recipes.contrastive("MR", (16, 16, 16)), ["a", "b"])
+    two = MonaiTransform(recipes.contrastive(DataSpec(3, modality="MR"), (16, 16, 16)), ["a", "b"])
     both = two({"a": data[0]["image"], "b": data[0]["image"].numpy(), "label": 3})
     assert torch.equal(both["a"], both["b"])
     assert both["label"] == 3
@@ -220,7 +221,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_views_in_lightlys_dataset_with_torchs_and_lightlys_collate(films: Path) -> None:
-    transform = LightlyTransform([recipes.contrastive("XRAY", (32, 32))] * 2 + [recipes.masked("XRAY", (16, 16))])
+    films = DataSpec(2, modality="XRAY")
+    transform = LightlyTransform([recipes.contrastive(films, (32, 32))] * 2 + [recipes.masked(films, (16, 16))])
     data = LightlyDataset(str(films), transform=transform)
     for collate in (default_collate, MultiViewCollate()):
         torch.manual_seed(0)

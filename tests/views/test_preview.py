@@ -34,7 +34,7 @@ SIZE = (16, 16, 16)
 def test_the_sheet_is_labelled_with_every_view_and_carries_pseudonyms_alone(cache: Cache, tmp_path: Path) -> None:
     out = sheet("contrastive", cache.path, tmp_path / "views.svg", crop=SIZE, scans=2, seed=3)
     text = out.read_text()
-    views = recipes.contrastive("CT", SIZE)
+    views = recipes.contrastive(cache.data_spec, SIZE)
     for part, _ in leaves(views, views.draw(make_keys(0, (torch.arange(1),)))):
         assert type(part).__name__ in text
     for label in (
@@ -57,7 +57,7 @@ def test_the_sheet_is_labelled_with_every_view_and_carries_pseudonyms_alone(cach
 def test_each_panel_is_what_the_view_makes_of_the_scan(cache: Cache) -> None:
     scan = str(cache.manifest["scan"].iloc[0])
     for recipe in recipes.RECIPES:
-        views = recipes.named(recipe, "CT", SIZE, cache.spacing_mm)
+        views = recipes.named(recipe, cache.data_spec, SIZE)
         found = panels(cache, scan, views, SIZE, 0)
         original = found[0].image
         assert found[0].title == "original"
@@ -93,10 +93,10 @@ def test_the_bar_of_ct_says_which_hu_a_grey_is() -> None:
 
 def test_low_dose_is_shown_as_it_acts_in_hu_before_the_window(cache: Cache) -> None:
     scan = str(cache.manifest["scan"].iloc[0])
-    (view,) = recipes.named("contrastive", "CT", SIZE, cache.spacing_mm)
+    (view,) = recipes.named("contrastive", cache.data_spec, SIZE)
     keys = make_keys(0, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
     dose, params = next(pair for pair in leaves(view, view.draw(keys)) if isinstance(pair[0], LowDoseCT))
-    plain, hu = recipes.plain("CT"), middle(source_of(cache, scan, SIZE), SIZE)
+    plain, hu = recipes.plain(cache.data_spec), middle(source_of(cache, scan, SIZE), SIZE)
     expected = plain(dose(hu, shown_on(params)), plain.draw(keys))[0]
     found = next(p for p in panels(cache, scan, (view,), SIZE, 0) if p.title.startswith("LowDoseCT"))
     assert torch.equal(found.image, expected)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medssl.core.errors import MedsslError
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import Compose
 from medssl.views.check import check_view
@@ -18,7 +19,11 @@ from medssl.views.random import make_keys
 from medssl.views.spatial import Resample
 from medssl.views.ultrasound import Speckle
 
-KINDS = ("CT", "MR", "XRAY", "US", "RGB", "OT")
+FAMILIES = ("CT", "MR", "XRAY", "US", "RGB", "OT")
+
+
+def spec(modality: str, dims: int = 2) -> DataSpec:
+    return DataSpec(dims, 3 if modality == "RGB" else 1, modality)
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
@@ -26,34 +31,29 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_recipe_keeps_the_contract_for_every_kind_of_scan(name: str, kind: str) -> None:
-    dims = (2,) if kind in ("XRAY", "RGB") else (2, 3)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_recipe_keeps_the_contract_for_every_family_of_scans(name: str, family: str) -> None:
+    dims = (2,) if family in ("XRAY", "RGB") else (2, 3)
     for d in dims:
-        views = recipes.named(name, kind, (12,) * d)
+        views = recipes.named(name, spec(family, d), (12,) * d)
         for view in {views[0], views[-1]}:
-            check_view(view, d, size=(18,) * d, channels=3 if kind == "RGB" else 1)
+            check_view(view, d, size=(18,) * d, channels=3 if family == "RGB" else 1)
 
 
-def test_recipes_take_dicoms_codes_and_kinds_in_any_case() -> None:
-    assert [recipes.kind_of(m) for m in ("ct", "mr", "xray", "CR", "dx", "us", "SM", "PT")] == [
-        "CT", "MR", "XRAY", "XRAY", "XRAY", "US", "RGB", "OT",
-    ]  # fmt: skip
-    with pytest.raises(MedsslError, match="'MRI' is no DICOM modality code .* did you mean MR"):
-        recipes.contrastive("MRI", (16, 16))
+def test_a_recipe_that_is_not_there_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(MedsslError, match="no recipe 'contrastve'; did you mean contrastive"):
-        recipes.named("contrastve", "MR", (16, 16))
+        recipes.named("contrastve", spec("MR"), (16, 16))
 
 
 def test_only_ct_is_windowed_and_only_pictures_without_a_side_are_mirrored() -> None:
     mirrored = {}
     for name in recipes.RECIPES:
-        for kind in KINDS:
+        for family in FAMILIES:
             for dims in (2, 3):
-                parts = [m for view in recipes.named(name, kind, (16,) * dims) for m in view.modules()]
+                parts = [m for view in recipes.named(name, spec(family, dims), (16,) * dims) for m in view.modules()]
                 windowed = any(isinstance(m, Window) for m in parts)
-                assert windowed == (kind == "CT" and name != "restoration")
-                mirrored[name, kind, dims] = any(any(m.flip) for m in parts if isinstance(m, Resample))
+                assert windowed == (family == "CT" and name != "restoration")
+                mirrored[name, family, dims] = any(any(m.flip) for m in parts if isinstance(m, Resample))
     assert {(k, d) for (n, k, d), on in mirrored.items() if on} == {("RGB", 2), ("US", 2)}
     assert not any(on for (n, _, _), on in mirrored.items() if n in ("relational", "plain"))
 
@@ -61,13 +61,13 @@ def test_only_ct_is_windowed_and_only_pictures_without_a_side_are_mirrored() -> 
 def test_a_recipe_for_another_modality_is_refused_where_scales_differ_and_warned_of_elsewhere() -> None:
     for recipe, data in (("CT", "MR"), ("DX", "CT")):
         with pytest.raises(MedsslError, match="expected one scale, HU in CT"):
-            recipes.check_modality(Compose([recipes.contrastive(recipe, (16, 16))]), data)
-    with pytest.warns(UserWarning, match="for MR was given scans of US: .* contrastive\\('US', size\\)"):
-        recipes.check_modality(recipes.contrastive("MR", (16, 16)), "US")
+            recipes.check_modality(Compose([recipes.contrastive(spec(recipe), (16, 16))]), spec(data))
+    with pytest.warns(UserWarning, match="for MR was given scans of US: .* whose modality is 'US'"):
+        recipes.check_modality(recipes.contrastive(spec("MR"), (16, 16)), spec("US"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        recipes.check_modality(recipes.contrastive("CR", (16, 16)), "DX")
-        recipes.check_modality(recipes.restoration(), "MR")
+        recipes.check_modality(recipes.contrastive(spec("CR"), (16, 16)), spec("DX"))
+        recipes.check_modality(recipes.restoration(), spec("MR"))
 
 
 def test_a_method_with_a_recipe_for_another_modality_is_refused_before_it_runs() -> None:
@@ -75,19 +75,19 @@ def test_a_method_with_a_recipe_for_another_modality_is_refused_before_it_runs()
     from medssl.methods import SimCLR
 
     class Fixed(SimCLR):
-        def views(self, size, modality, spacing_mm):
-            return (recipes.contrastive("CT", size),) * 2
+        def views(self, data_spec, size):
+            return (recipes.contrastive(spec("CT"), size),) * 2
 
     method = Fixed(ResNet(2, width=4))
-    method.set_up_views((32, 32), "CT", (1.0, 1.0))
+    method.set_up_views(spec("CT"), (32, 32))
     with pytest.raises(MedsslError, match="a recipe for CT was given scans of MR"):
-        method.set_up_views((32, 32), "MR", (1.0, 1.0))
+        method.set_up_views(spec("MR"), (32, 32))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_multi_crop_gives_two_wide_crops_and_small_ones_of_the_papers_shares(dims: int) -> None:
     size = (224, 224) if dims == 2 else (96, 96, 96)
-    views = recipes.multi_crop("MR", size, local=4)
+    views = recipes.multi_crop(spec("MR", dims), size, local=4)
     assert len(views) == 6
     for view, (low, high) in zip(views, [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 4):
         crop = next(m for m in view.modules() if isinstance(m, Resample))
@@ -106,12 +106,12 @@ def test_every_recipe_says_what_it_is_for_and_the_file_where_its_ranges_come_fro
     assert recipes.__doc__.count("arXiv") >= 6
 
 
-@pytest.mark.parametrize("kind", ["CT", "MR", "US"])
-def test_where_there_is_air_no_brightness_lifts_it(kind: str) -> None:
+@pytest.mark.parametrize("family", ["CT", "MR", "US"])
+def test_where_there_is_air_no_brightness_lifts_it(family: str) -> None:
     x = torch.rand(64, 1, 16, 16)
     x[:, :, :8] = 0
     for name in ("contrastive", "masked", "finetune"):
-        parts = recipes.named(name, kind, (16, 16))[0].modules()
+        parts = recipes.named(name, spec(family), (16, 16))[0].modules()
         light = Compose([m for m in parts if isinstance(m, BrightnessContrast | BiasField)])
         changed = light(x, light.draw(keys(64)))
         assert (changed[:, :, :8] == 0).all()
@@ -119,9 +119,7 @@ def test_where_there_is_air_no_brightness_lifts_it(kind: str) -> None:
 
 
 def test_a_photograph_in_grey_has_a_recipe_of_one_channel() -> None:
-    assert recipes.modality_of("OP", 2, 1) == "OT"
-    assert recipes.modality_of("OP", 2, 3) == "OP"
-    view = recipes.contrastive(recipes.modality_of("OP", 2, 1), (16, 16))
+    view = recipes.contrastive(DataSpec(2, 1, "OP"), (16, 16))
     assert view(torch.rand(2, 1, 20, 20), view.draw(keys(2))).shape == (2, 1, 16, 16)
 
 
@@ -130,17 +128,17 @@ def test_each_scanner_has_its_own_noise_and_ct_gets_it_in_hu() -> None:
         "CT": LowDoseCT, "MR": RicianNoise, "XRAY": LowDoseXray, "US": Speckle, "RGB": Noise, "OT": Noise,
     }  # fmt: skip
     noises = (LowDoseCT, RicianNoise, LowDoseXray, Speckle, Noise)
-    for kind, noise in expected.items():
-        parts = list(recipes.contrastive(kind, (16, 16)).modules())
+    for family, noise in expected.items():
+        parts = list(recipes.contrastive(spec(family), (16, 16)).modules())
         assert [type(m) for m in parts if isinstance(m, noises)] == [noise]
         order = [type(m) for m in parts]
-        assert kind != "CT" or order.index(Resample) < order.index(LowDoseCT) < order.index(Window)
-        assert kind != "XRAY" or order.index(Resample) < order.index(LowDoseXray) < order.index(BrightnessContrast)
+        assert family != "CT" or order.index(Resample) < order.index(LowDoseCT) < order.index(Window)
+        assert family != "XRAY" or order.index(Resample) < order.index(LowDoseXray) < order.index(BrightnessContrast)
 
 
 def test_low_dose_in_ct_leaves_organs_to_be_told_apart() -> None:
     """Its noise in 300 mm of water lies at the 10 to 50 HU of clinical scans."""
-    dose = next(m for m in recipes.contrastive("CT", (16, 16)).modules() if isinstance(m, LowDoseCT))
+    dose = next(m for m in recipes.contrastive(spec("CT"), (16, 16)).modules() if isinstance(m, LowDoseCT))
     worst, best = dose.sigma_hu(torch.zeros(2, 1, 16, 16), torch.tensor(dose.photons)).mean((1, 2, 3)).tolist()
     assert 10 < best < 20 < worst < 50
 

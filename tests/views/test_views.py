@@ -6,6 +6,7 @@ import torch
 from scipy import ndimage
 
 from medssl.core.errors import MedsslError
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import Compose, View
 from medssl.views.check import check_view
@@ -26,8 +27,8 @@ def every_view(dims: int) -> list[View]:
     return [
         Gamma(), BrightnessContrast(), Noise(), Blur(), Window(jitter_hu=40),
         Resample(size, (0.5, 1.2), 1.3, turns, (0.5,) * dims),
-        *[recipe(modality, size) for recipe in (recipes.contrastive, recipes.masked, recipes.relational, recipes.finetune) for modality in ("CT", "MR", "DX")],
-        recipes.plain("CT", size), recipes.plain("MR"),
+        *[recipe(DataSpec(dims, modality=modality), size) for recipe in (recipes.contrastive, recipes.masked, recipes.relational, recipes.finetune) for modality in ("CT", "MR", "DX")],
+        recipes.plain(DataSpec(dims, modality="CT"), size), recipes.plain(DataSpec(dims, modality="MR")),
     ]  # fmt: skip
 
 
@@ -181,7 +182,7 @@ def test_compose_gives_each_view_its_own_numbers() -> None:
 
 def test_compose_and_recipes_are_their_views_called_one_after_the_other() -> None:
     x = torch.rand(4, 1, 20, 20, 20)
-    pair, recipe = Compose([Gamma(), Noise()]), recipes.contrastive("MR", (16, 16, 16))
+    pair, recipe = Compose([Gamma(), Noise()]), recipes.contrastive(DataSpec(3, modality="MR"), (16, 16, 16))
     by_hand = [x, x]
     for n, view in enumerate((pair, recipe)):
         for i, part in enumerate(view.views):
@@ -192,7 +193,7 @@ def test_compose_and_recipes_are_their_views_called_one_after_the_other() -> Non
 
 def test_volumes_are_never_mirrored_by_the_recipes() -> None:
     for recipe in (recipes.contrastive, recipes.masked, recipes.relational, recipes.finetune):
-        for view in recipe("CT", (16, 16, 16)).modules():
+        for view in recipe(DataSpec(3, modality="CT"), (16, 16, 16)).modules():
             assert not isinstance(view, Resample) or not any(view.flip)
 
 

@@ -23,6 +23,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.intensity import BrightnessContrast
@@ -42,8 +43,8 @@ class Relational(Method):
         self.accuracy = torch.tensor(0.0)
         self.own_intensity = BrightnessContrast(0.1, 0.2, probability=1.0)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.relational(modality, size, spacing_mm),)  # never mirrored: left would be right
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.relational(data_spec, size),)  # never mirrored: left would be right
 
     @abstractmethod
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.random import uniform
@@ -39,8 +40,8 @@ class Restoring(Method):
         super().__init__(encoder)
         self.decoder = Decoder(encoder, encoder.in_channels)
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return (recipes.masked(modality, size, spacing_mm),)
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return (recipes.masked(data_spec, size),)
 
     @abstractmethod
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:

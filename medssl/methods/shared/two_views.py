@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
@@ -44,8 +45,8 @@ class TwoViews(Method):
         super().__init__(encoder)
         self.chunk = chunk
 
-    def views(self, size: Sequence[int], modality: str, spacing_mm: Sequence[float]) -> tuple[View, ...]:
-        return tuple(recipes.contrastive(modality, size, spacing_mm) for _ in range(2))
+    def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
+        return tuple(recipes.contrastive(data_spec, size) for _ in range(2))
 
     def project(self, *views: Tensor) -> Tensor:
         """Views (B, C, *S) -> (len(views) * B, D), in one pass."""

@@ -32,12 +32,9 @@ from medssl.scans.dicom.frames import Frames, by_kind, normal_of, sort_frames
 from medssl.scans.dicom.slices import Slice, read_pixels, read_slices
 from medssl.scans.dicom.volume import Stack, build_stack
 from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
+from medssl.scans.modality import LOWEST_HU, MODALITIES
 from medssl.scans.scan import Header, Scan
 
-PROJECTIONS = {"CR", "DX", "DR", "RG", "MG", "RF", "XA", "IO", "PX", "US", "IVUS", "ES", "GM", "OP", "SM", "XC", "OPT",
-               "OCT", "SC"}  # fmt: skip
-CINE = {"US", "IVUS", "XA", "RF", "ES", "XC", "GM", "OP"}  # modalities that film
-AIR_HU = -1024
 SAME_COSINE = 1e-4  # orientations closer than this are one
 STRAY_SHARE = 0.2  # a larger part of a series with another orientation is no stray
 
@@ -122,7 +119,7 @@ def read_series(
 def is_image(slices: Sequence[Slice]) -> bool:
     """True for what is one plane by nature, by count, or by place."""
     first = slices[0]
-    if len(slices) == 1 or (first.modality in PROJECTIONS and not _is_tomogram(slices)):
+    if len(slices) == 1 or (MODALITIES[first.modality].planar and not _is_tomogram(slices)):
         return True
     told = all(item.time[0] >= 0 or item.order[2] >= 0 for item in slices)  # temporal position or trigger time
     one_place = len({(item.position, item.orientation) for item in slices}) == 1
@@ -158,7 +155,7 @@ def _joined(planes: np.ndarray, frames: int, dims: int) -> np.ndarray:
 
 def _padding(array: np.ndarray, modality: str) -> float:
     """What stands where nothing was measured: air in CT, else the lowest value there is."""
-    return min(AIR_HU, float(array.min())) if modality == "CT" else float(array.min())
+    return min(LOWEST_HU, float(array.min())) if modality == "CT" else float(array.min())
 
 
 def grey(array: np.ndarray) -> np.ndarray:
@@ -175,7 +172,7 @@ def check_slices(slices: Sequence[Slice]) -> None:
     problem = next((item.problem for item in slices if item.problem), None)
     if problem:
         raise ScanError(problem)
-    if first.frames_in_file > 1 and first.position is None and first.modality not in CINE:
+    if first.frames_in_file > 1 and first.position is None and not MODALITIES[first.modality].filmed:
         raise ScanError(
             f"a multi-frame file of {first.frames_in_file} frames without positions is no cine of its modality: where its "
             "frames lie is unknown; convert it to NIfTI first"
@@ -200,7 +197,7 @@ def _sort_out(heap: list[Slice]) -> list[Series]:
     found = []
     if scouts:
         found.append(Series(scouts, f"{len(scouts)} localizer slices (ImageType, 0008,0008): left out"))
-    if rest and rest[0].modality in PROJECTIONS:
+    if rest and MODALITIES[rest[0].modality].planar:
         files = sorted({item.file for item in rest})
         found += [Series(tuple(item for item in rest if item.file == file)) for file in files]
     elif rest:
@@ -274,7 +271,7 @@ def _image_header(series: Series, frames: int) -> Header:
     notes = series.notes
     if first.spacing_mm is None:
         notes += ("pixel size unknown: 1 mm assumed",)
-    if first.modality not in PROJECTIONS:
+    if not MODALITIES[first.modality].planar:
         notes += ("one slice: read as a 2D image",)
     rows_mm, columns_mm = first.spacing_mm or (1.0, 1.0)
     affine = np.diag([rows_mm, columns_mm, 1, 1])

@@ -23,6 +23,7 @@ from medssl.core.errors import ScanError
 from medssl.scans import privacy
 from medssl.scans.dicom.header import check_claim, claimed_bytes, number, numbers, open_header, syntax_of, word, words
 from medssl.scans.dicom.mosaic import read_tiles, split_tiles, tile_positions
+from medssl.scans.modality import MODALITIES, known_modality
 from medssl.scans.paths import in_words
 
 GEOMETRY = {  # keyword -> its tag, how many numbers it holds
@@ -63,7 +64,6 @@ CODECS = {  # transfer syntax -> the package that decodes it
 OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
 GREY = {"MONOCHROME1", "MONOCHROME2"}
 UNPACKED = {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
-DISPLAY_ONLY = {"PT", "NM"}  # counts a millilitre: MONOCHROME1 there says how to show them, not what they are
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 A_MASK = "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern with --mask"
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -179,7 +179,7 @@ def _check_class(dataset: Dataset) -> None:
 def _common(file: str, dataset: Dataset) -> dict[str, Any]:
     """What all slices of a file have in common."""
     kinds, annotated = words(dataset, "ImageType"), word(dataset, "BurnedInAnnotation")
-    modality = privacy.known_modality(word(dataset, "Modality"))
+    modality = known_modality(word(dataset, "Modality"))
     return {
         "file": file,
         "series": _shared(word(dataset, "SeriesInstanceUID")),
@@ -385,7 +385,7 @@ def _upright(pixels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
     """Bright is dense: MONOCHROME1 turned round within the range its bits can hold."""
     if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
         return pixels, False
-    if privacy.known_modality(dataset.get("Modality")) in DISPLAY_ONLY:
+    if MODALITIES[known_modality(dataset.get("Modality"))].counts:
         return pixels, False
     signed = int(dataset.get("PixelRepresentation") or 0)
     top = -1 if signed else 2 ** int(dataset.get("BitsStored") or dataset.BitsAllocated) - 1

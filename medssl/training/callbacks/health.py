@@ -142,9 +142,7 @@ class Health(pl.Callback):
     def _details(self, encoder: Encoder, features: np.ndarray) -> dict[str, float]:
         """Alignment and the dense features, of a few scans: each needs a forward pass of its own. features: theirs."""
         cache, few = self.cache, self.few
-        view = recipes.contrastive(
-            recipes.modality_of(cache.modality, cache.dims, cache.channels), self.size, cache.spacing_mm
-        )
+        view = recipes.contrastive(cache.data_spec, self.size)
         seen = probes.embed(encoder, cache, few, self.size, view)
         places = probes.embed(encoder, cache, few, self.size, dense=True)
         found = {"alignment": probes.alignment(features, seen), "dense_rank": probes.dense_rank(places)}

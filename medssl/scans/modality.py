@@ -1,0 +1,136 @@
+"""The one table of modalities: DICOM's codes, which family of scans each belongs to, and what is known of a family.
+
+    MODALITIES["DX"].family                            # "XRAY"
+    family_of("ct").air                                # -1000.0, in HU
+
+The codes are those of DICOM's element (0008,0060) that hold images. A family shares one scale of intensities and one set
+of views. CT is kept in Hounsfield units; everything else is scaled to about 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medssl.core.errors import MedsslError, nearest
+
+AIR_HU = -1000.0
+LOWEST_HU = -1024  # CT is stored from here on: what lies lower, or outside of the scanner's field of view, is padding
+BODY_ABOVE_HU = -950
+
+
+@dataclass(frozen=True)
+class Family:
+    """Scans that share one scale of intensities and one set of views.
+
+    air: the value of air, on the family's scale. padding: what fills a crop beyond the edge of a scan. body_above: voxels
+    above it show the body; None where every voxel may.
+    """
+
+    name: str
+    air: float = 0.0
+    padding: float = 0.0
+    body_above: float | None = None
+
+    @property
+    def in_hu(self) -> bool:
+        """Whether voxels are Hounsfield units; they are about 0..1 elsewhere."""
+        return self.name == "CT"
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("CT", AIR_HU, LOWEST_HU, BODY_ABOVE_HU),
+        Family("MR", body_above=0.02),
+        Family("XRAY"),
+        Family("US"),
+        Family("RGB"),  # photographs: pathology, fundus, skin, endoscopy
+        Family("OT"),  # grey, and nothing is known
+    )
+}
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One of DICOM's codes.
+
+    planar: each image is a picture of its own, never a slice of a volume. filmed: the frames of a file follow each other
+    in time. burned_in: what it is called where its images may carry text burned into the pixels. pooled: the code under
+    which scans of one kind share a cache (CR, DR and RG are DX). counts: voxels are counts, for which MONOCHROME1 says how
+    to show them and not what they are.
+    """
+
+    code: str
+    description: str
+    family: str = "OT"
+    planar: bool = False
+    filmed: bool = False
+    burned_in: str | None = None
+    pooled: str | None = None
+    counts: bool = False
+
+
+MODALITIES = {
+    modality.code: modality
+    for modality in (
+        Modality("CT", "computed tomography", "CT"),
+        Modality("MR", "magnetic resonance", "MR"),
+        Modality("CR", "computed radiography", "XRAY", planar=True, pooled="DX"),
+        Modality("DR", "digital radiography, a retired code", "XRAY", planar=True, pooled="DX"),
+        Modality("DX", "digital radiography", "XRAY", planar=True),
+        Modality("IO", "intra-oral radiography", "XRAY", planar=True),
+        Modality("MG", "mammography", "XRAY", planar=True),
+        Modality("PX", "panoramic radiography", "XRAY", planar=True),
+        Modality("RF", "fluoroscopy", "XRAY", planar=True, filmed=True, burned_in="fluoroscopy"),
+        Modality("RG", "film radiography", "XRAY", planar=True, pooled="DX"),
+        Modality("XA", "angiography", "XRAY", planar=True, filmed=True, burned_in="fluoroscopy"),
+        Modality("IVUS", "intravascular ultrasound", "US", planar=True, filmed=True, burned_in="ultrasound"),
+        Modality("US", "ultrasound", "US", planar=True, filmed=True, burned_in="ultrasound"),
+        Modality("ES", "endoscopy", "RGB", planar=True, filmed=True),
+        Modality("GM", "general microscopy", "RGB", planar=True, filmed=True),
+        Modality("OP", "ophthalmic photography", "RGB", planar=True, filmed=True),
+        Modality("SM", "slide microscopy", "RGB", planar=True),
+        Modality("XC", "photography", "RGB", planar=True, filmed=True),
+        Modality("NM", "nuclear medicine", counts=True),
+        Modality("OCT", "optical coherence tomography", planar=True),
+        Modality("OPT", "ophthalmic tomography", planar=True),
+        Modality("OT", "other"),
+        Modality("PT", "positron emission tomography", counts=True),
+        Modality("SC", "secondary capture", planar=True, burned_in="a capture"),
+    )
+}
+
+
+def known_modality(text: str | None) -> str:
+    """The modality code that a header's text is, else OT: a header may hold anything in this field."""
+    code = (text or "").strip().upper()
+    return code if code in MODALITIES else "OT"
+
+
+def check_code(code: str) -> None:
+    """Raise MedsslError, with the nearest codes, for what is no modality code of the table."""
+    if code not in MODALITIES:
+        raise MedsslError(f"modality {code!r} is no DICOM modality code{nearest(code, MODALITIES)}")
+
+
+def pooled_code(code: str) -> str:
+    """The code under which scans of one kind of picture share a cache: CR, DR and RG are DX."""
+    known = MODALITIES.get(code)
+    return known.pooled or code if known else code
+
+
+def family_of(modality: str) -> Family:
+    """The family of a DICOM code, or of the family's own name, in any case.
+
+    Raises:
+        MedsslError: it is neither.
+    """
+    code = modality.upper()
+    if code in FAMILIES:
+        return FAMILIES[code]
+    if code not in MODALITIES:
+        known = {*FAMILIES, *MODALITIES}
+        raise MedsslError(
+            f"modality {modality!r} is no DICOM modality code and no family of scans{nearest(modality, known)}"
+        )
+    return FAMILIES[MODALITIES[code].family]
