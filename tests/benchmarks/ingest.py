@@ -299,7 +299,7 @@ def files(root: Path, quick: bool) -> dict[str, float]:
 
 def _index_alone(root: Path, count: int, rounds: int) -> tuple[float, float]:
     program = (
-        "import sys, time; from pathlib import Path; from medssl.scans.index import index\n"
+        "import sys, time; from pathlib import Path; from medssl.datasets.index import index\n"
         "begun = time.process_time(); index([Path(sys.argv[1])], Path(sys.argv[2])); spent = time.process_time() - begun\n"
         "status = Path('/proc/self/status').read_text()\n"  # of this program alone; ru_maxrss knows its parent's
         "print(spent, int(status.split('VmHWM:')[1].split()[0]) / 1024)"

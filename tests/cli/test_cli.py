@@ -17,7 +17,7 @@ from medssl.core import runs
 from medssl.preprocessing.cache import Cache
 from medssl.training.finetune import Recipe
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OUTSIDE = '''
 """A method, an encoder and a view of somebody else's."""
 import torch
@@ -204,7 +204,7 @@ def test_the_options_of_a_recipe_are_listed(capsys: pytest.CaptureFixture) -> No
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
-    code = "import sys; from medssl.cli import main; main(['--help']); print(sorted({'torch', 'monai', 'pandas'} & set(sys.modules)))"
+    code = "import sys; from medssl.cli.main import main; main(['--help']); print(sorted({'torch', 'monai', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")
     assert all(name in done.stdout for name in COMMANDS)

@@ -9,7 +9,7 @@ import yaml
 
 from medssl.cli.main import COMMANDS, _parse
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 

@@ -337,7 +337,7 @@ def test_a_killed_prepare_goes_on_to_the_same_bytes(tmp_path):
         write_nifti(data / f"s{number}.nii.gz", ct_like((60, 60, 40), seed=number))
     index([data], tmp_path / "m", modality="CT")
     program = (
-        "from pathlib import Path; from medssl.scans import prepare; "
+        "from pathlib import Path; from medssl.preprocessing.cache import prepare; "
         f"prepare(Path({str(tmp_path / 'm')!r}), Path({str(tmp_path / 'killed')!r}), spacing_mm=(1.2, 1.2, "
         "1.2))"
     )

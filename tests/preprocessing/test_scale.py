@@ -119,7 +119,7 @@ def test_the_slices_of_a_series_share_what_is_equal(tmp_path):
 
 
 KILLED = (
-    "import sys; from pathlib import Path; from medssl.scans import prepare; print('go', flush=True); "
+    "import sys; from pathlib import Path; from medssl.preprocessing.cache import prepare; print('go', flush=True); "
     "prepare(Path(sys.argv[1]), Path(sys.argv[2]), spacing_mm=(1.2, 1.2, 1.2)); print('done', flush=True)"
 )
 
@@ -180,7 +180,7 @@ def test_a_second_process_waits_and_says_so_and_a_dead_ones_lock_is_free(tmp_pat
     holds = f"from filelock import FileLock; import time; lock = FileLock({str(out / '.lock')!r}); lock.acquire(); print(1, flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", holds], stdout=subprocess.PIPE)
     assert other.stdout.readline()
-    program = "import sys; from pathlib import Path; from medssl.scans import prepare; prepare(Path(sys.argv[1]), Path(sys.argv[2]))"
+    program = "import sys; from pathlib import Path; from medssl.preprocessing.cache import prepare; prepare(Path(sys.argv[1]), Path(sys.argv[2]))"
     second = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "m"), str(out)], stderr=subprocess.PIPE, text=True
     )
