@@ -19,6 +19,7 @@ import pandas as pd
 
 from medssl.core.runs import Run
 from medssl.evaluation import intervals as stats
+from medssl.evaluation.case_metrics import CaseMetric
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
 
@@ -134,7 +135,7 @@ def _means(rows: pd.DataFrame, names: list[str]) -> Table:
 
 
 def labels_saved(
-    cases: dict[tuple, dict[int, pd.DataFrame]], main: pd.DataFrame, task: str
+    cases: dict[tuple, dict[int, pd.DataFrame]], main: pd.DataFrame, metric: CaseMetric
 ) -> tuple[Table | None, str, str]:
     """Labels saved and area under the label curve of every arm with two budgets or more.
 
@@ -152,14 +153,14 @@ def labels_saved(
         if len(own) < 2 or last not in own:
             continue
         patients = [sizes[b] for b in own]
-        curve, freedom = _tables(own, task)
+        curve, freedom = _tables(own, metric)
         area = stats.area_under_label_curve(patients, curve, patient_df=freedom, bounds=(0, 1))
         saved, gained, note = ("", "", ""), "", area.note
         if arm != "scratch":
-            (full,), full_freedom = _tables({last: _shared(base[last], own[last])}, task)
+            (full,), full_freedom = _tables({last: _shared(base[last], own[last])}, metric)
             found = stats.labels_saved(patients, curve, full, patient_df=_fewest(freedom, full_freedom))
             saved, note = _saved(found, patients[0]), found.note
-            gained = _area_difference(own, base, patients, task) if set(own) <= set(base) else ""
+            gained = _area_difference(own, base, patients, metric) if set(own) <= set(base) else ""
         cells = (*saved, number(area.mean), interval(area.low, area.high), gained)
         shown.add(arm_name(arm, mode), *cells, note=note)
     scratch = main.loc[(main["arm"] == "scratch") & (main["budget_name"] == last), "mean"]
@@ -167,31 +168,19 @@ def labels_saved(
     return (shown if shown.rows else None), "No arm was run at two budgets.", reached
 
 
-def _area_difference(own: dict, base: dict, budgets: list[float], task: str) -> str:
-    a, freedom = _tables({b: _shared(own[b], base[b]) for b in own}, task)
-    c, other = _tables({b: _shared(base[b], own[b]) for b in own}, task)
+def _area_difference(own: dict, base: dict, budgets: list[float], metric: CaseMetric) -> str:
+    a, freedom = _tables({b: _shared(own[b], base[b]) for b in own}, metric)
+    c, other = _tables({b: _shared(base[b], own[b]) for b in own}, metric)
     differences = [x - y for x, y in zip(a, c)]
     free = _fewest(freedom, other)
     found = stats.area_under_label_curve(budgets, differences, patient_df=free, bounds=(-1, 1))
     return difference(found.mean, found.low, found.high)
 
 
-def _tables(curve: dict[str, dict[int, pd.DataFrame]], task: str) -> tuple[list[np.ndarray], float | None]:
+def _tables(curve: dict[str, dict[int, pd.DataFrame]], metric: CaseMetric) -> tuple[list[np.ndarray], float | None]:
     """Each budget's primary metric as (draws, patients), and for AUROC its patients' degrees of freedom."""
-    tables, freedoms = [], []
-    for draws in curve.values():
-        frames = [draws[d].sort_values("scan") for d in sorted(draws)]
-        patients = frames[0]["patient"].to_numpy()
-        if task == "segmentation":
-            columns = [c for c in frames[0] if c.startswith("dice.")]
-            scans = np.stack([f[columns].mean(axis=1).to_numpy() for f in frames])
-            tables.append(stats.patient_means(scans, patients)[0])
-            continue
-        scores = np.stack([f[[c for c in f if c.startswith("p.")]].to_numpy() for f in frames])
-        values, freedom = stats.auroc_by_patient(frames[0]["label"], scores, patients)
-        tables.append(values if freedom else np.asarray(values.mean()))
-        freedoms.append(freedom)
-    return tables, (min(freedoms) or None) if freedoms else None
+    found = [metric.by_patient([draws[d] for d in sorted(draws)]) for draws in curve.values()]
+    return [table for table, _ in found], _fewest(*(freedom for _, freedom in found))
 
 
 def _shared(draws: dict[int, pd.DataFrame], others: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:

@@ -20,11 +20,10 @@ from medssl.core import runs
 from medssl.core.atomic import npz, write_atomically
 from medssl.encoders import Encoder
 from medssl.evaluation import representation as probes
-from medssl.evaluation.intervals import classification_metrics, dice
-from medssl.evaluation.metrics import surface_scores
 from medssl.preprocessing.cache import Cache
-from medssl.training.finetune import Recipe, Target, score_scans, train_model
-from medssl.training.models import build, fresh_encoder, load_pretrained
+from medssl.training.finetune import Recipe, train_model
+from medssl.training.models import fresh_encoder, load_pretrained, pretrained_encoder
+from medssl.training.task import Task
 
 Mode = Literal["finetune", "linear", "knn"]
 VERSION = 2  # of what a cell does; a change of it makes every cell a new one
@@ -52,9 +51,9 @@ class Plan:
 
     out: Path
     cache: Cache
-    target: Target
+    task: Task
     encoder: dict
-    like: Encoder | None
+    external_encoder: Encoder | None  # of a class outside of medssl
     size: tuple[int, ...]
     folders: dict[str, Path]  # arm -> pretraining run
     scored: list[str]
@@ -67,7 +66,7 @@ class Plan:
 
     def id(self, cell: Cell) -> str:
         return runs.identity(
-            version=VERSION, data=self.cache.digest, task=self.target.task, label=self.config["label"],
+            version=VERSION, data=self.cache.digest, task=self.task.name, label=self.config["label"],
             truth=self.config["truth"], encoder=self.encoder, size=self.size, seed=self.seed, scored=self.config["scored"],
             weights=self.config["weights"].get(cell.arm), cell=asdict(cell),
         )  # fmt: skip
@@ -90,100 +89,49 @@ def run_cell(plan: Plan, cell: Cell) -> None:
 
 def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
     config = asdict(cell) | {
-        "task": plan.target.task, "train_scans": len(cell.train), "validation_scans": len(cell.validation),
+        "task": plan.task.name, "train_scans": len(cell.train), "validation_scans": len(cell.validation),
         "train": None, "validation": None,
     }  # fmt: skip
     with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent) as record:
         clock = time.perf_counter()
-        found = _outcomes(plan, cell)
+        predictions = _predictions(plan, cell)
         spent = time.perf_counter() - clock
-        if plan.target.task == "classification":
-            cases, metrics = _score_classes(plan, found)
-        else:
-            cases, metrics = _score_masks(plan, found)
-            if cell.draw == 0:
-                _save_examples(plan, found, cases, folder)
+        cases, metrics = plan.task.score(plan.cache, plan.scored, predictions)
+        if cell.draw == 0:
+            for name, arrays in plan.task.examples(plan.cache, plan.scored, predictions, cases).items():
+                write_atomically(folder / name, npz(arrays))
         write_atomically(folder / "predictions.parquet", cases.to_parquet())
         used = cell.recipe.steps * cell.recipe.batch_size if cell.mode == "finetune" else len(cell.train)
         record.update(metrics=metrics, cost={"samples_per_s": round(used / spent, 2)})
 
 
-def _outcomes(plan: Plan, cell: Cell) -> list[Any]:
+def _predictions(plan: Plan, cell: Cell) -> list[Any]:
     """Of each scored scan: class probabilities or a mask."""
-    labels, classes = plan.target.labels, plan.target.outputs
-    luck = 100_003 * plan.seed + 2 * cell.draw  # one seed a draw for encoder, head, order and views: arms are paired
+    draw_seed = 100_003 * plan.seed + 2 * cell.draw  # one a draw for encoder, head, order and views: arms are paired
     if cell.mode == "finetune":
-        model = build(plan.target.task, fresh_encoder(plan.encoder, luck, plan.like), classes, luck + 1)
+        model = plan.task.build_model(fresh_encoder(plan.encoder, draw_seed, plan.external_encoder), draw_seed + 1)
         if cell.arm in plan.folders:
             load_pretrained(model, plan.folders[cell.arm])
-        train_model(model, plan.cache, plan.target, cell.train, cell.validation, plan.size, cell.recipe, luck)
-        return score_scans(model, plan.cache, plan.target, plan.scored, plan.size, cell.recipe.precision)
+        train_model(model, plan.cache, plan.task, cell.train, cell.validation, plan.size, cell.recipe, draw_seed)
+        return plan.task.predict(model, plan.cache, plan.scored, plan.size, cell.recipe.precision)
     vectors = _features(plan, cell.arm)
     known = [*cell.train, *cell.validation]  # a probe has nothing to choose, so it learns from the whole budget
     train, test = (np.stack([vectors[s] for s in scans]) for scans in (known, plan.scored))
-    codes = np.array([labels[s] for s in known])
+    codes = np.array([plan.task.labels[s] for s in known])
     probe = probes.linear_scores if cell.mode == "linear" else probes.knn_scores
-    return list(probe(train, codes, test, classes))
+    return list(probe(train, codes, test, plan.task.outputs))
 
 
 def _features(plan: Plan, arm: str) -> dict[str, np.ndarray]:
     if arm not in plan.features:
-        model = build("classification", fresh_encoder(plan.encoder, 100_003 * plan.seed, plan.like), 2, 0)
         if arm in plan.folders:
-            load_pretrained(model, plan.folders[arm])
+            encoder = pretrained_encoder(plan.folders[arm], plan.external_encoder)
+        else:
+            encoder = fresh_encoder(plan.encoder, 100_003 * plan.seed, plan.external_encoder)
         needed = sorted({s for c in plan.cells for s in (*c.train, *c.validation)} | set(plan.scored))
-        vectors = probes.embed(model.encoder, plan.cache, needed, plan.size)
+        vectors = probes.embed(encoder, plan.cache, needed, plan.size)
         plan.features[arm] = dict(zip(needed, vectors))
     return plan.features[arm]
-
-
-def _score_classes(plan: Plan, found: list[Any]) -> tuple[pd.DataFrame, dict[str, float]]:
-    probabilities = np.stack(found)
-    truth = np.array([plan.target.labels[s] for s in plan.scored])
-    cases = _cases(plan).assign(label=truth)
-    for i, name in enumerate(plan.target.classes):
-        cases[f"p.{name}"] = probabilities[:, i]
-    return cases, classification_metrics(truth, probabilities)
-
-
-def _score_masks(plan: Plan, found: list[Any]) -> tuple[pd.DataFrame, dict[str, float]]:
-    structures, rows = plan.cache.structures, []
-    for scan, mask in zip(plan.scored, found):
-        reference = plan.cache.read_mask(scan)
-        row = {f"dice.{k}": v for k, v in dice(mask, reference, structures).items()}
-        rows.append(row | surface_scores(mask, reference, structures, plan.cache.spacing_mm))
-    cases = pd.concat([_cases(plan), pd.DataFrame(rows)], axis=1)
-    metrics = {name: float(cases[name].mean()) for name in rows[0]}
-    overlaps = [c for c in cases if str(c).startswith("dice.")]
-    return cases, metrics | {"dice": float(cases[overlaps].mean(axis=1).mean())}
-
-
-def _cases(plan: Plan) -> pd.DataFrame:
-    patient = plan.cache.manifest.set_index("scan")["patient"]
-    return pd.DataFrame({"scan": plan.scored, "patient": [patient[s] for s in plan.scored]})
-
-
-def _save_examples(plan: Plan, found: list[Any], cases: pd.DataFrame, folder: Path) -> None:
-    """The worst, the median and the best case: the slice that holds most of the reference; and all masks."""
-    score = cases[[c for c in cases if str(c).startswith("dice.")]].mean(axis=1).fillna(1.0)
-    order, pictures = score.argsort().to_numpy(), dict[str, Any]()
-    for n, row in enumerate(dict.fromkeys([order[0], order[len(order) // 2], order[-1]])):
-        scan, predicted = plan.scored[row], found[row]
-        reference, image = (
-            plan.cache.read_mask(scan),
-            probes.middles(plan.cache, [scan], plan.cache.shape(scan))[0, 0].numpy(),
-        )
-        if reference.ndim == 3:
-            slice_ = int((reference > 0).sum(axis=(0, 1)).argmax())
-            image, reference, predicted = image[:, :, slice_], reference[:, :, slice_], predicted[:, :, slice_]
-        pictures |= {
-            f"image.{n}": image,
-            f"reference.{n}": reference,
-            f"prediction.{n}": predicted,
-            f"dice.{n}": score[row],
-        }
-    write_atomically(folder / "examples.npz", npz(pictures))
-    write_atomically(folder / "masks.npz", npz(dict(zip(plan.scored, found))))
 
 
 def is_done(folder: Path) -> bool:

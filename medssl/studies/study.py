@@ -33,7 +33,8 @@ from medssl.preprocessing.cache import Cache
 from medssl.studies.cell import Cell, Mode, Plan, is_done, run_cell
 from medssl.studies.summary import protocol_points, summarise
 from medssl.training.engine import Bar, quiet_third_parties
-from medssl.training.finetune import Recipe, Target, Task, architecture, scans_of, target_of
+from medssl.training.finetune import Recipe, architecture, scans_of
+from medssl.training.task import Task, TaskName, task_named
 
 BASELINES = ("scratch", "scratch-long", "random-frozen")
 console = Console(stderr=True)
@@ -42,7 +43,7 @@ console = Console(stderr=True)
 def study(
     data: Path,
     out: Path,
-    task: Task,
+    task: TaskName,
     arms: list[str],
     budgets: list[str],
     label: str | None = None,
@@ -80,7 +81,7 @@ def study(
         write_atomically(plan.out / "subsets.parquet", plan.subsets.to_parquet())
         _work_all(plan, arguments, jobs)
         failed = _failed(plan)
-        table = summarise(plan.out, [plan.id(c) for c in plan.cells], plan.target.task)
+        table = summarise(plan.out, [plan.id(c) for c in plan.cells], plan.task.metric)
         write_atomically(plan.out / "summary.parquet", table.to_parquet())
         record.update(protocol=protocol_points(plan.config), cost={"wall_s": round(time.time() - started, 1)})
     if failed:
@@ -107,14 +108,14 @@ def asked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_plan(
-    data: Path, out: Path, task: Task, arms: list[str], budgets: list[str], label: str | None, modes: list[Mode] | None,
+    data: Path, out: Path, task: TaskName, arms: list[str], budgets: list[str], label: str | None, modes: list[Mode] | None,
     draws: int | None, encoder: Encoder | None, crop: tuple[int, ...] | None, recipe: Recipe | None, long: float,
     score_on: str, seed: int, split_seed: int, split_column: str | None, allow_seen: bool,
 ) -> Plan:  # fmt: skip
     """Check everything that can be known before the first training, and lay out the cells."""
-    cache, target = Cache(Path(data)), None
+    cache = Cache(Path(data))
     folders = _arm_folders(arms)
-    target = target_of(cache, task, label)
+    targets = task_named(task).from_cache(cache, label)
     spec, size = architecture(cache, list(folders.values()), encoder, crop)
     roles = split(cache.manifest, split_seed, column=split_column)
     if copies := duplicates_across(cache.manifest, roles):
@@ -127,38 +128,40 @@ def make_plan(
             f"pretraining saw test scans or patients ({', '.join(f'{n} by {a}' for a, n in seen.items() if n)}): expected none; "
             f"pretrain with the same --split-seed and without --transductive, or say --allow-seen true to have it in every table"
         )
-    subsets = label_budgets(roles, target.patients, budgets, seed, draws)
+    subsets = label_budgets(roles, targets.seen, budgets, seed, draws)
     given = set(roles.index[roles == score_on])
-    scored = [s for s, p in zip(cache.manifest["scan"], cache.manifest["patient"]) if p in given and s in target.labels]
-    _check_scored(target, scored)
+    scored = [
+        s for s, p in zip(cache.manifest["scan"], cache.manifest["patient"]) if p in given and s in targets.labels
+    ]
+    targets.check_scored(scored)
     recipes = _recipes(arms, recipe or Recipe(), long)
-    cells = _cells(cache, target, subsets, recipes, folders, modes)
+    cells = _cells(cache, targets, subsets, recipes, folders, modes)
     people = cache.manifest.set_index("scan")["patient"]
     digests = cache.manifest.set_index("scan")["digest"]
     config = {
-        "task": task, "label": label, "classes": target.classes, "arms": list(recipes), "budgets": budgets, "score_on": score_on,
+        "task": task, "label": label, "classes": targets.classes, "arms": list(recipes), "budgets": budgets, "score_on": score_on,
         "recipes": {a: asdict(r) for a, r in recipes.items()}, "encoder": spec, "crop": size, "split_seed": split_seed,
         "split_column": split_column, "seen_test_scans": seen, "long": long,
-        "truth": runs.identity(labels=sorted((digests[s], c) for s, c in target.labels.items()), classes=target.classes),
+        "truth": runs.identity(labels=sorted((digests[s], c) for s, c in targets.labels.items()), classes=targets.classes),
         "scored": runs.identity(scans=sorted(digests[scored])), "weights": {a: _weights(f) for a, f in folders.items()}, "cells": len(cells), "spacing_mm": cache.spacing_mm,
         "modality": cache.modality, "dims": cache.dims, "scored_scans": len(scored), "scored_patients": people[scored].nunique(),
         "patients": {role: int((roles == role).sum()) for role in ("train", "validation", "test")},
         "pretraining": {a: runs.read(f).config | {"id": runs.read(f).id, "cost": runs.read(f).cost} for a, f in folders.items()},
     }  # fmt: skip
-    return Plan(Path(out), cache, target, spec, encoder, size, folders, scored, cells, subsets, roles, seed, config)
+    return Plan(Path(out), cache, targets, spec, encoder, size, folders, scored, cells, subsets, roles, seed, config)
 
 
 def _cells(
-    cache: Cache, target: Target, subsets: pd.DataFrame, recipes: dict[str, Recipe], folders: dict[str, Path],
+    cache: Cache, task: Task, subsets: pd.DataFrame, recipes: dict[str, Recipe], folders: dict[str, Path],
     modes: list[Mode] | None,
 ) -> list[Cell]:  # fmt: skip
     """Ordered by draw first, so that an unfinished study is a balanced one."""
     parents = {arm: runs.read(folder).id for arm, folder in folders.items()}
     cells = []
     for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
-        train, validation = (tuple(scans_of(cache, target, subset, role)) for role in ("train", "validation"))
+        train, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
         for arm, recipe in recipes.items():
-            for mode in _modes(arm, target.task, modes):
+            for mode in _modes(arm, task, modes):
                 used = recipe if mode == "finetune" else Recipe()  # probes have no recipe, and no new identity by it
                 parent, budget = parents.get(arm), float(subset["budget"].iloc[0])
                 cell = Cell(arm, mode, str(name), budget, int(draw), used, parent, len(subset), train, validation)
@@ -166,8 +169,8 @@ def _cells(
     return sorted(cells, key=lambda c: c.draw)
 
 
-def _modes(arm: str, task: str, modes: list[Mode] | None) -> list[Mode]:
-    if task == "segmentation" or arm in ("scratch", "scratch-long"):
+def _modes(arm: str, task: Task, modes: list[Mode] | None) -> list[Mode]:
+    if not task.probes or arm in ("scratch", "scratch-long"):
         return ["finetune"]
     if arm == "random-frozen":
         return [m for m in modes or ["linear", "knn"] if m != "finetune"] or ["linear"]
@@ -200,19 +203,6 @@ def _arm_folders(arms: Sequence[str]) -> dict[str, Path]:
             f"two of the arms {', '.join(map(_arm_name, arms))} have the same name: expected different ones; rename a run's folder"
         )
     return folders
-
-
-def _check_scored(target: Target, scored: list[str]) -> None:
-    """What a metric needs of the scored scans, said before the first training."""
-    if not scored:
-        raise MedsslError("no labelled scan to score: expected at least one in the scored split")
-    if target.task == "classification":
-        there = {target.labels[s] for s in scored}
-        for code, name in enumerate(target.classes):
-            if code not in there:
-                raise MedsslError(
-                    f"no scored scan is of the class {name}: expected at least one of each; use another --split-seed, or more data"
-                )
 
 
 def _weights(folder: Path) -> str:

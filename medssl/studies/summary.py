@@ -1,6 +1,6 @@
 """From a study's cells to its table: real counts, means, intervals, paired differences, and the protocol's points.
 
-    table = summarise(Path("studies/hippo"), cells, task="segmentation")
+    table = summarise(Path("studies/hippo"), cells, Dice())
     table[["arm", "budget_name", "patients", "mean", "low", "high", "difference", "p_holm"]]
 
 Draws and test patients are crossed random effects (see `stats`). Only the primary metric is compared: AUROC, or Dice
@@ -18,6 +18,7 @@ import pandas as pd
 
 from medssl.core import runs
 from medssl.evaluation import intervals as stats
+from medssl.evaluation.case_metrics import CaseMetric
 
 KEY = ["arm", "mode", "budget_name"]
 COLUMNS = [
@@ -26,7 +27,7 @@ COLUMNS = [
 ]
 
 
-def summarise(out: Path, cells: Sequence[str], task: str) -> pd.DataFrame:
+def summarise(out: Path, cells: Sequence[str], metric: CaseMetric) -> pd.DataFrame:
     """One row an arm, mode, budget and metric over the finished ones of `cells` (folder names below `out/cells`)."""
     found: dict[tuple, dict[int, tuple[runs.Run, pd.DataFrame]]] = {}
     for name in cells:
@@ -34,7 +35,7 @@ def summarise(out: Path, cells: Sequence[str], task: str) -> pd.DataFrame:
         if (folder / "run.json").exists() and (run := runs.read(folder)).status == "finished":
             key = tuple(run.config[k] for k in KEY)
             found.setdefault(key, {})[run.config["draw"]] = (run, pd.read_parquet(folder / "predictions.parquet"))
-    rows = [_row(key, draws, found.get(("scratch", "finetune", key[2])), task) for key, draws in found.items()]
+    rows = [_row(key, draws, found.get(("scratch", "finetune", key[2])), metric) for key, draws in found.items()]
     table = pd.DataFrame([row for rows_of_cell in rows for row in rows_of_cell], columns=COLUMNS)
     compared = table["p"].notna()
     if compared.any():
@@ -42,58 +43,27 @@ def summarise(out: Path, cells: Sequence[str], task: str) -> pd.DataFrame:
     return table
 
 
-def _row(key: tuple, draws: dict[int, Any], scratch: dict[int, Any] | None, task: str) -> list[dict[str, Any]]:
+def _row(key: tuple, draws: dict[int, Any], scratch: dict[int, Any] | None, metric: CaseMetric) -> list[dict[str, Any]]:
     first = next(iter(draws.values()))[0]
     about = dict(zip(KEY, key)) | {
         "budget": first.config["budget"], "patients": first.config["patients"],
         "scans": float(np.mean([r.config["train_scans"] + r.config["validation_scans"] for r, _ in draws.values()])),
         "draws": len(draws), "seconds": float(np.mean([r.cost["seconds"] for r, _ in draws.values()])),
     }  # fmt: skip
-    primary = _interval(list(draws.values()), task)
-    main = about | {"metric": "auroc" if task == "classification" else "dice"} | _named(primary, "")
+    primary = metric.interval([cases for _, cases in draws.values()])
+    main = about | {"metric": metric.name} | _named(primary, "")
     shared = sorted(set(draws) & set(scratch or {})) if key[0] != "scratch" else []
     if shared:
         assert scratch is not None
-        difference = _paired([draws[d] for d in shared], [scratch[d] for d in shared], task)
+        difference = metric.difference([draws[d][1] for d in shared], [scratch[d][1] for d in shared])
         main |= _named(difference, "difference")
         main["note"] = "; ".join(n for n in (main["note"], difference.note, stats.sign_flip_note(len(shared))) if n)
     others = [
-        about | {"metric": metric, "mean": float(np.nanmean([_number(r.metrics[metric]) for r, _ in draws.values()]))}
-        for metric in first.metrics
-        if metric != main["metric"]
+        about | {"metric": name, "mean": float(np.nanmean([_number(r.metrics[name]) for r, _ in draws.values()]))}
+        for name in first.metrics
+        if name != metric.name
     ]
     return [main, *others]
-
-
-def _interval(draws: list[tuple[runs.Run, pd.DataFrame]], task: str) -> stats.Interval:
-    if task == "segmentation":
-        return stats.crossed_interval(_dice_table(draws), bounds=(0, 1))
-    labels, scores, patients = _class_scores(draws)
-    return stats.auroc_interval(labels, scores, patients)
-
-
-def _paired(a: list[Any], b: list[Any], task: str) -> stats.Interval:
-    if task == "segmentation":
-        return stats.crossed_interval(_dice_table(a) - _dice_table(b), bounds=(-1, 1))
-    labels, scores, patients = _class_scores(a)
-    return stats.paired_auroc(labels, scores, _class_scores(b)[1], patients)
-
-
-def _dice_table(draws: list[tuple[runs.Run, pd.DataFrame]]) -> np.ndarray:
-    """(draws, patients): mean over structures, then over a patient's scans."""
-    rows = []
-    for _, cases in draws:
-        overlap = cases[[c for c in cases if c.startswith("dice.")]].mean(axis=1)
-        rows.append(overlap.groupby(cases["patient"], sort=True).mean().to_numpy())
-    return np.stack(rows)
-
-
-def _class_scores(draws: list[tuple[runs.Run, pd.DataFrame]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """labels (cases,), scores (draws, cases) for two classes or (draws, cases, classes), patients (cases,)."""
-    first = draws[0][1]
-    columns = [c for c in first if c.startswith("p.")]
-    scores = np.stack([cases[columns].to_numpy() for _, cases in draws])
-    return first["label"].to_numpy(), scores[..., 1] if len(columns) == 2 else scores, first["patient"].to_numpy()
 
 
 def _named(interval: stats.Interval, prefix: str) -> dict[str, Any]:

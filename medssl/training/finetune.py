@@ -13,13 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
-from monai.losses import DiceCELoss
 from rich.console import Console
 from safetensors.torch import load
 from torch import Tensor
@@ -29,26 +27,14 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.splits import label_budgets, split
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
-from medssl.evaluation.intervals import dice
-from medssl.evaluation.representation import label_codes, middles
 from medssl.preprocessing.cache import Cache
-from medssl.preprocessing.crops import Crops, source_within
 from medssl.training.engine import CropData, SoundGradients, StepBar, adamw, quiet_third_parties
-from medssl.training.models import (
-    Classifier,
-    Segmenter,
-    build,
-    classify,
-    fresh_encoder,
-    load_pretrained,
-    save_weights,
-    segment,
-)
+from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_pretrained, save_weights
 from medssl.training.pretrain import default_crop
+from medssl.training.task import Task, TaskName, task_named
 from medssl.views import recipes
 from medssl.views.random import derive_keys
 
-Task = Literal["classification", "segmentation"]
 CHECKS = 5  # looks at the validation patients during training, where there are any
 console = Console(stderr=True)
 
@@ -86,54 +72,10 @@ class Recipe:
         return replace(self, encoder_share=share, head_first=0.1 if self.head_first is None else self.head_first)
 
 
-@dataclass(frozen=True)
-class Target:
-    """What is to be learnt: the task, its classes (structures, for segmentation), and each scan's label."""
-
-    task: Task
-    classes: tuple[str, ...]
-    labels: dict[str, int]  # scan -> class number; for segmentation 0 for every scan that has a mask
-    patients: dict[str, tuple]  # patient -> the classes or structures seen in them, for stratified budgets
-
-    @property
-    def outputs(self) -> int:
-        return len(self.classes) + (self.task == "segmentation")
-
-
-def target_of(cache: Cache, task: Task, label: str | None) -> Target:
-    """The labelled scans of a cache; raises MedsslError where it has no such label or no masks."""
-    patient = cache.manifest.set_index("scan")["patient"]
-    seen: dict[str, set] = {}
-    if task == "classification":
-        if label is None:
-            columns = [c.removeprefix("label.") for c in cache.manifest if c.startswith("label.")]
-            raise MedsslError(
-                f"classification needs --label: expected one of {', '.join(columns) or 'none, there is no label in this cache'}"
-            )
-        labels, classes = label_codes(cache, label)
-        for scan, code in labels.items():
-            seen.setdefault(patient[scan], set()).add(code)
-    else:
-        scans = list(cache.manifest["scan"][cache.manifest["has_mask"]])
-        if not scans:
-            raise MedsslError(
-                "segmentation needs masks and no scan of this cache has one: join them with `medssl index --mask`"
-            )
-        labels, classes = dict.fromkeys(scans, 0), [str(s) for s in cache.structures]
-        for scan in scans:
-            seen.setdefault(patient[scan], set()).update(np.unique(cache.read_mask(scan)).tolist())
-        seen = {p: s - {0} for p, s in seen.items()}
-    if len(classes) < (2 if task == "classification" else 1):
-        raise MedsslError(
-            f"there are {len(classes)} classes for {task}: expected at least {2 if task == 'classification' else 1}"
-        )
-    return Target(task, tuple(classes), labels, {p: tuple(sorted(s)) for p, s in seen.items()})
-
-
 def finetune(
     data: Path,
     out: Path,
-    task: Task,
+    task: TaskName,
     label: str | None = None,
     init: Path | None = None,
     encoder: Encoder | None = None,
@@ -150,14 +92,14 @@ def finetune(
     `model.safetensors` and everything `medssl predict` needs to use it on new scans.
     """
     cache, out = Cache(Path(data)), Path(out)
-    target = target_of(cache, task, label)
+    targets = task_named(task).from_cache(cache, label)
     spec, size = architecture(cache, [init] if init else [], encoder, crop)
     recipe = (recipe or Recipe()).resolved(pretrained=init is not None)
-    subset = label_budgets(split(cache.manifest, split_seed, column=split_column), target.patients, [budget], seed, 1)
-    train, validation = (scans_of(cache, target, subset, role) for role in ("train", "validation"))
+    subset = label_budgets(split(cache.manifest, split_seed, column=split_column), targets.seen, [budget], seed, 1)
+    train, validation = (scans_of(cache, targets, subset, role) for role in ("train", "validation"))
     parent = runs.read(init) if init else None
     config = {
-        "task": task, "label": label, "classes": target.classes, "encoder": spec, "crop": size, "recipe": asdict(recipe),
+        "task": task, "label": label, "classes": targets.classes, "encoder": spec, "crop": size, "recipe": asdict(recipe),
         "budget": budget, "patients": len(subset), "scans": len(train) + len(validation), "dims": cache.dims,
         "channels": cache.channels, "modality": cache.modality, "spacing_mm": cache.spacing_mm,
         "size": cache.size, "split_seed": split_seed, "split_column": split_column,
@@ -168,12 +110,12 @@ def finetune(
         console.print(f"{out} is already finished; nothing to do")
         return before
     with runs.recording(out, "finetune", config, cache.digest, seed, whence) as record:
-        model = build(task, fresh_encoder(spec, seed, encoder), target.outputs, seed)
+        model = targets.build_model(fresh_encoder(spec, seed, encoder), seed)
         loaded = load_pretrained(model, Path(init)) if init else []
         console.print(
             f"{len(train)} scans to train on, {len(validation)} to choose a checkpoint; loaded: {', '.join(loaded) or 'nothing'}"
         )
-        score = train_model(model, cache, target, train, validation, size, recipe, seed, progress=True)
+        score = train_model(model, cache, targets, train, validation, size, recipe, seed, progress=True)
         save_weights(model, out / "model.safetensors")
         record.update(metrics={"validation_score": score} if validation else {})
     return runs.read(out)
@@ -185,8 +127,8 @@ def load_model(folder: Path, encoder: Encoder | None = None) -> tuple[Classifier
     if run.kind != "finetune" or run.status != "finished":
         raise MedsslError(f"{folder} holds a {run.status} {run.kind} run: expected a finished fine-tuned model")
     config = run.config
-    outputs = len(config["classes"]) + (config["task"] == "segmentation")
-    model = build(config["task"], fresh_encoder(config["encoder"], 0, encoder), outputs, 0)
+    task = task_named(config["task"])(tuple(config["classes"]))
+    model = task.build_model(fresh_encoder(config["encoder"], 0, encoder), seed=0)
     model.load_state_dict(load((Path(folder) / "model.safetensors").read_bytes()))
     return model.eval(), run
 
@@ -223,79 +165,41 @@ def architecture(
     return specs[0], size
 
 
-def scans_of(cache: Cache, target: Target, subset: Any, role: str) -> list[str]:
+def scans_of(cache: Cache, task: Task, subset: Any, role: str) -> list[str]:
     """The labelled scans of the patients of a subset who have this role, in the manifest's order."""
     patients = set(subset["patient"][subset["role"] == role])
     rows = zip(cache.manifest["scan"], cache.manifest["patient"])
-    return [scan for scan, patient in rows if patient in patients and scan in target.labels]
+    return [scan for scan, patient in rows if patient in patients and scan in task.labels]
 
 
 def train_model(
-    model: Classifier | Segmenter, cache: Cache, target: Target, train: Sequence[str], validation: Sequence[str],
+    model: Classifier | Segmenter, cache: Cache, task: Task, train: Sequence[str], validation: Sequence[str],
     size: Sequence[int], recipe: Recipe, seed: int, progress: bool = False,
 ) -> float:  # fmt: skip
     """Train the model in place; with validation scans it ends at its best check. Returns that score (or NaN)."""
-    module = _Training(model, cache, target, validation, size, recipe, seed)
-    segmentation = target.task == "segmentation"
-    source = source_within(cache, train, [round(1.3 * n) for n in size], size) if segmentation else tuple(size)
-    crops = Crops(cache, train, source, seed, segmentation, None if segmentation else target.labels,
-                  "random" if segmentation else "middle")  # fmt: skip
+    module = _Training(model, cache, task, validation, size, recipe, seed)
     quiet_third_parties()
     trainer = pl.Trainer(
         max_steps=recipe.steps, max_epochs=-1, precision=recipe.precision,  # type: ignore[arg-type]
         accelerator="auto", devices=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, callbacks=[SoundGradients(), *([StepBar()] if progress else [])], enable_model_summary=False, use_distributed_sampler=False, gradient_clip_val=1.0,
     )  # fmt: skip
-    trainer.fit(module, datamodule=CropData(crops, recipe.batch_size, recipe.steps))
+    trainer.fit(module, datamodule=CropData(task.crops(cache, train, size, seed), recipe.batch_size, recipe.steps))
     if module.best is not None:
         model.load_state_dict(module.best[1])
     return module.best[0] if module.best else float("nan")
 
 
-def score_scans(
-    model: Classifier | Segmenter,
-    cache: Cache,
-    target: Target,
-    scans: Sequence[str],
-    size: Sequence[int],
-    precision: str = "32-true",
-) -> list[Any]:
-    """For each scan: class probabilities (classes,), or a predicted mask (*S) in the structures' own numbers."""
-    own = next(model.parameters()).device.type
-    device = "cuda" if torch.cuda.is_available() else own  # Lightning leaves the model on the CPU after training
-    with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        return _score(model.to(device), cache, target, scans, size, device)
-
-
-def _score(
-    model: Any, cache: Cache, target: Target, scans: Sequence[str], size: Sequence[int], device: str
-) -> list[Any]:
-    if target.task == "classification":
-        parts = [scans[i : i + 64] for i in range(0, len(scans), 64)]
-        return [p for part in parts for p in classify(model, middles(cache, part, size).to(device)).cpu().numpy()]
-    values = np.array([0, *cache.structures], np.uint8)
-    masks = []
-    for scan in scans:
-        shape = cache.shape(scan)
-        masks.append(values[segment(model, middles(cache, [scan], shape)[0].to(device), size).cpu().numpy()])
-    return masks
-
-
 class _Training(pl.LightningModule):
     def __init__(
-        self, model: Classifier | Segmenter, cache: Cache, target: Target, validation: Sequence[str], size: Sequence[int],
+        self, model: Classifier | Segmenter, cache: Cache, task: Task, validation: Sequence[str], size: Sequence[int],
         recipe: Recipe, seed: int,
     ):  # fmt: skip
         super().__init__()
-        self.model, self.cache, self.target, self.held_out = model, cache, target, list(validation)
+        self.model, self.cache, self.task, self.held_out = model, cache, task, list(validation)
         self.size, self.recipe, self.seed = tuple(size), recipe, seed
         self.view = recipes.finetune(cache.data_spec, size)
         self.best: tuple[float, dict] | None = None
-        self.dice_ce = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-        codes = torch.zeros(256, dtype=torch.long)
-        if target.task == "segmentation":
-            codes[list(cache.structures)] = torch.arange(1, len(cache.structures) + 1)
-        self.register_buffer("codes", codes)
 
     def configure_optimizers(self) -> Any:
         r = self.recipe
@@ -308,11 +212,7 @@ class _Training(pl.LightningModule):
         asleep = self.recipe.frozen or self.global_step < (self.recipe.head_first or 0.0) * self.recipe.steps
         self.model.encoder.requires_grad_(not asleep).train(not asleep)
         params = self.view.draw(derive_keys(batch["key"], 0))
-        source = batch["source"].float()
-        if self.target.task == "classification":
-            return self._finite(F.cross_entropy(self.model(self.view(source, params)), batch["target"]))
-        x, mask = self.view.with_mask(source, self.codes[batch["mask"].long()].float(), params)  # type: ignore[index]
-        return self._finite(self.dice_ce(self.model(x), mask))
+        return self._finite(self.task.loss(self.model, self.view, params, batch))
 
     def _finite(self, loss: Tensor) -> Tensor:
         if not torch.isfinite(loss):
@@ -330,10 +230,5 @@ class _Training(pl.LightningModule):
             self.model.train()
 
     def _validate(self) -> float:
-        """Mean Dice, or minus the cross-entropy, of the validation scans."""
-        found = score_scans(self.model, self.cache, self.target, self.held_out, self.size, self.recipe.precision)
-        if self.target.task == "classification":
-            chosen = [max(float(p[self.target.labels[s]]), 1e-6) for s, p in zip(self.held_out, found)]
-            return float(np.mean(np.log(chosen)))
-        cases = [dice(m, self.cache.read_mask(s), self.cache.structures) for s, m in zip(self.held_out, found)]
-        return float(np.nanmean([list(case.values()) for case in cases]))
+        predictions = self.task.predict(self.model, self.cache, self.held_out, self.size, self.recipe.precision)
+        return self.task.validation_score(self.cache, self.held_out, predictions)

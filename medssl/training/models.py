@@ -45,13 +45,6 @@ class Segmenter(nn.Module):
         return self.decoder(self.encoder.features(x))
 
 
-def build(task: str, encoder: Encoder, classes: int, seed: int) -> Classifier | Segmenter:
-    """A model whose head depends on the seed alone, so that paired arms share it; the encoder is taken as it is."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Classifier(encoder, classes) if task == "classification" else Segmenter(encoder, classes)
-
-
 def fresh_encoder(spec: dict, seed: int, like: Encoder | None = None) -> Encoder:
     """A randomly initialised encoder as a record describes it; `like` stands in for a class outside of medssl."""
     with torch.random.fork_rng(devices=[]):
@@ -59,6 +52,13 @@ def fresh_encoder(spec: dict, seed: int, like: Encoder | None = None) -> Encoder
         if like is not None and runs.describe(like) == spec:
             return type(like)(**spec["init_args"])
         return runs.rebuild(spec)
+
+
+def pretrained_encoder(folder: Path, encoder: Encoder | None = None) -> Encoder:
+    """The encoder of a pretraining run; `encoder` stands in for a class outside of medssl."""
+    built = fresh_encoder(runs.read(folder).config["encoder"], 0, encoder)
+    _load_exactly(built, folder / "encoder.safetensors")
+    return built
 
 
 def load_pretrained(model: Classifier | Segmenter, folder: Path) -> list[str]:

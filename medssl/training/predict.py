@@ -36,15 +36,7 @@ from medssl.evaluation.representation import middles
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.scans.read import read_scan
 from medssl.training.finetune import load_model
-from medssl.training.models import (
-    Classifier,
-    Segmenter,
-    build,
-    classify,
-    fresh_encoder,
-    load_pretrained,
-    segment_probabilities,
-)
+from medssl.training.models import Classifier, Segmenter, classify, pretrained_encoder, segment_probabilities
 
 
 def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
@@ -81,13 +73,12 @@ def embed(
     """
     record = runs.read(run)
     if record.kind == "pretrain":
-        model = build("classification", fresh_encoder(record.config["encoder"], 0, encoder), 2, 0)
-        load_pretrained(model, Path(run))
+        trained = pretrained_encoder(Path(run), encoder)
     else:
-        model, record = load_model(Path(run), encoder)
+        trained = load_model(Path(run), encoder)[0].encoder
     with prepared(Path(scans), Path(out), record.config) as (cache, _):
         names = list(cache.manifest["scan"])
-        vectors = probes.embed(model.encoder.eval(), cache, names, record.config["crop"])
+        vectors = probes.embed(trained.eval(), cache, names, record.config["crop"])
         table = cache.manifest[["scan", "patient", "status"]].copy()
         table = pd.concat([table, pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])], axis=1)
         table = _with_rejects(table, cache)

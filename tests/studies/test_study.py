@@ -16,8 +16,9 @@ from medssl.datasets.splits import split
 from medssl.encoders import ResidualUNet
 from medssl.preprocessing.cache import Cache
 from medssl.studies.study import study
-from medssl.training.finetune import Recipe, architecture, target_of
+from medssl.training.finetune import Recipe, architecture
 from medssl.training.pretrain import pretrain
+from medssl.training.task import task_named
 from tests.conftest import small_encoder
 
 module = importlib.import_module("medssl.studies.study")
@@ -188,24 +189,24 @@ def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tm
     finetuning = importlib.import_module("medssl.training.finetune")
     scores = iter([float("nan"), 0.5, 0.4, float("nan"), 0.45])
     monkeypatch.setattr(finetuning._Training, "_validate", lambda self: next(scores))
-    target = target_of(cache, "segmentation", None)
+    task = task_named("segmentation").from_cache(cache)
     scans = list(cache.manifest["scan"])
-    model = finetuning.build("segmentation", small_encoder(), target.outputs, 0)
+    model = task.build_model(small_encoder(), 0)
     recipe = Recipe(steps=5, batch_size=1).resolved(pretrained=False)
-    assert finetuning.train_model(model, cache, target, scans[:4], scans[4:6], (16, 16, 16), recipe, 0) == 0.5
+    assert finetuning.train_model(model, cache, task, scans[:4], scans[4:6], (16, 16, 16), recipe, 0) == 0.5
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(
     cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = cells_module._outcomes
+    real = cells_module._predictions
 
     def fails_once(plan: Any, cell: Any) -> Any:
         if cell.draw == 0:
             raise MedsslError("the loss is nan at step 2")
         return real(plan, cell)
 
-    monkeypatch.setattr(cells_module, "_outcomes", fails_once)
+    monkeypatch.setattr(cells_module, "_predictions", fails_once)
     arms = {
         "task": "segmentation",
         "arms": ["scratch"],
@@ -217,7 +218,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
     with pytest.raises(MedsslError, match="1 of 2 cells failed.*the loss is nan"):
         study(cache.path, tmp_path / "s", **arms)
     assert sorted(runs.table(tmp_path / "s" / "cells")["status"]) == ["failed", "finished"]
-    monkeypatch.setattr(cells_module, "_outcomes", real)
+    monkeypatch.setattr(cells_module, "_predictions", real)
     study(cache.path, tmp_path / "s", **arms)
     assert runs.table(tmp_path / "s" / "cells")["status"].tolist() == ["finished"] * 2
 
@@ -233,6 +234,6 @@ def test_arms_that_do_not_exist_and_labels_that_are_not_there_are_named(cache: C
     with pytest.raises(MedsslError, match="did you mean scratch"):
         study(cache.path, tmp_path / "s", "segmentation", ["scrath"], ["1p"])
     with pytest.raises(MedsslError, match="no label 'leson'.*lesion"):
-        target_of(cache, "classification", "leson")
+        task_named("classification").from_cache(cache, "leson")
     with pytest.raises(MedsslError, match="needs --label"):
-        target_of(cache, "classification", None)
+        task_named("classification").from_cache(cache)

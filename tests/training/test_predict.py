@@ -154,9 +154,10 @@ def test_a_model_that_is_none_is_refused(pretrained: Path, tmp_path: Path) -> No
 
 def test_weights_that_do_not_fit_are_never_left_random(pretrained: Path, tmp_path: Path) -> None:
     from medssl.encoders import ResidualUNet
-    from medssl.training.models import build, load_pretrained
+    from medssl.training.models import load_pretrained
+    from medssl.training.task import task_named
 
-    other = build("segmentation", ResidualUNet(3, width=8, blocks=(1, 1, 1)), 2, 0)
+    other = task_named("segmentation")(("1",)).build_model(ResidualUNet(3, width=8, blocks=(1, 1, 1)), 0)
     with pytest.raises(MedsslError, match="weights do not fit"):
         load_pretrained(other, pretrained)
     assert runs.read(pretrained).kind == "pretrain"
@@ -165,10 +166,11 @@ def test_weights_that_do_not_fit_are_never_left_random(pretrained: Path, tmp_pat
 def test_every_pretrained_weight_arrives_and_only_the_new_head_is_fresh(pretrained: Path) -> None:
     from safetensors.torch import load_file
 
-    from medssl.training.models import build, load_pretrained
+    from medssl.training.models import load_pretrained
+    from medssl.training.task import task_named
     from tests.conftest import small_encoder
 
-    model = build("segmentation", small_encoder(), 6, 0)
+    model = task_named("segmentation")(tuple("12345")).build_model(small_encoder(), 0)
     assert load_pretrained(model, pretrained) == ["encoder", "decoder"]
     for part, name in ((model.encoder, "encoder"), (model.decoder, "decoder")):
         given, own = load_file(pretrained / f"{name}.safetensors"), part.state_dict()

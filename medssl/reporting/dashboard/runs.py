@@ -28,6 +28,7 @@ from medssl.reporting.findings import findings, study_warnings
 from medssl.reporting.html.data import cases_of, cells_of, summary_of
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, STATUSES, arm_name, arm_styles, offset_factors
+from medssl.training.task import task_named
 
 LEFTOVERS = (  # what a run writes before, or beside, its record
     ".lock", "predictions.parquet", "examples.npz", "masks.npz", "metrics.csv", "last.ckpt", "encoder.safetensors",
@@ -140,8 +141,8 @@ def study_shown(root: Path, name: str, found: pd.DataFrame) -> StudyShown:
     if name not in studies(found):
         raise MedsslError("there is no readable study of that name in the folder under review: choose one of the list")
     run = runs.read(folder)
-    task = str(run.config.get("task", ""))
-    kind = "dice" if task == "segmentation" else "auroc"
+    task = task_named(str(run.config.get("task", "")))
+    kind = task.metric.name
     cells = cells_of(_cells_among(found, name), run)
     cases, damaged = cases_of(folder, cells)
     whole = run.status == "finished" and (folder / "summary.parquet").exists()
@@ -149,7 +150,7 @@ def study_shown(root: Path, name: str, found: pd.DataFrame) -> StudyShown:
     main = summary[summary["metric"] == kind].reset_index(drop=True)
     lead, detail = findings(main, METRICS[kind])
     warnings = study_warnings(run, cells)
-    return StudyShown(run, task, METRICS[kind], cells, main, lead, detail, warnings, not whole, cases, damaged)
+    return StudyShown(run, task.name, METRICS[kind], cells, main, lead, detail, warnings, not whole, cases, damaged)
 
 
 def curves(main: pd.DataFrame, modes: list[str]) -> list[dict[str, Any]]:
@@ -242,7 +243,7 @@ def _cells_among(found: pd.DataFrame, study: str) -> pd.DataFrame:
 
 def labels_saved(shown: StudyShown) -> tuple[pd.DataFrame | None, str, str]:
     """Labels saved and area under the curve as a table of text, or why there is none, and the score to reach."""
-    found, reason, full = tables.labels_saved(shown.cases, shown.main, shown.task)
+    found, reason, full = tables.labels_saved(shown.cases, shown.main, task_named(shown.task).metric)
     return (None if found is None else found.frame()), reason, full
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from medssl.core.runs import Run
 from medssl.reporting.tables import KEY, UNREADABLE
 from medssl.studies.summary import summarise
+from medssl.training.task import task_named
 
 
 def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) -> pd.DataFrame:
@@ -27,9 +28,10 @@ def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) 
     whole = run.status == "finished" and (folder / "summary.parquet").exists()
     done = cells[(cells["status"] == "finished") & ~cells["id"].isin(damaged)]
     try:
-        task = str(run.config.get("task", ""))
         found = (
-            pd.read_parquet(folder / "summary.parquet") if whole else summarise(folder, done["folder"].tolist(), task)
+            pd.read_parquet(folder / "summary.parquet")
+            if whole
+            else summarise(folder, done["folder"].tolist(), task_named(run.config["task"]).metric)
         )
     except UNREADABLE:
         found = pd.DataFrame()

@@ -26,6 +26,7 @@ from medssl.reporting.html.data import arrays, cases_of, cells_of, summary_of
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
 from medssl.reporting.tables import UNREADABLE
+from medssl.training.task import task_named
 
 
 def report(runs: Path, out: Path | None = None) -> Path:
@@ -68,18 +69,18 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         pretrained: The id of a pretraining run -> its record and its folder.
     """
     run = read(folder)
-    config, task = run.config, str(run.config.get("task", ""))
-    metric = "dice" if task == "segmentation" else "auroc"
+    config, task = run.config, task_named(str(run.config.get("task", "")))
+    metric = task.metric.name
     cells = cells_of(table(folder / "cells"), run)
     cases, damaged = cases_of(folder, cells)
     summary = summary_of(folder, run, cells, damaged)
     main = summary[summary["metric"] == metric]
     compared = main[main["difference"].notna()]
     lead, detail = findings(main, METRICS[metric])
-    saved, saved_reason, full = tables.labels_saved(cases, main, task)
+    saved, saved_reason, full = tables.labels_saved(cases, main, task.metric)
     arms = {arm: about.get("id") for arm, about in config.get("pretraining", {}).items()}
     return {
-        "title": f"What was pretraining worth? {task.capitalize()}",
+        "title": f"What was pretraining worth? {task.name.capitalize()}",
         "facts": study_facts(run),
         "lead": lead,
         "detail": detail,
@@ -93,7 +94,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "saved_reason": saved_reason,
         "scratch_full": full,
         "others": tables.other_metrics(summary[summary["metric"] != metric]),
-        "segmentation": task == "segmentation",
+        "keeps_examples": task.keeps_examples,
         "examples": _examples(folder, cells, config),
         "pretraining": _pretraining({a: pretrained[i] for a, i in arms.items() if i in pretrained}, arms),
         "cost": tables.cost(cells, config),

@@ -1,0 +1,95 @@
+"""The primary metric of a task, from tables with one row a case: values a patient, intervals, paired differences.
+
+    Dice().interval([pd.read_parquet(path) for path in predictions])       # one table a draw
+
+A case table holds `scan`, `patient` and what the metric needs: `dice.STRUCTURE` columns, or `label` and `p.CLASS`
+columns. All tables given together score the same scans. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from medssl.evaluation.intervals import (
+    Interval,
+    auroc_by_patient,
+    auroc_interval,
+    crossed_interval,
+    paired_auroc,
+)
+
+Array = NDArray[Any]
+
+
+class CaseMetric(ABC):
+    """A score of case tables, higher is better, with intervals for new draws and new patients."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def interval(self, draws: Sequence[pd.DataFrame]) -> Interval:
+        """The mean score over the draws, with its interval."""
+
+    @abstractmethod
+    def difference(self, draws: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> Interval:
+        """The first arm's score minus the second's, over the same draws and cases, with its interval and p-value."""
+
+    @abstractmethod
+    def by_patient(self, draws: Sequence[pd.DataFrame]) -> tuple[Array, float | None]:
+        """Scores (draws, patients), and their patients' degrees of freedom where these are fewer than patients - 1.
+
+        The scores are one number, without an interval, where a class has a single test patient.
+        """
+
+
+class Dice(CaseMetric):
+    """Dice averaged over structures, then over a patient's scans."""
+
+    name = "dice"
+
+    def interval(self, draws: Sequence[pd.DataFrame]) -> Interval:
+        return crossed_interval(self.by_patient(draws)[0], bounds=(0, 1))
+
+    def difference(self, draws: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> Interval:
+        return crossed_interval(self.by_patient(draws)[0] - self.by_patient(others)[0], bounds=(-1, 1))
+
+    def by_patient(self, draws: Sequence[pd.DataFrame]) -> tuple[Array, float | None]:
+        scores = [mean_dice(cases).groupby(cases["patient"], sort=True).mean().to_numpy() for cases in draws]
+        return np.stack(scores), None
+
+
+class AUROC(CaseMetric):
+    """Area under the ROC curve: of class 1 for two classes, macro one-vs-rest for more."""
+
+    name = "auroc"
+
+    def interval(self, draws: Sequence[pd.DataFrame]) -> Interval:
+        return auroc_interval(*_labels_scores_patients(draws))
+
+    def difference(self, draws: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> Interval:
+        labels, scores, patients = _labels_scores_patients(draws)
+        return paired_auroc(labels, scores, _labels_scores_patients(others)[1], patients)
+
+    def by_patient(self, draws: Sequence[pd.DataFrame]) -> tuple[Array, float | None]:
+        values, freedom = auroc_by_patient(*_labels_scores_patients(draws))
+        return (values, freedom) if freedom else (np.asarray(values.mean()), None)
+
+
+def mean_dice(cases: pd.DataFrame) -> pd.Series:
+    """The mean over the structures that count, of each case."""
+    return cases[[column for column in cases if str(column).startswith("dice.")]].mean(axis=1)
+
+
+def _labels_scores_patients(draws: Sequence[pd.DataFrame]) -> tuple[Array, Array, Array]:
+    """labels (cases,), scores (draws, cases) for two classes or (draws, cases, classes), patients (cases,)."""
+    first = draws[0]
+    columns = [column for column in first if column.startswith("p.")]
+    scores = np.stack([cases[columns].to_numpy() for cases in draws])
+    two_classes = len(columns) == 2
+    return first["label"].to_numpy(), scores[..., 1] if two_classes else scores, first["patient"].to_numpy()
