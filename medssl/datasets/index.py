@@ -25,6 +25,7 @@ import pandas as pd
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, ScanError, nearest
 from medssl.datasets.audit import write_audit
+from medssl.datasets.base import IndexOptions, named_dataset
 from medssl.datasets.candidates import BATCH, Found, Pile, relative
 from medssl.datasets.labels import LabelTable, Parts, Warned
 from medssl.datasets.manifest import SOURCES, Columns, RowGroups, manifest_frame, read_table, refuse_nothing, to_parquet
@@ -46,7 +47,7 @@ NO_ROW = "no row in labels: patient unknown"
 
 
 def index(
-    sources: Sequence[Path],
+    sources: Sequence[Path | str],
     out: Path,
     labels: Path | None = None,
     key: str = "file",
@@ -64,7 +65,8 @@ def index(
 ) -> pd.DataFrame:
     """Read the headers of every scan under the sources and write the manifest; returns it.
 
-    labels: a CSV; `key` names its column of paths, `label` the columns to keep (default: all with few
+    sources: folders and files, or one NAME:FOLDER, a dataset that knows its own labels, patients and masks (decathlon,
+    medmnist, phantom, see base.py); options given here come before its own. labels: a CSV; `key` names its column of paths, `label` the columns to keep (default: all with few
     values). report: a column of report text, kept for methods that read it after what looks like a name, a date or a
     long number was taken out; that is no anonymisation, so read it before you hand it on. patient: a column of the CSV, else a pattern with one group on the path; else DICOM's PatientID;
     else each scan is its own patient, with a warning. mask: where an image's mask lies, from the image's folder
@@ -80,12 +82,14 @@ def index(
 
     >>> manifest = index([Path("scans")], Path("manifest"), patient=r"(sub-\\d+)")        # doctest: +SKIP
     """
-    template = MaskTemplate(mask) if mask else None
-    table = LabelTable(labels, key, patient, label, report) if labels else None
-    patients = _PatientRule(patient, table)
-    _check_options(modality, label or report, labels)
+    requested = IndexOptions(labels, key, patient, label, report, mask, classes_from_folders, modality)
+    paths, options = _resolved(sources, requested)
+    template = MaskTemplate(options.mask) if options.mask else None
+    table = LabelTable(options) if options.labels else None
+    patients = _PatientRule(options.patient, table)
+    _check_options(options)
     corrections = check_corrections(correct)
-    prefixes = _prefixes([Path(os.path.normpath(source)) for source in sources])
+    prefixes = _prefixes(paths)
     out = Path(out)
     names = Pseudonyms(out / "pseudonym.key")
     warned: list[Warned] = []
@@ -97,13 +101,13 @@ def index(
         if table:
             stream = _join(found, table, prefixes, warned)
         stream = patients.apply(stream, prefixes, warned)
-        if report:
+        if options.report:
             stream = counted(stream, warned)
-        if classes_from_folders:
+        if options.classes_from_folders:
             stream = map(_with_class, stream)
         if template:
             stream = run_parallel(_with_mask_checked, stream, jobs, "masks", batch=BATCH, scheduler=scheduler)
-        manifest = _write(stream, prefixes, names, modality, out)
+        manifest = _write(stream, prefixes, names, options.modality, out)
     if audit:
         write_audit(_audited(out), out, jobs)
     _tell(warned)
@@ -127,10 +131,20 @@ def _audited(out: Path) -> Iterator[tuple[Path, str]]:
             yield Path(row.mask), kind(Path(row.mask)) or ""
 
 
-def _check_options(modality: str | None, label, labels) -> None:
-    if modality is not None:
-        check_code(modality)
-    if label is not None and labels is None:
+def _resolved(sources: Sequence[Path | str], requested: IndexOptions) -> tuple[list[Path], IndexOptions]:
+    """The paths to walk and the options, those of a dataset where the sources name one."""
+    datasets = [dataset for source in sources if (dataset := named_dataset(source))]
+    if datasets and len(sources) > 1:
+        raise MedsslError(f"a dataset stands among {len(sources)} sources: expected it alone; index each by itself")
+    paths = datasets[0].files() if datasets else sources
+    options = datasets[0].options().merged(requested) if datasets else requested
+    return [Path(os.path.normpath(path)) for path in paths], options
+
+
+def _check_options(options: IndexOptions) -> None:
+    if options.modality is not None:
+        check_code(options.modality)
+    if (options.label or options.report) is not None and options.labels is None:
         raise MedsslError(
             "label and report name columns, but no labels file is given: expected --labels FILE.csv with it"
         )

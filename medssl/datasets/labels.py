@@ -4,7 +4,7 @@ A row belongs to the scan whose path below a source folder it names; else to the
 with it, suffix and all; else to the only one whose path without suffix does. For a DICOM series the path is
 its folder's.
 
-    table = LabelTable(Path("labels.csv"), key="file", patient="subject")
+    table = LabelTable(IndexOptions(labels=Path("labels.csv"), patient="subject"))
     rows, warnings = table.match(paths, usable)         # row number or None for each scan
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from medssl.core.errors import MedsslError, nearest
+from medssl.datasets.base import IndexOptions
 from medssl.scans.paths import stem
 
 MOST_VALUES = 20
@@ -47,11 +48,9 @@ class Warned:
 class LabelTable:
     """A CSV of labels, one row a scan. Raises MedsslError for a file or column that is not there."""
 
-    def __init__(
-        self, csv: Path, key: str, patient: str | None = None, label: Sequence[str] | None = None,
-        report: str | None = None,
-    ) -> None:  # fmt: skip
-        frame = _read(csv, key, patient)
+    def __init__(self, options: IndexOptions) -> None:
+        key, patient, label, report = options.key, options.patient, options.label, options.report
+        frame = _read(Path(str(options.labels)), key, patient)
         if report is not None and (report in (key, patient) or report not in frame.columns):
             raise MedsslError(f"report {report!r} is no column of text in the labels{nearest(report, frame.columns)}")
         self.report = report

@@ -29,6 +29,7 @@ import tifffile
 from PIL import Image
 
 from medssl.core.errors import MedsslError
+from medssl.datasets.base import IndexOptions
 from medssl.datasets.labels import LabelTable
 from medssl.scans.read import read_headers, read_scan
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
@@ -153,7 +154,7 @@ def packed(data: bytes, suffix: str, random: np.random.Generator) -> bytes:
 def read(path: Path, format: str) -> None:
     """All that `index` and `prepare` do with one file's header and voxels."""
     if format == "labels":
-        table = LabelTable(path, "file", "who")
+        table = LabelTable(IndexOptions(labels=path, patient="who"))
         rows, _ = table.match([(("d", "a.nii"),), (("d", "b.nii"),)], [True, True])
         for row in rows:
             if isinstance(row, int):

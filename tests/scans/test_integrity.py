@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medssl.core.errors import MedsslError, ScanError
+from medssl.datasets.base import IndexOptions
 from medssl.datasets.index import index
 from medssl.datasets.labels import LabelTable
 from medssl.datasets.manifest import read_table
@@ -216,7 +217,7 @@ def test_any_table_of_labels_is_read_or_refused(tmp_path, rows, tail):
     lines = ["file,who,finding", *(",".join(row) for row in rows)]
     (tmp_path / "a.csv").write_bytes("\n".join(lines).encode() + tail)
     try:
-        table = LabelTable(tmp_path / "a.csv", "file", "who")
+        table = LabelTable(IndexOptions(labels=tmp_path / "a.csv", patient="who"))
     except MedsslError:
         return
     matched, _ = table.match([[("d", "a.nii")]], [True])
