@@ -33,7 +33,6 @@ _PUBLIC = {  # name -> the module that defines it
     "Cache": "preprocessing.cache",
     "pretrain": "training.pretrain",
     "finetune": "training.finetune",
-    "Recipe": "training.finetune",
     "TrainConfig": "training.config",
     "FinetuneConfig": "training.config",
     "Hardware": "training.config",

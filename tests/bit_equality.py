@@ -24,7 +24,7 @@ import medssl
 from medssl.encoders.resenc import ResidualUNet
 from medssl.methods.simclr import SimCLR
 from medssl.methods.simmim import SimMIM
-from medssl.training.finetune import Recipe
+from medssl.training.config import FinetuneConfig, Hardware, TrainConfig
 
 NOT_RESULTS = ("seconds", "memory", "samples_per", "cost", "wall")
 
@@ -51,10 +51,10 @@ def measure(out: Path) -> dict[str, Any]:
 def pretraining(out: Path, method: type) -> dict[str, Any]:
     name = method.__name__.lower()
     folder = out / "runs" / name
-    run = medssl.pretrain(
-        out / "cache", folder, ResidualUNet(dims=3, width=8, blocks=(1, 1, 1)), method, crop=(16, 16, 16), steps=8,
-        batch_size=4, lr=2e-3, accelerator="cpu", devices=1,
-    )  # fmt: skip
+    encoder = ResidualUNet(dims=3, width=8, blocks=(1, 1, 1))
+    train = TrainConfig(steps=8, batch_size=4, lr=2e-3)
+    hardware = Hardware(accelerator="cpu", devices=1)
+    run = medssl.pretrain(out / "cache", folder, encoder, method, (16, 16, 16), train, hardware)
     return {
         f"pretrain.{name}.losses": pd.read_csv(folder / "metrics.csv")["loss"].tolist(),
         f"pretrain.{name}.encoder": digest((folder / "encoder.safetensors").read_bytes()),
@@ -65,7 +65,7 @@ def pretraining(out: Path, method: type) -> dict[str, Any]:
 
 def study(out: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
     arms = ["scratch", "random-frozen", str(out / "runs" / "simmim")]
-    recipe = Recipe(steps=6, batch_size=2, warmup=2)
+    recipe = FinetuneConfig(steps=6, batch_size=2, warmup=2)
     folder = out / f"study-{task}"
     table = medssl.study(out / "cache", folder, task, arms, ["30%", "100%"], draws=2, recipe=recipe, **options)
     numbers = [c for c in table if table[c].dtype.kind in "fiu" and not any(word in c for word in NOT_RESULTS)]

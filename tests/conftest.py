@@ -13,6 +13,7 @@ from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.training.pretrain import pretrain
+from tests.options import options
 from tests.scans import scan_makers
 
 torch.set_num_threads(2)
@@ -47,7 +48,11 @@ def pretrained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished, tiny SimMIM run on the cohort."""
     out = tmp_path_factory.mktemp("runs") / "simmim"
     pretrain(
-        cache.path, out, small_encoder(), SimMIM, crop=(16, 16, 16), steps=6, batch_size=4, workers=0, accelerator="cpu"
+        cache.path,
+        out,
+        small_encoder(),
+        SimMIM,
+        **options(crop=(16, 16, 16), steps=6, batch_size=4, workers=0, accelerator="cpu"),
     )
     return out
 

@@ -33,6 +33,7 @@ PATHS = ["PHIFolder", "PHIFile", "PHIMask"]
 AFFINE = np.diag([-0.9, -0.7, 2.5, 1.0]) + np.pad([[20.0], [-30.0], [5.0]], ((0, 1), (3, 0)))
 SHAPE = (20, 18, 16)
 SMALL = ["--crop", "16", "16", "16", "--recipe.steps", "2", "--recipe.batch_size", "2"]
+SHORT = ["--crop", "16", "16", "16", "--steps", "2", "--batch-size", "2"]
 NET = ["--encoder", "ResidualUNet", "--encoder.width", "4", "--encoder.blocks", "1", "1"]
 
 
@@ -55,14 +56,14 @@ def test_no_name_reaches_anything_that_is_written(tmp_path, capfd):
     assert read_table(Path(c) / "manifest.parquet").report.str.contains("Clear lungs").sum() == 8
     reasons = " ".join(read_table(Path(m) / "rejects.parquet").reason)
     assert all(words in reasons for words in ("quarantined: ultrasound", "quarantined: a screen", "text is burned"))
-    tiny = ["--crop", "16", "16", "16", "--steps", "2", "--batch-size", "2", "--accelerator", "cpu"]
+    tiny = [*SHORT, "--accelerator", "cpu"]
     assert run(capfd, ["pretrain", "--data", c, "--out", pre, *NET, "--method", "SimMIM", *tiny]) == 0
     assert run(capfd, ["pretrain", "--data", c, "--out", f"{pre}_clip", *NET, "--method", "CLIP", *tiny]) == 0
-    task = ["--task", "segmentation", *SMALL]
+    task = ["--task", "segmentation"]
     grid = ["--arms", "scratch", pre, "--budgets", "100%", "--draws", "1"]
-    assert run(capfd, ["study", "--data", c, "--out", str(work / "study"), *task, *grid]) == 0
+    assert run(capfd, ["study", "--data", c, "--out", str(work / "study"), *task, *SMALL, *grid]) == 0
     assert run(capfd, ["report", str(work / "study"), "--out", str(work / "report.html")]) == 0
-    assert run(capfd, ["finetune", "--data", c, "--out", model, "--init", pre, *task]) == 0
+    assert run(capfd, ["finetune", "--data", c, "--out", model, "--init", pre, *task, *SHORT]) == 0
     one = str(data / "images")
     for command, trained in (("predict", model), ("embed", pre)):
         code = run(capfd, [command, trained, one, "--out", str(work / command)], terminal=HEADER)

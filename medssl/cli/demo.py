@@ -19,7 +19,8 @@ from medssl.methods.simmim import SimMIM
 from medssl.preprocessing.cache import prepare
 from medssl.reporting.html.report import report
 from medssl.studies.study import study
-from medssl.training.finetune import Recipe, finetune
+from medssl.training.config import FinetuneConfig, TrainConfig
+from medssl.training.finetune import finetune
 from medssl.training.predict import predict
 from medssl.training.pretrain import pretrain
 
@@ -54,22 +55,23 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
     _say("pretrain without labels", f"medssl pretrain --data {out}/cache --out {run} {net} --method SimMIM --crop 32 32 32 "
          "--steps 200 --batch-size 8 --lr 2e-3")  # fmt: skip
     encoder = ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))
-    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), steps=200, batch_size=8, lr=2e-3)
-    recipe = Recipe(steps=130, batch_size=2, lr=3e-3)
+    train = TrainConfig(steps=200, batch_size=8, lr=2e-3)
+    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), train=train)
+    finetuning = FinetuneConfig(steps=130, batch_size=2, lr=3e-3)
     _say("study: what was it worth?", f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} "
          "--budgets 1p 100% --draws 3 --recipe.steps 130 --recipe.batch_size 2 --recipe.lr 3e-3 --jobs 2")  # fmt: skip
     table = study(out / "cache", out / "study", "segmentation", ["scratch", str(run)], ["1p", "100%"], draws=3,
-                  recipe=recipe, jobs=2)  # fmt: skip
+                  recipe=finetuning, jobs=2)  # fmt: skip
     console.print(show.study_table(table))
     _say("report", f"medssl report {out}/study --out {out}/report.html")
     page = report(out / "study", out / "report.html")
     someone = sorted((out / "scans" / "dicom").iterdir())[-1]
     _say("use it: train one model and segment a folder of DICOM", f"medssl finetune --data {out}/cache --out {out}/runs/model "
-         f"--task segmentation --init {run} --recipe.steps 130 --recipe.batch_size 2 --recipe.lr 3e-3\n"
+         f"--task segmentation --init {run} --steps 130 --batch-size 2 --lr 3e-3\n"
          f"medssl predict {out}/runs/model {someone} --out {out}/masks")  # fmt: skip
     model = out / "runs" / "model"
     if not (model / "model.safetensors").exists():
-        finetune(out / "cache", model, "segmentation", init=run, recipe=recipe)
+        finetune(out / "cache", model, "segmentation", init=run, train=finetuning)
     predict(model, someone, out / "masks")
     return f"the report: {page}; masks on the scan's own grid: {out / 'masks'}"
 

@@ -171,8 +171,11 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
 
     parser = Parser(prog=f"medssl {name}", exit_on_error=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
-    parser.add_function_arguments(function, as_positional=False, fail_untyped=False)
+    groups = option_groups(function)
+    parser.add_function_arguments(function, as_positional=False, fail_untyped=False, skip=set(groups))
     _explain(parser, function)
+    for group in groups.values():
+        group.add_to(parser)
     words = _recipes(_positionals(function, command.positional, words))
     if any(w in HELP for w in words):
         print(_usage(name, command), file=sys.stdout)
@@ -189,7 +192,51 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
         if isinstance(cause, MedsslError):
             raise cause from error
         raise MedsslError(_plain(str(error), parser)) from error
-    return {k: v for k, v in vars(built).items() if k != "config"}
+    settings = {k: v for k, v in vars(built).items() if k != "config"}
+    return settings | {name: group.take_from(settings) for name, group in groups.items()}
+
+
+@dataclass(frozen=True)
+class OptionGroup:
+    """A parameter whose type is a dataclass: its fields are options of their own, without a prefix."""
+
+    kind: type
+    default: Any
+
+    @property
+    def prefix(self) -> str:
+        return getattr(self.kind, "option_prefix", "")
+
+    def types(self) -> dict[str, Any]:
+        """The type of each option, by its name."""
+        hints = typing.get_type_hints(self.kind)
+        return {self.prefix + item.name: hints[item.name] for item in fields(typing.cast(Any, self.kind))}
+
+    def add_to(self, parser: Any) -> None:
+        from docstring_parser import parse
+
+        explained = {p.arg_name: p.description for base in self.kind.__mro__ for p in parse(base.__doc__ or "").params}
+        for option, hint in self.types().items():
+            name = option.removeprefix(self.prefix)
+            parser.add_argument(f"--{option}", type=hint, default=getattr(self.default, name), help=explained[name])
+
+    def take_from(self, settings: dict[str, Any]) -> Any:
+        """The dataclass, with its options taken out of the settings."""
+        return self.kind(**{option.removeprefix(self.prefix): settings.pop(option) for option in self.types()})
+
+
+def option_groups(function: Any) -> dict[str, OptionGroup]:
+    """The parameters of a command whose type is a dataclass."""
+    hints = typing.get_type_hints(function)
+    parameters = inspect.signature(function).parameters
+    return {n: OptionGroup(hints[n], p.default) for n, p in parameters.items() if is_dataclass(hints.get(n))}
+
+
+def option_types(function: Any) -> dict[str, str]:
+    """The type of every option of a command as text, by its name in Python."""
+    groups = option_groups(function)
+    plain = {n: str(p.annotation) for n, p in inspect.signature(function).parameters.items() if n not in groups}
+    return plain | {n: getattr(t, "__name__", str(t)) for g in groups.values() for n, t in g.types().items()}
 
 
 def _dataclass_explained(function: Any, words: list[str]) -> bool:
@@ -259,7 +306,7 @@ def _positionals(function: Any, names: Sequence[str], words: list[str]) -> list[
 
 def _lists(function: Any, words: list[str]) -> list[str]:
     """`--crop 32 32 32` -> `--crop [32,32,32]`, as jsonargparse wants its lists."""
-    parameters, result, i = inspect.signature(function).parameters, [], 0
+    types, result, i = option_types(function), [], 0
     words = [part for w in words for part in (w.split("=", 1) if re.match("--(?!print)", w) else [w])]
     while i < len(words):
         word = words[i]
@@ -272,7 +319,7 @@ def _lists(function: Any, words: list[str]) -> list[str]:
             values.append(words[i])
             i += 1
         option = word[2:].replace("-", "_")
-        kind = str(parameters[option].annotation) if option in parameters else ""
+        kind = types.get(option, "")
         if not values and kind == "bool":
             values = ["true"]
         listed = LISTED.search(kind) and not (values and values[0].startswith("["))
@@ -289,7 +336,7 @@ def _is_number(text: str) -> bool:
 
 def _check_names(parser: Any, function: Any, words: list[str]) -> None:
     """A misspelt option, method or encoder is answered with the nearest names there are."""
-    names = [_dashed(n) for n in inspect.signature(function).parameters]
+    names = [_dashed(n) for n in option_types(function)]
     for word, value in zip(words, [*words[1:], ""]):
         if not word.startswith("--") or word in HELP:
             continue

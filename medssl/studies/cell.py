@@ -21,7 +21,8 @@ from medssl.core.atomic import npz, write_atomically
 from medssl.encoders import Encoder
 from medssl.evaluation import representation as probes
 from medssl.preprocessing.cache import Cache
-from medssl.training.finetune import Recipe, train_model
+from medssl.training.config import FinetuneConfig
+from medssl.training.finetune import train_model
 from medssl.training.models import fresh_encoder, load_pretrained, pretrained_encoder
 from medssl.training.task import Task
 
@@ -38,7 +39,7 @@ class Cell:
     budget_name: str
     budget: float
     draw: int
-    recipe: Recipe
+    recipe: FinetuneConfig
     parent: str | None  # the pretraining run's id
     patients: int
     train: tuple[str, ...]

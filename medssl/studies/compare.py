@@ -24,6 +24,7 @@ import medssl.methods
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, Stopped
+from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resnet import ResNet
 from medssl.methods import Method
@@ -33,6 +34,7 @@ from medssl.methods.simclr import SimCLR
 from medssl.methods.simmim import SimMIM
 from medssl.preprocessing.cache import Cache
 from medssl.studies.study import study
+from medssl.training.config import TrainConfig
 from medssl.training.pretrain import default_crop, pretrain
 
 COLUMNS = ("method", "encoder", "probe", "budget", "auroc", "low", "high", "seconds", "memory_mib", "note")
@@ -135,7 +137,7 @@ def _pretrained(
     ):
         return before.reason  # it would collapse again
     try:
-        pretrain(cache.path, folder, encoder, method, **settings)
+        pretrain(cache.path, folder, encoder, method, **_pretraining_options(settings))
     except Stopped:
         raise
     except MedsslError as error:
@@ -143,6 +145,12 @@ def _pretrained(
     finally:
         gc.collect()
     return None
+
+
+def _pretraining_options(settings: dict[str, Any]) -> dict[str, Any]:
+    train = {name: settings[name] for name in ("steps", "batch_size", "lr", "precision")}
+    split = SplitSpec(settings["split_seed"], settings["split_column"])
+    return {"crop": settings["crop"], "train": TrainConfig(**train), "split": split, "seed": settings["seed"]}
 
 
 def _refusal(method: Callable[[Encoder], Method], encoder: Encoder, size: tuple[int, ...], batch: int) -> str | None:

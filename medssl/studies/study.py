@@ -32,8 +32,9 @@ from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
 from medssl.studies.cell import Cell, Mode, Plan, is_done, run_cell
 from medssl.studies.summary import protocol_points, summarise
+from medssl.training.config import FinetuneConfig
 from medssl.training.engine import Bar, quiet_third_parties
-from medssl.training.finetune import Recipe, architecture, scans_of
+from medssl.training.finetune import architecture, scans_of
 from medssl.training.task import Task, TaskName, task_named
 
 BASELINES = ("scratch", "scratch-long", "random-frozen")
@@ -51,7 +52,7 @@ def study(
     draws: int | None = None,
     encoder: Encoder | None = None,
     crop: tuple[int, ...] | None = None,
-    recipe: Recipe | None = None,
+    recipe: FinetuneConfig | None = None,
     long: float = 3.0,
     score_on: Literal["test", "validation"] = "test",
     seed: int = 0,
@@ -100,7 +101,7 @@ def asked(arguments: dict[str, Any]) -> dict[str, Any]:
     }
     if arguments["recipe"] is not None:
         fields = asdict(arguments["recipe"])
-        given |= {f"recipe.{n}": v for n, v in fields.items() if v != getattr(Recipe(), n)}
+        given |= {f"recipe.{n}": v for n, v in fields.items() if v != getattr(FinetuneConfig(), n)}
     if arguments["encoder"] is not None:
         spec = runs.describe(arguments["encoder"])
         given |= {"encoder": spec["class_path"]} | {f"encoder.{n}": v for n, v in spec["init_args"].items()}
@@ -109,7 +110,7 @@ def asked(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def make_plan(
     data: Path, out: Path, task: TaskName, arms: list[str], budgets: list[str], label: str | None, modes: list[Mode] | None,
-    draws: int | None, encoder: Encoder | None, crop: tuple[int, ...] | None, recipe: Recipe | None, long: float,
+    draws: int | None, encoder: Encoder | None, crop: tuple[int, ...] | None, recipe: FinetuneConfig | None, long: float,
     score_on: str, seed: int, split_seed: int, split_column: str | None, allow_seen: bool,
 ) -> Plan:  # fmt: skip
     """Check everything that can be known before the first training, and lay out the cells."""
@@ -134,7 +135,7 @@ def make_plan(
         s for s, p in zip(cache.manifest["scan"], cache.manifest["patient"]) if p in given and s in targets.labels
     ]
     targets.check_scored(scored)
-    recipes = _recipes(arms, recipe or Recipe(), long)
+    recipes = _recipes(arms, recipe or FinetuneConfig(), long)
     cells = _cells(cache, targets, subsets, recipes, folders, modes)
     people = cache.manifest.set_index("scan")["patient"]
     digests = cache.manifest.set_index("scan")["digest"]
@@ -152,7 +153,7 @@ def make_plan(
 
 
 def _cells(
-    cache: Cache, task: Task, subsets: pd.DataFrame, recipes: dict[str, Recipe], folders: dict[str, Path],
+    cache: Cache, task: Task, subsets: pd.DataFrame, recipes: dict[str, FinetuneConfig], folders: dict[str, Path],
     modes: list[Mode] | None,
 ) -> list[Cell]:  # fmt: skip
     """Ordered by draw first, so that an unfinished study is a balanced one."""
@@ -162,7 +163,9 @@ def _cells(
         train, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
         for arm, recipe in recipes.items():
             for mode in _modes(arm, task, modes):
-                used = recipe if mode == "finetune" else Recipe()  # probes have no recipe, and no new identity by it
+                used = (
+                    recipe if mode == "finetune" else FinetuneConfig()
+                )  # probes have no recipe, and no new identity by it
                 parent, budget = parents.get(arm), float(subset["budget"].iloc[0])
                 cell = Cell(arm, mode, str(name), budget, int(draw), used, parent, len(subset), train, validation)
                 cells.append(cell)
@@ -177,7 +180,7 @@ def _modes(arm: str, task: Task, modes: list[Mode] | None) -> list[Mode]:
     return modes or ["finetune", "linear", "knn"]
 
 
-def _recipes(arms: Sequence[str], base: Recipe, long: float) -> dict[str, Recipe]:
+def _recipes(arms: Sequence[str], base: FinetuneConfig, long: float) -> dict[str, FinetuneConfig]:
     scratch = base.resolved(pretrained=False)
     known = {
         "scratch": scratch,

@@ -2,7 +2,8 @@
 
     medssl pretrain --data CACHE --encoder ResidualUNet --method SimMIM --crop 32 32 32 --steps 500
 
-    run = medssl.pretrain("cache", "runs/simmim", encoder=ResidualUNet(dims=3, width=16), method=SimMIM, steps=500)
+    encoder = ResidualUNet(dims=3, width=16)
+    run = medssl.pretrain("cache", "runs/simmim", encoder, SimMIM, train=TrainConfig(steps=500))
     run.metrics["effective_rank"]
 
 The test patients of the cache's split are left out (inductive), so that a later study is honest. The folder holds the
@@ -16,6 +17,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from torch.utils.data import default_collate
 from medssl.core import runs
 from medssl.core.atomic import npz, write_atomically
 from medssl.core.errors import MedsslError
-from medssl.datasets.splits import split
+from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.methods import Method
@@ -39,7 +41,8 @@ from medssl.methods.simclr import SimCLR
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops, crop_by_spacing, source_within
 from medssl.preprocessing.fingerprint import ANISOTROPIC
-from medssl.training.callbacks.health import Health, OnCollapse
+from medssl.training.callbacks.health import Health
+from medssl.training.config import Hardware, Monitoring, TrainConfig
 from medssl.training.engine import (
     CropData,
     KeepCheckpoint,
@@ -61,52 +64,48 @@ def pretrain(
     encoder: Encoder | None = None,
     method: Callable[[Encoder], Method] = SimCLR,
     crop: tuple[int, ...] | None = None,
-    steps: int = 1000,
-    batch_size: int = 32,
-    lr: float = 1e-3,
-    weight_decay: float = 0.05,
-    warmup: int = 50,
-    accumulate: int = 1,
-    precision: str = "32-true",
-    accelerator: str = "auto",
-    devices: int | str = "auto",
-    workers: int = 0,
+    train: TrainConfig = TrainConfig(),
+    hardware: Hardware = Hardware(),
+    split: SplitSpec = SplitSpec(),
+    monitoring: Monitoring = Monitoring(),
     seed: int = 0,
-    split_seed: int = 0,
-    split_column: str | None = None,
     transductive: bool = False,
-    label: str | None = None,
-    checkpoint_every: int = 100,
-    monitor_every: int | None = None,
-    on_collapse: OnCollapse = "stop",
     resume: bool = True,
 ) -> runs.Run:
-    """Train `method(encoder)` on the unlabelled scans of a cache; returns the finished run's record.
+    """Train `method(encoder)` on the unlabelled scans of a cache.
 
-    data: a cache made by `medssl prepare`. out: the run's folder. encoder: a ResidualUNet that fits by default;
-    it is taken as a description, its weights are drawn from `seed`.
-    crop: voxels an axis; by default the largest that fits the scans and the encoder, up to 224 (2D) or 96 (3D).
-    steps: optimiser steps, each of batch_size x accumulate x devices scans. transductive: pretrain on the test patients
-    too; every later table says so. label: a label column watched by kNN during the run (it never enters the loss).
-    monitor_every: steps between two looks at the representation, a quarter of the run by default. on_collapse: stop the run
-    where all scans come to look alike to the encoder, or only warn. resume: go on where the very same run stopped;
-    false starts it over.
-    Raises MedsslError on a setting that cannot work, before the first step.
+    Args:
+        data: Cache made by `medssl prepare`.
+        out: Folder of the run.
+        encoder: Encoder to pretrain; a ResidualUNet that fits the scans by default. It is taken as a description: its
+            weights are drawn from the seed.
+        method: Pretext task to pretrain with.
+        crop: Voxels along each axis; by default the largest crop that fits the scans and the encoder, up to 224 (2D) or 96
+            (3D).
+        train: The optimisation.
+        hardware: Where the training runs.
+        split: How the patients are split; the test patients are left out.
+        monitoring: How the representation is measured during the run.
+        seed: Seed of the weights, the crops and the views.
+        transductive: Whether to pretrain on the test patients too; every later table then says so.
+        resume: Whether to continue the same run where it stopped; false starts it over.
+
+    Returns:
+        The record of the finished run.
+
+    Raises:
+        MedsslError: A setting cannot work; raised before the first step.
     """
     cache, out = Cache(Path(data)), Path(out)
-    if steps < 1 or batch_size < 1 or accumulate < 1 or lr <= 0:
-        raise MedsslError(
-            f"steps {steps}, batch_size {batch_size}, accumulate {accumulate}, lr {lr}: expected numbers above 0"
-        )
     given = encoder or ResidualUNet(cache.dims, cache.channels)
     cache.data_spec.check_encoder(given)
     size = tuple(crop or default_crop(cache, given))
     torch.manual_seed(seed)
     encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
     module = method(encoder)
-    module.check(size, batch_size)
+    module.check(size, train.batch_size)
     module.set_up_views(cache.data_spec, size)
-    allowed = pretraining_scans(cache, split_seed, transductive, split_column)
+    allowed = pretraining_scans(cache, split, transductive)
     if not allowed:
         raise MedsslError(
             "no scan to pretrain on: expected at least one of a training patient; look at the split's column"
@@ -115,8 +114,7 @@ def pretrain(
     told = module.crop_settings(rows)
     config = {
         "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
-        "steps": steps, "batch_size": batch_size, "lr": lr, "weight_decay": weight_decay, "warmup": warmup,
-        "accumulate": accumulate, "precision": precision, "split_seed": split_seed, "split_column": split_column, "devices": devices, "transductive": transductive,
+        **asdict(train), **split.to_record(), "devices": hardware.devices, "transductive": transductive,
         "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), told=told), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels,
         "modality": cache.modality, "size": cache.size,
     }  # fmt: skip
@@ -129,14 +127,12 @@ def pretrain(
         for left in ("last.ckpt", "metrics.csv"):  # of another attempt: never to be resumed from by this one
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
-        module.optimise = {"lr": lr, "weight_decay": weight_decay, "warmup": warmup, "steps": steps}
+        module.optimise = {name: getattr(train, name) for name in ("lr", "weight_decay", "warmup", "steps")}
         scans = list(rows["scan"])
         crops = Crops(cache, scans, source_within(cache, scans, module.source_size(size), size), seed, **told)
-        watch = monitor_every or max(1, steps // 4)
-        health = Health(cache, scans, size, label, watch, batch_size * accumulate, on_collapse)
+        health = Health(cache, scans, size, train, monitoring)
         try:
-            cost = _fit(module, crops, health, out, steps, batch_size, accumulate, precision, accelerator, devices, workers,
-                        checkpoint_every, resume)  # fmt: skip
+            cost = _fit(module, crops, health, out, train, hardware, resume)
         finally:
             if record is not None:
                 record.update(metrics=health.last)
@@ -172,12 +168,9 @@ def _save(module: Method, crops: Crops, rows: pd.DataFrame, out: Path) -> None:
     _save_examples(module, crops, out)
 
 
-def pretraining_scans(
-    cache: Cache, split_seed: int = 0, transductive: bool = False, split_column: str | None = None
-) -> list[str]:
-    """The scans pretraining may see: the training patients', or everybody's when asked to be transductive."""
-    roles = split(cache.manifest, split_seed, column=split_column)
-    allowed = cache.manifest["patient"].map(roles) == "train"
+def pretraining_scans(cache: Cache, split: SplitSpec = SplitSpec(), transductive: bool = False) -> list[str]:
+    """The scans of the training patients, or of all patients if transductive."""
+    allowed = cache.manifest["patient"].map(split.roles(cache.manifest)) == "train"
     return list(cache.manifest["scan"][allowed | transductive])
 
 
@@ -224,44 +217,76 @@ class Curves(pl.Callback):
 
 
 def _fit(
-    module: Method, crops: Crops, health: Health, out: Path, steps: int, batch_size: int, accumulate: int,
-    precision: str, accelerator: str, devices: int | str, workers: int, checkpoint_every: int, resume: bool,
-) -> dict[str, Any]:  # fmt: skip
+    module: Method, crops: Crops, health: Health, out: Path, train: TrainConfig, hardware: Hardware, resume: bool
+) -> dict[str, Any]:
+    """Train the module to the end; returns the costs that only the trainer knows."""
     checkpoint = out / "last.ckpt"
-    io = SafeCheckpoints()
-    begun = io.load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
+    begun = SafeCheckpoints().load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
     quiet_third_parties()
-    trainer = pl.Trainer(
-        max_steps=steps, max_epochs=-1, accelerator=accelerator, devices=devices, precision=precision,  # type: ignore[arg-type]
-        accumulate_grad_batches=accumulate, plugins=[io], enable_checkpointing=False, use_distributed_sampler=False, sync_batchnorm=torch.cuda.is_available(),
-        enable_model_summary=False, enable_progress_bar=False, log_every_n_steps=max(1, steps // 200), gradient_clip_val=1.0, default_root_dir=out,
-        logger=TensorBoardLogger(out, name="", version="tensorboard"),
-        callbacks=[SoundGradients(), health, Curves(out / "metrics.csv", health, max(1, steps // 200), checkpoint_every, begun), KeepCheckpoint(checkpoint, checkpoint_every),
-                   StepBar()],
-    )  # fmt: skip
-    if trainer.is_global_zero and begun:
-        console.print(f"going on after step {begun} of {steps}")
-    if trainer.is_global_zero and begun < steps:
-        console.print("measuring how long it will take ...")
-        _tell(module, crops, health, batch_size, (steps - begun) * accumulate, trainer)
-    data = CropData(crops, batch_size, steps * accumulate, begun * accumulate, workers)
+    trainer = _trainer(out, train, hardware, health, begun)
+    if trainer.is_global_zero:
+        _announce_duration(module, crops, health, train, begun, trainer)
+    accumulate = train.accumulate
+    data = CropData(crops, train.batch_size, train.steps * accumulate, begun * accumulate, hardware.workers)
     clock = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if begun else None, weights_only=True)
-    seen = (steps - begun) * accumulate * batch_size * trainer.world_size
-    used = torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None
-    spent = time.perf_counter() - clock
-    return {"samples_per_s": round(seen / spent, 2), "device_memory_mib": used, "devices": trainer.world_size,
-            "device": trainer.strategy.root_device.type}  # fmt: skip
+    samples = (train.steps - begun) * accumulate * train.batch_size * trainer.world_size
+    return {
+        "samples_per_s": round(samples / (time.perf_counter() - clock), 2),
+        "device_memory_mib": torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None,
+        "devices": trainer.world_size,
+        "device": trainer.strategy.root_device.type,
+    }
 
 
-def _tell(module: Method, crops: Crops, health: Health, batch_size: int, batches: int, trainer: pl.Trainer) -> None:
-    batch = default_collate([crops[i] for i in range(batch_size)])
+def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, begun: int) -> pl.Trainer:
+    log_every = max(1, train.steps // 200)
+    checkpoint_every = hardware.checkpoint_every
+    return pl.Trainer(
+        max_steps=train.steps,
+        max_epochs=-1,
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        precision=train.precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=train.accumulate,
+        gradient_clip_val=1.0,
+        sync_batchnorm=torch.cuda.is_available(),
+        use_distributed_sampler=False,
+        plugins=[SafeCheckpoints()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=log_every,
+        default_root_dir=out,
+        logger=TensorBoardLogger(out, name="", version="tensorboard"),
+        callbacks=[
+            SoundGradients(),
+            health,
+            Curves(out / "metrics.csv", health, log_every, checkpoint_every, begun),
+            KeepCheckpoint(out / "last.ckpt", checkpoint_every),
+            StepBar(),
+        ],
+    )
+
+
+def _announce_duration(
+    module: Method, crops: Crops, health: Health, train: TrainConfig, begun: int, trainer: pl.Trainer
+) -> None:
+    """Say how long the remaining steps will take, from a few trial steps."""
+    if begun:
+        console.print(f"continuing after step {begun} of {train.steps}")
+    if begun >= train.steps:
+        return
+    console.print("measuring how long it will take ...")
+    batches = (train.steps - begun) * train.accumulate
+    batch = default_collate([crops[i] for i in range(train.batch_size)])
     expected = estimate(module, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
     with trainer.strategy.precision_plugin.forward_context():
-        looking = health.seconds(module, batches // trainer.accumulate_grad_batches, trainer.world_size)
+        monitoring_s = health.seconds(module, train.steps - begun, trainer.world_size)
     console.print(
-        f"{type(module).__name__} on {len(crops.scans)} scans, {batches} batches of {batch_size}: about "
-        f"{spoken(expected['seconds'] + looking)} ({spoken(looking)} of them to watch the representation) and {expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
+        f"{type(module).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: about "
+        f"{spoken(expected['seconds'] + monitoring_s)} ({spoken(monitoring_s)} of them to monitor the representation) and "
+        f"{expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
     )
 
 

@@ -24,7 +24,7 @@ from medssl.reporting.dashboard import cases as review_cases
 from medssl.reporting.findings import findings
 from medssl.reporting.style import interval
 from medssl.studies.study import study
-from medssl.training.finetune import Recipe
+from medssl.training.config import FinetuneConfig
 from tests.reporting.test_report import record
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
@@ -96,7 +96,7 @@ class Board:
 def phantom_study(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs: studies of segmentation and of classification of the phantom cohort."""
     root = tmp_path_factory.mktemp("dashboard")
-    shared = {"crop": (16, 16, 16), "recipe": Recipe(steps=3, batch_size=2), "draws": 1}
+    shared = {"crop": (16, 16, 16), "recipe": FinetuneConfig(steps=3, batch_size=2), "draws": 1}
     study(cache.path, root / "seg", "segmentation", ["scratch", str(pretrained)], ["1p", "100%"], **shared)
     arms = ["scratch", "random-frozen"]
     study(cache.path, root / "class", "classification", arms, ["3p"], label="lesion", **shared)

@@ -25,6 +25,7 @@ from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.crops import Crops, Steps
+from medssl.training.config import Monitoring, TrainConfig
 from medssl.training.pretrain import pretrain, pretraining_scans
 
 CROP, BATCH, GOAL = (32, 32, 32), 8, 1.15
@@ -55,10 +56,10 @@ def bare(cache: Cache, steps: int, precision: str) -> float:
 
 def ours(cache: Cache, steps: int, precision: str, out: Path) -> float:
     """Seconds a step of `medssl.training.pretrain`, its logs, its progress bar and its looks at the representation included."""
-    run = pretrain(
-        cache.path, out, ResidualUNet(3, width=16, blocks=(1, 1, 1, 1)), SimMIM, CROP, steps, BATCH,
-        precision=precision, checkpoint_every=100, monitor_every=max(50, steps // 10),
-    )  # fmt: skip
+    encoder = ResidualUNet(3, width=16, blocks=(1, 1, 1, 1))
+    train = TrainConfig(steps, BATCH, precision=precision)
+    monitoring = Monitoring(monitor_every=max(50, steps // 10))
+    run = pretrain(cache.path, out, encoder, SimMIM, CROP, train, monitoring=monitoring)
     return BATCH / run.cost["samples_per_s"]
 
 

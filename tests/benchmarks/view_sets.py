@@ -36,6 +36,7 @@ from medssl.evaluation import representation as probes
 from medssl.methods import SimCLR
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.training.config import Monitoring, TrainConfig
 from medssl.training.pretrain import pretrain, pretraining_scans
 from medssl.views.base import Compose, Params, View
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise
@@ -114,10 +115,9 @@ def scored(name: str, method: type[SimCLR] | None, cache: Cache, out: Path, step
     torch.manual_seed(seed)
     encoder = ResNet(cache.dims, 1, 10, 16, max_pool=False)
     if method is not None:
-        pretrain(
-            cache.path, out, encoder, method, about["crop"], steps, about["batch_size"], lr=2e-3, weight_decay=1e-4, seed=seed,
-            monitor_every=steps,
-        )  # fmt: skip
+        train = TrainConfig(steps, about["batch_size"], lr=2e-3, weight_decay=1e-4)
+        monitoring = Monitoring(monitor_every=steps)
+        pretrain(cache.path, out, encoder, method, about["crop"], train, monitoring=monitoring, seed=seed)
         encoder.load_state_dict(load_file(out / "encoder.safetensors"))
     scans = pretraining_scans(cache)
     features = probes.embed(encoder, cache, scans, about["crop"])

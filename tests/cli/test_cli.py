@@ -15,7 +15,7 @@ import medssl
 from medssl.cli.main import COMMANDS, main
 from medssl.core import runs
 from medssl.preprocessing.cache import Cache
-from medssl.training.finetune import Recipe
+from medssl.training.config import FinetuneConfig
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = '''
@@ -151,9 +151,11 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     medssl.phantom("scans", patients=10)
-    short = example.replace("steps=500", "steps=2").replace(', "20%", "100%"])', "], draws=1, recipe=Recipe(2, 2))")
+    short = example.replace("steps=500", "steps=2").replace(
+        ', "20%", "100%"])', "], draws=1, recipe=FinetuneConfig(2, 2))"
+    )
     assert short.count("steps=2") == short.count("draws=1") == 1
-    exec(short, {"Recipe": Recipe})
+    exec(short, {"FinetuneConfig": FinetuneConfig})
     assert Path("report.html").exists()
     Path("mine.py").write_text(method)
     words = [
@@ -200,7 +202,7 @@ def test_what_was_typed_wrong_is_said_with_what_to_type(
 def test_the_options_of_a_recipe_are_listed(capsys: pytest.CaptureFixture) -> None:
     assert main(["study", "--recipe.help"]) == 0
     told = capsys.readouterr().out
-    assert all(f"--recipe.{field.name} " in told for field in dataclasses.fields(Recipe))
+    assert all(f"--recipe.{field.name} " in told for field in dataclasses.fields(FinetuneConfig))
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:

@@ -31,7 +31,7 @@ def test_a_recipe_parses_and_its_own_command_is_the_one_it_states(path: Path) ->
     assert settings is not None
     if stated[1] == "pretrain":
         assert settings["encoder"].dims == len(settings["crop"])
-        settings["method"](settings["encoder"]).check(settings["crop"], settings["batch_size"])
+        settings["method"](settings["encoder"]).check(settings["crop"], settings["train"].batch_size)
 
 
 def test_every_dependency_is_pinned_with_a_hash_and_no_host_is_named() -> None:

@@ -38,6 +38,7 @@ from medssl.preprocessing.crops import Crops, source_within
 from medssl.training.models import fresh_encoder
 from medssl.training.pretrain import pretrain, pretraining_scans
 from medssl.views import recipes
+from tests.options import options
 
 MARGIN = 0.05
 CROP = (16, 16, 16)
@@ -83,8 +84,23 @@ def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: 
         made.append(kind(given))
         return made[0]
 
-    run = pretrain(cache.path, folder / "runs" / f"{name}-{seed}", encoder(), make, crop=CROP, steps=steps, batch_size=BATCH,
-                   lr=2e-3, warmup=10, seed=seed, monitor_every=steps, accelerator="cpu", resume=False)  # fmt: skip
+    run = pretrain(
+        cache.path,
+        folder / "runs" / f"{name}-{seed}",
+        encoder(),
+        make,
+        **options(
+            crop=CROP,
+            steps=steps,
+            batch_size=BATCH,
+            lr=2e-3,
+            warmup=10,
+            seed=seed,
+            monitor_every=steps,
+            accelerator="cpu",
+            resume=False,
+        ),
+    )
     random = probe(fresh_encoder(runs.describe(encoder()), seed), asked)
     learnt = probe(made[0].kept, asked)
     return {"method": name, "seed": seed, "random": random, "learnt": learnt, "restored": restoration(made[0], cache, seed),

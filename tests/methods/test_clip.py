@@ -21,6 +21,7 @@ from medssl.preprocessing.data_spec import DataSpec
 from medssl.studies.probe import probe, retrieval_ranks, zero_shot
 from medssl.training.models import load_method
 from medssl.training.pretrain import pretrain, pretraining_scans
+from tests.options import options
 
 TEXTS = ["The lungs are clear.", "A nodule of 12 mm.", "Hepatic steatosis.", "The lungs are clear."]
 
@@ -136,16 +137,16 @@ def test_scans_without_report_are_counted_and_left_out(told: Cache, cache: Cache
     def clip(encoder):
         return CLIP(encoder, text_width=32)
 
-    run = pretrain(told.path, tmp_path / "clip", small(), clip, **TINY)
+    run = pretrain(told.path, tmp_path / "clip", small(), clip, **options(**TINY))
     assert f"2 of {len(pretraining_scans(told))} scans have no report and are left out" in " ".join(
         capfd.readouterr().err.split()
     )
     assert run.config["scans"] == len(pretraining_scans(told)) - 2
     with pytest.raises(MedsslError, match="there are no reports in this cache.*--report COLUMN"):
-        pretrain(cache.path, tmp_path / "none", small(), clip, **TINY)
+        pretrain(cache.path, tmp_path / "none", small(), clip, **options(**TINY))
     assert not (tmp_path / "none").exists()
     with pytest.raises(MedsslError, match="no reports"):
-        pretrain(cache.path, tmp_path / "none", small(), lambda e: Joint(e, [SimMIM, clip]), **TINY)
+        pretrain(cache.path, tmp_path / "none", small(), lambda e: Joint(e, [SimMIM, clip]), **options(**TINY))
     again, _ = load_method(tmp_path / "clip")
     assert isinstance(again, CLIP)
     assert runs.describe(again) == {k: v for k, v in run.config["method"].items() if k in ("class_path", "init_args")}
@@ -189,7 +190,7 @@ def figures(cache: Cache, out: Path, seed: int) -> dict[str, float]:
     """What one seed of CLIP is worth on the patients it has not seen: retrieval, and zero-shot AUROC of two labels."""
     encoder = ResNet(3, depth=10, width=16, max_pool=False)
     settings = {"crop": (32, 32, 16), "steps": 600, "batch_size": 32, "lr": 1e-3, "accelerator": "cpu", "seed": seed}
-    pretrain(cache.path, out, encoder, CLIP, **settings)
+    pretrain(cache.path, out, encoder, CLIP, **options(**settings))
     found: dict[str, float] = {}
     for label, prompts in PROMPTS.items():
         table = probe(out, cache.path, ["retrieval", "zeroshot"], label, score_on="test", prompts=prompts)

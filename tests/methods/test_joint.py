@@ -19,6 +19,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.pretrain import pretrain
 from medssl.views import recipes
+from tests.options import options
 
 SIZE = (16, 16, 16)
 
@@ -168,7 +169,11 @@ def test_parts_move_their_teachers_once_a_step_and_losses_are_curves_apart(cache
         return kept[0]
 
     run = pretrain(
-        cache.path, tmp_path, small(), build, crop=SIZE, steps=2, batch_size=2, accumulate=2, accelerator="cpu"
+        cache.path,
+        tmp_path,
+        small(),
+        build,
+        **options(crop=SIZE, steps=2, batch_size=2, accumulate=2, accelerator="cpu"),
     )
     part = kept[0].methods[1]
     assert [total for _, total in part.steps] == [2, 2]  # once an optimiser step, not once a batch

@@ -23,6 +23,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.pretrain import pretrain
+from tests.options import options
 
 SMALL = {"hidden": 32, "projection": 16}
 METHODS = {
@@ -294,7 +295,7 @@ def test_teacher_queue_and_centre_survive_a_restart(name: str, cache: Cache, tmp
     """Stopped after step 3 of 5 and gone on with, a run ends with the same weights and curves as an undisturbed one."""
     method = TAUGHT[name]
     made, step = type(method(SMALLEST())), type(method(SMALLEST())).training_step
-    pretrain(cache.path, tmp_path / "whole", SMALLEST(), method, steps=5, **SETTINGS)
+    pretrain(cache.path, tmp_path / "whole", SMALLEST(), method, **options(steps=5, **SETTINGS))
 
     def stops(self, batch, index):
         if self.global_step == 3:
@@ -303,9 +304,9 @@ def test_teacher_queue_and_centre_survive_a_restart(name: str, cache: Cache, tmp
 
     monkeypatch.setattr(made, "training_step", stops)
     with pytest.raises(MedsslError, match="plug"):
-        pretrain(cache.path, tmp_path / "cut", SMALLEST(), method, steps=5, checkpoint_every=3, **SETTINGS)
+        pretrain(cache.path, tmp_path / "cut", SMALLEST(), method, **options(steps=5, checkpoint_every=3, **SETTINGS))
     monkeypatch.undo()
-    pretrain(cache.path, tmp_path / "cut", SMALLEST(), method, steps=5, checkpoint_every=3, **SETTINGS)
+    pretrain(cache.path, tmp_path / "cut", SMALLEST(), method, **options(steps=5, checkpoint_every=3, **SETTINGS))
     whole, cut = (load_file(tmp_path / folder / "encoder.safetensors") for folder in ("whole", "cut"))
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "cut" / "metrics.csv").read_text()
@@ -316,7 +317,7 @@ def test_a_teacher_moves_once_a_step_under_accumulation_and_the_record_shows_it(
 ) -> None:
     moved = []
     monkeypatch.setattr(teachers, "update_momentum", lambda model, teacher, m: moved.append(m))
-    pretrain(cache.path, tmp_path / "a", SMALLEST(), METHODS["BYOL"], steps=3, accumulate=2, **SETTINGS)
+    pretrain(cache.path, tmp_path / "a", SMALLEST(), METHODS["BYOL"], **options(steps=3, accumulate=2, **SETTINGS))
     assert moved == pytest.approx([0.99, 0.995, 1.0])  # a half cosine from 0.99 to 1
     record = runs.read(tmp_path / "a").config["method"]
     assert (record["init_args"]["momentum"], record["stop_gradient"]) == (0.99, ["teacher"])
@@ -337,7 +338,7 @@ def test_the_teacher_is_the_moving_average_and_dinos_is_what_the_run_keeps(cache
     monkeypatch.setattr(teachers, "update_momentum", spied)
     kept = []
     monkeypatch.setattr(DINO, "on_train_end", lambda self: kept.append((self.encoder, self.teacher[0])))
-    pretrain(cache.path, tmp_path / "a", SMALLEST(), method, steps=4, **SETTINGS)
+    pretrain(cache.path, tmp_path / "a", SMALLEST(), method, **options(steps=4, **SETTINGS))
     assert len(seen) == 4
     assert max(seen) < 1e-6
     saved, (student, teacher) = load_file(tmp_path / "a" / "encoder.safetensors"), kept[0]
@@ -390,7 +391,7 @@ def test_the_second_view_is_the_partners_and_the_share_is_said(cache: Cache, tmp
     method, batch = prepared("PatientContrast")
     views, other = batch["views"], method.make_views({**batch, "partner": batch["partner"].flip(0)})["views"]
     assert [torch.equal(a, b) for a, b in zip(views, other)] == [True, False]
-    pretrain(cache.path, tmp_path / "a", SMALLEST(), METHODS["PatientContrast"], steps=1, **SETTINGS)
+    pretrain(cache.path, tmp_path / "a", SMALLEST(), METHODS["PatientContrast"], **options(steps=1, **SETTINGS))
     assert "scans (" in (said := capfd.readouterr().err)
     assert "have a partner; the others meet a second view of themselves" in " ".join(said.split())
 

@@ -17,6 +17,7 @@ from medssl.preprocessing.cache import Cache, prepare
 from medssl.training.pretrain import pretrain
 from tests.methods.learning import restoration
 from tests.methods.test_masked import ENCODERS, small_batch
+from tests.options import options
 
 
 @pytest.mark.parametrize("along", ["slices", "frames"])
@@ -69,12 +70,14 @@ def test_masked_motion_counts_hidden_tubes_and_the_change_of_frames(agrees) -> N
 def test_frames_are_looked_for_before_the_first_step(sequences: Cache, cache: Cache, tmp_path: Path) -> None:
     settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu"}
     encoder = ResidualUNet(3, 4, width=4, blocks=(1, 1))
-    run = pretrain(sequences.path, tmp_path / "run", encoder, MaskedMotion, **settings)
+    run = pretrain(sequences.path, tmp_path / "run", encoder, MaskedMotion, **options(**settings))
     assert run.status == "finished"
     with pytest.raises(
         MedsslError, match="MaskedMotion came with an encoder of 1 channel: expected one for each frame"
     ):
-        pretrain(cache.path, tmp_path / "still", ResidualUNet(3, width=4, blocks=(1, 1)), MaskedMotion, **settings)
+        pretrain(
+            cache.path, tmp_path / "still", ResidualUNet(3, width=4, blocks=(1, 1)), MaskedMotion, **options(**settings)
+        )
     along_time, count = NextSlice(encoder, along="frames", ahead=1), len(cache.manifest)
     with pytest.raises(MedsslError, match=f"{count} of {count} scans to pretrain on hold one frame: NextSlice"):
         along_time.usable(cache.manifest)
@@ -107,8 +110,13 @@ def test_masked_motion_learns_to_restore_sequences(sequences: Cache, tmp_path: P
             return made[0]
 
         encoder = ResidualUNet(3, 4, width=8, blocks=(1, 1, 1))
-        pretrain(sequences.path, tmp_path / str(seed), encoder, make, crop=(16, 16, 16), steps=200, batch_size=8, lr=2e-3,
-                 warmup=10, seed=seed, accelerator="cpu")  # fmt: skip
+        pretrain(
+            sequences.path,
+            tmp_path / str(seed),
+            encoder,
+            make,
+            **options(crop=(16, 16, 16), steps=200, batch_size=8, lr=2e-3, warmup=10, seed=seed, accelerator="cpu"),
+        )
         ratio = restoration(made[0], sequences, seed)
         print(f"MaskedMotion, seed {seed}: error over that of the mean image {ratio:.3f}")
         assert ratio is not None

@@ -16,14 +16,16 @@ from medssl.datasets.splits import split
 from medssl.encoders import ResidualUNet
 from medssl.preprocessing.cache import Cache
 from medssl.studies.study import study
-from medssl.training.finetune import Recipe, architecture
+from medssl.training.config import FinetuneConfig
+from medssl.training.finetune import architecture
 from medssl.training.pretrain import pretrain
 from medssl.training.task import task_named
 from tests.conftest import small_encoder
+from tests.options import options
 
 module = importlib.import_module("medssl.studies.study")
 cells_module = importlib.import_module("medssl.studies.cell")
-RECIPE = Recipe(steps=3, batch_size=2)
+RECIPE = FinetuneConfig(steps=3, batch_size=2)
 ENCODER = {"crop": (16, 16, 16), "recipe": RECIPE}
 
 
@@ -138,11 +140,7 @@ def test_a_pretraining_run_that_saw_test_scans_is_refused_or_declared(cache: Cac
         cache.path,
         tmp_path / "all",
         small_encoder(),
-        crop=(16, 16, 16),
-        steps=1,
-        batch_size=4,
-        transductive=True,
-        accelerator="cpu",
+        **options(crop=(16, 16, 16), steps=1, batch_size=4, transductive=True, accelerator="cpu"),
     )
     settings = {
         "task": "segmentation",
@@ -192,7 +190,7 @@ def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tm
     task = task_named("segmentation").from_cache(cache)
     scans = list(cache.manifest["scan"])
     model = task.build_model(small_encoder(), 0)
-    recipe = Recipe(steps=5, batch_size=1).resolved(pretrained=False)
+    recipe = FinetuneConfig(steps=5, batch_size=1).resolved(pretrained=False)
     assert finetuning.train_model(model, cache, task, scans[:4], scans[4:6], (16, 16, 16), recipe, 0) == 0.5
 
 

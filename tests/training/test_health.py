@@ -15,8 +15,10 @@ from medssl.evaluation import representation as probes
 from medssl.methods import Method, Rotation, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache
 from medssl.training.callbacks.health import Health, collapses, spread
+from medssl.training.config import Monitoring, TrainConfig
 from medssl.training.pretrain import pretrain, pretraining_scans
 from medssl.views import recipes
+from tests.options import options
 
 TINY = {"crop": (16, 16, 16), "accelerator": "cpu", "batch_size": 4, "warmup": 2}
 
@@ -95,7 +97,7 @@ def test_a_collapse_stops_the_run_within_an_epoch_and_says_what_to_try(
         pytest.warns(UserWarning, match="collapsing at step 8"),
         pytest.raises(MedsslError, match=r"step 12.*Try a lower --lr.*--on-collapse warn goes on"),
     ):
-        pretrain(cache.path, tmp_path, small(), Zeroed, steps=150, monitor_every=100, **TINY)
+        pretrain(cache.path, tmp_path, small(), Zeroed, **options(steps=150, monitor_every=100, **TINY))
     run = runs.read(tmp_path)
     assert (run.status, run.metrics["collapsed_at_step"]) == ("failed", 8)
     assert "collapsing" in str(run.reason)
@@ -106,9 +108,9 @@ def test_a_collapse_stops_the_run_within_an_epoch_and_says_what_to_try(
 def test_a_pretext_that_lets_features_vanish_is_stopped_or_told_to_go_on(cache: Cache, tmp_path: Path) -> None:
     settings = TINY | {"steps": 24, "monitor_every": 4, "lr": 0.05}
     with pytest.warns(UserWarning, match="collapsing"), pytest.raises(MedsslError, match="the run is stopped"):
-        pretrain(cache.path, tmp_path / "stop", residual(), Alike, **settings)
+        pretrain(cache.path, tmp_path / "stop", residual(), Alike, **options(**settings))
     with pytest.warns(UserWarning, match="collapsing"):
-        run = pretrain(cache.path, tmp_path / "warn", residual(), Alike, on_collapse="warn", **settings)
+        run = pretrain(cache.path, tmp_path / "warn", residual(), Alike, **options(on_collapse="warn", **settings))
     assert run.status == "finished"
     assert run.id == runs.read(tmp_path / "stop").id  # the same run: the setting only says whether it may go on
     assert run.metrics["collapsed_at_step"] == runs.read(tmp_path / "stop").metrics["collapsed_at_step"]
@@ -125,13 +127,13 @@ def test_a_pretext_that_lets_features_vanish_is_stopped_or_told_to_go_on(cache: 
 def test_no_false_alarm_in_the_first_steps_of_a_tiny_encoder(
     cache: Cache, tmp_path: Path, method, encoder, recwarn
 ) -> None:
-    run = pretrain(cache.path, tmp_path, encoder(), method, steps=4, monitor_every=1, **TINY)
+    run = pretrain(cache.path, tmp_path, encoder(), method, **options(steps=4, monitor_every=1, **TINY))
     assert "collapsed_at_step" not in run.metrics
     assert not [w for w in recwarn if "collaps" in str(w.message)]
 
 
 def test_everything_is_in_the_curves_and_in_the_record(cache: Cache, tmp_path: Path) -> None:
-    run = pretrain(cache.path, tmp_path, small(), SimMIM, steps=4, monitor_every=2, label="lesion", **TINY)
+    run = pretrain(cache.path, tmp_path, small(), SimMIM, **options(steps=4, monitor_every=2, label="lesion", **TINY))
     named = {"loss", "knn", "effective_rank", "alignment", "uniformity", "feature_std", "gradient_norm", "dense_rank", "dense_auroc"}  # fmt: skip
     assert named <= set(run.metrics)
     assert all(np.isfinite(run.metrics[name]) for name in named)
@@ -148,18 +150,22 @@ def test_the_gradient_norm_is_that_of_all_weights_before_clipping(cache: Cache, 
         def on_before_optimizer_step(self, optimizer):
             kept.append(float(torch.cat([p.grad.flatten() for p in self.parameters()]).norm()))
 
-    pretrain(cache.path, tmp_path, small(), Kept, steps=3, monitor_every=1, **TINY)
+    pretrain(cache.path, tmp_path, small(), Kept, **options(steps=3, monitor_every=1, **TINY))
     assert pd.read_csv(tmp_path / "metrics.csv")["gradient_norm"].tolist() == pytest.approx(kept, rel=1e-4)
 
 
 def test_the_cost_of_looking_is_what_was_foretold(cache: Cache) -> None:
     """The estimate counts every forward pass of the looks that the run will take."""
-    health = Health(cache, pretraining_scans(cache), (16, 16, 16), every=10, batch_size=4)
+
+    def health_of(scans: list[str], every: int) -> Health:
+        return Health(cache, scans, (16, 16, 16), TrainConfig(batch_size=4), Monitoring(monitor_every=every))
+
+    health = health_of(pretraining_scans(cache), every=10)
     module, seen = SimMIM(small()), []
     module.encoder.register_forward_hook(lambda *_: seen.append(1))
     assert health.between(devices=1) == 10
-    assert Health(cache, ["a"] * 10_000, (16,) * 3, every=10_000, batch_size=4).between(devices=2) == 625
-    assert Health(cache, ["a"] * 10, (16,) * 3, every=10_000, batch_size=4).between(devices=1) == 25
+    assert health_of(["a"] * 10_000, every=10_000).between(devices=2) == 625
+    assert health_of(["a"] * 10, every=10_000).between(devices=1) == 25
     one, ten = (health.seconds(module, steps, 1) for steps in (10, 1000))
     assert 10 < ten / one < 300
     assert seen
@@ -188,7 +194,7 @@ class Lost(SimCLR):
 
 def test_weights_that_are_lost_stop_the_run_in_words(cache: Cache, tmp_path: Path) -> None:
     with pytest.raises(MedsslError, match="not finite for .* scans: its weights are lost"):
-        pretrain(cache.path, tmp_path / "run", small(), Lost, steps=3, monitor_every=1, **TINY)
+        pretrain(cache.path, tmp_path / "run", small(), Lost, **options(steps=3, monitor_every=1, **TINY))
     assert runs.read(tmp_path / "run").status == "failed"
 
 

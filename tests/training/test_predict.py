@@ -12,7 +12,8 @@ from scipy import ndimage
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
-from medssl.training.finetune import Recipe, finetune, load_model
+from medssl.training.config import FinetuneConfig
+from medssl.training.finetune import finetune, load_model
 from medssl.training.predict import embed, onto, predict
 
 
@@ -25,7 +26,7 @@ def segmenter(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathF
         "segmentation",
         init=pretrained,
         crop=(16, 16, 16),
-        recipe=Recipe(steps=150, batch_size=4, lr=5e-3),
+        train=FinetuneConfig(steps=150, batch_size=4, lr=5e-3),
     )
     return out
 
@@ -94,7 +95,7 @@ def test_classification_and_vectors_in_tables(cache: Cache, pretrained: Path, tm
         label="lesion",
         init=pretrained,
         crop=(16, 16, 16),
-        recipe=Recipe(steps=2, batch_size=2),
+        train=FinetuneConfig(steps=2, batch_size=2),
     )
     table = predict(tmp_path / "m", cache.path, tmp_path / "p")
     assert np.allclose(table[["p.no", "p.yes"]].sum(axis=1), 1, atol=1e-4)
@@ -121,7 +122,7 @@ def test_finetuning_never_reads_a_test_patient(
         "classification",
         label="lesion",
         crop=(16, 16, 16),
-        recipe=Recipe(steps=20, batch_size=4),
+        train=FinetuneConfig(steps=20, batch_size=4),
     )
     assert read
     assert not read & test
@@ -129,20 +130,22 @@ def test_finetuning_never_reads_a_test_patient(
 
 def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(cache: Cache, tmp_path: Path) -> None:
     settings = {"task": "classification", "label": "lesion", "crop": (16, 16, 16)}
-    finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=2, batch_size=2), **settings)
+    finetune(cache.path, tmp_path / "m", train=FinetuneConfig(steps=2, batch_size=2), **settings)
     before = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
-    finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=2, batch_size=2), **settings)
+    finetune(cache.path, tmp_path / "m", train=FinetuneConfig(steps=2, batch_size=2), **settings)
     with pytest.raises(MedsslError, match="other settings"):
-        finetune(cache.path, tmp_path / "m", recipe=Recipe(steps=3, batch_size=2), **settings)
+        finetune(cache.path, tmp_path / "m", train=FinetuneConfig(steps=3, batch_size=2), **settings)
     assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_pretrained_encoder_learns_slower_and_later_unless_it_is_told_otherwise() -> None:
     """The protocol's fine-tuning recipe is the default where something was pretrained, and nowhere else."""
-    assert (Recipe().resolved(True).encoder_share, Recipe().resolved(True).head_first) == (0.3, 0.1)
-    told = Recipe(encoder_share=1.0, head_first=0.0)
+    assert (FinetuneConfig().resolved(True).encoder_share, FinetuneConfig().resolved(True).head_first) == (0.3, 0.1)
+    told = FinetuneConfig(encoder_share=1.0, head_first=0.0)
     assert told.resolved(True) == told
-    assert Recipe(encoder_share=0.2, head_first=0.5).resolved(False) == Recipe(encoder_share=1.0, head_first=0.0)
+    assert FinetuneConfig(encoder_share=0.2, head_first=0.5).resolved(False) == FinetuneConfig(
+        encoder_share=1.0, head_first=0.0
+    )
 
 
 def test_a_model_that_is_none_is_refused(pretrained: Path, tmp_path: Path) -> None:

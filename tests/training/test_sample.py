@@ -17,12 +17,15 @@ from medssl.preprocessing.cache import Cache, prepare
 from medssl.training.models import load_method
 from medssl.training.pretrain import pretrain
 from tests.conftest import small_encoder
+from tests.options import options
 
 
 @pytest.fixture(scope="module")
 def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "vae"
-    pretrain(cache.path, out, small_encoder(), VAE, crop=(16, 24, 16), steps=3, batch_size=4, accelerator="cpu")
+    pretrain(
+        cache.path, out, small_encoder(), VAE, **options(crop=(16, 24, 16), steps=3, batch_size=4, accelerator="cpu")
+    )
     return out
 
 
@@ -67,9 +70,12 @@ def test_images_are_png_in_8_bit_with_their_spacing(tmp_path: Path) -> None:
     medssl.index([scans], tmp_path / "manifest", modality="DX")
     cache = prepare(tmp_path / "manifest", tmp_path / "cache", size=(32, 32))
     pretrain(
-        cache.path, tmp_path / "run", ResidualUNet(2, width=4, blocks=(1, 1)), VAE, crop=(16, 32), steps=1, batch_size=2,
-        accelerator="cpu",
-    )  # fmt: skip
+        cache.path,
+        tmp_path / "run",
+        ResidualUNet(2, width=4, blocks=(1, 1)),
+        VAE,
+        **options(crop=(16, 32), steps=1, batch_size=2, accelerator="cpu"),
+    )
     assert main(["sample", str(tmp_path / "run"), "--count", "2", "--out", str(tmp_path / "drawn")]) == 0
     image = Image.open(tmp_path / "drawn" / "SYNTHETIC_0_0000.png")
     assert (image.size, image.mode) == ((32, 16), "L")

@@ -27,6 +27,7 @@ from medssl.preprocessing.crops import Crops, Steps
 from medssl.training import engine as training
 from medssl.training.engine import Bar, CropData, SafeCheckpoints, bfloat16_is_sound, spoken
 from medssl.training.pretrain import pretrain, pretraining_scans
+from tests.options import options
 
 
 def test_crops_depend_on_seed_and_number_alone(cache: Cache) -> None:
@@ -129,20 +130,21 @@ from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
 from medssl.training.pretrain import pretrain
 import medssl.training.engine as training
+from tests.options import options
 step = SimMIM.training_step
 def slow(self, batch, index):
     print("step", index, flush=True)
     time.sleep(0.3)
     return step(self, batch, index)
 SimMIM.training_step = slow
-pretrain(sys.argv[1], sys.argv[2], ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, resume=sys.argv[3] == "resume", {settings})
+pretrain(sys.argv[1], sys.argv[2], ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **options(resume=sys.argv[3] == "resume", {settings}))
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, tmp_path: Path, how: int) -> None:
     keywords = eval(f"dict({SETTINGS})")
-    pretrain(cache.path, tmp_path / "whole", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **keywords)
+    pretrain(cache.path, tmp_path / "whole", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **options(**keywords))
     command = [
         sys.executable,
         "-W",
@@ -163,7 +165,13 @@ def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, t
     assert not (tmp_path / "cut" / "encoder.safetensors").exists()
     if how == signal.SIGTERM:
         assert "again to go on" in str(runs.read(tmp_path / "cut").reason)
-    pretrain(cache.path, tmp_path / "cut", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, resume=True, **keywords)
+    pretrain(
+        cache.path,
+        tmp_path / "cut",
+        ResidualUNet(3, width=4, blocks=(1, 1)),
+        SimMIM,
+        **options(resume=True, **keywords),
+    )
     whole, cut = (load_file(tmp_path / name / "encoder.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "cut" / "metrics.csv").read_text()
@@ -171,21 +179,21 @@ def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, t
 
 def test_a_finished_run_is_not_done_again_and_never_overwritten_by_another(cache: Cache, tmp_path: Path) -> None:
     settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu"}
-    pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **settings)
+    pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **options(**settings))
     before = (tmp_path / "a" / "encoder.safetensors").stat().st_mtime_ns
     begun = time.time()
-    pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **settings)
+    pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **options(**settings))
     assert time.time() - begun < 2
     assert (tmp_path / "a" / "encoder.safetensors").stat().st_mtime_ns == before
     with pytest.raises(MedsslError, match="other settings"):
-        pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimCLR, **settings)
+        pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimCLR, **options(**settings))
 
 
 def test_another_run_never_resumes_from_what_an_aborted_one_left(cache: Cache, tmp_path: Path) -> None:
     settings = {"crop": (16, 16, 16), "steps": 2, "batch_size": 2, "accelerator": "cpu"}
     out = tmp_path / "a"
     SafeCheckpoints().save_checkpoint({"global_step": 2}, out / "last.ckpt")
-    pretrain(cache.path, out, ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **settings)
+    pretrain(cache.path, out, ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **options(**settings))
     assert not (out / "last.ckpt").exists()
     assert len(pd.read_csv(out / "metrics.csv")) == 2
 
@@ -194,8 +202,13 @@ def test_accumulation_takes_whole_steps_and_the_same_samples(cache: Cache, tmp_p
     settings = {"crop": (16, 16, 16), "steps": 3, "accelerator": "cpu", "lr": 1e-3}
     made = []
     for name, batch, accumulate in (("whole", 4, 1), ("parts", 2, 2)):
-        pretrain(cache.path, tmp_path / name, ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, batch_size=batch,
-                 accumulate=accumulate, **settings)  # fmt: skip
+        pretrain(
+            cache.path,
+            tmp_path / name,
+            ResidualUNet(3, width=4, blocks=(1, 1)),
+            SimMIM,
+            **options(batch_size=batch, accumulate=accumulate, **settings),
+        )
         made.append(load_file(tmp_path / name / "encoder.safetensors"))
     assert len(pd.read_csv(tmp_path / "parts" / "metrics.csv")) == 3
     first = next(iter(made[0]))
@@ -217,7 +230,11 @@ def test_the_run_is_named_by_the_scans_it_sees_not_by_their_number(cache: Cache,
     for part in (scans[:6], scans[6:12]):
         monkeypatch.setattr(sys.modules["medssl.training.pretrain"], "pretraining_scans", lambda *_, part=part: part)
         run = pretrain(
-            cache.path, tmp_path / part[0], small(), Rotation, crop=(8, 8, 8), steps=1, batch_size=2, accelerator="cpu"
+            cache.path,
+            tmp_path / part[0],
+            small(),
+            Rotation,
+            **options(crop=(8, 8, 8), steps=1, batch_size=2, accelerator="cpu"),
         )
         found.append((run.id, run.config["scans"]))
     assert found[0][0] != found[1][0]
@@ -241,7 +258,7 @@ def test_bfloat16_is_refused_where_its_gradients_are_wrong(
 
     def go(name: str, encoder, crop=(16, 16, 16), precision: str = "bf16-mixed"):
         settings = {"crop": crop, "steps": 1, "batch_size": 4, "accelerator": "cpu", "precision": precision}
-        return pretrain(cache.path, tmp_path / name, encoder, SimMIM, **settings)
+        return pretrain(cache.path, tmp_path / name, encoder, SimMIM, **options(**settings))
 
     deep, flat = ResidualUNet(3, width=4, blocks=(1, 1, 1, 1)), ResidualUNet(3, width=4, blocks=(1, 1, 1))
     assert go("flat", flat).status == "finished"

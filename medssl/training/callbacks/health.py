@@ -24,7 +24,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -34,31 +34,32 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.evaluation import representation as probes
 from medssl.preprocessing.cache import Cache
+from medssl.training.config import Monitoring, TrainConfig
 from medssl.views import recipes
 
 WATCHED = {2: 256, 3: 64}  # scans of a whole look, by dims: a volume costs far more
 FEW = {2: 32, 3: 16}  # of a quick one
 LEAST_STEPS = 25  # between quick looks, so that they cost little in a small cohort
-OnCollapse = Literal["stop", "warn"]
 
 
 class Health(pl.Callback):
-    """Looks at the encoder that the run keeps during the run. every: steps between whole looks. batch_size: scans a step and device."""
+    """Measures the encoder that the run keeps, during the run."""
 
     def __init__(
-        self, cache: Cache, scans: Sequence[str], size: Sequence[int], label: str | None = None, every: int = 100,
-        batch_size: int = 1, on_collapse: OnCollapse = "stop",
-    ):  # fmt: skip
+        self, cache: Cache, scans: Sequence[str], size: Sequence[int], train: TrainConfig, monitoring: Monitoring
+    ):
         order = np.random.default_rng(0).permutation(len(scans))
         self.scans = [scans[i] for i in order[: WATCHED[cache.dims]]]
         self.few = self.scans[: FEW[cache.dims]]
-        self.cache, self.size, self.every, self.on_collapse = cache, tuple(size), every, on_collapse
-        self.cohort, self.batch_size, self.looked = len(scans), batch_size, 0
+        self.cache, self.size, self.on_collapse = cache, tuple(size), monitoring.on_collapse
+        self.every = monitoring.monitor_every or max(1, train.steps // 4)
+        self.cohort, self.batch_size, self.looked = len(scans), train.batch_size * train.accumulate, 0
         self.last: dict[str, float] = {}
         self.first: dict[str, float] | None = None
         self.glance: dict[str, float] | None = None
         self.lost: str | None = None
         self.suspected, self.stop, self.gradient_norm = 0, False, float("nan")
+        label = monitoring.label
         self.codes = probes.label_codes(cache, label)[0] if label else {}
         if label and len({self.codes[s] for s in self.scans if s in self.codes}) < 2:
             known = sum(s in self.codes for s in self.scans)
