@@ -26,6 +26,7 @@ from typing import Any
 
 from medssl.core.atomic import FULL, told
 from medssl.core.errors import MedsslError, Stopped, nearest
+from medssl.core.registry import ENCODERS, METHODS
 from medssl.core.resources import resource
 
 
@@ -82,6 +83,7 @@ COMMANDS = {
     "doctor": Command("medssl.cli.doctor:doctor", "what this machine has, what is missing, what to do"),
 }
 HELP = ("-h", "--help")
+REGISTRIES = {"encoder": ENCODERS, "method": METHODS}
 EXAMPLES = {"spacing_mm": "1 1 1", "size": "224 224", "crop": "32 32 32"}
 LISTED = re.compile(r"(list|tuple|Sequence)\[")
 
@@ -179,6 +181,7 @@ def _parse(name: str, command: Command, function: Any, words: list[str]) -> dict
     words = _recipes(_positionals(function, command.positional, words))
     if any(w in HELP for w in words):
         print(_usage(name, command), file=sys.stdout)
+    _import_named_classes(words)
     _check_names(parser, function, words)
     if _dataclass_explained(function, words):
         return None
@@ -383,13 +386,21 @@ def _check_inner(function: Any, option: str, words: list[str]) -> None:
 
 
 def _classes_of(option: str) -> list[str]:
-    if option not in ("encoder", "method"):
-        return []
-    package: Any = importlib.import_module(f"medssl.{option}s")
-    base = getattr(package, option.capitalize())
-    return [
-        n for n in package.__all__ if inspect.isclass(getattr(package, n)) and base in getattr(package, n).__mro__[1:]
-    ]
+    return list(REGISTRIES[option].names()) if option in REGISTRIES else []
+
+
+def _import_named_classes(words: Sequence[str]) -> None:
+    """Import the files of the encoders and methods that the command line or its YAML files name; for --help, of all.
+
+    jsonargparse finds a class by its bare name only if its file has been imported.
+    """
+    values = [word.rpartition("=")[2] for word in words]
+    files = [Path(value) for value in values if value.endswith((".yaml", ".yml", ".json")) and Path(value).is_file()]
+    named = set(re.findall(r"\w+", " ".join([*words, *(file.read_text() for file in files)])))
+    for registry in REGISTRIES.values():
+        for name in registry.names():
+            if name in named or not named.isdisjoint(("h", "help")):
+                registry.load(name)
 
 
 def _cause(error: BaseException) -> BaseException:

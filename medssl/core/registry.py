@@ -1,20 +1,143 @@
-"""Adding a method or an encoder is adding one file: these few lines find the classes in a package's files."""
+"""Name -> class, for encoders, methods and views; adding one is adding one file, and only the named file is imported.
+
+    ENCODERS.names()          # ("ResNet", "ResidualUNet", "ViT"), read from the text of the files
+    ENCODERS.load("ViT")      # imports medssl.encoders.vit alone
+
+A class counts when it stands in a file of its room, has a public name, derives from the room's base and leaves no
+abstract method open.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import inspect
-import pkgutil
-from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl.core.errors import MedsslError, nearest
+
+PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def public_classes(package: str, path: Iterable[str], base: type) -> dict[str, type]:
-    """The concrete subclasses of `base` defined in the files of a package, by name."""
-    found = {}
-    for info in pkgutil.iter_modules(path):
-        module = importlib.import_module(f"{package}.{info.name}")
-        for name, thing in vars(module).items():
-            ours = inspect.isclass(thing) and issubclass(thing, base) and thing.__module__ == module.__name__
-            if ours and not inspect.isabstract(thing):
-                found[name] = thing
-    return found
+@dataclass(frozen=True)
+class Registry:
+    """The classes of one room.
+
+    Attributes:
+        room: The folder of the package, such as "encoders".
+        base: The class in the room's `base.py` that all derive from, such as "Encoder".
+    """
+
+    room: str
+    base: str
+
+    @property
+    def package(self) -> str:
+        return f"medssl.{self.room}"
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all classes, sorted; no file is imported."""
+        return tuple(sorted(_modules(self)))
+
+    def load(self, name: str) -> type:
+        """The class called `name`.
+
+        Raises:
+            MedsslError: There is none; the message has the nearest names.
+        """
+        modules = _modules(self)
+        if name not in modules:
+            raise MedsslError(f"there is no {self.base.lower()} {name!r}{nearest(name, modules)}")
+        kind = getattr(importlib.import_module(modules[name]), name)
+        base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
+        if not (inspect.isclass(kind) and issubclass(kind, base)) or inspect.isabstract(kind):
+            raise MedsslError(f"{modules[name]}.{name} is no complete {self.base}: expected one that can be built")
+        return kind
+
+    def classes(self) -> dict[str, type]:
+        """All of them by name, every file imported."""
+        return {name: self.load(name) for name in self.names()}
+
+    def attribute(self, name: str) -> Any:
+        """`load` for a package's `__getattr__`: raises AttributeError where there is no such class."""
+        if name not in _modules(self):
+            raise AttributeError(f"module {self.package!r} has no attribute {name!r}")
+        return self.load(name)
+
+
+ENCODERS = Registry("encoders", "Encoder")
+METHODS = Registry("methods", "Method")
+VIEWS = Registry("views", "View")
+ALL = (ENCODERS, METHODS, VIEWS)
+
+
+def in_a_registered_room(module: str) -> bool:
+    """Whether a module is a file of one of the rooms."""
+    return module.rpartition(".")[0] in {registry.package for registry in ALL}
+
+
+def holds(name: str) -> bool:
+    """Whether an encoder, method or view is called `name`."""
+    return any(name in registry.names() for registry in ALL)
+
+
+def find(name: str) -> type:
+    """The encoder, method or view called `name`.
+
+    Raises:
+        MedsslError: There is none.
+    """
+    for registry in ALL:
+        if name in registry.names():
+            return registry.load(name)
+    known = [known for registry in ALL for known in registry.names()]
+    raise MedsslError(f"the record names {name!r}, which is no encoder, method or view of medssl{nearest(name, known)}")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A class as its text shows it."""
+
+    module: str
+    bases: tuple[str, ...]
+    defines: frozenset[str]
+    abstract: frozenset[str]
+
+
+@functools.cache
+def _modules(registry: Registry) -> dict[str, str]:
+    """Class name -> module, for the classes that count."""
+    folder = PACKAGE / registry.room
+    classes: dict[str, _Source] = {}
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(("medssl", *path.relative_to(PACKAGE).with_suffix("").parts))
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, _source(module, node))
+    return {name: source.module for name, source in classes.items() if _counts(name, registry, classes)}
+
+
+def _source(module: str, node: ast.ClassDef) -> _Source:
+    bases = tuple(ast.unparse(base).rpartition(".")[2] for base in node.bases)
+    methods = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+    abstract = {m.name for m in methods if any("abstractmethod" in ast.unparse(d) for d in m.decorator_list)}
+    targets = [target for item in node.body if isinstance(item, ast.Assign) for target in item.targets]
+    assigned = {target.id for target in targets if isinstance(target, ast.Name)}
+    return _Source(module, bases, frozenset(({m.name for m in methods} | assigned) - abstract), frozenset(abstract))
+
+
+def _with_ancestors(name: str, classes: dict[str, _Source]) -> set[str]:
+    """The class and all its bases, those outside of the room without theirs."""
+    bases = classes[name].bases if name in classes else ()
+    return {name}.union(*(_with_ancestors(base, classes) for base in bases))
+
+
+def _counts(name: str, registry: Registry, classes: dict[str, _Source]) -> bool:
+    line = _with_ancestors(name, classes)
+    known = [classes[ancestor] for ancestor in line if ancestor in classes]
+    open_methods = set().union(*(s.abstract for s in known)) - set().union(*(s.defines for s in known))
+    public = not name.startswith("_") and classes[name].module.rpartition(".")[0] == registry.package
+    return public and registry.base in line and not open_methods

@@ -11,15 +11,14 @@ and is replaced atomically, so a reader never sees half a record. `table` is a g
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import json
 import math
 import platform
+import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -29,11 +28,16 @@ from typing import Any
 import pandas as pd
 import psutil
 
+from medssl.core import registry
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, Stopped
 from medssl.core.resources import CHECKOUT
+from medssl.core.spec import plain
 
 STALE_S = 120.0  # a running record whose heartbeat is older than this belongs to a process that died
+FORMAT = 2  # of run.json; format 1 had no number, and named a class by the path of its file
+CLASS_OF_FORMAT_1 = re.compile(r"medssl\.(?:\w+\.)+(\w+)")
+NOT_DATA = re.compile(r"medssl(\.\w+)+(:\w+)?|(tcp|tls|ucx|inproc|wss?)://.*", re.DOTALL)
 PACKAGES = ("medssl", "torch", "monai", "lightly", "pytorch-lightning", "numpy", "blosc2")
 
 
@@ -56,6 +60,12 @@ class Run:
     cost: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
     protocol: dict = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def writer(self) -> str:
+        """The version of medssl that wrote the record, for messages."""
+        return f"medssl {self.versions.get('medssl', 'of an unknown version')} (record format {self.format})"
 
     @property
     def stale(self) -> bool:
@@ -73,14 +83,22 @@ def identity(**parts: Any) -> str:
 
 
 def read(folder: Path | str) -> Run:
-    """The record in `folder`; raises MedsslError where there is none or it is broken."""
+    """The record in `folder`; one of an older format is given in today's, with its `format` as it was.
+
+    Raises:
+        MedsslError: There is no record, it is broken, a newer medssl wrote it, or it holds more than data.
+    """
     path = Path(folder) / "run.json"
     if not path.exists():
         raise MedsslError(f"{folder} holds no run.json: expected the folder of a medssl run")
     try:
-        known = json.loads(path.read_text())
-        run = Run(**{k: v for k, v in known.items() if k in Run.__dataclass_fields__})
+        stored = json.loads(path.read_text())
+        run = Run(**{"format": 1} | {k: v for k, v in stored.items() if k in Run.__dataclass_fields__})
         _check_kinds(run)
+        if run.format < 2:
+            run = replace(run, config=_with_bare_class_names(run.config))
+        _check_format(run)
+        check_is_data(asdict(run))
         return run
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise MedsslError(f"the run.json in {folder} is broken ({type(error).__name__}): run the job again") from error
@@ -95,6 +113,7 @@ def finished(folder: Path, name: str, resume: bool = False) -> Run | None:
     if not (folder / "run.json").exists():
         return None
     before = read(folder)
+    _check_can_go_on(folder, before)
     if before.id != name and (before.status == "finished" or (resume and (folder / "last.ckpt").exists())):
         raise MedsslError(
             f"{folder.name} holds the {before.status} run {before.id}, made with other settings or data than this one "
@@ -128,9 +147,9 @@ def row(root: Path, folder: Path) -> dict[str, Any]:
     try:
         run = read(folder)
     except MedsslError as error:
-        why = type(error.__cause__).__name__ if isinstance(error.__cause__, OSError) else error.__cause__
-        return about | {"id": folder.name, "status": "broken", "reason": str(why or "unreadable")}
-    return about | flatten(asdict(run)) | ({"status": "stale"} if run.stale else {})
+        why = type(error.__cause__).__name__ if isinstance(error.__cause__, OSError) else error.__cause__ or error
+        return about | {"id": folder.name, "status": "broken", "reason": str(why)}
+    return about | flatten(plain(asdict(run))) | ({"status": "stale"} if run.stale else {})
 
 
 class Recorder:
@@ -174,6 +193,7 @@ def recording(
 
     Time and peak memory are measured here, so every kind of run has them under `cost`.
     """
+    check_is_data(config)
     folder.mkdir(parents=True, exist_ok=True)
     name = identity(kind=kind, config=config, data=data, seed=seed, parent=parent)
     before = read(folder) if (folder / "run.json").exists() else None
@@ -181,6 +201,8 @@ def recording(
         raise MedsslError(
             f"{folder.name} holds a {before.kind} run: expected a new folder or one of a {kind} run; give another --out"
         )
+    if before is not None:
+        _check_can_go_on(folder, before)
     same = before is not None and before.id == name
     spent = float(before.cost.get("seconds") or 0.0) if same and before else 0.0
     begun = time.time()
@@ -200,49 +222,6 @@ def recording(
         recorder.update(**status, cost={"seconds": seconds, "peak_memory_mib": recorder.peak_rss >> 20})
 
 
-def describe(thing: Any) -> dict:
-    """The class path and arguments an object was built with, so that a record can rebuild it.
-
-    Holds for any class whose attributes are named as the parameters of its `__init__` (scikit-learn's convention).
-    """
-    names = [n for n in inspect.signature(type(thing).__init__).parameters if n != "self"]
-    missing = [n for n in names if not hasattr(thing, n)]
-    if missing:
-        raise MedsslError(
-            f"{type(thing).__name__} does not keep its parameter {missing[0]!r}: expected an attribute of that name; "
-            f"set self.{missing[0]} = {missing[0]} in __init__"
-        )
-    kept = {n: getattr(thing, n) for n in names}
-    path = f"{type(thing).__module__}.{type(thing).__qualname__}"
-    plain = {
-        n: list(v) if isinstance(v, tuple) else v for n, v in kept.items() if _is_plain(v)
-    }  # as JSON gives it back
-    nested = {n: [describe(part) for part in v] for n, v in kept.items() if n not in plain and _is_list_of_parts(v)}
-    return {"class_path": path, "init_args": plain | nested}
-
-
-def rebuild(spec: dict, **more: Any) -> Any:
-    """The object `describe` described, with `more` arguments that a record cannot hold. It only names medssl's classes."""
-    path = spec["class_path"]
-    module, _, name = path.rpartition(".")
-    if not module.startswith("medssl."):
-        raise MedsslError(
-            f"the record names the class {path}, which is outside medssl, and a record is never allowed to import code: "
-            f"name it yourself, with --encoder {path}"
-        )
-    parts = {n: [_later(v) for v in vs] for n, vs in spec["init_args"].items() if _are_specs(vs)}
-    return getattr(importlib.import_module(module), name)(**spec["init_args"] | parts, **more)
-
-
-def _are_specs(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "class_path" in v for v in value)
-
-
-def _later(spec: dict) -> Callable[[Any], Any]:
-    """A part of a Joint, to be built when its encoder is there."""
-    return lambda encoder: rebuild(spec, encoder=encoder)
-
-
 def commit() -> str:
     """The commit the running code comes from, `+` if it was changed since; the version where there is no git."""
     if not (CHECKOUT / ".git").exists():
@@ -258,25 +237,60 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def check_is_data(value: Any) -> None:
+    """Raise MedsslError where a record, at any depth, names code of medssl or the address of a machine.
+
+    A class stands in a record by its bare name, so nothing in it has a reason to look like either.
+    """
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            check_is_data(item)
+    elif isinstance(value, str) and NOT_DATA.fullmatch(value):
+        raise MedsslError(
+            f"the record names {value!r}: expected data, and classes by the bare names of encoders, methods and views that "
+            f"this version has; a record that names code or an address is never used"
+        )
+
+
+def _with_bare_class_names(value: Any) -> Any:
+    """Part of a record of format 1 with `ResNet` in place of `medssl.encoders.resnet.ResNet`, wherever the file lay."""
+    if isinstance(value, dict):
+        return {key: _with_bare_class_names(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_bare_class_names(item) for item in value]
+    named = CLASS_OF_FORMAT_1.fullmatch(value) if isinstance(value, str) else None
+    return named[1] if named and registry.holds(named[1]) else value
+
+
+def _check_format(run: Run) -> None:
+    if run.format > FORMAT:
+        raise MedsslError(
+            f"the record of run {run.id} was written by {run.writer}: expected record format {FORMAT} or older; install "
+            f"that version of medssl, or a newer one"
+        )
+
+
+def _check_can_go_on(folder: Path, before: Run) -> None:
+    """A run of an older format is read and used, but neither continued nor replaced: its parts were identified otherwise."""
+    if before.format < FORMAT:
+        raise MedsslError(
+            f"{folder.name} holds a {before.kind} run written by {before.writer}: it can be read and reported, but this "
+            f"version (record format {FORMAT}) cannot continue it; give another --out, or install that version of medssl "
+            f"to continue it"
+        )
+
+
 def _check_kinds(run: Run) -> None:
     """Raises TypeError for a record whose fields are not what their readers count on."""
     wanted: dict[str, Any] = dict.fromkeys(("id", "kind", "data", "commit", "status"), str)
     wanted |= dict.fromkeys(("config", "metrics", "cost", "versions", "protocol"), dict)
-    wanted |= dict.fromkeys(("started", "heartbeat"), (int, float))
+    wanted |= dict.fromkeys(("started", "heartbeat"), (int, float)) | dict.fromkeys(("seed", "format"), int)
+    wanted |= dict.fromkeys(("parent", "reason"), (str, type(None)))
     for name, kind in wanted.items():
         if not isinstance(getattr(run, name), kind):
             raise TypeError(f"{name} is of another kind than expected")
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, (str, int, float, bool))
-
-
-def _is_list_of_parts(value: Any) -> bool:
-    """A list, or torch's ModuleList, of objects that are themselves built from their arguments (the parts of a Joint)."""
-    return isinstance(value, Iterable) and not isinstance(value, (str, dict)) and type(value).__name__ != "Tensor"
 
 
 def flatten(record: dict, prefix: str = "") -> dict:

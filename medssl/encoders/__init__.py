@@ -6,10 +6,14 @@
 A file put here is found by itself: its `Encoder` subclasses can be named in the CLI, YAML and Python at once.
 """
 
-from medssl.core.registry import public_classes
+from typing import Any
+
+from medssl.core.registry import ENCODERS
 from medssl.encoders.base import Encoder, TokenEncoder, check_encoder
 from medssl.encoders.decoder import Decoder
 
-globals().update(public_classes(__name__, __path__, Encoder))
+__all__ = ["Decoder", "Encoder", "TokenEncoder", "check_encoder", *ENCODERS.names()]
 
-__all__ = ["Decoder", "Encoder", "TokenEncoder", "check_encoder", *public_classes(__name__, __path__, Encoder)]
+
+def __getattr__(name: str) -> Any:
+    return ENCODERS.attribute(name)

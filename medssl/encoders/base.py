@@ -8,7 +8,8 @@
 
     medssl pretrain --encoder mypackage.Mine --data CACHE
 
-Keep each parameter of `__init__` as an attribute of the same name, so that a run record can rebuild the encoder.
+A run record keeps the arguments that the encoder was built with, so they have to be numbers, texts, lists, tuples or
+dicts of these, or other encoders.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
-from medssl.core.runs import describe
+from medssl.core.spec import Recorded, twin
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Recorded, nn.Module, ABC):
     """A backbone.
 
     dims: 2 or 3. channels: of each level of the pyramid. strides: of each level, one number an axis, fine to coarse.
@@ -95,7 +96,7 @@ def check_encoder(encoder: Encoder, size: Sequence[int] | None = None) -> None:
     (vector.square().mean() + sum(level.square().mean() for level in pyramid)).backward()
     idle = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
     assert not idle, f"no gradient reaches {idle[:3]}: DDP would complain"
-    twin = type(encoder)(**describe(encoder)["init_args"])
-    twin.load_state_dict(encoder.state_dict())
-    encoder.eval(), twin.eval()
-    assert torch.equal(twin(x), encoder(x)), "an encoder rebuilt from its record gives another result"
+    again = twin(encoder)
+    again.load_state_dict(encoder.state_dict())
+    encoder.eval(), again.eval()
+    assert torch.equal(again(x), encoder(x)), "an encoder rebuilt from its record gives another result"

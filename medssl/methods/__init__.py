@@ -6,9 +6,13 @@
 A file put here is found by itself: its `Method` subclasses can be named in the CLI, YAML and Python at once.
 """
 
-from medssl.core.registry import public_classes
+from typing import Any
+
+from medssl.core.registry import METHODS
 from medssl.methods.base import Method, check_method
 
-globals().update(public_classes(__name__, __path__, Method))
+__all__ = ["Method", "check_method", *METHODS.names()]
 
-__all__ = ["Method", "check_method", *public_classes(__name__, __path__, Method)]
+
+def __getattr__(name: str) -> Any:
+    return METHODS.attribute(name)

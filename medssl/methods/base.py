@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
+from medssl.core.spec import Recorded
 from medssl.encoders.base import Encoder
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.engine import adamw
@@ -35,8 +36,8 @@ from medssl.views.base import View
 from medssl.views.random import derive_keys, make_keys
 
 
-class Method(pl.LightningModule, ABC):
-    """A pretext. Subclasses are final and keep each parameter of `__init__` as an attribute of the same name.
+class Method(Recorded, pl.LightningModule, ABC):
+    """A pretext. Subclasses are final.
 
     decoder: trained by the pretext, it goes along into segmentation; None where there is none.
     least_batch: the smallest batch the loss has a meaning for.

@@ -18,7 +18,7 @@ recipe here, not a method. Each part keeps its own views and heads; its loss is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -37,6 +37,8 @@ class Joint(Method):
 
     A decoder goes along into segmentation if exactly one part trains one. A part's own optimiser settings are not used.
     """
+
+    built_inside: ClassVar = {"parts": "encoder"}
 
     def __init__(self, encoder: Encoder, parts: list[Callable[[Encoder], Method]], weights: list[float] | None = None):
         super().__init__(encoder)

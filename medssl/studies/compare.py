@@ -24,6 +24,7 @@ import medssl.methods
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, Stopped
+from medssl.core.registry import METHODS
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resnet import ResNet
@@ -104,9 +105,9 @@ def _named(
 ) -> list[tuple[str, Callable[[Encoder], Method]]]:
     """Methods with the names of their folders; a second of a kind is numbered."""
     if methods is None:
-        known = [n for n in medssl.methods.__all__ if n not in ("Method", "check_method", "Joint")]
+        known = [name for name in METHODS.names() if name != "Joint"]
         parts: list[Callable[[Encoder], Method]] = [SimMIM, Rotation, SimCLR]
-        return [*((n, getattr(medssl.methods, n)) for n in known), ("Joint", lambda encoder: Joint(encoder, parts))]
+        return [*((name, METHODS.load(name)) for name in known), ("Joint", lambda encoder: Joint(encoder, parts))]
     found: dict[str, Callable[[Encoder], Method]] = {}
     for method in methods:
         name = _name(method, encoders)

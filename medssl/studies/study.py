@@ -27,6 +27,7 @@ from rich.console import Console
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, nearest
+from medssl.core.spec import describe, plain
 from medssl.datasets.splits import duplicates_across, label_budgets, split
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
@@ -103,7 +104,7 @@ def asked(arguments: dict[str, Any]) -> dict[str, Any]:
         fields = asdict(arguments["recipe"])
         given |= {f"recipe.{n}": v for n, v in fields.items() if v != getattr(FinetuneConfig(), n)}
     if arguments["encoder"] is not None:
-        spec = runs.describe(arguments["encoder"])
+        spec = plain(describe(arguments["encoder"]))
         given |= {"encoder": spec["class_path"]} | {f"encoder.{n}": v for n, v in spec["init_args"].items()}
     return given
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
+from medssl.core.spec import describe, describes_same
 from medssl.datasets.splits import SplitSpec, label_budgets
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
@@ -139,10 +140,10 @@ def architecture(
             )
     specs = [record.config["encoder"] for record in records]
     if encoder is not None:
-        specs.append(runs.describe(encoder))
-    specs = specs or [runs.describe(ResidualUNet(cache.dims, cache.channels))]
+        specs.append(describe(encoder))
+    specs = specs or [describe(ResidualUNet(cache.dims, cache.channels))]
     for other in specs[1:]:
-        if other != specs[0]:
+        if not describes_same(other, specs[0]):
             raise MedsslError(
                 f"the arms have different encoders, {specs[0]} and {other}: expected one; compare them in two studies"
             )

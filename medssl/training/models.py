@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
+from medssl.core.spec import describe, describes_same, rebuild, twin
 from medssl.encoders import Decoder, Encoder
 from medssl.methods.base import Method
 from medssl.preprocessing.data_spec import DataSpec
@@ -49,9 +50,19 @@ def fresh_encoder(spec: dict, seed: int, like: Encoder | None = None) -> Encoder
     """A randomly initialised encoder as a record describes it; `like` stands in for a class outside of medssl."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if like is not None and runs.describe(like) == spec:
-            return type(like)(**spec["init_args"])
-        return runs.rebuild(spec)
+        if like is not None and describes_same(describe(like), spec):
+            return twin(like)
+        encoder = rebuild(spec)
+    if not isinstance(encoder, Encoder):
+        raise MedsslError(f"the record names {type(encoder).__name__} as its encoder: expected an encoder of medssl")
+    return encoder
+
+
+def describe_method(method: Method) -> dict:
+    """The method without its encoder, which a run's record describes apart."""
+    spec = describe(method)
+    spec["init_args"].pop("encoder", None)
+    return spec
 
 
 def pretrained_encoder(folder: Path, encoder: Encoder | None = None) -> Encoder:
@@ -85,7 +96,9 @@ def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, r
     run = runs.read(folder)
     if run.kind != "pretrain" or run.status != "finished":
         raise MedsslError(f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run")
-    method = runs.rebuild(run.config["method"], encoder=fresh_encoder(run.config["encoder"], 0, encoder))
+    method = rebuild(run.config["method"], encoder=fresh_encoder(run.config["encoder"], 0, encoder))
+    if not isinstance(method, Method):
+        raise MedsslError(f"the record names {type(method).__name__} as its method: expected a method of medssl")
     method.set_up_views(DataSpec.from_record(run.config), run.config["crop"])
     _load_exactly(method, folder / "method.safetensors")
     return method.eval(), run

@@ -33,6 +33,7 @@ from torch.utils.data import default_collate
 from medssl.core import runs
 from medssl.core.atomic import npz, write_atomically
 from medssl.core.errors import MedsslError
+from medssl.core.spec import describe, twin
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
@@ -53,7 +54,7 @@ from medssl.training.engine import (
     quiet_third_parties,
     spoken,
 )
-from medssl.training.models import save_weights
+from medssl.training.models import describe_method, save_weights
 
 console = Console(stderr=True)
 
@@ -101,7 +102,7 @@ def pretrain(
     cache.data_spec.check_encoder(given)
     size = tuple(crop or default_crop(cache, given))
     torch.manual_seed(seed)
-    encoder = type(given)(**runs.describe(given)["init_args"])  # weights that the record's seed can draw again
+    encoder = twin(given)  # weights that the record's seed can draw again
     module = method(encoder)
     module.check(size, train.batch_size)
     module.set_up_views(cache.data_spec, size)
@@ -113,7 +114,7 @@ def pretrain(
     rows = module.usable(cache.manifest[cache.manifest["scan"].isin(allowed)])
     told = module.crop_settings(rows)
     config = {
-        "encoder": runs.describe(encoder), "method": runs.describe(module) | _about(module), "crop": size,
+        "encoder": describe(encoder), "method": describe_method(module) | _about(module), "crop": size,
         **asdict(train), **split.to_record(), "devices": hardware.devices, "transductive": transductive,
         "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), told=told), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels,
         "modality": cache.modality, "size": cache.size,

@@ -21,9 +21,9 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from medssl import methods
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
+from medssl.core.registry import METHODS
 from medssl.core.runs import Run, read
 from medssl.encoders import Encoder
 from medssl.training.models import load_method
@@ -40,8 +40,9 @@ def sample(run: Path, out: Path, count: int = 16, seed: int = 0, encoder: Encode
     if count < 1:
         raise MedsslError(f"--count is {count}: expected how many scans to draw, at least 1")
     record = read(run)
-    name = record.config.get("method", {}).get("class_path", "").rpartition(".")[2]
-    able = sorted(n for n in methods.__all__ if hasattr(getattr(methods, n), "sample"))
+    spec = record.config.get("method")
+    name = str(spec.get("class_path", "")) if isinstance(spec, dict) else ""
+    able = [known for known, kind in METHODS.classes().items() if hasattr(kind, "sample")]
     if record.kind != "pretrain" or name not in able:
         raise MedsslError(
             f"{Path(run).name} holds a {record.kind} run{f' of {name}' if name else ''}, from which no scan can be drawn: "

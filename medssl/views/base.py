@@ -24,13 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
+from medssl.core.spec import Recorded
 from medssl.views.random import derive_keys, uniform
 
 Params = dict[str, Any]
 Range = tuple[float, float]  # low, high
 
 
-class View(nn.Module, ABC):
+class View(Recorded, nn.Module, ABC):
     """Base class of all views: what is drawn, and how it is applied to 2D or 3D scans.
 
     A subclass defines `parameters_of` and `apply_to`, and `move_mask` as well if it moves voxels. One whose constructor
@@ -55,6 +56,7 @@ class View(nn.Module, ABC):
     dims: tuple[int, ...] = (2, 3)
     channels: int | None = None
     differentiable: bool = True
+    refuses_at_once = False  # a view may wrap any function, such as a MONAI transform
 
     @abstractmethod
     def parameters_of(self, keys: Tensor) -> Params:

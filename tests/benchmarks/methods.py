@@ -33,6 +33,7 @@ from torch import Tensor, nn
 import medssl.encoders
 import medssl.methods
 from medssl.core.errors import MedsslError
+from medssl.core.registry import ENCODERS, METHODS
 from medssl.encoders import Encoder
 from medssl.methods import Method
 from medssl.methods.base import synthetic_batch
@@ -228,9 +229,8 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="*", help="all by default")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
-    base: Any = medssl.encoders.Encoder
-    kinds = [n for n in medssl.encoders.__all__ if inspect.isclass(e := getattr(medssl.encoders, n)) and issubclass(e, base) and not inspect.isabstract(e)]  # fmt: skip
-    methods = given.only or [n for n in medssl.methods.__all__ if n not in ("Method", "check_method")]
+    kinds = ENCODERS.names()
+    methods = given.only or METHODS.names()
     rounds = 2 if given.quick else 8
     for dims in (2,) if given.quick else (2, 3):
         for name in methods:

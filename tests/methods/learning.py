@@ -12,7 +12,6 @@ A method learns if its probe gains `MARGIN` over the seeds, or if it restores be
 from __future__ import annotations
 
 import argparse
-import inspect
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -26,8 +25,9 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.data import default_collate
 
 import medssl.methods
-from medssl.core import runs
 from medssl.core.errors import MedsslError
+from medssl.core.registry import METHODS
+from medssl.core.spec import describe
 from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import LABELS, phantom
 from medssl.encoders import Encoder, ResidualUNet, ViT
@@ -59,8 +59,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what a method needs to be told for so
 
 def method_names() -> list[str]:
     """Every method of the package, also of files that come after this one."""
-    found = {name: getattr(medssl.methods, name) for name in medssl.methods.__all__}
-    return sorted(n for n, c in found.items() if inspect.isclass(c) and issubclass(c, Method) and c is not Method)
+    return list(METHODS.names())
 
 
 def cohort(folder: Path, patients: int = 64) -> Cache:
@@ -101,7 +100,7 @@ def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: 
             resume=False,
         ),
     )
-    random = probe(fresh_encoder(runs.describe(encoder()), seed), asked)
+    random = probe(fresh_encoder(describe(encoder()), seed), asked)
     learnt = probe(made[0].kept, asked)
     return {"method": name, "seed": seed, "random": random, "learnt": learnt, "restored": restoration(made[0], cache, seed),
             "seconds": run.cost["seconds"]}  # fmt: skip

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 
-from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.encoders import ResidualUNet, ResNet
@@ -19,7 +18,7 @@ from medssl.methods.shared.text import HashedText
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.studies.probe import probe, retrieval_ranks, zero_shot
-from medssl.training.models import load_method
+from medssl.training.models import describe_method, load_method
 from medssl.training.pretrain import pretrain, pretraining_scans
 from tests.options import options
 
@@ -149,7 +148,7 @@ def test_scans_without_report_are_counted_and_left_out(told: Cache, cache: Cache
         pretrain(cache.path, tmp_path / "none", small(), lambda e: Joint(e, [SimMIM, clip]), **options(**TINY))
     again, _ = load_method(tmp_path / "clip")
     assert isinstance(again, CLIP)
-    assert runs.describe(again) == {k: v for k, v in run.config["method"].items() if k in ("class_path", "init_args")}
+    assert describe_method(again) == {k: v for k, v in run.config["method"].items() if k in ("class_path", "init_args")}
     table = probe(tmp_path / "clip", told.path, ["retrieval", "zeroshot"], "lesion", prompts={"no": ["no focal abnormality"]}, score_on="test")  # fmt: skip
     assert {"report among the first 1", "scan, median rank", "auroc"} <= set(table["metric"])
     assert set(table["encoder"]) == {"clip"}  # a random encoder has no text beside it

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from medssl.cli.main import COMMANDS, _parse
-from medssl.core import runs
 from medssl.core.errors import MedsslError
+from medssl.core.spec import describe, rebuild
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import Joint, Method, PatientContrast, Rotation, SimCLR, SimMIM, check_method
 from medssl.methods.base import synthetic_batch
@@ -115,7 +115,7 @@ def test_the_command_line_and_the_record_say_the_same() -> None:
     words = ["--encoder", "ResNet", "--encoder.depth", "10", "--encoder.width", "4", "--method", "Joint", "--data", "c", "--out", "o"]  # fmt: skip
     parts = ["--method.parts", '[{"class_path": "SimMIM", "init_args": {"mask_block": 4}}, {"class_path": "Rotation"}]']
     settings = _parse("pretrain", COMMANDS["pretrain"], pretrain, [*words, *parts, "--method.weights", "1", "0.5"])
-    said = runs.describe(settings["method"](settings["encoder"]))["init_args"]
+    said = describe(settings["method"](settings["encoder"]))["init_args"]
     assert said["weights"] == [1.0, 0.5]
     assert [part["class_path"].rpartition(".")[2] for part in said["parts"]] == ["SimMIM", "Rotation"]
     assert said["parts"][0]["init_args"]["mask_block"] == 4
@@ -127,14 +127,14 @@ def test_the_command_line_and_the_record_say_the_same() -> None:
 
 def test_a_record_builds_it_again_and_builds_no_class_from_outside() -> None:
     joint = Joint(small(), [partial(SimMIM, mask_block=4), partial(SimCLR, temperature=0.5)], [1, 0.1])
-    spec = runs.describe(joint)
-    again = runs.rebuild(spec, encoder=small())
-    assert runs.describe(again) == spec
+    spec = describe(joint)
+    again = rebuild(spec, encoder=small())
+    assert describe(again) == spec
     assert again.methods[1].temperature == 0.5
     again.load_state_dict(joint.state_dict())
     spec["init_args"]["parts"][0]["class_path"] = "tests.methods.test_joint.Follower"
     with pytest.raises(MedsslError, match="outside medssl"):
-        runs.rebuild(spec, encoder=small())
+        rebuild(spec, encoder=small())
 
 
 class Follower(Method):
@@ -178,6 +178,6 @@ def test_parts_move_their_teachers_once_a_step_and_losses_are_curves_apart(cache
     part = kept[0].methods[1]
     assert [total for _, total in part.steps] == [2, 2]  # once an optimiser step, not once a batch
     assert part.backwards == 4
-    assert run.config["method"]["init_args"]["parts"][0]["class_path"] == "medssl.methods.simmim.SimMIM"
+    assert run.config["method"]["init_args"]["parts"][0]["class_path"] == "SimMIM"
     assert (tmp_path / "decoder.safetensors").exists()
     assert pd.read_csv(tmp_path / "metrics.csv")["method.loss.SimMIM"].notna().all()

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-import medssl.views
-from medssl.core.registry import public_classes
+from medssl.core import registry
 from medssl.views.base import View
 
 HERE = Path(__file__).parent
-VIEWS = public_classes("medssl.views", medssl.views.__path__, View)
+VIEWS = registry.VIEWS.classes()
 TABLE = HERE / "README.md"
 INTRO = """# What every view is tested against
 

@@ -7,16 +7,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import medssl.views
+from medssl.core import registry
 from medssl.core.errors import MedsslError
-from medssl.core.registry import public_classes
 from medssl.views.base import Compose, View, from_plain, take, to_plain
 from medssl.views.check import check_view, example_of
 from medssl.views.intensity import Gamma, Noise
 from medssl.views.random import make_keys, normal_like
 from medssl.views.spatial import Resample
 
-VIEWS = public_classes("medssl.views", medssl.views.__path__, View)
+VIEWS = registry.VIEWS.classes()
 
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:

@@ -23,6 +23,7 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
+from medssl.core.spec import plain
 from medssl.reporting import tables
 from medssl.reporting.findings import findings, study_warnings
 from medssl.reporting.html.data import cases_of, cells_of, summary_of
@@ -221,7 +222,7 @@ def differences(root: Path, names: list[str]) -> pd.DataFrame:
     for name in names:
         run = runs.read(inside(root, name))
         fixed = {"kind": run.kind, "seed": run.seed, "data": run.data, "commit": run.commit, "parent": run.parent}
-        flat = runs.flatten({"config": run.config, "versions": run.versions})
+        flat = runs.flatten(plain({"config": run.config, "versions": run.versions}))
         about[name] = {key: _written(value) for key, value in (fixed | flat).items()}
     table = pd.DataFrame(about).fillna("–").rename_axis("setting")
     return table[table.nunique(axis=1) > 1]

@@ -1,0 +1,261 @@
+"""What an object was built with, as data that loses nothing, and the object built again from that data.
+
+    spec = describe(ResNet(dims=2, depth=50))   # {"class_path": "ResNet", "init_args": {"dims": 2, "depth": 50, ...}}
+    encoder = rebuild(spec)                     # new weights, the same arguments
+
+The arguments are captured when the object is built, so no class has to keep them as attributes. A spec is JSON and can be
+pasted into a YAML configuration. What JSON does not have is written as a dict with one key: `{"$tuple": [1, 2]}`,
+`{"$float": "nan"}`, `{"$dict": [[key, value], ...]}`.
+
+A spec never imports code: it names a class of the registry by its bare name. A class of the user's own has a dotted
+path, and only `external`, an object that the user made himself, can supply it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from medssl.core import registry
+from medssl.core.errors import MedsslError
+
+T = TypeVar("T")
+NUMPY_NUMBERS = (np.bool_, np.integer, np.float16, np.float32, np.float64)
+SPECIAL_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+class Recorded:
+    """Base of every class whose objects a run record can describe: encoders, methods, views.
+
+    Attributes:
+        built_inside: Arguments that are lists of factories, each with the name of the argument that the object passes to
+            them: `{"parts": "encoder"}` means that `self.parts` holds what the factories in the argument `parts` made
+            from `encoder`. A factory may be any function, so the record holds what it made.
+        refuses_at_once: Whether building an object fails if an argument cannot be recorded. If not, `describe` fails.
+    """
+
+    built_inside: ClassVar[dict[str, str]] = {}
+    refuses_at_once: ClassVar[bool] = True
+    _arguments: dict[str, Any]
+    _external: dict[str, type]  # dotted path -> class, for those of this object that lie outside medssl
+    _problem: str  # why the arguments could not be recorded
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__new__(cls)
+        state = vars(made)  # not setattr: torch's modules take attributes only after their __init__
+        state["_external"] = {} if _is_registered(cls) else {_path(cls): cls}
+        try:
+            bound = _signature(cls).bind(*args, **kwargs)
+        except TypeError:  # copy and pickle make an empty object and fill it; any other call fails in __init__
+            return made
+        try:
+            state["_arguments"] = _encode_arguments(cls, bound, state["_external"])
+        except MedsslError as error:
+            if cls.refuses_at_once:
+                raise
+            state["_problem"] = str(error)
+        return made
+
+
+def describe(thing: Recorded) -> dict[str, Any]:
+    """The class and the arguments that an object was built with, as JSON data.
+
+    Raises:
+        MedsslError: `thing` is not Recorded, or one of its arguments cannot be recorded.
+    """
+    if not isinstance(thing, Recorded):
+        raise MedsslError(
+            f"a {type(thing).__name__} cannot be recorded: expected an encoder, a method or a view; derive it from Encoder, "
+            f"Method or View"
+        )
+    if "_problem" in vars(thing):
+        raise MedsslError(thing._problem)
+    arguments = copy.deepcopy(thing._arguments)
+    for name, shared in thing.built_inside.items():
+        arguments[name] = [_without(describe(part), shared) for part in getattr(thing, name)]
+    return {"class_path": _path(type(thing)), "init_args": arguments}
+
+
+def rebuild(spec: dict[str, Any], external: Recorded | None = None, **more: Any) -> Any:
+    """A new object as `spec` describes it.
+
+    Args:
+        spec: What `describe` returned.
+        external: An object whose own class, and the classes of its arguments, the spec may name although they lie
+            outside medssl.
+        more: Arguments to add to those of the spec.
+
+    Raises:
+        MedsslError: The spec names a class that it must not name, or its arguments do not fit.
+    """
+    return _factory(spec, _external_classes(external))(**more)
+
+
+def twin(thing: T) -> T:
+    """A new object of the same class, built with the same arguments."""
+    return rebuild(describe(thing), external=thing)  # type: ignore[arg-type]
+
+
+def plain(value: Any) -> Any:
+    """A spec, or any part of a record, as people and options write it: tuples as lists, NaN as "nan"."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tuple" in value:
+        return plain(value["$tuple"])
+    if "$float" in value:
+        return value["$float"]
+    if "$dict" in value:
+        return {str(plain(key)): plain(item) for key, item in value["$dict"]}
+    return {key: plain(item) for key, item in value.items()}
+
+
+def describes_same(spec: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two specs mean the same object, be its lists written as lists or as tuples."""
+    return plain(spec) == plain(other)
+
+
+def _signature(kind: type) -> inspect.Signature:
+    """Of `__init__` without self."""
+    whole = inspect.signature(kind.__init__)  # type: ignore[misc]
+    return whole.replace(parameters=list(whole.parameters.values())[1:])
+
+
+def _path(kind: type) -> str:
+    return kind.__name__ if _is_registered(kind) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _is_registered(kind: type) -> bool:
+    return registry.in_a_registered_room(kind.__module__) and kind.__name__ == kind.__qualname__
+
+
+def _external_classes(thing: Recorded | None) -> dict[str, type]:
+    if thing is None:
+        return {}
+    parts = [part for name in thing.built_inside for part in getattr(thing, name)]
+    return functools.reduce(dict.__or__, (_external_classes(part) for part in parts), dict(thing._external))
+
+
+def _without(spec: dict[str, Any], name: str) -> dict[str, Any]:
+    return spec | {"init_args": {key: value for key, value in spec["init_args"].items() if key != name}}
+
+
+def _encode_arguments(cls: type[Recorded], bound: inspect.BoundArguments, external: dict[str, type]) -> dict[str, Any]:
+    """Every argument; a default that cannot be recorded is left out, since the class itself holds it."""
+    arguments = {}
+    for name, parameter in bound.signature.parameters.items():
+        value = bound.arguments.get(name, parameter.default)
+        if name in cls.built_inside or value is inspect.Parameter.empty:
+            continue
+        try:
+            arguments[name] = _encode(value, f"{cls.__name__} got {name}", external)
+        except MedsslError:
+            if value is not parameter.default:
+                raise
+    return arguments
+
+
+def _encode(value: Any, where: str, external: dict[str, type]) -> Any:
+    kind = type(value)
+    if value is None or kind in (bool, int, str):
+        return value
+    if isinstance(value, NUMPY_NUMBERS):
+        return _encode(value.item(), where, external)
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": str(value)}
+    if kind in (list, tuple):
+        items = [_encode(item, f"{where}[{i}]", external) for i, item in enumerate(value)]
+        return items if kind is list else {"$tuple": items}
+    if kind is dict:
+        pairs = [
+            [_encode(k, f"{where}, a key", external), _encode(v, f"{where}[{k!r}]", external)] for k, v in value.items()
+        ]
+        taken = any(type(key) is not str or key.startswith("$") or key == "class_path" for key in value)
+        return {"$dict": pairs} if taken else dict(pairs)
+    if isinstance(value, Recorded):
+        external |= _external_classes(value)
+        return describe(value)
+    raise MedsslError(
+        f"{where} = a {kind.__module__}.{kind.__qualname__}, which a run record cannot hold: expected numbers, texts, None, "
+        f"lists, tuples or dicts of these, an encoder, a method or a view; pass a name or numbers from which the class "
+        f"makes it"
+    )
+
+
+def _decode(value: Any, external: dict[str, type]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, external) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_path" in value:
+        return _factory(value, external)()
+    if "$tuple" in value:
+        return tuple(_decode(value["$tuple"], external))
+    if "$float" in value:
+        return SPECIAL_FLOATS[value["$float"]]
+    if "$dict" in value:
+        return {_decode(key, external): _decode(item, external) for key, item in value["$dict"]}
+    return {key: _decode(item, external) for key, item in value.items()}
+
+
+def _factory(spec: dict[str, Any], external: dict[str, type]) -> Callable[..., Any]:
+    """A function that builds what a spec describes; the class and the arguments are checked before it is called."""
+    if not isinstance(spec, dict) or not isinstance(spec.get("init_args"), dict):
+        raise MedsslError("a record describes no object where one is needed: expected class_path and init_args")
+    kind = _class_named(spec.get("class_path"), external)
+    try:
+        arguments = {
+            name: [_part(item, kind.built_inside[name], external) for item in value]
+            if name in kind.built_inside
+            else _decode(value, external)
+            for name, value in spec["init_args"].items()
+        }
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise MedsslError(
+            f"the arguments of {kind.__name__} in the record are broken ({type(error).__name__}): expected them as medssl "
+            f"wrote them; restore the record from a copy, or run the job again"
+        ) from error
+    return functools.partial(_build, kind, arguments)
+
+
+def _part(spec: dict[str, Any], shared: str, external: dict[str, type]) -> Callable[[Any], Any]:
+    """One factory of a list named in `built_inside`: its owner calls it with the argument that the parts share."""
+    build = _factory(spec, external)
+    return lambda value: build(**{shared: value})
+
+
+def _build(kind: type, arguments: dict[str, Any], **more: Any) -> Any:
+    given = arguments | more
+    signature = _signature(kind)
+    if unknown := sorted(given.keys() - signature.parameters.keys()):
+        raise MedsslError(
+            f"the record gives {kind.__name__} an argument {unknown[0]!r}: expected {', '.join(signature.parameters)}; it "
+            f"was written by another version, run the job again"
+        )
+    bound = inspect.BoundArguments(signature, given)  # type: ignore[arg-type]
+    try:
+        return kind(*bound.args, **bound.kwargs)
+    except (TypeError, ValueError) as error:
+        raise MedsslError(
+            f"{kind.__name__} cannot be built from the record ({type(error).__name__}): expected arguments of the right "
+            f"kinds; restore the record from a copy, or run the job again"
+        ) from error
+
+
+def _class_named(path: Any, external: dict[str, type]) -> type[Recorded]:
+    if isinstance(path, str) and path in external:
+        return external[path]
+    room, _, name = str(path).rpartition(".")
+    if room and not room.startswith("medssl."):
+        raise MedsslError(
+            f"the record names the class {path}, which is outside medssl, and a record is never allowed to import code: "
+            f"name it yourself, with --encoder {path}"
+        )
+    return registry.find(name)
