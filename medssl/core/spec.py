@@ -239,7 +239,7 @@ def _build(kind: type, arguments: dict[str, Any], **more: Any) -> Any:
             f"the record gives {kind.__name__} an argument {unknown[0]!r}: expected {', '.join(signature.parameters)}; it "
             f"was written by another version, run the job again"
         )
-    bound = inspect.BoundArguments(signature, given)  # type: ignore[arg-type]
+    bound = inspect.BoundArguments(signature, given)
     try:
         return kind(*bound.args, **bound.kwargs)
     except (TypeError, ValueError) as error:
