@@ -1,4 +1,4 @@
-"""Name -> class, for encoders, methods and views; adding one is adding one file, and only the named file is imported.
+"""Name -> class, for encoders, methods, views and datasets; adding one is adding one file, and only the named file is imported.
 
     ENCODERS.names()          # ("ResNet", "ResidualUNet", "ViT"), read from the text of the files
     ENCODERS.load("ViT")      # imports medssl.encoders.vit alone
@@ -71,7 +71,8 @@ class Registry:
 ENCODERS = Registry("encoders", "Encoder")
 METHODS = Registry("methods", "Method")
 VIEWS = Registry("views", "View")
-ALL = (ENCODERS, METHODS, VIEWS)
+DATASETS = Registry("datasets", "Dataset")
+ALL = (ENCODERS, METHODS, VIEWS)  # whose classes a record may name
 
 
 def in_a_registered_room(module: str) -> bool:

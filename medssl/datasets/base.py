@@ -28,9 +28,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import medssl.datasets
 from medssl.core.errors import MedsslError, nearest
-from medssl.core.registry import public_classes
+from medssl.core.registry import DATASETS
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,7 @@ class Dataset(ABC):
 
 def known_datasets() -> dict[str, type[Dataset]]:
     """The datasets of this folder by name."""
-    classes = public_classes(medssl.datasets.__name__, medssl.datasets.__path__, Dataset)
-    return {name.lower(): cls for name, cls in classes.items()}
+    return {name.lower(): cls for name, cls in DATASETS.classes().items()}
 
 
 def named_dataset(text: str | Path) -> Dataset | None:
