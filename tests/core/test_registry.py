@@ -12,7 +12,7 @@ from medssl.core import registry
 from medssl.core.errors import MedsslError
 
 
-@pytest.mark.parametrize("room", (*registry.ALL, registry.DATASETS), ids=lambda room: room.room)
+@pytest.mark.parametrize("room", [*registry.ALL, registry.DATASETS], ids=lambda room: room.room)
 def test_the_text_of_the_files_names_the_classes_that_importing_them_finds(room: registry.Registry) -> None:
     package = importlib.import_module(room.package)
     base = getattr(importlib.import_module(f"{room.package}.base"), room.base)
