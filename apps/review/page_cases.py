@@ -15,8 +15,8 @@ from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard import cases as review_cases
 from medssl.reporting.dashboard.cases import Overlay, Plane
 from medssl.reporting.dashboard.runs import StudyShown
-from medssl.reporting.html.data import arrays
 from medssl.reporting.style import arm_name, number
+from medssl.studies.results import arrays
 
 STYLE = """<style>
 .case {display: flex; gap: 14px; align-items: flex-start; font-size: 14px}

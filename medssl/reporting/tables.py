@@ -9,7 +9,6 @@ A table holds text as it is read; a template or a page only arranges it.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,11 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.runs import Run
-from medssl.evaluation import intervals as stats
-from medssl.evaluation.case_metrics import CaseMetric
+from medssl.evaluation.intervals import LabelsSaved
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
-
-UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-off or damaged file raises
-KEY = ["arm", "mode", "budget_name"]
-PROTOCOL = (  # the order of the points; a record's keys are sorted
-    "split by patient",
-    "untouched test set",
-    "budget includes validation",
-    "nested stratified budgets",
-    "paired arms",
-    "strong baselines",
-    "fine-tuning recipe",
-    "preprocessing parity",
-    "inductive",
-    "crossed statistics",
-    "labels saved",
-    "cost beside every score",
-    "losses published",
-)
+from medssl.studies.protocol import POINTS
+from medssl.studies.results import UNREADABLE, LabelCurve
 
 
 @dataclass
@@ -134,61 +116,29 @@ def _means(rows: pd.DataFrame, names: list[str]) -> Table:
     return table
 
 
-def labels_saved(
-    cases: dict[tuple, dict[int, pd.DataFrame]], main: pd.DataFrame, metric: CaseMetric
-) -> tuple[Table | None, str, str]:
-    """Labels saved and area under the label curve of every arm with two budgets or more.
+def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[Table | None, str, str]:
+    """Format the labels saved and the area under the label curve of every arm with two budgets or more.
 
-    cases: (arm, mode, budget name) -> draw -> predictions. Returns the table, the reason where there is none,
-    and the score to reach in words.
+    Args:
+        curves: As from `studies.results.label_curves`.
+        main: The summary's rows of the primary metric.
+
+    Returns:
+        The table, the reason where there is none, and the score to reach in words.
     """
-    sizes = dict(sorted(zip(main["budget_name"], main["patients"]), key=lambda pair: pair[1]))
-    base = {b: cases[("scratch", "finetune", b)] for b in sizes if ("scratch", "finetune", b) in cases}
-    if len(set(sizes.values())) < max(2, len(sizes)) or (last := [*sizes][-1]) not in base:
+    if curves is None:
         return None, "This needs two budgets or more, and scratch at the largest of them.", ""
     names = ["=arm", "#patients needed", "#95% interval", "#labels saved"]
-    shown = Table([*names, "#area", "#95% interval", "#area minus scratch"])
-    for arm, mode in dict.fromkeys(zip(main["arm"], main["mode"])):
-        own = {b: cases[(arm, mode, b)] for b in sizes if (arm, mode, b) in cases}
-        if len(own) < 2 or last not in own:
-            continue
-        patients = [sizes[b] for b in own]
-        curve, freedom = _tables(own, metric)
-        area = stats.area_under_label_curve(patients, curve, patient_df=freedom, bounds=(0, 1))
-        saved, gained, note = ("", "", ""), "", area.note
-        if arm != "scratch":
-            (full,), full_freedom = _tables({last: _shared(base[last], own[last])}, metric)
-            found = stats.labels_saved(patients, curve, full, patient_df=_fewest(freedom, full_freedom))
-            saved, note = _saved(found, patients[0]), found.note
-            gained = _area_difference(own, base, patients, metric) if set(own) <= set(base) else ""
-        cells = (*saved, number(area.mean), interval(area.low, area.high), gained)
-        shown.add(arm_name(arm, mode), *cells, note=note)
-    scratch = main.loc[(main["arm"] == "scratch") & (main["budget_name"] == last), "mean"]
-    reached = f"{sizes[last]:g} patients, {number(scratch.iloc[0])}" if len(scratch) else ""
-    return (shown if shown.rows else None), "No arm was run at two budgets.", reached
-
-
-def _area_difference(own: dict, base: dict, budgets: list[float], metric: CaseMetric) -> str:
-    a, freedom = _tables({b: _shared(own[b], base[b]) for b in own}, metric)
-    c, other = _tables({b: _shared(base[b], own[b]) for b in own}, metric)
-    differences = [x - y for x, y in zip(a, c)]
-    free = _fewest(freedom, other)
-    found = stats.area_under_label_curve(budgets, differences, patient_df=free, bounds=(-1, 1))
-    return difference(found.mean, found.low, found.high)
-
-
-def _tables(curve: dict[str, dict[int, pd.DataFrame]], metric: CaseMetric) -> tuple[list[np.ndarray], float | None]:
-    """Each budget's primary metric as (draws, patients), and for AUROC its patients' degrees of freedom."""
-    found = [metric.by_patient([draws[d] for d in sorted(draws)]) for draws in curve.values()]
-    return [table for table, _ in found], _fewest(*(freedom for _, freedom in found))
-
-
-def _shared(draws: dict[int, pd.DataFrame], others: dict[int, pd.DataFrame]) -> dict[int, pd.DataFrame]:
-    return {d: frame for d, frame in draws.items() if d in others} or draws
-
-
-def _fewest(*freedoms: float | None) -> float | None:
-    return min((f for f in freedoms if f), default=None)
+    table = Table([*names, "#area", "#95% interval", "#area minus scratch"])
+    for curve in curves:
+        saved = _saved(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
+        gain = curve.difference and difference(curve.difference.mean, curve.difference.low, curve.difference.high)
+        cells = (*saved, number(curve.area.mean), interval(curve.area.low, curve.area.high), gain or "")
+        table.add(arm_name(curve.arm, curve.mode), *cells, note=(curve.saved or curve.area).note)
+    patients = main["patients"].max()
+    full = main.loc[(main["arm"] == "scratch") & (main["patients"] == patients), "mean"]
+    reached = f"{patients:g} patients, {number(full.iloc[0])}" if len(full) else ""
+    return (table if table.rows else None), "No arm was run at two budgets.", reached
 
 
 def cost(cells: pd.DataFrame, config: dict) -> Table | None:
@@ -246,7 +196,7 @@ def protocol(points: dict[str, dict[str, Any]]) -> Table | None:
     """List the points of an honest study: met, not met or not applicable, with the evidence."""
     table = Table(["#", "=point", "=", "evidence"])
     verdicts = {True: ("met", "better"), False: ("not met", "worse"), None: ("not applicable", "")}
-    known = [name for name in PROTOCOL if name in points]
+    known = [name for name in POINTS if name in points]
     for place, name in enumerate([*known, *(name for name in points if name not in known)], 1):
         verdict, tone = verdicts[points[name].get("met")]
         evidence = without_paths(str(points[name].get("evidence", "")))
@@ -286,7 +236,7 @@ def budgets(folder: Path) -> Table | None:
     return table
 
 
-def _saved(found: stats.LabelsSaved, least: float) -> tuple[str, str, str]:
+def _saved(found: LabelsSaved, least: float) -> tuple[str, str, str]:
     """Budget, interval and share in words; what lies at the smallest budget may lie below it."""
     below = found.budget == least
     budget = f"{found.budget:.3g}{' or fewer' if below else ''}" if np.isfinite(found.budget) else "not reached"

@@ -32,7 +32,8 @@ from medssl.datasets.splits import duplicates_across, label_budgets, split
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
 from medssl.studies.cell import Cell, Mode, Plan, is_done, run_cell
-from medssl.studies.summary import protocol_points, summarise
+from medssl.studies.protocol import protocol_points
+from medssl.studies.summary import summarise
 from medssl.training.config import FinetuneConfig
 from medssl.training.engine import Bar, quiet_third_parties
 from medssl.training.finetune import architecture, scans_of

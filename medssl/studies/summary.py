@@ -1,4 +1,4 @@
-"""From a study's cells to its table: real counts, means, intervals, paired differences, and the protocol's points.
+"""From the cells of a study to its table: real counts, means, intervals and paired differences.
 
     table = summarise(Path("studies/hippo"), cells, Dice())
     table[["arm", "budget_name", "patients", "mean", "low", "high", "difference", "p_holm"]]
@@ -75,39 +75,3 @@ def _named(interval: stats.Interval, prefix: str) -> dict[str, Any]:
 
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
-
-
-def protocol_points(config: dict) -> dict[str, dict[str, Any]]:
-    """Which of the points of an honest label-efficiency study this one meets, with the evidence."""
-    seen = {arm: n for arm, n in config["seen_test_scans"].items() if n}
-    arms, patients = config["arms"], config["patients"]
-    recipes = {a: r for a, r in config["recipes"].items() if a in config["pretraining"]}
-    gentle = all(r["encoder_share"] < 1 and r["head_first"] > 0 for r in recipes.values())
-    used_mm = config["spacing_mm"]
-    apart = [
-        a
-        for a, p in config["pretraining"].items()
-        if any(abs(x - y) > 0.05 * y for x, y in zip(p["spacing_mm"], used_mm))
-    ]
-    points: list[tuple[str, bool | None, str]] = [
-        ("split by patient", True, f"{patients['train']} train, {patients['validation']} validation, {patients['test']} test "
-                                   "patients; no exact duplicate of a test scan outside of it"),
-        ("untouched test set", config["score_on"] == "test",
-         "test read once a cell, after training" if config["score_on"] == "test" else "exploration: scored on validation patients"),
-        ("budget includes validation", True, "a checkpoint is chosen on a fifth of the budget's own patients from 10 on; below, the schedule is fixed"),
-        ("nested stratified budgets", True, "kept in subsets.parquet; real counts in the table"),
-        ("paired arms", True, "same subset, order, augmentation keys and head seed in every arm of a draw"),
-        ("strong baselines", False, f"arms: {', '.join(arms)}; scratch has the same learning rate as the others, no trials of its own; "
-                                    "no ImageNet and no semi-supervised arm"),
-        ("fine-tuning recipe", gentle if recipes else None,
-         "; ".join(f"{a}: encoder at {r['encoder_share']:g} of the rate, head alone for {r['head_first']:.0%} of the steps"
-                   for a, r in recipes.items()) or "no pretrained arm"),
-        ("preprocessing parity", not apart, f"one cache and crop, spacing {tuple(used_mm)} mm, in all arms"
-                                            + (f"; pretrained at another spacing: {', '.join(apart)}" if apart else "")),
-        ("inductive", not seen, f"test scans seen in pretraining: {seen}" if seen else "no test scan or patient was pretrained on"),
-        ("crossed statistics", True, "draws x patients, t interval, Satterthwaite; Holm over the table's comparisons"),
-        ("labels saved", None, "in the report, where the curves allow it"),
-        ("cost beside every score", True, "seconds, memory and samples a second in every cell"),
-        ("losses published", True, "every arm and budget asked for stands in the table"),
-    ]  # fmt: skip
-    return {name: {"met": met, "evidence": evidence} for name, met, evidence in points}

@@ -21,7 +21,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.style import BASELINE_STYLES
-from medssl.reporting.tables import UNREADABLE
+from medssl.studies.results import UNREADABLE
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis of a RAS+ volume a plane stands on
 LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # the two ends of each axis, low first

@@ -26,9 +26,10 @@ from medssl.core.runs import Run
 from medssl.core.spec import plain
 from medssl.reporting import tables
 from medssl.reporting.findings import findings, study_warnings
-from medssl.reporting.html.data import cases_of, cells_of, summary_of
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, STATUSES, arm_name, arm_styles, offset_factors
+from medssl.studies.results import cases_of, cells_of, label_curves, summary_of
+from medssl.studies.summary import KEY
 from medssl.training.task import task_named
 
 LEFTOVERS = (  # what a run writes before, or beside, its record
@@ -211,7 +212,7 @@ def cell_of(shown: StudyShown, key: tuple, draw: int) -> str:
     """The folder, below the study's `cells`, of a finished cell; key: arm, mode, budget."""
     cells = shown.cells[shown.cells["status"] == "finished"]
     same = cells["config.draw"] == draw
-    for name, value in zip(tables.KEY, key):
+    for name, value in zip(KEY, key):
         same &= cells[f"config.{name}"] == value
     return str(cells.loc[same, "folder"].iloc[-1])
 
@@ -244,7 +245,8 @@ def _cells_among(found: pd.DataFrame, study: str) -> pd.DataFrame:
 
 def labels_saved(shown: StudyShown) -> tuple[pd.DataFrame | None, str, str]:
     """Labels saved and area under the curve as a table of text, or why there is none, and the score to reach."""
-    found, reason, full = tables.labels_saved(shown.cases, shown.main, task_named(shown.task).metric)
+    curves = label_curves(shown.cases, shown.main, task_named(shown.task).metric)
+    found, reason, full = tables.labels_saved(curves, shown.main)
     return (None if found is None else found.frame()), reason, full
 
 

@@ -22,10 +22,9 @@ from medssl.core.errors import MedsslError
 from medssl.core.runs import Run, read, table
 from medssl.reporting import figures, tables
 from medssl.reporting.findings import findings, study_facts, study_warnings
-from medssl.reporting.html.data import arrays, cases_of, cells_of, summary_of
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
-from medssl.reporting.tables import UNREADABLE
+from medssl.studies.results import UNREADABLE, arrays, cases_of, cells_of, label_curves, summary_of
 from medssl.training.task import task_named
 
 
@@ -77,7 +76,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
     main = summary[summary["metric"] == metric]
     compared = main[main["difference"].notna()]
     lead, detail = findings(main, METRICS[metric])
-    saved, saved_reason, full = tables.labels_saved(cases, main, task.metric)
+    saved, saved_reason, full = tables.labels_saved(label_curves(cases, main, task.metric), main)
     arms = {arm: about.get("id") for arm, about in config.get("pretraining", {}).items()}
     return {
         "title": f"What was pretraining worth? {task.name.capitalize()}",

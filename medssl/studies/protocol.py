@@ -1,0 +1,107 @@
+"""The points of an honest label-efficiency study, and which of them a study meets.
+
+points = protocol_points(runs.read("studies/hippo").config)
+points["inductive"]                 # {"met": True, "evidence": "no test scan or patient was pretrained on"}
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+Config = dict[str, Any]
+POINTS = (  # in the order in which they are read; the keys of a record are sorted
+    "split by patient",
+    "untouched test set",
+    "budget includes validation",
+    "nested stratified budgets",
+    "paired arms",
+    "strong baselines",
+    "fine-tuning recipe",
+    "preprocessing parity",
+    "inductive",
+    "crossed statistics",
+    "labels saved",
+    "cost beside every score",
+    "losses published",
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Whether a study meets a point (None: does not apply, or is shown elsewhere), and the evidence."""
+
+    met: bool | None
+    evidence: str
+
+
+def protocol_points(config: Config) -> dict[str, dict[str, Any]]:
+    """Return every point of the protocol with its verdict and evidence, from the config of a study's record."""
+    patients = config["patients"]
+    points = {
+        "split by patient": Point(
+            True,
+            f"{patients['train']} train, {patients['validation']} validation, {patients['test']} test patients; no exact "
+            "duplicate of a test scan outside of it",
+        ),
+        "untouched test set": _untouched(config),
+        "budget includes validation": Point(
+            True,
+            "a checkpoint is chosen on a fifth of the budget's own patients from 10 on; below, the schedule is fixed",
+        ),
+        "nested stratified budgets": Point(True, "kept in subsets.parquet; real counts in the table"),
+        "paired arms": Point(True, "same subset, order, augmentation keys and head seed in every arm of a draw"),
+        "strong baselines": Point(
+            False,
+            f"arms: {', '.join(config['arms'])}; scratch has the same learning rate as the others, no trials of its own; no "
+            "ImageNet and no semi-supervised arm",
+        ),
+        "fine-tuning recipe": _finetuning(config),
+        "preprocessing parity": _parity(config),
+        "inductive": _inductive(config),
+        "crossed statistics": Point(
+            True, "draws x patients, t interval, Satterthwaite; Holm over the table's comparisons"
+        ),
+        "labels saved": Point(None, "in the report, where the curves allow it"),
+        "cost beside every score": Point(True, "seconds, memory and samples a second in every cell"),
+        "losses published": Point(True, "every arm and budget asked for stands in the table"),
+    }
+    return {name: asdict(points[name]) for name in POINTS}
+
+
+def _untouched(config: Config) -> Point:
+    if config["score_on"] == "test":
+        return Point(True, "test read once a cell, after training")
+    return Point(False, "exploration: scored on validation patients")
+
+
+def _finetuning(config: Config) -> Point:
+    """Whether every pretrained encoder starts after its head and learns at a smaller rate."""
+    recipes = {arm: recipe for arm, recipe in config["recipes"].items() if arm in config["pretraining"]}
+    if not recipes:
+        return Point(None, "no pretrained arm")
+    evidence = (
+        f"{arm}: encoder at {recipe['encoder_share']:g} of the rate, head alone for {recipe['head_first']:.0%} of the steps"
+        for arm, recipe in recipes.items()
+    )
+    gentle = all(recipe["encoder_share"] < 1 and recipe["head_first"] > 0 for recipe in recipes.values())
+    return Point(gentle, "; ".join(evidence))
+
+
+def _parity(config: Config) -> Point:
+    """Whether every pretraining run had the spacing of this study, to 5%."""
+    spacing_mm = tuple(config["spacing_mm"])
+    others = [
+        arm
+        for arm, pretraining in config["pretraining"].items()
+        if any(abs(a - b) > 0.05 * b for a, b in zip(pretraining["spacing_mm"], spacing_mm))
+    ]
+    evidence = f"one cache and crop, spacing {spacing_mm} mm, in all arms"
+    return Point(not others, evidence + (f"; pretrained at another spacing: {', '.join(others)}" if others else ""))
+
+
+def _inductive(config: Config) -> Point:
+    seen = {arm: count for arm, count in config["seen_test_scans"].items() if count}
+    if seen:
+        return Point(False, f"test scans seen in pretraining: {seen}")
+    return Point(True, "no test scan or patient was pretrained on")

@@ -1,0 +1,191 @@
+"""What a study's folder holds, as data: its cells, cases, summary, example pictures and label curves.
+
+    cells = cells_of(runs.table("studies/hippo/cells"), runs.read("studies/hippo"))
+    cases, damaged = cases_of(Path("studies/hippo"), cells)     # (arm, mode, budget) -> draw -> one row a case
+
+The report and the dashboard read a study through this file alone. A damaged file is named, never guessed at: what is
+returned is whole. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from medssl.core.runs import Run
+from medssl.evaluation.case_metrics import Array, CaseMetric
+from medssl.evaluation.intervals import Interval, LabelsSaved, area_under_label_curve, labels_saved
+from medssl.studies.summary import KEY, summarise
+from medssl.training.task import task_named
+
+UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-off or damaged file raises
+NUMBERS = [
+    *("budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"),
+    *("difference_high", "p", "p_holm"),
+]
+Draws = dict[int, pd.DataFrame]  # draw -> case table
+Cases = dict[tuple, Draws]  # (arm, mode, budget name) -> draws
+
+
+@dataclass(frozen=True)
+class LabelCurve:
+    """One arm's scores over the label budgets: its area, and how it compares with scratch (None for scratch itself).
+
+    Attributes:
+        arm: Name of the arm.
+        mode: How its encoder was used.
+        patients: Patients of each budget, rising.
+        area: Mean score over the logarithm of the budget.
+        saved: Budget at which the curve reaches scratch with the largest budget.
+        difference: Area minus that of scratch, where scratch was run with the same budgets.
+    """
+
+    arm: str
+    mode: str
+    patients: list[float]
+    area: Interval
+    saved: LabelsSaved | None = None
+    difference: Interval | None = None
+
+
+def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) -> pd.DataFrame:
+    """Return the study's summary with every column there is.
+
+    Of a study that has not come to its end, or lost its summary, that of the cells which are finished and whole.
+    """
+    complete = run.status == "finished" and (folder / "summary.parquet").exists()
+    done = cells[(cells["status"] == "finished") & ~cells["id"].isin(damaged)]
+    try:
+        if complete:
+            summary = pd.read_parquet(folder / "summary.parquet")
+        else:
+            summary = summarise(folder, done["folder"].tolist(), task_named(run.config["task"]).metric)
+    except UNREADABLE:
+        summary = pd.DataFrame()
+    return summary.reindex(columns=[*KEY, "metric", *NUMBERS, "note"]).astype(dict.fromkeys(NUMBERS, float))
+
+
+def cells_of(cells: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Return the rows of `runs.table(folder / "cells")` that belong to this study.
+
+    A cell whose record cannot be read is kept too, since nobody knows whose it is.
+    """
+    keys = [f"config.{name}" for name in (*KEY, "draw")]
+    cells = cells.reindex(columns=list(dict.fromkeys([*cells, "data", "started", "id", "status", *keys])))
+    own = cells["folder"].isin(run.config.get("cell_ids", [])) | cells["config.arm"].isna()
+    return cells[own].sort_values("started", kind="stable")
+
+
+def cases_of(folder: Path, cells: pd.DataFrame) -> tuple[Cases, list[str]]:
+    """Return the case tables of the finished cells, and the ids of cells with a damaged one.
+
+    A file that can be read, but holds no scores, or other scans than most of the study's cells, is damaged too.
+    """
+    done = cells[cells["status"] == "finished"]
+    tables: dict[str, pd.DataFrame] = {}
+    for name in done["folder"]:
+        try:
+            tables[name] = _case_table(folder / "cells" / str(name))
+        except UNREADABLE:
+            continue
+    common = Counter(tuple(table["scan"]) for table in tables.values()).most_common(1)
+    tables = {name: table for name, table in tables.items() if tuple(table["scan"]) == common[0][0]}
+    cases: Cases = {}
+    for name, draw, *key in done[["folder", "config.draw", *(f"config.{part}" for part in KEY)]].to_numpy():
+        if name in tables:
+            cases.setdefault(tuple(key), {})[int(draw)] = tables[name]
+    return cases, [str(run_id) for run_id in done.loc[~done["folder"].isin(tables), "id"]]
+
+
+def _case_table(cell: Path) -> pd.DataFrame:
+    """Raises KeyError where a file holds no cases, else what pandas raises for a damaged one."""
+    table = pd.read_parquet(cell / "predictions.parquet")
+    kinds = {str(column).partition(".")[0] for column in table}
+    if {"scan", "patient", "dice"} <= kinds or {"scan", "patient", "label", "p"} <= kinds:
+        return table
+    raise KeyError("scores")
+
+
+def arrays(path: Path, required: str) -> dict[str, np.ndarray]:
+    """Return the arrays of an examples.npz; none where it is missing, damaged, or has no array `required.0`."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            stored = {name: archive[name] for name in archive.files}
+    except (*UNREADABLE, EOFError):
+        return {}
+    return stored if f"{required}.0" in stored else {}
+
+
+def label_curves(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[LabelCurve] | None:
+    """Return the label curve of every arm that was run with the largest budget and another.
+
+    Args:
+        cases: As from `cases_of`.
+        main: The summary's rows of the primary metric.
+        metric: The primary metric.
+
+    Returns:
+        The curves; None where the study has fewer than two budgets, or no scratch at the largest of them.
+    """
+    sizes = dict(sorted(zip(main["budget_name"], main["patients"]), key=lambda pair: pair[1]))
+    scratch = _by_budget(cases, "scratch", "finetune", sizes)
+    if len(set(sizes.values())) < max(2, len(sizes)) or [*sizes][-1] not in scratch:
+        return None
+    arms = dict.fromkeys(zip(main["arm"], main["mode"]))
+    curves = {(arm, mode): _by_budget(cases, arm, mode, sizes) for arm, mode in arms}
+    return [
+        _label_curve(arm, mode, own, scratch, sizes, metric)
+        for (arm, mode), own in curves.items()
+        if len(own) > 1 and [*sizes][-1] in own
+    ]
+
+
+def _label_curve(
+    arm: str, mode: str, own: dict[str, Draws], scratch: dict[str, Draws], sizes: dict[str, float], metric: CaseMetric
+) -> LabelCurve:
+    patients = [sizes[budget] for budget in own]
+    scores, freedom = _by_patient(own, metric)
+    area = area_under_label_curve(patients, scores, patient_df=freedom, bounds=(0, 1))
+    if arm == "scratch":
+        return LabelCurve(arm, mode, patients, area)
+    last = [*own][-1]
+    (full,), full_freedom = _by_patient({last: _shared_draws(scratch[last], own[last])}, metric)
+    saved = labels_saved(patients, scores, full, patient_df=_smallest(freedom, full_freedom))
+    difference = _area_difference(own, scratch, patients, metric) if set(own) <= set(scratch) else None
+    return LabelCurve(arm, mode, patients, area, saved, difference)
+
+
+def _area_difference(
+    own: dict[str, Draws], scratch: dict[str, Draws], patients: list[float], metric: CaseMetric
+) -> Interval:
+    """The paired difference of the two areas, over the draws that both were run in."""
+    first, freedom = _by_patient({b: _shared_draws(own[b], scratch[b]) for b in own}, metric)
+    second, other_freedom = _by_patient({b: _shared_draws(scratch[b], own[b]) for b in own}, metric)
+    differences = [a - b for a, b in zip(first, second)]
+    freedom = _smallest(freedom, other_freedom)
+    return area_under_label_curve(patients, differences, patient_df=freedom, bounds=(-1, 1))
+
+
+def _by_budget(cases: Cases, arm: str, mode: str, sizes: dict[str, float]) -> dict[str, Draws]:
+    """The draws of an arm with each budget it was run with, by rising size."""
+    return {budget: cases[arm, mode, budget] for budget in sizes if (arm, mode, budget) in cases}
+
+
+def _by_patient(curve: dict[str, Draws], metric: CaseMetric) -> tuple[list[Array], float | None]:
+    """Of each budget the scores (draws, patients); and the patients' degrees of freedom, see `CaseMetric`."""
+    scores = [metric.by_patient([draws[number] for number in sorted(draws)]) for draws in curve.values()]
+    return [table for table, _ in scores], _smallest(*(freedom for _, freedom in scores))
+
+
+def _shared_draws(draws: Draws, others: Draws) -> Draws:
+    """Those of the draws that the others have too; all where there are none."""
+    return {number: table for number, table in draws.items() if number in others} or draws
+
+
+def _smallest(*freedoms: float | None) -> float | None:
+    return min((freedom for freedom in freedoms if freedom), default=None)
