@@ -27,7 +27,44 @@ from medssl.scans.paths import stem
 MAX_LABEL_VALUES = 20
 # A column with one of these words in its name is no label unless it is asked for: it may name a person.
 PERSONAL = frozenset(
-    ["address", "author", "birth", "birthday", "comment", "comments", "contact", "date", "dob", "doctor", "email", "initials", "institution", "insurance", "mail", "mrn", "name", "names", "note", "notes", "nurse", "operator", "phone", "physician", "radiologist", "rater", "reader", "referrer", "remark", "remarks", "reporter", "ssn", "surname", "technician", "user", "zip"]
+    [
+        "address",
+        "author",
+        "birth",
+        "birthday",
+        "comment",
+        "comments",
+        "contact",
+        "date",
+        "dob",
+        "doctor",
+        "email",
+        "initials",
+        "institution",
+        "insurance",
+        "mail",
+        "mrn",
+        "name",
+        "names",
+        "note",
+        "notes",
+        "nurse",
+        "operator",
+        "phone",
+        "physician",
+        "radiologist",
+        "rater",
+        "reader",
+        "referrer",
+        "remark",
+        "remarks",
+        "reporter",
+        "ssn",
+        "surname",
+        "technician",
+        "user",
+        "zip",
+    ]
 )
 DISAGREE = "its rows in labels disagree: patient unknown; keep one row"
 NO_ROW = "no row in labels: patient unknown"
