@@ -9,7 +9,8 @@ A file put here is found by itself: its `Method` subclasses can be named in the 
 from typing import Any
 
 from medssl.core.registry import METHODS
-from medssl.methods.base import Method, check_method
+from medssl.methods.base import Method
+from medssl.methods.check import check_method
 
 __all__ = ["Method", "check_method", *METHODS.names()]
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -30,23 +30,34 @@ from medssl.core.errors import MedsslError
 from medssl.core.spec import Recorded
 from medssl.encoders.base import Encoder
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.training.engine import adamw
 from medssl.views import recipes
 from medssl.views.base import View
-from medssl.views.random import derive_keys, make_keys
+from medssl.views.random import derive_keys
 
 
-class Method(Recorded, pl.LightningModule, ABC):
+@dataclass
+class TrainingProgress:
+    """How far the training of a method is; `training/module.py` keeps it up to date.
+
+    step: optimiser steps done. total_steps: of the whole run. batches_per_step: gradients of so many batches are accumulated.
+    """
+
+    step: int = 0
+    total_steps: int = 1000
+    batches_per_step: int = 1
+
+
+class Method(Recorded, nn.Module, ABC):
     """A pretext. Subclasses are final.
 
     decoder: trained by the pretext, it goes along into segmentation; None where there is none.
-    least_batch: the smallest batch the loss has a meaning for.
+    min_batch_size: the smallest batch the loss has a meaning for.
     places: whether the loss asks for `place_views`, each (B, dims, *crop), -1..1 from the scan's first voxel to its last.
     stop_gradient: what the loss sends no gradient to, for the record; an attribute's name where it is a module.
     """
 
     decoder: nn.Module | None
-    least_batch: int = 1
+    min_batch_size: int = 1
     places: bool = False
     stop_gradient: tuple[str, ...] = ()
 
@@ -55,7 +66,7 @@ class Method(Recorded, pl.LightningModule, ABC):
         self.encoder = encoder
         self.decoder = None
         self._views: nn.ModuleList = nn.ModuleList()
-        self.optimise: dict[str, Any] = {"lr": 1e-3, "weight_decay": 0.05, "warmup": 50, "steps": 1000}
+        self.progress = TrainingProgress()
 
     @abstractmethod
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
@@ -66,12 +77,18 @@ class Method(Recorded, pl.LightningModule, ABC):
         """A scalar from `batch["views"]`, a list of (B, C, *size)."""
 
     @property
-    def kept(self) -> Encoder:
-        """The encoder that the run keeps and watches; a teacher's, where the paper keeps the teacher."""
+    def final_encoder(self) -> Encoder:
+        """The encoder that the run saves and monitors: the teacher's, where the paper uses the teacher afterwards."""
         return self.encoder
 
-    def watch(self) -> dict[str, float]:
-        """What else than the loss is worth a curve (momentum, temperature, ...), as it stands now; see metrics.csv."""
+    def before_step(self) -> None:
+        """Called once an optimiser step, when the gradients are complete and before they are clipped and applied."""
+
+    def after_step(self) -> None:
+        """Called once an optimiser step, after the weights have changed: moves a teacher, for example."""
+
+    def monitored_values(self) -> dict[str, float]:
+        """Current values other than the loss that deserve a curve in `metrics.csv`, such as a momentum."""
         return {}
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
@@ -97,9 +114,9 @@ class Method(Recorded, pl.LightningModule, ABC):
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         """Raise MedsslError before the first step where this method cannot work with such a crop or batch."""
         self.encoder.check_size(crop)
-        if batch_size < self.least_batch:
+        if batch_size < self.min_batch_size:
             raise MedsslError(
-                f"--batch-size {batch_size} is too small for {type(self).__name__}: expected {self.least_batch} or more, "
+                f"--batch-size {batch_size} is too small for {type(self).__name__}: expected {self.min_batch_size} or more, "
                 f"its loss or its head compares the samples of a batch"
             )
 
@@ -123,19 +140,6 @@ class Method(Recorded, pl.LightningModule, ABC):
             batch["place_views"] = [view.mask(places, p) for view, p in zip(views, params)]
         return batch
 
-    def configure_optimizers(self) -> Any:
-        return adamw([(self, 1.0)], **self.optimise)
-
-    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        loss = self.loss(self.make_views(batch))
-        if not torch.isfinite(loss):
-            raise MedsslError(
-                f"the loss of {type(self).__name__} is {loss.item()} at step {self.global_step}: expected a finite number; "
-                f"lower --lr, or use --precision 32-true; the last checkpoint is from before this step"
-            )
-        self.log("loss", loss.detach(), prog_bar=True)
-        return loss
-
 
 def sequences(manifest: pd.DataFrame, method: str) -> pd.DataFrame:
     """The manifest of scans whose frames the cache holds as channels; raises MedsslError where one is still."""
@@ -154,44 +158,3 @@ def places_of(batch: dict[str, Any]) -> Tensor:
     steps = torch.stack(torch.meshgrid(*[torch.arange(n, device=batch["source"].device) for n in size], indexing="ij"))
     start, last = (t.reshape(*t.shape, *[1] * len(size)) for t in (batch["start"], (batch["extent"] - 1).clamp(min=1)))
     return 2 * (start + steps[None]) / last - 1
-
-
-def synthetic_batch(encoder: Encoder, size: Sequence[int], count: int = 4) -> dict[str, Any]:
-    """A batch such as the loader gives, of smooth noise, for checks and estimates."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(count, encoder.in_channels, *[max(2, n // 8) for n in size], generator=generator)
-    source = nn.functional.interpolate(coarse, size=tuple(size), mode="bilinear" if len(size) == 2 else "trilinear")
-    numbers = torch.arange(count)
-    return {
-        "partner": source * 0.9, "partner_valid": torch.ones_like(source[:, :1], dtype=torch.bool),
-        "source": source, "valid": torch.ones_like(source[:, :1], dtype=torch.bool), "scan": numbers, "patient": numbers,
-        "report": [f"Nodule of {n} mm." for n in range(count)], "spacing_mm": torch.ones(count, len(size)), "key": make_keys(0, (numbers,)),
-        "start": torch.zeros(count, len(size), dtype=torch.int64), "extent": torch.tensor([list(size)] * count),
-    }  # fmt: skip
-
-
-def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> None:
-    """Raise AssertionError unless `method` keeps the contract: a finite scalar that trains every weight, by keys alone."""
-    method.check(size, batch_size)
-    method.set_up_views(DataSpec(len(size), method.encoder.in_channels, "MR"), size)
-    batch = synthetic_batch(method.encoder, method.source_size(size), batch_size)
-    made = method.make_views(dict(batch))
-    for i, view in enumerate(made["views"]):
-        assert tuple(view.shape[:2]) == (batch_size, method.encoder.in_channels), f"a view is {tuple(view.shape)}"
-        assert i or tuple(view.shape[2:]) == tuple(size), (
-            f"the first view is {tuple(view.shape)}, the crop {tuple(size)}"
-        )
-        assert all(n <= most for n, most in zip(view.shape[2:], size)), f"a view, {tuple(view.shape)}, exceeds the crop"
-        method.encoder.check_size(view.shape[2:])  # a local crop is smaller, of a size that the encoder takes
-    again = method.make_views(dict(batch))
-    assert all(torch.equal(a, b) for a, b in zip(made["views"], again["views"])), "the same keys gave other views"
-    loss = method.loss(made)
-    assert loss.ndim == 0, f"the loss has shape {tuple(loss.shape)}"
-    assert torch.isfinite(loss), f"the loss is {loss}"
-    loss.backward()
-    trained = [p for p in method.encoder.parameters() if p.requires_grad]
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained), "no gradient reaches the encoder"
-    stopped = [getattr(method, name) for name in method.stop_gradient if hasattr(method, name)]
-    assert all(p.grad is None for module in stopped for p in module.parameters()), "a gradient passes the stop-gradient"
-    shown = method.reconstruct(made)
-    assert shown is None or {"source", "corrupted", "restored"} <= set(shown)

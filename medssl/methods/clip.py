@@ -45,7 +45,7 @@ class CLIP(Method):
     text: a folder with a transformers model; without it a small one, `text_width` wide.
     """
 
-    least_batch = 2
+    min_batch_size = 2
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class CLIP(Method):
 
     def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
         found = manifest[manifest["scan"].isin(reports_in(manifest))]
-        if len(found) < self.least_batch:
+        if len(found) < self.min_batch_size:
             raise MedsslError(
-                f"{len(found)} of {len(manifest)} scans to pretrain on have a report: CLIP expected {self.least_batch} or more; "
+                f"{len(found)} of {len(manifest)} scans to pretrain on have a report: CLIP expected {self.min_batch_size} or more; "
                 f"look at the labels' column of reports"
             )
         if len(found) < len(manifest):
@@ -97,7 +97,7 @@ class CLIP(Method):
         """N texts -> (N, projection) of length 1."""
         return F.normalize(self.text_head(self.text_encoder(texts)).float(), dim=1)
 
-    def watch(self) -> dict[str, float]:
+    def monitored_values(self) -> dict[str, float]:
         return {"temperature": 1 / min(MOST_SCALE, math.exp(float(self.log_scale.detach())))}
 
 

@@ -35,7 +35,7 @@ from medssl.views.random import derive_keys
 class Joint(Method):
     """parts: the pretexts, each with its own settings. weights: of their losses, 1 each by default.
 
-    A decoder goes along into segmentation if exactly one part trains one. A part's own optimiser settings are not used.
+    A decoder goes along into segmentation if exactly one part trains one.
     """
 
     built_inside: ClassVar = {"parts": "encoder"}
@@ -51,9 +51,11 @@ class Joint(Method):
             )
         if any(part.encoder is not encoder for part in self.methods):
             raise MedsslError("a part of Joint does not use the encoder it is given: expected one shared encoder")
+        for part in self.methods:
+            part.progress = self.progress
         decoders = [part.decoder for part in self.methods if part.decoder is not None]
         self.decoder = decoders[0] if len(decoders) == 1 else None
-        self.least_batch = max(part.least_batch for part in self.methods)
+        self.min_batch_size = max(part.min_batch_size for part in self.methods)
         self.places = any(part.places for part in self.methods)
         self.names = [type(part).__name__ for part in self.methods]
         self.names = [n if self.names.count(n) == 1 else f"{n}.{i}" for i, n in enumerate(self.names)]
@@ -83,11 +85,11 @@ class Joint(Method):
             start += count
         return made
 
-    def watch(self) -> dict[str, float]:
+    def monitored_values(self) -> dict[str, float]:
         """Each part's loss at the last step, and what the parts want watched."""
         found = {f"loss.{name}": float(loss) for name, loss in self.losses.items()}
         for name, part in zip(self.names, self.methods):
-            found |= {f"{name}.{key}": value for key, value in part.watch().items()}
+            found |= {f"{name}.{key}": value for key, value in part.monitored_values().items()}
         return found
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
@@ -126,33 +128,13 @@ class Joint(Method):
         self.counts = [len(own) for own in self._views_of_parts(data_spec, size)]
         super().set_up_views(data_spec, size)
 
-    def on_fit_start(self) -> None:
+    def before_step(self) -> None:
         for part in self.methods:
-            part.trainer, part.optimise = self.trainer, self.optimise
+            part.before_step()
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        for part in self.methods:  # what a part does after its step, such as moving a teacher; the step itself is done
-            part.optimizer_step(epoch, batch_idx, _Stepped(), None)  # type: ignore[arg-type]
-
-    def on_train_start(self) -> None:
+    def after_step(self) -> None:
         for part in self.methods:
-            part.on_train_start()
-
-    def on_after_backward(self) -> None:
-        for part in self.methods:
-            part.on_after_backward()
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:
-        for part in self.methods:
-            part.on_before_optimizer_step(optimizer)
+            part.after_step()
 
     def _views_of_parts(self, data_spec: DataSpec, size: Sequence[int]) -> list[tuple[View, ...]]:
         return [part.views(data_spec, tuple(size)) for part in self.methods]
-
-
-class _Stepped:
-    """Stands in for the optimiser where a part asks for a step: the sum of all losses has been stepped already."""
-
-    def step(self, closure: Any = None) -> None:
-        pass

@@ -65,10 +65,10 @@ class MoCo(StudentTeacher):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         return self.symmetric_loss(batch) if self.version == "v3" else self.queue_loss(batch)
 
-    def watch(self) -> dict[str, float]:
+    def monitored_values(self) -> dict[str, float]:
         if self.version == "v3":
-            return super().watch()
-        return super().watch() | {"queue_filled": float((self.bank.bank[:, -1] % 1 == 0).float().mean())}
+            return super().monitored_values()
+        return super().monitored_values() | {"queue_filled": float((self.bank.bank[:, -1] % 1 == 0).float().mean())}
 
     def queue_loss(self, batch: dict[str, Any]) -> Tensor:
         """v2: the first view asks, the second answers; the number of its scan stands beside each key of the queue."""

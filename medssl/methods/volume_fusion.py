@@ -36,7 +36,7 @@ BOX = (1 / 16, 5 / 8)  # edges of a box, of the crop's: 8 to 80 voxels of 128 in
 class VolumeFusion(Method):
     """coefficients: steps between 0 and 1 (K, 4 in the paper, which makes 5 classes). boxes: fewest and most of them."""
 
-    least_batch = 2
+    min_batch_size = 2
 
     def __init__(self, encoder: Encoder, coefficients: int = 4, boxes: tuple[int, int] = (10, 40)):
         super().__init__(encoder)

@@ -94,7 +94,7 @@ def probe(
     train, test = (list(scans[roles == role]) for role in ("train", score_on))
     size, rows = tuple(record.config["crop"]), []
     for name, kept in (
-        (Path(run).name, method.kept),
+        (Path(run).name, method.final_encoder),
         ("random", fresh_encoder(record.config["encoder"], seed, encoder)),
     ):
         features = dict(zip([*train, *test], probes.embed(kept, cache, [*train, *test], size)))

@@ -225,9 +225,7 @@ def _refuse_shallow(conv: Any, given: tuple[torch.Tensor, ...]) -> None:
         )
 
 
-def estimate(
-    module: pl.LightningModule, batch: dict[str, Any], steps: int, trainer: pl.Trainer, step: Any
-) -> dict[str, float]:
+def estimate(module: nn.Module, batch: dict[str, Any], steps: int, trainer: pl.Trainer, step: Any) -> dict[str, float]:
     """Seconds and MiB that `steps` more steps will take, from three steps on a copy of the module."""
     device = trainer.strategy.root_device
     trial = copy.deepcopy(module).to(device).train()

@@ -55,6 +55,7 @@ from medssl.training.engine import (
     spoken,
 )
 from medssl.training.models import describe_method, save_weights
+from medssl.training.module import PretrainingModule
 
 console = Console(stderr=True)
 
@@ -103,18 +104,18 @@ def pretrain(
     size = tuple(crop or default_crop(cache, given))
     torch.manual_seed(seed)
     encoder = twin(given)  # weights that the record's seed can draw again
-    module = method(encoder)
-    module.check(size, train.batch_size)
-    module.set_up_views(cache.data_spec, size)
+    pretext = method(encoder)
+    pretext.check(size, train.batch_size)
+    pretext.set_up_views(cache.data_spec, size)
     allowed = pretraining_scans(cache, split, transductive)
     if not allowed:
         raise MedsslError(
             "no scan to pretrain on: expected at least one of a training patient; look at the split's column"
         )
-    rows = module.usable(cache.manifest[cache.manifest["scan"].isin(allowed)])
-    told = module.crop_settings(rows)
+    rows = pretext.usable(cache.manifest[cache.manifest["scan"].isin(allowed)])
+    told = pretext.crop_settings(rows)
     config = {
-        "encoder": describe(encoder), "method": describe_method(module) | _about(module), "crop": size,
+        "encoder": describe(encoder), "method": describe_method(pretext) | _about(pretext), "crop": size,
         **asdict(train), **split.to_record(), "devices": hardware.devices, "transductive": transductive,
         "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), told=told), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels,
         "modality": cache.modality, "size": cache.size,
@@ -128,25 +129,24 @@ def pretrain(
         for left in ("last.ckpt", "metrics.csv"):  # of another attempt: never to be resumed from by this one
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
-        module.optimise = {name: getattr(train, name) for name in ("lr", "weight_decay", "warmup", "steps")}
         scans = list(rows["scan"])
-        crops = Crops(cache, scans, source_within(cache, scans, module.source_size(size), size), seed, **told)
+        crops = Crops(cache, scans, source_within(cache, scans, pretext.source_size(size), size), seed, **told)
         health = Health(cache, scans, size, train, monitoring)
         try:
-            cost = _fit(module, crops, health, out, train, hardware, resume)
+            cost = _fit(pretext, crops, health, out, train, hardware, resume)
         finally:
             if record is not None:
                 record.update(metrics=health.last)
         if record is not None:
-            _save(module, crops, rows, out)
+            _save(pretext, crops, rows, out)
             record.update(cost=cost)
     return runs.read(out)
 
 
-def _about(module: Method) -> dict[str, Any]:
+def _about(method: Method) -> dict[str, Any]:
     """What a method's arguments do not say of it: its views, and what its loss sends no gradient to."""
-    stopped = {"stop_gradient": list(module.stop_gradient)} if module.stop_gradient else {}
-    return {"views": str(module._views), **stopped}
+    stopped = {"stop_gradient": list(method.stop_gradient)} if method.stop_gradient else {}
+    return {"views": str(method._views), **stopped}
 
 
 @contextmanager
@@ -159,14 +159,14 @@ def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> It
         yield None
 
 
-def _save(module: Method, crops: Crops, rows: pd.DataFrame, out: Path) -> None:
+def _save(method: Method, crops: Crops, rows: pd.DataFrame, out: Path) -> None:
     """Weights, what was seen, and a few pictures."""
-    save_weights(module.kept, out / "encoder.safetensors")
-    save_weights(module, out / "method.safetensors")  # all of it: to draw, restore or compare with later
-    if module.decoder is not None:
-        save_weights(module.decoder, out / "decoder.safetensors")
+    save_weights(method.final_encoder, out / "encoder.safetensors")
+    save_weights(method, out / "method.safetensors")  # all of it: to draw, restore or compare with later
+    if method.decoder is not None:
+        save_weights(method.decoder, out / "decoder.safetensors")
     write_atomically(out / "seen.parquet", rows[["digest", "patient"]].to_parquet())
-    _save_examples(module, crops, out)
+    _save_examples(method, crops, out)
 
 
 def pretraining_scans(cache: Cache, split: SplitSpec = SplitSpec(), transductive: bool = False) -> list[str]:
@@ -199,7 +199,7 @@ class Curves(pl.Callback):
             return
         if step % self.every == 0 or step == trainer.max_steps:
             logged = {"loss": round(float(trainer.callback_metrics["loss"]), 6)}
-            logged |= {f"method.{name}": round(value, 6) for name, value in module.watch().items()}
+            logged |= {f"method.{name}": round(value, 6) for name, value in module.method.monitored_values().items()}
             if step == self.health.looked:
                 logged |= {k: round(v, 6) for k, v in self.health.last.items() if k != "loss"}
             self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})
@@ -218,19 +218,24 @@ class Curves(pl.Callback):
 
 
 def _fit(
-    module: Method, crops: Crops, health: Health, out: Path, train: TrainConfig, hardware: Hardware, resume: bool
+    method: Method, crops: Crops, health: Health, out: Path, train: TrainConfig, hardware: Hardware, resume: bool
 ) -> dict[str, Any]:
-    """Train the module to the end; returns the costs that only the trainer knows."""
+    """Train the method to the end; returns the costs that only the trainer knows."""
     checkpoint = out / "last.ckpt"
     begun = SafeCheckpoints().load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
     quiet_third_parties()
     trainer = _trainer(out, train, hardware, health, begun)
     if trainer.is_global_zero:
-        _announce_duration(module, crops, health, train, begun, trainer)
+        _announce_duration(method, crops, health, train, begun, trainer)
     accumulate = train.accumulate
     data = CropData(crops, train.batch_size, train.steps * accumulate, begun * accumulate, hardware.workers)
     clock = time.perf_counter()
-    trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if begun else None, weights_only=True)
+    trainer.fit(
+        PretrainingModule(method, train),
+        datamodule=data,
+        ckpt_path=str(checkpoint) if begun else None,
+        weights_only=True,
+    )
     samples = (train.steps - begun) * accumulate * train.batch_size * trainer.world_size
     return {
         "samples_per_s": round(samples / (time.perf_counter() - clock), 2),
@@ -271,7 +276,7 @@ def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, 
 
 
 def _announce_duration(
-    module: Method, crops: Crops, health: Health, train: TrainConfig, begun: int, trainer: pl.Trainer
+    method: Method, crops: Crops, health: Health, train: TrainConfig, begun: int, trainer: pl.Trainer
 ) -> None:
     """Say how long the remaining steps will take, from a few trial steps."""
     if begun:
@@ -281,22 +286,22 @@ def _announce_duration(
     console.print("measuring how long it will take ...")
     batches = (train.steps - begun) * train.accumulate
     batch = default_collate([crops[i] for i in range(train.batch_size)])
-    expected = estimate(module, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
+    expected = estimate(method, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
     with trainer.strategy.precision_plugin.forward_context():
-        monitoring_s = health.seconds(module, train.steps - begun, trainer.world_size)
+        monitoring_s = health.seconds(method, train.steps - begun, trainer.world_size)
     console.print(
-        f"{type(module).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: about "
+        f"{type(method).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: about "
         f"{spoken(expected['seconds'] + monitoring_s)} ({spoken(monitoring_s)} of them to monitor the representation) and "
         f"{expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
     )
 
 
 @torch.no_grad()
-def _save_examples(module: Method, crops: Crops, out: Path, count: int = 4) -> None:
+def _save_examples(method: Method, crops: Crops, out: Path, count: int = 4) -> None:
     """A middle slice of a few restored scans, for the report."""
-    module.eval()
-    batch = module.make_views(default_collate([crops[i] for i in range(min(count, len(crops)))]))
-    shown = module.reconstruct(batch)
+    method.eval()
+    batch = method.make_views(default_collate([crops[i] for i in range(min(count, len(crops)))]))
+    shown = method.reconstruct(batch)
     if shown:
         pictures = {}
         for kind, x in shown.items():

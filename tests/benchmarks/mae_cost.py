@@ -18,7 +18,7 @@ import torch
 
 from medssl.encoders import ViT
 from medssl.methods import MAE, Method, SimMIM
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 
 GOAL = 0.45
 ENCODERS = {

@@ -36,7 +36,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.registry import ENCODERS, METHODS
 from medssl.encoders import Encoder
 from medssl.methods import Method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.preprocessing.data_spec import DataSpec
 
 GOAL = 1.05

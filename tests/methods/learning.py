@@ -101,7 +101,7 @@ def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: 
         ),
     )
     random = probe(fresh_encoder(describe(encoder()), seed), asked)
-    learnt = probe(made[0].kept, asked)
+    learnt = probe(made[0].final_encoder, asked)
     return {"method": name, "seed": seed, "random": random, "learnt": learnt, "restored": restoration(made[0], cache, seed),
             "seconds": run.cost["seconds"]}  # fmt: skip
 

@@ -12,7 +12,7 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import CLIP, Joint, SimMIM, check_method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.methods.clip import clip_loss
 from medssl.methods.shared.text import HashedText
 from medssl.preprocessing.cache import Cache, prepare

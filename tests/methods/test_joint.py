@@ -14,9 +14,11 @@ from medssl.core.errors import MedsslError
 from medssl.core.spec import describe, rebuild
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import Joint, Method, PatientContrast, Rotation, SimCLR, SimMIM, check_method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.training.config import TrainConfig
+from medssl.training.module import PretrainingModule
 from medssl.training.pretrain import pretrain
 from medssl.views import recipes
 from tests.options import options
@@ -45,7 +47,7 @@ def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
     first.set_up_views(DataSpec(3, modality="MR"), SIZE)
     alone = first.loss(first.make_views(dict(batch)))  # its own views, its own keys
     assert joint.names == ["SimMIM.0", "SimCLR", "SimMIM.2"]
-    watched = joint.watch()
+    watched = joint.monitored_values()
     assert watched["loss.SimMIM.0"] == pytest.approx(float(alone), abs=1e-6)
     assert watched["loss.SimMIM.2"] != pytest.approx(float(alone), abs=1e-3)  # the second of a kind has luck of its own
     weighted = sum(w * watched[f"loss.{n}"] for n, w in zip(joint.names, joint.weights))
@@ -97,7 +99,8 @@ def test_the_encoder_is_one_and_its_weights_count_once() -> None:
     assert all(part.encoder is joint.encoder for part in joint.methods)
     weights = [id(p) for p in joint.parameters()]
     assert len(weights) == len(set(weights))
-    assert sum(len(group["params"]) for group in joint.configure_optimizers()["optimizer"].param_groups) == len(weights)
+    groups = PretrainingModule(joint, TrainConfig()).configure_optimizers()["optimizer"].param_groups
+    assert sum(len(group["params"]) for group in groups) == len(weights)
 
 
 def test_what_cannot_work_is_said_before_the_first_step() -> None:
@@ -138,12 +141,12 @@ def test_a_record_builds_it_again_and_builds_no_class_from_outside() -> None:
 
 
 class Follower(Method):
-    """A part with a teacher that its own step moves, and a wish to see every gradient."""
+    """A part with a teacher that it moves after each step."""
 
     def __init__(self, encoder):
         super().__init__(encoder)
         self.teacher = copy.deepcopy(encoder).requires_grad_(False)
-        self.steps, self.backwards = [], 0
+        self.steps, self.prepared = [], 0
 
     def views(self, data_spec, size):
         return (recipes.masked(data_spec, size),)
@@ -151,12 +154,12 @@ class Follower(Method):
     def loss(self, batch):
         return (self.encoder(batch["views"][0]) - self.teacher(batch["views"][0])).square().mean() + 0.1
 
-    def on_after_backward(self):
-        self.backwards += 1
+    def before_step(self):
+        assert next(self.encoder.parameters()).grad is not None
+        self.prepared += 1
 
-    def optimizer_step(self, *args, **kwargs):
-        super().optimizer_step(*args, **kwargs)
-        self.steps.append((self.global_step, self.optimise["steps"]))
+    def after_step(self):
+        self.steps.append((self.progress.step, self.progress.total_steps))
         for own, theirs in zip(self.teacher.parameters(), self.encoder.parameters()):
             own.data.lerp_(theirs.data, 0.5)
 
@@ -176,8 +179,8 @@ def test_parts_move_their_teachers_once_a_step_and_losses_are_curves_apart(cache
         **options(crop=SIZE, steps=2, batch_size=2, accumulate=2, accelerator="cpu"),
     )
     part = kept[0].methods[1]
-    assert [total for _, total in part.steps] == [2, 2]  # once an optimiser step, not once a batch
-    assert part.backwards == 4
+    assert part.steps == [(0, 2), (1, 2)]  # once an optimiser step, not once a batch
+    assert part.prepared == 2
     assert run.config["method"]["init_args"]["parts"][0]["class_path"] == "SimMIM"
     assert (tmp_path / "decoder.safetensors").exists()
     assert pd.read_csv(tmp_path / "metrics.csv")["method.loss.SimMIM"].notna().all()

@@ -15,7 +15,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
 from medssl.encoders.vit import positions, take, to_patches
 from medssl.methods import AIM, IBOT, MAE, MaskedMotion, Method, NextSlice, SimMIM, SparK, check_method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.methods.shared.patches import targets
 from medssl.methods.spark import visible_only
 

@@ -7,7 +7,7 @@ import torch
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import Rotation, SimCLR, SimMIM, check_method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.preprocessing.data_spec import DataSpec
 
 ENCODERS = {

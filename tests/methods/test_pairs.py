@@ -16,12 +16,13 @@ from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import BYOL, DINO, BarlowTwins, Method, MoCo, PatientContrast, SimCLR, SimSiam, VICReg, check_method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.methods.shared import teacher as teachers
 from medssl.methods.shared.contrast import nt_xent, similarities
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.training.module import PretrainingModule
 from medssl.training.pretrain import pretrain
 from tests.options import options
 
@@ -161,7 +162,7 @@ def test_moco_v2_is_info_nce_over_its_queue(similarity: str, agrees) -> None:
             expected.append(-np.log(positive / (positive + np.exp(np.array(others) / 0.3).sum())))
         agrees("MoCo", "v2", found, np.mean(expected))
         queue[6 * step : 6 * step + 6], scans[6 * step : 6 * step + 6] = keys, batch["scan"]
-    assert method.watch()["queue_filled"] == pytest.approx(12 / 16)
+    assert method.monitored_values()["queue_filled"] == pytest.approx(12 / 16)
 
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
@@ -294,7 +295,7 @@ def test_a_checkpoint_holds_teacher_queue_and_centre(name: str) -> None:
 def test_teacher_queue_and_centre_survive_a_restart(name: str, cache: Cache, tmp_path, monkeypatch) -> None:
     """Stopped after step 3 of 5 and gone on with, a run ends with the same weights and curves as an undisturbed one."""
     method = TAUGHT[name]
-    made, step = type(method(SMALLEST())), type(method(SMALLEST())).training_step
+    step = PretrainingModule.training_step
     pretrain(cache.path, tmp_path / "whole", SMALLEST(), method, **options(steps=5, **SETTINGS))
 
     def stops(self, batch, index):
@@ -302,7 +303,7 @@ def test_teacher_queue_and_centre_survive_a_restart(name: str, cache: Cache, tmp
             raise MedsslError("pulled the plug")
         return step(self, batch, index)
 
-    monkeypatch.setattr(made, "training_step", stops)
+    monkeypatch.setattr(PretrainingModule, "training_step", stops)
     with pytest.raises(MedsslError, match="plug"):
         pretrain(cache.path, tmp_path / "cut", SMALLEST(), method, **options(steps=5, checkpoint_every=3, **SETTINGS))
     monkeypatch.undo()
@@ -336,12 +337,17 @@ def test_the_teacher_is_the_moving_average_and_dinos_is_what_the_run_keeps(cache
         seen.append(np.abs(float64(next(teacher.parameters())) - expected).max())
 
     monkeypatch.setattr(teachers, "update_momentum", spied)
-    kept = []
-    monkeypatch.setattr(DINO, "on_train_end", lambda self: kept.append((self.encoder, self.teacher[0])))
-    pretrain(cache.path, tmp_path / "a", SMALLEST(), method, **options(steps=4, **SETTINGS))
+    made = []
+    pretrain(
+        cache.path,
+        tmp_path / "a",
+        SMALLEST(),
+        lambda e: made.append(method(e)) or made[0],
+        **options(steps=4, **SETTINGS),
+    )
     assert len(seen) == 4
     assert max(seen) < 1e-6
-    saved, (student, teacher) = load_file(tmp_path / "a" / "encoder.safetensors"), kept[0]
+    saved, student, teacher = load_file(tmp_path / "a" / "encoder.safetensors"), made[0].encoder, made[0].teacher[0]
     assert all(torch.equal(saved[k], v) for k, v in teacher.state_dict().items())
     assert any(not torch.equal(saved[k], v) for k, v in student.state_dict().items())
 

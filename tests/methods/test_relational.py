@@ -9,7 +9,7 @@ import torch
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import Jigsaw, Method, RelativeLocation, Rotation, VoCo, VolumeFusion, check_method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.methods.jigsaw import far_permutations
 from medssl.methods.shared.relation import cut
 from medssl.methods.voco import overlaps
@@ -57,7 +57,7 @@ def test_the_loss_is_the_cross_entropy_of_the_right_answer_in_float64(name: str,
         found = float(method.loss(batch))
     scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     agrees(name, "answer", found, -np.log(scores[np.arange(6), right.numpy()]).mean())
-    assert method.watch()["accuracy"] == pytest.approx((logits.argmax(1) == right.numpy()).mean())
+    assert method.monitored_values()["accuracy"] == pytest.approx((logits.argmax(1) == right.numpy()).mean())
 
 
 def test_tiles_are_what_numpy_cuts() -> None:

@@ -7,7 +7,7 @@ import torch
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, ModelsGenesis, check_method
-from medssl.methods.base import synthetic_batch
+from medssl.methods.check import synthetic_batch
 from medssl.methods.models_genesis import shuffle_blocks
 from medssl.methods.shared.restoring import box, squared_error
 from medssl.preprocessing.data_spec import DataSpec

@@ -87,7 +87,7 @@ def test_a_collapse_stops_the_run_within_an_epoch_and_says_what_to_try(
 
     class Zeroed(SimMIM):
         def loss(self, batch):
-            if self.global_step >= 5:
+            if self.progress.step >= 5:
                 with torch.no_grad():
                     for weight in self.encoder.parameters():
                         weight.zero_()

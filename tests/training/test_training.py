@@ -128,15 +128,15 @@ import sys, time, torch
 torch.set_num_threads(2)  # as in the test's own process: sums of floats depend on it
 from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
+from medssl.training.module import PretrainingModule
 from medssl.training.pretrain import pretrain
-import medssl.training.engine as training
 from tests.options import options
-step = SimMIM.training_step
+step = PretrainingModule.training_step
 def slow(self, batch, index):
     print("step", index, flush=True)
     time.sleep(0.3)
     return step(self, batch, index)
-SimMIM.training_step = slow
+PretrainingModule.training_step = slow
 pretrain(sys.argv[1], sys.argv[2], ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **options(resume=sys.argv[3] == "resume", {settings}))
 """
 

@@ -61,7 +61,7 @@ class Relational(Method):
         self.accuracy = (logits.argmax(1) == right).float().mean()
         return F.cross_entropy(logits, right)
 
-    def watch(self) -> dict[str, float]:
+    def monitored_values(self) -> dict[str, float]:
         return {"accuracy": float(self.accuracy)}
 
     def tiles(self, batch: dict[str, Any], starts: Tensor, tile: Sequence[int]) -> Tensor:

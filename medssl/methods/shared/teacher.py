@@ -12,7 +12,6 @@ synchronised between devices, so that MoCo's shuffling is not needed.
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from lightly.models.utils import deactivate_requires_grad, update_momentum
@@ -50,12 +49,11 @@ class StudentTeacher(TwoViews):
 
     @property
     def momentum_now(self) -> float:
-        steps = self.optimise["steps"]
-        return cosine_schedule(min(self.global_step, steps), steps, self.momentum, self.last_momentum)
+        steps = self.progress.total_steps
+        return cosine_schedule(min(self.progress.step, steps), steps, self.momentum, self.last_momentum)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)  # called once a step, never in the middle of an accumulation
+    def after_step(self) -> None:
         update_momentum(nn.Sequential(self.encoder, self.head), self.teacher, self.momentum_now)
 
-    def watch(self) -> dict[str, float]:
+    def monitored_values(self) -> dict[str, float]:
         return {"momentum": self.momentum_now}

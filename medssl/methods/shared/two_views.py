@@ -38,7 +38,7 @@ class TwoViews(Method):
     chunk: samples that go through the encoder at a time, for a batch larger than memory; 0 takes the whole batch.
     """
 
-    least_batch = 2
+    min_batch_size = 2
     head: nn.Module
 
     def __init__(self, encoder: Encoder, chunk: int = 0):

@@ -74,7 +74,7 @@ class Health(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if self.first is None and trainer.is_global_zero:
             with trainer.strategy.precision_plugin.forward_context():
-                self.first = self._glance(module.kept)
+                self.first = self._glance(module.method.final_encoder)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
         if (trainer.global_step + 1) % self.every == 0 or trainer.global_step + 1 == trainer.max_steps:
@@ -90,7 +90,7 @@ class Health(pl.Callback):
         if trainer.is_global_zero:
             try:
                 with trainer.strategy.precision_plugin.forward_context():
-                    glance = self._glance(module.kept)
+                    glance = self._glance(module.method.final_encoder)
                     if whole:
                         self._look(trainer, module, float(outputs["loss"]))
                 collapsed = self._judge(glance, step)
@@ -112,12 +112,12 @@ class Health(pl.Callback):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.first, self.last, self.suspected = state["first"], state["last"], state["suspected"]
 
-    def seconds(self, module: Any, steps: int, devices: int) -> float:
+    def seconds(self, method: Any, steps: int, devices: int) -> float:
         """What looking will cost over so many steps, from looks at a few scans."""
         begun = time.perf_counter()
-        self._glance(module.kept)
+        self._glance(method.final_encoder)
         glance = time.perf_counter() - begun
-        self._details(module.kept, probes.embed(module.kept, self.cache, self.few, self.size))
+        self._details(method.final_encoder, probes.embed(method.final_encoder, self.cache, self.few, self.size))
         details = max(0.0, time.perf_counter() - begun - 2 * glance)
         whole = -(-steps // self.every)
         return glance * (1 + steps // self.between(devices) + whole * (1 + len(self.scans) / len(self.few))) + (
@@ -129,13 +129,13 @@ class Health(pl.Callback):
         return spread(probes.embed(encoder, self.cache, self.few, self.size))
 
     def _look(self, trainer: pl.Trainer, module: Any, loss: float) -> None:
-        features = probes.embed(module.kept, self.cache, self.scans, self.size)
+        features = probes.embed(module.method.final_encoder, self.cache, self.scans, self.size)
         found = spread(features) | {"uniformity": probes.uniformity(features), "gradient_norm": self.gradient_norm}
         known = [i for i, scan in enumerate(self.scans) if scan in self.codes]
         if known:
             labels = np.array([self.codes[self.scans[i]] for i in known])
             found["knn"] = probes.knn(features[known], labels, self._patients([self.scans[i] for i in known]))
-        found |= self._details(module.kept, features[: len(self.few)])
+        found |= self._details(module.method.final_encoder, features[: len(self.few)])
         collapsed = {k: v for k, v in self.last.items() if k == "collapsed_at_step"}
         self.looked, self.last = trainer.global_step, found | collapsed | {"loss": loss}
         module.log_dict(found, rank_zero_only=True)

@@ -1,0 +1,66 @@
+"""A method as a LightningModule: the views, the optimiser, the steps, and a loss that must stay finite.
+
+    module = PretrainingModule(SimMIM(encoder), TrainConfig(steps=500, lr=2e-3))
+    pl.Trainer(max_steps=500).fit(module, datamodule)
+
+Methods themselves know nothing of Lightning; checkpoints hold the method's weights under the method's own names.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from medssl.core.errors import MedsslError
+from medssl.methods.base import Method
+from medssl.training.config import TrainConfig
+from medssl.training.engine import adamw
+
+
+class PretrainingModule(pl.LightningModule):
+    """Trains `method`, whose views must have been set up.
+
+    Args:
+        method: Any method; it is trained in place.
+        train: The optimisation's settings.
+    """
+
+    def __init__(self, method: Method, train: TrainConfig):
+        super().__init__()
+        self.method, self.train_config = method, train
+        self.method.progress.total_steps = train.steps
+        self.method.progress.batches_per_step = train.accumulate
+
+    def configure_optimizers(self) -> Any:
+        train = self.train_config
+        return adamw([(self.method, 1.0)], train.lr, train.weight_decay, train.warmup, train.steps)
+
+    def on_train_start(self) -> None:
+        self.method.progress.step = self.global_step  # a resumed run does not start at 0
+
+    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
+        loss = self.method.loss(self.method.make_views(batch))
+        if not torch.isfinite(loss):
+            raise MedsslError(
+                f"the loss of {type(self.method).__name__} is {loss.item()} at step {self.global_step}: expected a finite "
+                f"number; lower --lr, or use --precision 32-true; the last checkpoint is from before this step"
+            )
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.method.before_step()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)  # called once a step, never in the middle of an accumulation
+        self.method.after_step()
+        self.method.progress.step += 1
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        return self.method.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        return self.method.load_state_dict(state_dict, strict, assign)
