@@ -12,6 +12,7 @@ import streamlit as st
 from PIL import Image
 
 from medssl.preprocessing.cache import Cache
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.dashboard import cases as review_cases
 from medssl.reporting.dashboard.cases import Overlay, Plane
 from medssl.reporting.dashboard.runs import StudyShown
@@ -165,15 +166,15 @@ def _controls(
 
 def _examples(picked: Picked) -> None:
     """Without the scans' voxels: the slices each arm kept of its own worst, median and best case."""
-    config = picked.shown.run.config
-    affine = np.diag([*(*config["spacing_mm"], 1.0)[:3], 1.0])
+    data_spec = DataSpec.from_record(picked.shown.run.config)
+    affine = np.diag([*(*data_spec.spacing_mm, 1.0)[:3], 1.0])
     for letter, key in picked.arms.items():
         kept = arrays(board.cell_of(picked.shown, key, picked.draw) / "examples.npz", "image")
         if not kept:
             st.caption(f"{picked.name(letter)} kept no pictures (the first draw of a study does).")
             continue
         frames = [
-            _example(kept, n, config["dims"] == 3, affine, f"{picked.name(letter)} · its own {word}")
+            _example(kept, n, data_spec.dims == 3, affine, f"{picked.name(letter)} · its own {word}")
             for n, word in enumerate(("worst", "median", "best"))
             if f"image.{n}" in kept
         ]

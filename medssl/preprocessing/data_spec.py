@@ -9,12 +9,15 @@ once against the run whose model is to be used.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from medssl.core.errors import MedsslError
 from medssl.scans.modality import FAMILIES, Family, family_of
+
+SAME_SPACING = 0.05
 
 
 class Shaped(Protocol):
@@ -72,15 +75,15 @@ class DataSpec:
         Raises:
             MedsslError: the record does not say it.
         """
-        values = config.get("data_spec", config)  # until format 0.1, the five stood in the config themselves
-        missing = [name for name in ("dims", "channels", "modality", "spacing_mm") if name not in values]
+        values = config.get("data_spec", config)  # records of 0.1 have the values among the other settings
+        missing = [name for name in ("dims", "modality", "spacing_mm") if name not in values]
         if missing:
             raise MedsslError(
-                f"the run's record does not say the {missing[0]} of its scans: expected a run of this version; run it again"
+                f"the run's record does not say the {missing[0]} of its scans: expected the record of a pretraining run, a "
+                "fine-tuned model or a study; run it again"
             )
-        size = values.get("size")
-        spacing_mm = tuple(values["spacing_mm"])
-        return cls(values["dims"], values["channels"], values["modality"], spacing_mm, tuple(size) if size else None)
+        channels = values.get("channels", 1)  # studies of 0.1 did not record them, and nothing was checked against one
+        return cls(values["dims"], channels, values["modality"], tuple(values["spacing_mm"]), values.get("size"))
 
     def check_encoder(self, encoder: Shaped) -> None:
         """Raise MedsslError unless the encoder was built for scans like these."""
@@ -90,3 +93,37 @@ class DataSpec:
                 f"{self.dims}D scans of {self.channels} channel(s); pass --encoder.dims {self.dims} "
                 f"--encoder.in_channels {self.channels}"
             )
+
+    def check_model(self, trained: DataSpec) -> None:
+        """Raise MedsslError unless a model trained on scans like `trained` can be applied to these: the same dimensions,
+        modality and channels, spacing within 5% (volumes) and the same size (images)."""
+        if (self.dims, self.modality, self.channels) != (trained.dims, trained.modality, trained.channels):
+            raise MedsslError(
+                f"these scans are {self.dims}D {self.modality} with {self.channels} channel(s): the model was made for "
+                f"{trained.dims}D {trained.modality} with {trained.channels} channel(s)"
+            )
+        if self.dims == 3 and not self.same_spacing(trained):
+            raise MedsslError(
+                f"these volumes have a spacing of {self.spacing_mm} mm: the model was trained at {trained.spacing_mm} mm; "
+                f"prepare the scans with --spacing-mm {' '.join(f'{mm:g}' for mm in trained.spacing_mm)}"
+            )
+        if self.dims == 2 and trained.size and self.size != trained.size:
+            raise MedsslError(
+                f"these images have a size of {self.size or 'their own'}: the model was trained at {trained.size}; prepare "
+                f"the scans with --size {' '.join(map(str, trained.size))}"
+            )
+
+    def warn_of_spacing(self, pretrained: DataSpec) -> None:
+        """Warn where an encoder was pretrained at another spacing than it is about to be trained at."""
+        if not self.same_spacing(pretrained):
+            warnings.warn(
+                f"pretrained at a spacing of {pretrained.spacing_mm} mm, used at {self.spacing_mm} mm: expected the same; "
+                "prepare both caches at one spacing",
+                stacklevel=3,
+            )
+
+    def same_spacing(self, other: DataSpec) -> bool:
+        """Whether the spacing is that of the other, within 5% of it along each axis."""
+        return self.dims == other.dims and all(
+            abs(mine - its) <= SAME_SPACING * its for mine, its in zip(self.spacing_mm, other.spacing_mm)
+        )

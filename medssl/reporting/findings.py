@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from medssl.core.runs import Run
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.style import BASELINE_STYLES, arm_name, counted, difference, status_name
 
 
@@ -68,10 +69,10 @@ def _detail(rows: pd.DataFrame) -> str:
 
 def study_facts(run: Run) -> str:
     """Name the data, the size and the state of a study in one line."""
-    config = run.config
+    config, data_spec = run.config, DataSpec.from_record(run.config)
     scored = f"{config.get('scored_patients', '–')} {config.get('score_on', '')} patients"
     parts = [
-        f"{config['dims']}D {config.get('modality', '')}".strip() if config.get("dims") else "",
+        f"{data_spec.dims}D {data_spec.modality}",
         f"{counted(len(config.get('arms', [])), 'arm')}, {counted(len(config.get('budgets', [])), 'budget')}",
         f"scored on {scored}, {config.get('scored_scans', '–')} scans",
         f"run {run.id}, {status_name('stale' if run.stale else run.status)}",

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medssl.preprocessing.data_spec import DataSpec
+
 Config = dict[str, Any]
 POINTS = (  # in the order in which they are read; the keys of a record are sorted
     "split by patient",
@@ -90,13 +92,13 @@ def _finetuning(config: Config) -> Point:
 
 def _parity(config: Config) -> Point:
     """Whether every pretraining run had the spacing of this study, to 5%."""
-    spacing_mm = tuple(config["spacing_mm"])
+    data_spec = DataSpec.from_record(config)
     others = [
         arm
         for arm, pretraining in config["pretraining"].items()
-        if any(abs(a - b) > 0.05 * b for a, b in zip(pretraining["spacing_mm"], spacing_mm))
+        if not data_spec.same_spacing(DataSpec.from_record(pretraining))
     ]
-    evidence = f"one cache and crop, spacing {spacing_mm} mm, in all arms"
+    evidence = f"one cache and crop, spacing {data_spec.spacing_mm} mm, in all arms"
     return Point(not others, evidence + (f"; pretrained at another spacing: {', '.join(others)}" if others else ""))
 
 

@@ -146,8 +146,8 @@ def make_plan(
         "recipes": {a: asdict(r) for a, r in recipes.items()}, "encoder": spec, "crop": size, "split_seed": split_seed,
         "split_column": split_column, "seen_test_scans": seen, "long": long,
         "truth": runs.identity(labels=sorted((digests[s], c) for s, c in targets.labels.items()), classes=targets.classes),
-        "scored": runs.identity(scans=sorted(digests[scored])), "weights": {a: _weights(f) for a, f in folders.items()}, "cells": len(cells), "spacing_mm": cache.spacing_mm,
-        "modality": cache.modality, "dims": cache.dims, "scored_scans": len(scored), "scored_patients": people[scored].nunique(),
+        "scored": runs.identity(scans=sorted(digests[scored])), "weights": {a: _weights(f) for a, f in folders.items()}, "cells": len(cells),
+        "data_spec": cache.data_spec.to_record(), "scored_scans": len(scored), "scored_patients": people[scored].nunique(),
         "patients": {role: int((roles == role).sum()) for role in ("train", "validation", "test")},
         "pretraining": {a: runs.read(f).config | {"id": runs.read(f).id, "cost": runs.read(f).cost} for a, f in folders.items()},
     }  # fmt: skip

@@ -29,6 +29,7 @@ from medssl.datasets.splits import SplitSpec, label_budgets
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.preprocessing.cache import Cache
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.config import FinetuneConfig
 from medssl.training.engine import CropData, SoundGradients, StepBar, adamw, quiet_third_parties
 from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_pretrained, save_weights
@@ -92,11 +93,7 @@ def finetune(
         "budget": budget,
         "patients": len(subset),
         "scans": len(training) + len(validation),
-        "dims": cache.dims,
-        "channels": cache.channels,
-        "modality": cache.modality,
-        "spacing_mm": cache.spacing_mm,
-        "size": cache.size,
+        "data_spec": cache.data_spec.to_record(),
         **split.to_record(),
     }
     name = runs.identity(kind="finetune", config=config, data=cache.digest, seed=seed, parent=parent_id)
@@ -152,11 +149,7 @@ def architecture(
     size = tuple(crop or (records[0].config["crop"] if records else default_crop(cache, built)))
     built.check_size(size)
     for record in records:
-        before, now = record.config["spacing_mm"], cache.spacing_mm
-        if any(abs(a - b) > 0.05 * b for a, b in zip(before, now)):
-            console.print(
-                f"warning: pretrained at a spacing of {tuple(before)} mm, used at {tuple(now)} mm; expected the same"
-            )
+        cache.data_spec.warn_of_spacing(DataSpec.from_record(record.config))
     return specs[0], size
 
 

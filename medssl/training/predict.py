@@ -34,6 +34,7 @@ from medssl.encoders import Encoder
 from medssl.evaluation import representation as probes
 from medssl.evaluation.representation import middles
 from medssl.preprocessing.cache import Cache, prepare
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.scans.read import read_scan
 from medssl.training.finetune import load_model
 from medssl.training.models import Classifier, Segmenter, classify, pretrained_encoder, segment_probabilities
@@ -98,8 +99,11 @@ def prepared(scans: Path, out: Path, config: dict[str, Any]) -> Iterator[tuple[C
     is removed when the block ends well.
     """
     out.mkdir(parents=True, exist_ok=True)
+    trained = DataSpec.from_record(config)
     if (scans / "cache.json").exists():
-        yield _fitting(Cache(scans), config), None
+        cache = Cache(scans)
+        cache.data_spec.check_model(trained)
+        yield cache, None
         return
     manifest = scans
     if not (scans / "sources.parquet").exists():
@@ -108,33 +112,12 @@ def prepared(scans: Path, out: Path, config: dict[str, Any]) -> Iterator[tuple[C
                 "--out lies in the folder of scans: expected another place, or its masks would be the next scans"
             )
         manifest = out / "manifest"
-        index([scans], manifest, modality=config["modality"])
-    grid = (
-        {"spacing_mm": tuple(config["spacing_mm"])}
-        if config["dims"] == 3
-        else {"size": config["size"] and tuple(config["size"])}
-    )
-    cache = prepare(manifest, out / "cache", dims=config["dims"], modality=config["modality"], **grid)
-    yield _fitting(cache, config), manifest / "sources.parquet"
+        index([scans], manifest, modality=trained.modality)
+    grid: dict[str, Any] = {"spacing_mm": trained.spacing_mm} if trained.dims == 3 else {"size": trained.size}
+    cache = prepare(manifest, out / "cache", dims=trained.dims, modality=trained.modality, **grid)
+    cache.data_spec.check_model(trained)
+    yield cache, manifest / "sources.parquet"
     shutil.rmtree(out / "cache")
-
-
-def _fitting(cache: Cache, config: dict[str, Any]) -> Cache:
-    """The cache, if its scans are of the kind, the channels and the grid that the model was made for."""
-    found = (cache.dims, cache.channels, cache.modality)
-    wanted = (config["dims"], config["channels"], config["modality"])
-    if found != wanted:
-        raise MedsslError(
-            f"these scans are {found[0]}D {found[2]} with {found[1]} channel(s): the model was made for {wanted[0]}D {wanted[2]} "
-            f"with {wanted[1]} channel(s)"
-        )
-    apart = cache.dims == 3 and not np.allclose(cache.spacing_mm, config["spacing_mm"], rtol=0.05)
-    if apart or (cache.dims == 2 and config["size"] and cache.size != tuple(config["size"])):
-        raise MedsslError(
-            f"this cache has a spacing of {cache.spacing_mm} mm and images of {cache.size or 'their own size'}: the model was made "
-            f"at {tuple(config['spacing_mm'])} mm and {config['size'] or 'their own size'}; prepare the scans like that"
-        )
-    return cache
 
 
 def _probabilities(model: Classifier, record: Run, cache: Cache) -> pd.DataFrame:

@@ -117,8 +117,7 @@ def pretrain(
     config = {
         "encoder": describe(encoder), "method": describe_method(pretext) | _about(pretext), "crop": size,
         **asdict(train), **split.to_record(), "devices": hardware.devices, "transductive": transductive,
-        "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), told=told), "spacing_mm": cache.spacing_mm, "dims": cache.dims, "channels": cache.channels,
-        "modality": cache.modality, "size": cache.size,
+        "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), told=told), "data_spec": cache.data_spec.to_record(),
     }  # fmt: skip
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
     finished = runs.finished(out, name, resume)

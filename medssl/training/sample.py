@@ -26,6 +26,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.registry import METHODS
 from medssl.core.runs import Run, read
 from medssl.encoders import Encoder
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.models import load_method
 
 SYNTHETIC = "SYNTHETIC"
@@ -63,7 +64,8 @@ def _write(x: np.ndarray, name: str, record: Run, out: Path) -> str:
         write_atomically(out / f"{name}.png", _png(Image.fromarray(pixels.squeeze()), record))
         return f"{name}.png"
     array = x[0] if len(x) == 1 else np.moveaxis(x, 0, -1)
-    image = nibabel.Nifti1Image(array.astype(np.float32), np.diag([*_three(record.config["spacing_mm"]), 1.0]))
+    spacing_mm = (*DataSpec.from_record(record.config).spacing_mm, 1.0)
+    image = nibabel.Nifti1Image(array.astype(np.float32), np.diag([*spacing_mm[:3], 1.0]))
     image.header["descrip"] = _said(record).encode()
     image.header["intent_name"] = SYNTHETIC.encode()
     image.header["cal_max"] = 1.0
@@ -80,7 +82,7 @@ def _png(image: Image.Image, record: Run, spaced: bool = True) -> bytes:
     """The picture with its pixels' distance (PNG counts them a metre) and the word that it is synthetic."""
     about = PngInfo()
     about.add_text("Description", _said(record))
-    down_mm, across_mm = record.config["spacing_mm"][:2]
+    down_mm, across_mm = DataSpec.from_record(record.config).spacing_mm[:2]
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=about, **({"dpi": (25.4 / across_mm, 25.4 / down_mm)} if spaced else {}))
     return buffer.getvalue()
@@ -100,7 +102,3 @@ def _sheet(drawn: np.ndarray) -> Image.Image:
         tile = Image.fromarray(np.rint(255 * pixels).astype(np.uint8)).resize((width * larger, height * larger))
         sheet.paste(tile, (n % across * width * larger, 16 + n // across * height * larger))
     return sheet
-
-
-def _three(spacing_mm: list[float]) -> list[float]:
-    return [*spacing_mm, 1.0][:3]

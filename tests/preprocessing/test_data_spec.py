@@ -1,6 +1,8 @@
 """DataSpec: what a cohort's scans have in common, there and back, and checked against an encoder."""
 
 import json
+import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -66,3 +68,31 @@ def test_an_encoder_built_for_other_scans_is_refused_with_the_options_to_pass() 
     for other in (ResNet(2, 1, width=4), ResNet(3, 3, width=4)):
         with pytest.raises(MedsslError, match=r"--encoder\.dims 2 --encoder\.in_channels 3"):
             spec.check_encoder(other)
+
+
+def test_a_model_is_applied_to_scans_like_those_it_was_trained_on_alone() -> None:
+    trained = DataSpec(3, 1, "CT", (1.0, 1.0, 2.0))
+    replace(trained, spacing_mm=(1.04, 1.0, 1.91)).check_model(trained)
+    for name, other, message in (
+        ("dims", DataSpec(2, 1, "CT"), "2D CT with 1 channel.*made for 3D CT"),
+        ("channels", replace(trained, channels=2), "with 2 channel"),
+        ("modality", replace(trained, modality="MR"), "3D MR"),
+        ("spacing_mm", replace(trained, spacing_mm=(1.06, 1.0, 2.0)), "--spacing-mm 1 1 2"),
+    ):
+        with pytest.raises(MedsslError, match=message):
+            other.check_model(trained)
+        assert getattr(other, name) != getattr(trained, name)
+    films = DataSpec(2, 1, "DX", (0.2, 0.2), (224, 224))
+    replace(films, spacing_mm=(0.5, 0.5)).check_model(films)  # images are resampled to a size, whatever their spacing
+    replace(films, size=(32, 32)).check_model(replace(films, size=None))
+    with pytest.raises(MedsslError, match="size of their own.*--size 224 224"):
+        replace(films, size=None).check_model(films)
+
+
+def test_another_spacing_than_in_pretraining_is_warned_of() -> None:
+    pretrained = DataSpec(3, 1, "CT", (1.0, 1.0, 2.0))
+    with pytest.warns(UserWarning, match=r"pretrained at a spacing of \(1.0, 1.0, 2.0\) mm, used at \(1.0, 1.0, 3.0\)"):
+        replace(pretrained, spacing_mm=(1.0, 1.0, 3.0)).warn_of_spacing(pretrained)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace(pretrained, spacing_mm=(1.0, 1.0, 1.92)).warn_of_spacing(pretrained)

@@ -17,6 +17,7 @@ import pytest
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.evaluation import intervals as stats
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import redaction
 from medssl.reporting import tables as report_tables
 from medssl.reporting.findings import findings
@@ -71,11 +72,12 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
     """A study as `medssl study` leaves it, with the pretraining run beside it."""
     generator = np.random.default_rng(0)
     pretraining = {"simmim": {"id": "pre123", "steps": 500, "cost": {"seconds": 90.0, "samples_per_s": 88.0}}}
+    data_spec = DataSpec(3, 1, "CT", (1.0, 1.0, 2.0)) if task == "segmentation" else DataSpec(2, 1, "CT")
     config = {
-        "task": task, "dims": 3 if task == "segmentation" else 2, "modality": "CT", "arms": list(ARMS),
+        "task": task, "data_spec": data_spec.to_record(), "arms": list(ARMS),
         "budgets": list(BUDGETS), "score_on": "test", "split_seed": 0, "cells": 26, "scored_patients": 24,
         "scored_scans": 28, "patients": {"train": 80, "validation": 10, "test": 24},
-        "pretraining": pretraining, "seen_test_scans": {"simmim": 0}, "spacing_mm": [1.0, 1.0, 2.0],
+        "pretraining": pretraining, "seen_test_scans": {"simmim": 0},
         "asked": {"task": task, "budgets": list(BUDGETS), "draws": 5, "crop": [32, 32, 32], "recipe.steps": 7, "allow_seen": True},
     }  # fmt: skip
     study = root / "hippo"
@@ -267,7 +269,13 @@ def test_broken_and_missing_cells_are_shown_as_such(tmp_path):
 
 
 def test_study_without_a_finished_cell(tmp_path):
-    config = {"task": "segmentation", "arms": ["scratch"], "budgets": ["1%"], "cells": 4}
+    config = {
+        "task": "segmentation",
+        "arms": ["scratch"],
+        "budgets": ["1%"],
+        "cells": 4,
+        "data_spec": DataSpec(3).to_record(),
+    }
     record(tmp_path / "young", "study", config, status="running")
     text = text_of(report(tmp_path / "young"))
     assert "No cell of this study is finished yet" in text

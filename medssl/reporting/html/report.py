@@ -20,6 +20,7 @@ import pandas as pd
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run, read, table
+from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import figures, tables
 from medssl.reporting.findings import findings, study_facts, study_warnings
 from medssl.reporting.redaction import without_paths
@@ -116,7 +117,7 @@ def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str,
         if slices := arrays(folder / "cells" / str(cell) / "examples.npz", "image"):
             examples.setdefault((patients, name), {})[arm] = slices
     smallest_and_largest = sorted(examples)[:1] + sorted(examples)[1:][-1:]
-    volumes = config.get("dims", 3) == 3
+    volumes = DataSpec.from_record(config).dims == 3
     side = " The patient's right is on the left." if volumes else ""
     return [
         {
