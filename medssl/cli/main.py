@@ -76,7 +76,7 @@ COMMANDS = {
         ("runs",),
     ),
     "where": Command(
-        "medssl.datasets.manifest:source_files",
+        "medssl.datasets.manifest:where",
         "which files a scan's pseudonym stands for (on the terminal only)",
         ("out", "scan"),
     ),

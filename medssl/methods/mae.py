@@ -25,12 +25,12 @@ from medssl.methods.shared.patches import check_hides, mean_square, patches_and_
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
-from medssl.views.masking import MaskKind, hiding_order
+from medssl.views.masking import MaskKind, masking_order
 from medssl.views.random import derive_keys
 
 
 class MAE(Method):
-    """mask_ratio: share of the patches hidden. mask_kind: which, see `medssl.views.masking.hiding_order`.
+    """mask_ratio: share of the patches hidden. mask_kind: which, see `medssl.views.masking.masking_order`.
 
     normalise: predict each patch with mean 0 and variance 1 (the paper's better features) rather than as it is.
     """
@@ -77,9 +77,9 @@ class MAE(Method):
     def kept_and_hidden(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Numbers of patches (B, K) and (B, N - K), in each sample as many, chosen by its key."""
         x = batch["views"][0]
-        order = hiding_order(derive_keys(batch["key"], 501), self.encoder.grid(x.shape[2:]), self.mask_kind, x).argsort(
-            1
-        )
+        order = masking_order(
+            derive_keys(batch["key"], 501), self.encoder.grid(x.shape[2:]), self.mask_kind, x
+        ).argsort(1)
         count = round(self.mask_ratio * order.shape[1])
         hidden, keep = order.split([count, order.shape[1] - count], dim=1)
         return keep, hidden

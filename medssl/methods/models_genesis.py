@@ -20,7 +20,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.restoring import Restoring, box
 from medssl.views.base import per_sample
-from medssl.views.intensity import BezierCurve
+from medssl.views.curves import BezierCurve
 from medssl.views.random import derive_keys, uniform
 
 PAINTED, KEPT = (1 / 6, 1 / 3), (3 / 7, 4 / 7)  # edges of a box painted over, and of one kept from the noise around it

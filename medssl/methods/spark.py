@@ -44,7 +44,7 @@ MIXERS = (_ConvNd, _MaxPoolNd, _AvgPoolNd)
 
 
 class SparK(Method):
-    """mask_ratio: share of the blocks hidden. mask_kind: which, see `medssl.views.masking.hiding_order`.
+    """mask_ratio: share of the blocks hidden. mask_kind: which, see `medssl.views.masking.masking_order`.
 
     normalise: predict each block with mean 0 and variance 1, as the paper does, rather than as it is.
     """

@@ -199,9 +199,39 @@ def leaves(view: View, params: Params) -> Iterator[tuple[View, Params]]:
         yield from leaves(part, params[str(i)])
 
 
+def moves_voxels(view: View) -> bool:
+    """Whether a single view moves voxels, and so a mask with them."""
+    return type(view).move_mask is not View.move_mask or type(view).mask is not View.mask
+
+
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
     """(B,) -> (B, 1, ..., 1), so that one value a sample broadcasts over x (B, C, *S)."""
     return values.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def broadcast_along(values: Tensor, x: Tensor, axis: int) -> Tensor:
+    """(n,) or (B, n) -> a shape that broadcasts over x (B, C, *S) along its spatial axis `axis`, counted from 0."""
+    shape = [1] * x.ndim
+    shape[0], shape[axis + 2] = (len(values) if values.ndim == 2 else 1), values.shape[-1]
+    return values.reshape(shape)
+
+
+def check_range(name: str, value: float | Sequence[float], minimum: float = 0.0, maximum: float = math.inf) -> None:
+    """Raise MedsslError for a number, or a pair (low, high), that is not between the limits and in order."""
+    low, high = (value, value) if isinstance(value, int | float) else tuple(value)
+    if not minimum <= low <= high <= maximum:
+        kind = "a number" if isinstance(value, int | float) else "low <= high, both"
+        raise MedsslError(f"{name} is {value}: expected {kind} from {minimum:g} to {maximum:g}")
+
+
+def check_axes(axes: Sequence[int], x: Tensor) -> Sequence[int]:
+    """`axes`; raises MedsslError where x (B, C, *S) does not have them."""
+    dims = x.ndim - 2
+    if not all(0 <= axis < dims for axis in axes):
+        raise MedsslError(
+            f"axes {tuple(axes)} came with an image of {dims} axes: expected numbers from 0 to {dims - 1}"
+        )
+    return axes
 
 
 def take(params: Params, index: Tensor | slice) -> Params:

@@ -2,7 +2,7 @@
 
 view = ColourJitter(hue=0.05, saturation=0.3, value=0.2)
 view = StainJitter(stains="macenko")
-y = view(x, view.draw(keys))                           # (B, 3, *S) of 0..1, RGB; what lies outside is clipped
+y = view(x, view.draw(keys))                           # (B, 3, *S) of 0..1, RGB; values outside are clipped
 """
 
 from __future__ import annotations
@@ -13,25 +13,34 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, per_sample
-from medssl.views.kspace import expect
+from medssl.views.base import Params, View, check_range, per_sample
 from medssl.views.random import derive_keys, uniform
 
 # Optical density of red, green, blue in haematoxylin and in eosin: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001
 RUIFROK = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
-MOST_VOXELS = 100_000  # that a percentile is taken of
+MAX_PERCENTILE_VOXELS = 100_000  # that a percentile is taken of
 
 
 class ColourJitter(View):
-    """Hue turned by up to `hue` of a full circle, saturation and value times 1 - s..1 + s, in HSV (Smith, SIGGRAPH 1978)."""
+    """Random hue, saturation and value (HSV; Smith, SIGGRAPH 1978).
+
+    Args:
+        hue: Hue turns by up to this share of the full circle.
+        saturation: Saturation is multiplied by 1 - saturation to 1 + saturation.
+        value: Value is multiplied by 1 - value to 1 + value.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = ColourJitter(hue=0.05, saturation=0.3, value=0.2)
+    """
 
     channels = 3
 
     def __init__(self, hue: float = 0.05, saturation: float = 0.3, value: float = 0.2, probability: float = 0.8):
         super().__init__()
-        expect("ColourJitter's hue", hue, 0, 0.5)
-        expect("ColourJitter's saturation", saturation, 0, 1)
-        expect("ColourJitter's value", value, 0, 1)
+        check_range("ColourJitter's hue", hue, 0, 0.5)
+        check_range("ColourJitter's saturation", saturation, 0, 1)
+        check_range("ColourJitter's value", value, 0, 1)
         self.hue, self.saturation, self.value, self.probability = hue, saturation, value, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
@@ -50,24 +59,34 @@ class ColourJitter(View):
 
 
 class StainJitter(View):
-    """The amounts of haematoxylin and eosin, each times 1 - scale..1 + scale, plus -shift..shift.
+    """Random amounts of haematoxylin and eosin; what neither stain explains stays.
 
-    stains: the colours they are told apart by: "ruifrok", fixed, or "macenko", estimated from each image.
     Tellez et al., IEEE TMI 2018; Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 2001; Macenko et al., ISBI 2009.
-    What neither stain explains is kept.
+
+    Args:
+        scale: Each amount is multiplied by 1 - scale to 1 + scale.
+        shift: To each amount -shift to shift is added, in optical density.
+        stains: The colours of the stains: "ruifrok", fixed, or "macenko", estimated from each image.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = StainJitter(scale=0.2, shift=0.05, stains="macenko")
     """
 
     channels = 3
-    least_density = 0.15  # of tissue, in natural logarithms: Macenko et al.'s beta
-    least_tissue = 0.01  # share of an image; one with less has no stains to estimate and is given Ruifrok's
+    min_density = 0.15  # of tissue, in natural logarithms: Macenko et al.'s beta
+    min_tissue = 0.01  # share of an image; one with less has no stains to estimate and is given Ruifrok's
 
     def __init__(
-        self, scale: float = 0.2, shift: float = 0.05, stains: Literal["ruifrok", "macenko"] = "ruifrok",
+        self,
+        scale: float = 0.2,
+        shift: float = 0.05,
+        stains: Literal["ruifrok", "macenko"] = "ruifrok",
         probability: float = 0.8,
-    ):  # fmt: skip
+    ):
         super().__init__()
-        expect("StainJitter's scale", scale, 0, 1)
-        expect("StainJitter's shift", shift)
+        check_range("StainJitter's scale", scale, 0, 1)
+        check_range("StainJitter's shift", shift)
         if stains not in ("ruifrok", "macenko"):
             raise MedsslError(f"stains is {stains!r}: expected 'ruifrok' or 'macenko'")
         self.scale, self.shift, self.stains, self.probability = scale, shift, stains, probability
@@ -92,39 +111,45 @@ class StainJitter(View):
         ruifrok = (ruifrok / ruifrok.norm(dim=0)).expand(len(density), 3, 2)
         if self.stains == "ruifrok":
             return ruifrok
-        tissue = density.amax(1) > self.least_density  # (B, voxels)
-        enough = tissue.float().mean(1) > self.least_tissue
-        return torch.where(enough[:, None, None], macenko(density, tissue), ruifrok)
+        tissue = density.amax(1) > self.min_density  # (B, voxels)
+        enough = tissue.float().mean(1) > self.min_tissue
+        return torch.where(enough[:, None, None], estimate_stains(density, tissue), ruifrok)
 
 
-def macenko(density: Tensor, tissue: Tensor) -> Tensor:
-    """(B, 3, voxels) and where there is tissue (B, voxels) -> (B, 3, 2): in the plane of the first two principal axes of
-    the tissue's densities its outermost directions (1st and 99th percentile), the one that takes more red first."""
+def estimate_stains(density: Tensor, tissue: Tensor) -> Tensor:
+    """The colours of the two stains by Macenko et al.'s method.
+
+    In the plane of the first two principal axes of the tissue's densities, these are the outermost directions (1st and
+    99th percentile).
+
+    Args:
+        density: (B, 3, voxels) optical densities.
+        tissue: (B, voxels) bool.
+
+    Returns:
+        (B, 3, 2), first the stain that absorbs more red, haematoxylin.
+    """
     weight = tissue[:, None].float()
     mean = (density * weight).sum(2, keepdim=True) / weight.sum(2, keepdim=True).clamp(min=1)
-    apart = (density - mean) * weight
-    apart = apart.double()  # so that axes of nearly equal length are the same whatever the batch
-    axes = torch.linalg.eigh(apart @ apart.mT)[1][:, :, 1:].float()  # (B, 3, 2), the second axis first
+    centred = ((density - mean) * weight).double()  # so that axes of nearly equal length do not depend on the batch
+    axes = torch.linalg.eigh(centred @ centred.mT)[1][:, :, 1:].float()  # (B, 3, 2), the second axis first
     axes = axes * torch.where(axes.sum(1, keepdim=True) < 0, -1.0, 1.0)
     across, along = (axes.mT @ density).unbind(1)
     angles = torch.atan2(across, along).masked_fill(~tissue, torch.nan)
-    angles = angles[:, :: -(-angles.shape[1] // MOST_VOXELS)]
+    angles = angles[:, :: -(-angles.shape[1] // MAX_PERCENTILE_VOXELS)]
     ends = angles.nanquantile(torch.tensor([0.01, 0.99], device=angles.device), dim=1).T.nan_to_num()  # (B, 2)
-    found = axes @ torch.stack([ends.sin(), ends.cos()], 1)  # (B, 3, 2)
-    return torch.where(found[:, :1, :1] < found[:, :1, 1:], found.flip(2), found)
+    stains = axes @ torch.stack([ends.sin(), ends.cos()], 1)  # (B, 3, 2)
+    return torch.where(stains[:, :1, :1] < stains[:, :1, 1:], stains.flip(2), stains)
 
 
 def to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, 3, *S) of 0..1 -> hue, as a share of the circle, saturation and value, each (B, 1, *S)."""
+    """(B, 3, *S) of 0..1 -> hue (as a share of the circle), saturation and value, each (B, 1, *S)."""
     red, green, blue = rgb.split(1, 1)
-    value, least = rgb.amax(1, keepdim=True), rgb.amin(1, keepdim=True)
-    chroma = value - least
+    value, lowest = rgb.amax(1, keepdim=True), rgb.amin(1, keepdim=True)
+    chroma = value - lowest
     step = torch.where(chroma > 0, chroma, 1.0)
-    sixths = torch.where(
-        value == red,
-        (green - blue) / step,
-        torch.where(value == green, 2 + (blue - red) / step, 4 + (red - green) / step),
-    )
+    from_green_or_blue = torch.where(value == green, 2 + (blue - red) / step, 4 + (red - green) / step)
+    sixths = torch.where(value == red, (green - blue) / step, from_green_or_blue)
     return sixths / 6 % 1, chroma / torch.where(value > 0, value, 1.0), value
 
 

@@ -1,9 +1,8 @@
-"""Changes of intensity: CT windows in HU, gamma, curves, brightness and contrast, noise, blur, sharpening, inversion.
+"""Changes of intensity: CT windows, gamma, brightness and contrast, noise, blur, sharpening, inversion.
 
     view = Compose([Window(jitter_hu=40), Gamma(), Noise()])
 
-Scans reach these views as they lie in the cache: CT in HU (a `Window` comes first), everything else about 0..1, where
-0 is air. Ranges are in those units; sigma of a blur is in voxels.
+Scans arrive as the cache holds them: CT in HU (so a `Window` comes first), everything else at about 0..1, where 0 is air.
 """
 
 from __future__ import annotations
@@ -14,17 +13,24 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View, per_sample
-from medssl.views.kspace import expect, through_curve
+from medssl.views.base import Params, View, check_range, per_sample
 from medssl.views.random import derive_keys, normal_like, uniform
-from medssl.views.separable import convolved, gaussian
+from medssl.views.separable import convolve, gaussian_kernel
 
 
 class Window(View):
-    """CT: HU -> 0..1 by a window whose level and width each move by up to `jitter_hu`.
+    """CT window: HU -> 0..1, with a random level and width.
 
-    tails: the share of 0..1 that is kept on either side for what lies outside of the window, down to air (-1000 HU) and
-    up to dense bone (1500 HU), so that lung and bone are not lost to a soft-tissue window. 0 is the radiologist's window.
+    Args:
+        level_hu: The middle of the window, in HU.
+        width_hu: Its width, in HU.
+        jitter_hu: How far level and width each move at most, in HU.
+        tails: Share of 0..1 that is reserved on either side for what lies outside of the window, down to air (-1000 HU)
+            and up to dense bone (1500 HU), so that a soft-tissue window does not lose lung and bone. 0 gives the
+            radiologist's window.
+
+    Example:
+        >>> view = Window(level_hu=40, width_hu=400, jitter_hu=40, tails=0.15)
     """
 
     air_hu, bone_hu = -1000.0, 1500.0
@@ -55,36 +61,51 @@ class Window(View):
 
 
 class Gamma(View):
-    """x -> x^gamma on 0..1, gamma log-uniform in 1/`most`..`most`; values outside keep their excess."""
+    """Intensities to a random power: x -> x^gamma on 0..1; values outside keep their excess.
 
-    def __init__(self, most: float = 1.5, probability: float = 0.5):
+    Args:
+        max_gamma: gamma is drawn log-uniformly from 1 / max_gamma to max_gamma.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = Gamma(max_gamma=1.8, probability=0.8)
+    """
+
+    def __init__(self, max_gamma: float = 1.5, probability: float = 0.5):
         super().__init__()
-        expect("Gamma's most", most, 1)
-        self.most, self.probability = most, probability
+        check_range("Gamma's max_gamma", max_gamma, 1)
+        self.max_gamma, self.probability = max_gamma, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"gamma": uniform(keys, 1, -math.log(self.most), math.log(self.most))[:, 0].exp()}
+        return {"gamma": uniform(keys, 1, -math.log(self.max_gamma), math.log(self.max_gamma))[:, 0].exp()}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         inside = x.clamp(0, 1)
-        power = inside.clamp(min=1e-6).log().mul_(per_sample(params["gamma"], x)).exp_()  # quicker than pow
+        power = inside.clamp(min=1e-6).log().mul_(per_sample(params["gamma"], x)).exp_()  # faster than pow
         return (x - inside).add_(power)
 
 
 class BrightnessContrast(View):
     """x -> (x - mean) * contrast + mean + brightness, each sample about its own mean.
 
-    about_air: x -> x * contrast + brightness instead, so that without brightness air stays 0, as black as it was.
+    Args:
+        brightness: Brightness is drawn from -brightness to brightness, on the scale 0..1.
+        contrast: Contrast is drawn from 1 - contrast to 1 + contrast.
+        probability: Chance that a sample gets the view.
+        about_air: x -> x * contrast + brightness instead, so that air, at 0, stays black when brightness is 0.
+
+    Example:
+        >>> view = BrightnessContrast(brightness=0.2, contrast=0.3)
     """
 
     def __init__(
         self, brightness: float = 0.2, contrast: float = 0.3, probability: float = 0.8, about_air: bool = False
     ):
         super().__init__()
-        self.about_air = about_air
-        expect("brightness", brightness)
-        expect("contrast", contrast, 0, 1)
-        self.brightness, self.contrast, self.probability = brightness, contrast, probability
+        check_range("brightness", brightness)
+        check_range("contrast", contrast, 0, 1)
+        self.brightness, self.contrast = brightness, contrast
+        self.probability, self.about_air = probability, about_air
 
     def parameters_of(self, keys: Tensor) -> Params:
         drawn = uniform(keys, 2, -1, 1)
@@ -99,117 +120,87 @@ class BrightnessContrast(View):
 
 
 class Noise(View):
-    """Gaussian noise with a standard deviation drawn from 0..`most`."""
+    """White Gaussian noise.
 
-    def __init__(self, most: float = 0.05, probability: float = 0.5):
+    Args:
+        max_sigma: The standard deviation is drawn from 0 to max_sigma, on the scale 0..1.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = Noise(max_sigma=0.05)
+    """
+
+    def __init__(self, max_sigma: float = 0.05, probability: float = 0.5):
         super().__init__()
-        expect("Noise's most", most)
-        self.most, self.probability = most, probability
+        check_range("Noise's max_sigma", max_sigma)
+        self.max_sigma, self.probability = max_sigma, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"sigma": uniform(keys, 1, 0, self.most)[:, 0], "key": derive_keys(keys, 11)}
+        return {"sigma": uniform(keys, 1, 0, self.max_sigma)[:, 0], "key": derive_keys(keys, 11)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return normal_like(x, params["key"]).mul_(per_sample(params["sigma"], x)).add_(x)
 
 
 class Blur(View):
-    """A Gaussian blur with sigma drawn from 0.1..`most` voxels, axis by axis."""
+    """A Gaussian blur, axis by axis.
 
-    def __init__(self, most: float = 1.5, probability: float = 0.5):
+    Args:
+        max_sigma: The Gaussian's standard deviation is drawn from 0.1 to max_sigma, in voxels.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = Blur(max_sigma=1.5)
+    """
+
+    def __init__(self, max_sigma: float = 1.5, probability: float = 0.5):
         super().__init__()
-        expect("Blur's most", most, 0.1)
-        self.most, self.probability = most, probability
+        check_range("Blur's max_sigma", max_sigma, 0.1)
+        self.max_sigma, self.probability = max_sigma, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"sigma": uniform(keys, 1, 0.1, self.most)[:, 0]}
+        return {"sigma": uniform(keys, 1, 0.1, self.max_sigma)[:, 0]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return convolved(x, gaussian(params["sigma"], reach=math.ceil(4 * self.most)))
+        return convolve(x, gaussian_kernel(params["sigma"], reach=math.ceil(4 * self.max_sigma)))
 
 
 class Sharpen(View):
-    """Unsharp masking: x + amount * (x - x blurred by `sigma` voxels), amount drawn from 0..`most`."""
+    """Unsharp masking: x + amount * (x - blurred x).
 
-    def __init__(self, most: float = 1.0, sigma: float = 1.0, probability: float = 0.5):
+    Args:
+        max_amount: The amount is drawn from 0 to max_amount.
+        sigma: Standard deviation of the blur, in voxels.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = Sharpen(max_amount=1.0, sigma=1.0)
+    """
+
+    def __init__(self, max_amount: float = 1.0, sigma: float = 1.0, probability: float = 0.5):
         super().__init__()
-        expect("Sharpen's most", most)
-        expect("Sharpen's sigma", sigma, 0.1)
-        self.most, self.sigma, self.probability = most, sigma, probability
+        check_range("Sharpen's max_amount", max_amount)
+        check_range("Sharpen's sigma", sigma, 0.1)
+        self.max_amount, self.sigma, self.probability = max_amount, sigma, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"amount": uniform(keys, 1, 0, self.most)[:, 0]}
+        return {"amount": uniform(keys, 1, 0, self.max_amount)[:, 0]}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         sigma = torch.full_like(params["amount"], self.sigma)
-        return x + per_sample(params["amount"], x) * (
-            x - convolved(x, gaussian(sigma, reach=math.ceil(4 * self.sigma)))
-        )
-
-
-class HistogramShift(View):
-    """0..1 through a rising piecewise linear curve: `points` values, its ends apart, each moved towards its neighbours.
-
-    strength: how far at most, as a share of the way that keeps the curve rising. It undoes what Nyul et al. (IEEE TMI 2000) do:
-    their piecewise linear curves make the histograms of scanners alike.
-    """
-
-    def __init__(self, points: int = 8, strength: float = 0.8, probability: float = 0.5):
-        super().__init__()
-        expect("HistogramShift's points", points, 1)
-        expect("HistogramShift's strength", strength, 0, 1)
-        self.points, self.strength, self.probability = points, strength, probability
-
-    def parameters_of(self, keys: Tensor) -> Params:
-        return {"moves": uniform(keys, self.points, -0.5, 0.5) * self.strength}
-
-    def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return through_curve(x, self.table(params))
-
-    def table(self, params: Params) -> Tensor:
-        """(B, points + 2): the curve's values at equal steps from 0 to 1."""
-        moves = torch.nn.functional.pad(params["moves"], (1, 1))
-        steps = torch.arange(self.points + 2, device=moves.device)
-        return (steps + moves) / (self.points + 1)
-
-
-class BezierCurve(View):
-    """0..1 through a monotone Bezier curve from (0, 0) to (1, 1), or, in a share `inverting`, from (0, 1) to (1, 0).
-
-    The two inner points are drawn from the unit square. Zhou et al., Models Genesis, Medical Image Analysis 2021
-    (arXiv 2004.07882), "non-linear transformation".
-    """
-
-    steps = 1024  # of the curve, and of the table it is read from
-
-    def __init__(self, inverting: float = 0.5, probability: float = 0.9):
-        super().__init__()
-        expect("inverting", inverting, 0, 1)
-        self.inverting, self.probability = inverting, probability
-
-    def parameters_of(self, keys: Tensor) -> Params:
-        inverted = uniform(derive_keys(keys, 1), 1)[:, 0] < self.inverting
-        return {"points": uniform(keys, 4).reshape(-1, 2, 2), "inverted": inverted}  # points: (B, 2, (x, y))
-
-    def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return through_curve(x, self.table(params))
-
-    def table(self, params: Params) -> Tensor:
-        """(B, steps): the curve's values at equal steps from 0 to 1."""
-        t = torch.linspace(0, 1, self.steps, device=params["points"].device)
-        first, second = params["points"][:, :1], params["points"][:, 1:]  # (B, 1, 2)
-        weights = torch.stack([3 * (1 - t) ** 2 * t, 3 * (1 - t) * t**2, t**3])[..., None]
-        curve = weights[0] * first + weights[1] * second + weights[2]  # (B, steps, 2)
-        across, up = curve.sort(dim=1).values.unbind(2)  # sorted, as in the paper's code: monotone for any points
-        up = torch.where(params["inverted"][:, None], up.flip(1), up)
-        right = torch.searchsorted(across.contiguous(), t.expand(len(across), -1).contiguous()).clamp(1, self.steps - 1)
-        ends = [values.gather(1, right - side) for values in (across, up) for side in (1, 0)]
-        share = ((t - ends[0]) / (ends[1] - ends[0]).clamp(min=1e-9)).clamp(0, 1)
-        return torch.lerp(ends[2], ends[3], share)
+        blurred = convolve(x, gaussian_kernel(sigma, reach=math.ceil(4 * self.sigma)))
+        return x + per_sample(params["amount"], x) * (x - blurred)
 
 
 class Invert(View):
-    """x -> 1 - x: a radiograph with bone dark (MONOCHROME1) for one with bone bright."""
+    """x -> 1 - x: turns a radiograph with bright bone into one with dark bone (MONOCHROME1), and back.
+
+    Args:
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = Invert(probability=0.5)
+    """
 
     def __init__(self, probability: float = 0.5):
         super().__init__()

@@ -1,6 +1,9 @@
-"""What several views draw over a grid: filters in k-space, curves of intensity, smooth noise.
+"""What a scanner does to a signal before it is an image: filters in k-space, complex noise.
 
-y = filtered(x, (frequency(x, 2).abs() < 0.25).float())             # a low-pass along the first array axis
+    y = filter_kspace(x, (frequency(x, 0).abs() < 0.25).float())    # a low-pass along the first spatial axis
+    y = add_complex_noise(x, sigma=torch.full((len(x),), 0.05), keys=keys)
+
+A line is one phase-encoding step. Lines are counted along the phase axis, the centre of k-space at half of them.
 """
 
 from __future__ import annotations
@@ -11,46 +14,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medssl.core.errors import MedsslError
-from medssl.views.base import per_sample
-from medssl.views.random import derive_keys, normal_like
-from medssl.views.separable import convolved, gaussian
-
-
-def expect(name: str, value: float | Sequence[float], least: float = 0.0, most: float = math.inf) -> None:
-    """Refuse a number, or a (low, high) pair, that does not lie from `least` to `most` in order."""
-    low, high = (value, value) if isinstance(value, int | float) else tuple(value)
-    if not least <= low <= high <= most:
-        kind = "a number" if isinstance(value, int | float) else "low <= high, both"
-        raise MedsslError(f"{name} is {value}: expected {kind} from {least:g} to {most:g}")
-
-
-def on_axis(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """(n,) or (B, n) -> values that meet x (B, C, *S) along the dimension `axis` of x."""
-    shape = [1] * x.ndim
-    shape[0], shape[axis] = (len(values) if values.ndim == 2 else 1), values.shape[-1]
-    return values.reshape(shape)
+from medssl.views.base import broadcast_along, check_axes, per_sample
+from medssl.views.random import derive_keys, normal_like, uniform
+from medssl.views.separable import convolve, gaussian_kernel
 
 
 def frequency(x: Tensor, axis: int) -> Tensor:
-    """Cycles a voxel along dimension `axis` of x, -0.5..0.5 in the order of an FFT, ready to meet x."""
-    return on_axis(torch.fft.fftfreq(x.shape[axis], device=x.device), x, axis)
+    """Cycles a voxel along spatial axis `axis` of x, -0.5..0.5 in the order of an FFT; broadcasts over x."""
+    return broadcast_along(torch.fft.fftfreq(x.shape[axis + 2], device=x.device), x, axis)
 
 
-def plane(axes: Sequence[int], x: Tensor) -> Sequence[int]:
-    """`axes`, or words where x does not have them."""
-    if not all(0 <= axis < x.ndim - 2 for axis in axes):
-        raise MedsslError(
-            f"axes {tuple(axes)} came with an image of {x.ndim - 2} axes, numbered from 0: expected some of those"
-        )
-    return axes
+def filter_kspace(x: Tensor, weights: Tensor) -> Tensor:
+    """The real part of x (B, C, *S) after its k-space is multiplied by real weights.
 
+    The real part is what a scanner shows that knows the coil's phase. Weights made symmetric give the same, and for those
+    half of k-space is enough.
 
-def filtered(x: Tensor, weights: Tensor) -> Tensor:
-    """x (B, C, *S) with its k-space multiplied by real `weights` that meet x's shape, in the order of an FFT.
-
-    The real part of the result: what a scanner shows that knows the coil's phase. It is what Hermitian weights give,
-    for which half of k-space will do.
+    Args:
+        weights: Broadcast over x, in the order of an FFT.
     """
     axes = tuple(range(2, x.ndim))
     mirrored = weights.flip(axes).roll((1,) * len(axes), axes)
@@ -58,30 +39,46 @@ def filtered(x: Tensor, weights: Tensor) -> Tensor:
     return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * half, s=x.shape[2:], dim=axes)
 
 
-def through_curve(x: Tensor, table: Tensor) -> Tensor:
-    """x on 0..1 through a piecewise linear curve that takes the values `table` (B, n) at n equally spaced places.
+def draw_axis(keys: Tensor, axes: Sequence[int]) -> Tensor:
+    """(B,) int64: one of `axes` for each sample."""
+    index = uniform(derive_keys(keys, 33), 1, 0, len(axes))[:, 0].long()
+    return torch.tensor(axes, device=keys.device)[index]
 
-    The curve runs from 0 to 1 or from 1 to 0; values outside of 0..1 keep their excess.
+
+def phase_lines(x: Tensor, axis: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The phase-encoding line of each place of k-space.
+
+    Args:
+        axis: (B,) each sample's phase axis, one of `axes`.
+
+    Returns:
+        The number of the line that each place is in (in the order of an FFT), and how many lines there are; both
+        broadcast over x.
     """
-    inside = x.clamp(0, 1)
-    place = (inside * (table.shape[1] - 1)).flatten(1)
-    left = place.detach().long().clamp(max=table.shape[1] - 2)
-    value = table.gather(1, left) + table.diff(dim=1).gather(1, left) * (place - left)
-    return value.reshape(x.shape) + (x - inside) * per_sample(table[:, -1] - table[:, 0], x)
+    line = count = per_sample(torch.zeros_like(axis), x)
+    for candidate in check_axes(axes, x):
+        size, chosen = x.shape[candidate + 2], per_sample(axis == candidate, x)
+        numbers = broadcast_along(torch.arange(size, device=x.device).roll(-(size // 2)), x, candidate)
+        line, count = torch.where(chosen, numbers, line), torch.where(chosen, size, count)
+    return line, count
 
 
-def grainy(x: Tensor, keys: Tensor, grain: float) -> Tensor:
-    """Noise of x's shape, mean 0 and deviation 1 everywhere, smooth over a Gaussian of `grain` voxels."""
-    if grain == 0:
+def smooth_noise(x: Tensor, keys: Tensor, smoothness: float) -> Tensor:
+    """Noise of x's shape with mean 0 and standard deviation 1 everywhere.
+
+    Args:
+        smoothness: Standard deviation, in voxels, of the Gaussian that the noise is smoothed with; 0 for white noise.
+    """
+    if smoothness == 0:
         return normal_like(x, keys)
-    reach = math.ceil(2.5 * grain)
-    kernel = gaussian(torch.full((len(x),), grain, device=x.device), reach)
+    reach = math.ceil(2.5 * smoothness)
+    kernel = gaussian_kernel(torch.full((len(x),), smoothness, device=x.device), reach)
     wide = normal_like(x.new_empty(*x.shape[:2], *(n + 2 * reach for n in x.shape[2:])), keys)
     deviation = kernel[0].square().sum() ** (0.5 * (x.ndim - 2))
-    return convolved(wide, kernel, pad=False) / deviation
+    return convolve(wide, kernel, pad=False) / deviation
 
 
-def magnitude(x: Tensor, sigma: Tensor, keys: Tensor, grain: float = 0.0) -> Tensor:
-    """|x + complex Gaussian noise of deviation sigma (B,) in each part|: Rice's distribution."""
-    real, imaginary = (grainy(x, derive_keys(keys, i), grain) * per_sample(sigma, x) for i in (1, 2))
+def add_complex_noise(x: Tensor, sigma: Tensor, keys: Tensor, smoothness: float = 0.0) -> Tensor:
+    """|x + complex Gaussian noise|, which has Rice's distribution; sigma (B,) is the deviation of each part."""
+    real, imaginary = (smooth_noise(x, derive_keys(keys, i), smoothness) * per_sample(sigma, x) for i in (1, 2))
     return torch.complex(x + real, imaginary).abs()

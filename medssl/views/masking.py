@@ -1,63 +1,68 @@
-"""What is hidden from a model or spoilt for it: boxes cut out, voxels shuffled, patches masked.
+"""Parts of a scan masked or damaged: boxes cut out or painted over, voxels shuffled, patches masked.
 
     view = Compose([LocalShuffle(), InPainting()])
     mask = patch_mask(keys, size=(32, 32, 32), block=8, ratio=0.6, valid=batch["valid_views"][0])    # (B, 1, *size)
 
-To keep a corruption off air and defaced voxels, take the image where they are:
-`torch.where(valid > 0, view(x, params), x)`; patch masks take `valid` themselves.
+To keep damage away from air and defaced voxels, take the original there: `torch.where(valid > 0, view(x, params), x)`.
+Patch masks take `valid` themselves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View
-from medssl.views.kspace import expect
+from medssl.views.base import Params, Range, View, broadcast_along, check_range
 from medssl.views.random import derive_keys, uniform, uniform_like
 
-Range = tuple[float, float]
 MaskKind = Literal["random", "block", "tube", "high-frequency"]
-CENTRES = 4  # of the regions that kind "block" hides
+CENTRES = 4  # of the regions that kind "block" masks
 
 
 class _Boxes(View):
-    """1..`count` boxes in each sample, each edge drawn from `edge` as a share of the image's, the same in all channels."""
+    """1 to `count` boxes in each sample, each edge a share of the image's drawn from `edge`, the same in all channels."""
 
     def __init__(self, count: int = 3, edge: Range = (0.1, 0.3), probability: float = 0.5):
         super().__init__()
-        expect(f"{type(self).__name__}'s count", count, 1)
-        expect(f"{type(self).__name__}'s edge", edge, 0.01, 1)
+        check_range(f"{type(self).__name__}'s count", count, 1)
+        check_range(f"{type(self).__name__}'s edge", edge, 0.01, 1)
         self.count, self.edge, self.probability = count, edge, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        present = uniform(derive_keys(keys, 1), 1, 1, self.count + 1).long() > torch.arange(
-            self.count, device=keys.device
-        )
+        numbers = torch.arange(self.count, device=keys.device)
+        present = uniform(derive_keys(keys, 1), 1, 1, self.count + 1).long() > numbers
         edges = uniform(derive_keys(keys, 2), 3 * self.count, *self.edge).reshape(-1, self.count, 3)
         places = uniform(derive_keys(keys, 3), 3 * self.count).reshape(-1, self.count, 3)
         return {"edge": edges, "place": places, "present": present, "key": derive_keys(keys, 4)}
 
     def inside(self, x: Tensor, params: Params) -> Tensor:
         """(B, 1, *S) bool: the voxels in any of the boxes, which lie in the image as a whole."""
-        within = params["present"].reshape(-1, self.count, *[1] * (x.ndim - 2)).float()
-        for axis, size in enumerate(x.shape[2:]):
-            length = (params["edge"][..., axis] * size).round().clamp(min=1)  # (B, count)
-            start = (params["place"][..., axis] * (size - length + 1)).floor()
-            after = torch.arange(size, device=x.device) - start[..., None]
-            line = (after >= 0) & (after < length[..., None])
-            within = within * line.reshape(*line.shape[:2], *[-1 if a == axis else 1 for a in range(x.ndim - 2)])
-        return within.amax(1, keepdim=True) > 0
+        size = torch.tensor(x.shape[2:], device=x.device)
+        edge, place = params["edge"][..., : len(size)], params["place"][..., : len(size)]  # (B, count, d)
+        lengths = (edge * size).round().clamp(min=1)
+        first = (place * (size - lengths + 1)).floor()
+        present = params["present"].reshape(*params["present"].shape, *[1] * len(size))
+        return (box_mask(first, lengths, x.shape[2:]) & present).any(1, keepdim=True)
 
 
 class Cutout(_Boxes):
-    """Boxes of the image become `fill`. DeVries and Taylor 2017 (arXiv 1708.04552)."""
+    """Boxes of the image become one value. DeVries and Taylor 2017 (arXiv 1708.04552).
+
+    Args:
+        count: A sample gets 1 to count boxes.
+        edge: Range of a box's edges, as a share of the image's.
+        fill: The value in the boxes.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = Cutout(count=3, edge=(0.1, 0.3), fill=0.0)
+    """
 
     def __init__(self, count: int = 3, edge: Range = (0.1, 0.3), fill: float = 0.0, probability: float = 0.5):
         super().__init__(count, edge, probability)
@@ -68,14 +73,32 @@ class Cutout(_Boxes):
 
 
 class InPainting(_Boxes):
-    """Boxes of the image become noise, uniform on 0..1. Zhou et al., Models Genesis, Medical Image Analysis 2021."""
+    """Boxes of the image become noise, uniform on 0..1. Zhou et al., Models Genesis, Medical Image Analysis 2021.
+
+    Args:
+        count: A sample gets 1 to count boxes.
+        edge: Range of a box's edges, as a share of the image's.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = InPainting(count=3, edge=(0.1, 0.3))
+    """
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
         return torch.where(self.inside(x, params), uniform_like(x, params["key"]), x)
 
 
 class OutPainting(_Boxes):
-    """All but the boxes becomes noise, uniform on 0..1. Zhou et al., Models Genesis, Medical Image Analysis 2021."""
+    """All but some boxes becomes noise, uniform on 0..1. Zhou et al., Models Genesis, Medical Image Analysis 2021.
+
+    Args:
+        count: 1 to count boxes of a sample stay as they are.
+        edge: Range of a box's edges, as a share of the image's.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = OutPainting(count=3, edge=(0.4, 0.6))
+    """
 
     def __init__(self, count: int = 3, edge: Range = (0.4, 0.6), probability: float = 0.5):
         super().__init__(count, edge, probability)
@@ -85,65 +108,59 @@ class OutPainting(_Boxes):
 
 
 class LocalShuffle(View):
-    """The voxels of small blocks change places within their block, in a share of the blocks drawn from 0..`most`.
+    """Voxels change places within small blocks. Zhou et al., Models Genesis, Medical Image Analysis 2021.
 
-    block: voxels of a block's edge. Zhou et al., Models Genesis, Medical Image Analysis 2021: there 10,000 boxes of random
-    size, one after the other; here blocks side by side, all at once, each by one of 16 orders of its sample.
+    The paper shuffles 10,000 windows one after the other. Here the scan is divided into blocks of one random size a
+    sample, each edge 1 to a tenth of the crop's (or to 2), and every block is shuffled.
+
+    Args:
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = LocalShuffle(probability=0.5)
     """
 
-    orders = 16
-
-    def __init__(self, most: float = 0.6, block: int = 4, probability: float = 0.5):
+    def __init__(self, probability: float = 0.5):
         super().__init__()
-        expect("LocalShuffle's most", most, 0, 1)
-        expect("LocalShuffle's block", block, 2)
-        self.most, self.block, self.probability = most, block, probability
+        self.probability = probability
 
     def parameters_of(self, keys: Tensor) -> Params:
-        return {"share": uniform(derive_keys(keys, 1), 1, 0, self.most)[:, 0], "key": derive_keys(keys, 2)}
+        return {"key": derive_keys(keys, 1)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        whole = [n // self.block * self.block for n in x.shape[2:]]  # what is left at the ends stays as it is
-        corner: tuple[Any, ...] = (..., *(slice(n) for n in whole))
-        shuffled = x.clone()
-        shuffled[corner] = self.shuffled(x[corner], params)
-        return shuffled
-
-    def shuffled(self, x: Tensor, params: Params) -> Tensor:
-        key, dims = params["key"], x.ndim - 2
-        blocks = [n // self.block for n in x.shape[2:]]
-        split = x.reshape(*x.shape[:2], *(n for b in blocks for n in (b, self.block)))
-        to_blocks = (0, 1, *range(2, 2 + 2 * dims, 2), *range(3, 2 + 2 * dims, 2))
-        parts = split.permute(to_blocks)  # (B, C, *blocks, *block)
-        flat = parts.flatten(2 + dims).flatten(2, 1 + dims)  # (B, C, blocks, voxels)
-        count, voxels = flat.shape[2:]
-        orders = uniform(derive_keys(key, 1), self.orders * voxels).reshape(-1, self.orders, voxels).argsort(2)
-        orders = torch.cat([torch.arange(voxels, device=x.device).expand(len(x), 1, -1), orders], 1)  # first: unchanged
-        chosen = 1 + uniform(derive_keys(key, 2), count, 0, self.orders).long()
-        chosen = chosen * (uniform(derive_keys(key, 3), count) < params["share"][:, None])
-        index = orders.gather(1, chosen[..., None].expand(-1, -1, voxels))[:, None].expand_as(flat)
-        back = sorted(range(len(to_blocks)), key=to_blocks.__getitem__)
-        return flat.gather(3, index).reshape(parts.shape).permute(back).reshape(x.shape)
+        return shuffle_blocks(x, params["key"])
 
 
 class PatchMask(View):
-    """The blocks that `patch_mask` hides become `fill`; what is hidden is `hidden(x, params)` (B, 1, *S)."""
+    """Masked blocks become one value, see `patch_mask`.
+
+    Args:
+        ratio: Share of the blocks that is masked.
+        block: Voxels of a block's edge; it divides the image's.
+        kind: How blocks are chosen, see `masking_order`.
+        fill: The value in the masked blocks.
+        probability: Chance that a sample gets the view.
+
+    Example:
+        >>> view = PatchMask(ratio=0.6, block=8, kind="block")
+    """
 
     def __init__(
         self, ratio: float = 0.6, block: int = 8, kind: MaskKind = "random", fill: float = 0.0, probability: float = 1.0
     ):
         super().__init__()
-        expect("PatchMask's block", block, 1)
-        expect("PatchMask's ratio", ratio, 0.01, 0.99)
+        check_range("PatchMask's block", block, 1)
+        check_range("PatchMask's ratio", ratio, 0.01, 0.99)
         self.ratio, self.block, self.kind, self.fill, self.probability = ratio, block, kind, fill, probability
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {"key": derive_keys(keys, 1)}
 
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        return x.masked_fill(self.hidden(x, params) > 0, self.fill)
+        return x.masked_fill(self.patch_mask(x, params) > 0, self.fill)
 
-    def hidden(self, x: Tensor, params: Params) -> Tensor:
+    def patch_mask(self, x: Tensor, params: Params) -> Tensor:
+        """(B, 1, *S): 1 where x is masked."""
         return patch_mask(params["key"], x.shape[2:], self.block, self.ratio, self.kind, image=x)
 
 
@@ -154,66 +171,84 @@ def patch_mask(
     ratio: float,
     kind: MaskKind = "random",
     valid: Tensor | None = None,
-    least_valid: float = 0.5,
+    min_valid: float = 0.5,
     image: Tensor | None = None,
 ) -> Tensor:
-    """(B, 1, *size) float, 1 where hidden: of each sample the share `ratio` of its blocks, to the block, by its key alone.
+    """Random masks of whole blocks, each sample's from its key alone.
 
-    block: voxels of a block's edge, one number or one an axis; they divide `size`.
-    valid: (B, 1, *size), body rather than air, padding or defaced: a block of which less than `least_valid` is valid is
-    never hidden, and the ratio is of the others. Without it every sample has the same number hidden.
-    kind, image: see `hiding_order`.
+    Args:
+        keys: (B,) int64.
+        size: Voxels of the crop, one number an axis.
+        block: Voxels of a block's edge, one number or one an axis; they divide `size`.
+        ratio: Share of a sample's blocks that is masked, exact to the block.
+        kind: How blocks are chosen, see `masking_order`.
+        valid: (B, 1, *size), 1 in body, 0 in air, padding or defaced voxels. The ratio then is of the valid blocks, and
+            others are never masked. Without it every sample has the same number of masked blocks.
+        min_valid: Share of a block's voxels that must be valid for the block to be valid.
+        image: (B, C, *size), for kind "high-frequency".
+
+    Returns:
+        (B, 1, *size) float, 1 where masked.
     """
     blocks = blocks_of(size, block)
     if not 0 < ratio < 1:
         raise MedsslError(f"the mask's ratio is {ratio}: expected a share between 0 and 1")
-    depth = blocks[-1] if kind == "tube" else 1  # what is hidden together
-    order = hiding_order(keys, blocks, kind, image)[:, ::depth] // depth
+    depth = blocks[-1] if kind == "tube" else 1  # blocks that are masked together
+    order = masking_order(keys, blocks, kind, image)[:, ::depth] // depth
     inside = torch.ones(len(keys), math.prod(blocks), dtype=torch.bool, device=keys.device)
     if valid is not None:
-        inside = pooled(valid.float(), blocks).flatten(1) >= least_valid
-        order = (order + order.shape[1] * ~tubes(inside, depth)).argsort(1).argsort(1)
-    count = tubes(inside, depth).sum(1, keepdim=True)
-    hidden = (order < (ratio * count.double()).round()).repeat_interleave(depth, 1) & inside
-    return spread(hidden.float().reshape(len(keys), 1, *blocks), size)
+        inside = block_means(valid.float(), blocks).flatten(1) >= min_valid
+        order = (order + order.shape[1] * ~any_in_tube(inside, depth)).argsort(1).argsort(1)
+    count = any_in_tube(inside, depth).sum(1, keepdim=True)
+    masked = (order < (ratio * count.double()).round()).repeat_interleave(depth, 1) & inside
+    return expand_blocks(masked.float().reshape(len(keys), 1, *blocks), size)
 
 
-def tubes(inside: Tensor, depth: int) -> Tensor:
-    """(B, blocks) -> (B, blocks / depth): whether anything of a tube is inside."""
-    return inside.unflatten(1, (-1, depth)).any(2)
+def masking_order(
+    keys: Tensor, blocks: Sequence[int], kind: MaskKind = "random", image: Tensor | None = None
+) -> Tensor:
+    """The order in which the blocks of a sample are masked.
 
+    Args:
+        keys: (B,) int64.
+        blocks: Blocks along each axis.
+        kind: How they are ordered:
+            "random": all blocks are equally likely (He et al., MAE, CVPR 2022; Xie et al., SimMIM, CVPR 2022).
+            "block": a few compact regions (after Bao et al., BEiT, ICLR 2022; here the blocks nearest to a few random
+            centres, in boxes of random proportions, so that the number masked is exact).
+            "tube": the same blocks in every slice along the last axis (Tong et al., VideoMAE, NeurIPS 2022).
+            "high-frequency": blocks in which `image` varies more tend to come first, drawn without replacement with the
+            variance as weight (Efraimidis and Spirakis, Inf. Process. Lett. 2006).
+        image: (B, C, *S), for kind "high-frequency".
 
-def hiding_order(keys: Tensor, blocks: Sequence[int], kind: MaskKind = "random", image: Tensor | None = None) -> Tensor:
-    """(B, blocks) int64: the place of each block in the order in which the blocks of a sample are hidden, from 0 on.
-
-    random: every block alike (He et al., MAE, CVPR 2022; Xie et al., SimMIM, CVPR 2022).
-    block: a few compact regions (after Bao et al., BEiT, ICLR 2022; here what is nearest to a few random centres, in
-    boxes of random proportions, so that the number hidden is exact).
-    tube: the same blocks in every slice, along the last axis (Tong et al., VideoMAE, NeurIPS 2022).
-    high-frequency: the more of `image` (B, C, *S) varies within a block, the earlier it tends to come: drawn without replacement
-    with its energy above the block's mean as weight (Efraimidis and Spirakis, Inf. Process. Lett. 2006).
+    Returns:
+        (B, number of blocks) int64: each block's place in the order, from 0 on.
     """
     if kind not in get_args(MaskKind):
         raise MedsslError(f"a mask of kind {kind!r}: expected one of {', '.join(get_args(MaskKind))}")
-    count, dims = math.prod(blocks), len(blocks)
+    count = math.prod(blocks)
     if kind == "block":
         score = nearest_centre(derive_keys(keys, 1), blocks) + 1e-3 * uniform(keys, count)
     elif kind == "tube":
-        if dims != 3:
+        if len(blocks) != 3:
             raise MedsslError(
-                f"a mask of kind 'tube' came with {dims} axes: expected slices, 3 axes; use 'random' or 'block'"
+                f"a mask of kind 'tube' came with {len(blocks)} axes: expected slices, 3 axes; use 'random' or 'block'"
             )
-        in_plane = uniform(keys, count // blocks[-1])
-        score = in_plane.repeat_interleave(blocks[-1], 1)
+        score = uniform(keys, count // blocks[-1]).repeat_interleave(blocks[-1], 1)
     else:
-        score = -torch.log1p(-uniform(keys, count))  # an exponential race: the first at its end is hidden first
+        score = -torch.log1p(-uniform(keys, count))  # an exponential race: the first to finish is masked first
     if kind == "high-frequency":
-        if image is None:
-            raise MedsslError("a mask of kind 'high-frequency' came without `image`: hand in the view it is to hide")
-        wide = image.float()
-        energy = (pooled(wide.square(), blocks) - pooled(wide, blocks).square()).mean(1).clamp(min=0).flatten(1)
-        score = score / (energy + 1e-3 * energy.mean(1, keepdim=True) + 1e-12)
+        score = score / _variance_weights(image, blocks)
     return score.argsort(dim=1, stable=True).argsort(dim=1)
+
+
+def _variance_weights(image: Tensor | None, blocks: Sequence[int]) -> Tensor:
+    """(B, number of blocks): the variance within each block, and a little of the mean variance."""
+    if image is None:
+        raise MedsslError("a mask of kind 'high-frequency' came without `image`: pass the view that it is to mask")
+    x = image.float()
+    variance = (block_means(x.square(), blocks) - block_means(x, blocks).square()).mean(1).clamp(min=0).flatten(1)
+    return variance + 1e-3 * variance.mean(1, keepdim=True) + 1e-12
 
 
 def nearest_centre(keys: Tensor, blocks: Sequence[int]) -> Tensor:
@@ -234,12 +269,62 @@ def blocks_of(size: Sequence[int], block: int | Sequence[int]) -> tuple[int, ...
     return tuple(n // e for n, e in zip(size, edges))
 
 
-def pooled(x: Tensor, blocks: Sequence[int]) -> Tensor:
+def any_in_tube(inside: Tensor, depth: int) -> Tensor:
+    """(B, blocks) -> (B, blocks / depth): whether any block of a tube is inside."""
+    return inside.unflatten(1, (-1, depth)).any(2)
+
+
+def block_means(x: Tensor, blocks: Sequence[int]) -> Tensor:
     """(B, C, *S) -> (B, C, *blocks): the mean of each block."""
     edges = [n // b for n, b in zip(x.shape[2:], blocks)]
     return F.avg_pool2d(x, edges) if x.ndim == 4 else F.avg_pool3d(x, edges)
 
 
-def spread(values: Tensor, size: Sequence[int]) -> Tensor:
+def expand_blocks(values: Tensor, size: Sequence[int]) -> Tensor:
     """(B, C, *blocks) -> (B, C, *size): each block's value at all of its voxels."""
     return F.interpolate(values, size=tuple(size), mode="nearest")
+
+
+def box_mask(first: Tensor, lengths: Tensor, size: Sequence[int]) -> Tensor:
+    """Corners and edges (..., d) in voxels -> (..., *size) bool: the voxels whose middle lies in the box."""
+    inside = torch.ones(*first.shape[:-1], *size, dtype=torch.bool, device=first.device)
+    for axis, n in enumerate(size):
+        middle = torch.arange(n, device=first.device) + 0.5
+        within = (middle >= first[..., axis, None]) & (middle < (first + lengths)[..., axis, None])
+        inside = inside & within.reshape(*within.shape[:-1], *[n if a == axis else 1 for a in range(len(size))])
+    return inside
+
+
+def random_box(keys: Tensor, size: Sequence[int], edge: Range) -> Tensor:
+    """(B, *size) bool: one box in each sample, its edges drawn from a range of shares of the crop's, by its key alone."""
+    drawn = uniform(keys, 2 * len(size))
+    whole = torch.tensor(size, device=keys.device)
+    lengths = (edge[0] + (edge[1] - edge[0]) * drawn[:, : len(size)]) * whole
+    return box_mask(drawn[:, len(size) :] * (whole - lengths), lengths, size)
+
+
+def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
+    """x (B, C, *S) with its voxels shuffled within the blocks of `block_numbers`, the same in all channels."""
+    block = block_numbers(derive_keys(keys, 0), x.shape[2:]).flatten(1)
+    shuffled = uniform(derive_keys(keys, 1), block.shape[1]).argsort(1)
+    source = shuffled.gather(1, block.gather(1, shuffled).argsort(dim=1, stable=True))  # by block, in random order
+    target = block.argsort(dim=1, stable=True)  # by block, in their own order
+    flat = x.flatten(2)
+    moved = flat.gather(2, source[:, None].expand_as(flat))
+    return flat.scatter(2, target[:, None].expand_as(flat), moved).reshape(x.shape)
+
+
+def block_numbers(keys: Tensor, size: Sequence[int]) -> Tensor:
+    """(B, *size) int64: which block each voxel is in, with blocks of one size and offset a sample.
+
+    Their edges are 1 to a tenth of the crop's, or to 2 where that is larger.
+    """
+    dims = len(size)
+    drawn = uniform(keys, 2 * dims)
+    numbers = torch.zeros(len(keys), 1, *size, dtype=torch.int64, device=keys.device)
+    for axis, n in enumerate(size):
+        edge = 1 + (drawn[:, axis] * max(2, n // 10)).long()
+        offset = (drawn[:, dims + axis] * edge).long()
+        along = (torch.arange(n, device=keys.device) + offset[:, None]) // edge[:, None]
+        numbers = numbers * (n + 1) + broadcast_along(along, numbers, axis)
+    return numbers[:, 0]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import source_within
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
-from medssl.views.base import Compose, Params, View
+from medssl.views.base import Params, View, leaves, moves_voxels
 from medssl.views.intensity import Window
 from medssl.views.random import make_keys
 
@@ -78,7 +78,7 @@ def sheet(
     median = np.median([cache.shape(scan) for scan in cache.manifest["scan"]], axis=0)
     size = tuple(crop or (min(int(n), MOST[cache.dims]) for n in median))
     recipe_spec = replace(cache.data_spec, modality=modality) if modality else cache.data_spec
-    views = recipes.named(recipe, recipe_spec, size)
+    views = recipes.recipe_views(recipe, recipe_spec, size)
     for view in views:
         recipes.check_modality(view, cache.data_spec)
     order = np.random.default_rng(seed).permutation(len(cache.manifest))[:scans]
@@ -100,11 +100,11 @@ def panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], 
     parts = list(leaves(views[0], views[0].draw(keys)))
     windowed = any(isinstance(part, Window) for part, _ in parts)
     raw = source if windowed else shown
-    raw = raw if any(recipes.moves(part) for part, _ in parts) else middle(raw, size)
+    raw = raw if any(moves_voxels(part) for part, _ in parts) else middle(raw, size)
     in_hu = windowed  # what comes before the window gets HU
     for part, params in parts:
         given = raw if in_hu else shown
-        moved = part(given if recipes.moves(part) else middle(given, size), shown_on(params))
+        moved = part(given if moves_voxels(part) else middle(given, size), shown_on(params))
         in_hu = in_hu and not isinstance(part, Window)
         moved = plain(moved, plain.draw(keys)) if in_hu else moved
         found.append(Panel(described(part, params), moved[0], original[0] if moved.shape == original.shape else None))
@@ -133,18 +133,9 @@ def unchanged(view: View, params: Params, x: Tensor, plain: View) -> Tensor:
     for part, own in leaves(view, params):
         if isinstance(part, Window):
             x = plain(x, plain.draw(torch.zeros(1, dtype=torch.int64)))
-        elif recipes.moves(part):
+        elif moves_voxels(part):
             x = part(x, own)
     return x
-
-
-def leaves(view: View, params: Params) -> Iterator[tuple[View, Params]]:
-    """The single views of a recipe with the parameters of each."""
-    if not isinstance(view, Compose):
-        yield view, params
-        return
-    for i, part in enumerate(view.views):
-        yield from leaves(part, params[str(i)])  # type: ignore[arg-type]
 
 
 def shown_on(params: Params) -> Params:

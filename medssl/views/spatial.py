@@ -1,12 +1,12 @@
-"""Every move in space - crop, zoom, rotation, shear, elastic, flip - as ONE resample of the source to the crop.
+"""Every move in space (crop, zoom, rotation, shear, elastic, flip) as ONE resampling of the source to the crop.
 
     view = Resample((96, 96, 96), zoom=(0.7, 1.4), rotate_degrees=(20, 20, 20), elastic_mm=6, flip=0.5)
     y = view(x, view.draw(keys))                           # (B, C, *source) -> (B, C, 96, 96, 96)
-    y, mask = view.with_mask(x, mask, view.draw(keys))          # the mask too, nearest neighbour, by the same move
+    y, mask = view.with_mask(x, mask, view.draw(keys))     # the mask too, nearest neighbour, by the same move
 
-Voxels are taken as `spacing_mm` apart, so that a rotation is rigid in millimetres. Where each voxel of the crop lies in
-the source is one small grid of cubic B-spline control points an axis, spread over the crop axis by axis: a B-spline
-reproduces an affine map exactly, so the elastic part costs nothing on top of it (Rueckert et al. 1999, IEEE TMI 18(8)).
+Voxels lie `spacing_mm` apart, so a rotation is rigid in millimetres. A small grid of cubic B-spline control points says
+where each voxel of the crop lies in the source, and is interpolated axis by axis. A B-spline reproduces an affine map
+exactly, so the elastic part costs nothing on top of it (Rueckert et al. 1999, IEEE TMI 18(8)).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import Params, View
+from medssl.views.base import Params, Range, View
 from medssl.views.random import derive_keys, uniform
-from medssl.views.separable import cubic_bspline, hat, spread
+from medssl.views.separable import cubic_bspline, interpolate_grid, linear_weights
 
 LEFT_RIGHT = {2: 1, 3: 0}  # the axis that mirrors left and right: the columns of an image, x of a volume
 NO_FOLD = {2: 0.48, 3: 0.40}  # of the control spacing: below it no B-spline folds (Choi & Lee 2000, Graph. Models 62)
@@ -29,28 +29,35 @@ THICK = 3.0  # slices this many times as far apart as pixels are not turned out 
 
 
 class Resample(View):
-    """Random crop, zoom, rotation, shear, elastic deformation and flip in one resample, linear for scans, nearest for masks.
-
-    size: voxels of the crop, one number an axis; 1 gives a single slice.
-    region_mm: edges of the region that becomes the crop at zoom 1; without it, the crop's own at `spacing_mm`.
-    zoom: range of the region's edges, as a factor, drawn log-uniformly; `aspect` jitters the axes apart by up to it.
-    rotate_degrees: the largest turn about each array axis (3D), or one number (2D); `in_plane` limits it by spacing.
-    shear_degrees: the largest shear of each axis along each other.
-    elastic_mm: the largest displacement of a control point along an axis, in mm of the region at zoom 1, drawn for each
-    sample from 0 to it. elastic_every_mm: how far apart they lie; without it, a quarter of the region's shortest edge.
-    More than 0.48 (2D) or 0.40 (3D) of that could fold the scan onto itself and is refused (Choi & Lee 2000).
-    flip: the chance to mirror each axis. One number is for all axes but left-right, which must be asked for by name.
-    shift: False keeps the crop in the middle of the source.
-    outside: the value of what lies outside of the source: 0 is air after a window, -1000 is air in HU. "error" refuses
-    a source that is smaller than the largest region.
+    """Random crop, zoom, rotation, shear, elastic deformation and flip, linear for scans, nearest for masks.
 
     A crop that is only cut, shifted and flipped is taken from whole voxels, so nothing is interpolated.
+
+    Args:
+        size: Voxels of the crop, one number an axis; 1 gives a single slice.
+        zoom: Range of the factor, log-uniform, by which the region's edges are longer than `region_mm`.
+        aspect: The zooms of two axes differ by up to this factor.
+        rotate_degrees: The largest turn about each array axis (3D), or one number (2D); see `limit_turns`.
+        flip: The chance to mirror each axis. One number is for all axes but left-right, see `flip_chances`.
+        shift: False keeps the crop in the middle of the source.
+        spacing_mm: Distance of the source's voxels along each axis; 1 mm by default.
+        region_mm: Edges of the region that becomes the crop at zoom 1; by default the crop's own at `spacing_mm`.
+        shear_degrees: The largest shear of each axis along each other.
+        elastic_mm: The largest displacement of a control point along an axis, in mm of the region at zoom 1. Each
+            sample's is drawn from 0 to it. More than 0.48 (2D) or 0.40 (3D) of `elastic_every_mm` could fold the scan
+            onto itself and raises MedsslError (Choi & Lee 2000).
+        elastic_every_mm: Distance of the control points; by default a quarter of the region's shortest edge.
+        outside: The value of what lies outside of the source: 0.0 is air after a window, -1000.0 is air in HU. "error"
+            raises MedsslError for a source that is smaller than the largest region.
+
+    Example:
+        >>> view = Resample((16, 16, 16), zoom=(0.8, 1.2), rotate_degrees=(15, 15, 15), flip=0.5)
     """
 
     def __init__(
         self,
         size: Sequence[int],
-        zoom: tuple[float, float] = (1.0, 1.0),
+        zoom: Range = (1.0, 1.0),
         aspect: float = 1.0,
         rotate_degrees: Sequence[float] = (),
         flip: float | Sequence[float] = (),
@@ -67,18 +74,18 @@ class Resample(View):
         self.size, self.zoom, self.aspect, self.shift = tuple(size), tuple(zoom), aspect, shift
         self.dims = (dims,)
         self.rotate_degrees = tuple(rotate_degrees) or (0.0,) * (3 if dims == 3 else 1)
-        self.flip = flips(flip, dims) if isinstance(flip, (int, float)) else tuple(flip) or (0.0,) * dims
+        self.flip = flip_chances(flip, dims) if isinstance(flip, (int, float)) else tuple(flip) or (0.0,) * dims
         self.spacing_mm = tuple(spacing_mm or (1.0,) * dims)
         self.region_mm = tuple(region_mm or (n * s for n, s in zip(self.size, self.spacing_mm)))
         self.shear_degrees, self.elastic_mm, self.outside = shear_degrees, elastic_mm, outside
         shortest = min([edge for edge, n in zip(self.region_mm, size) if n > 1], default=1.0)
         self.elastic_every_mm = shortest / 4 if elastic_every_mm is None else elastic_every_mm
-        self._refuse_settings()
-        moves = (self.zoom != (1, 1), aspect > 1, any(self.rotate_degrees), shear_degrees, elastic_mm)
-        own = all(math.isclose(r, n * s) for r, n, s in zip(self.region_mm, self.size, self.spacing_mm))
-        self.whole_voxels = own and not any(moves)
+        self._check_settings()
+        interpolates = (self.zoom != (1, 1), aspect > 1, any(self.rotate_degrees), shear_degrees, elastic_mm)
+        own_region = all(math.isclose(r, n * s) for r, n, s in zip(self.region_mm, self.size, self.spacing_mm))
+        self.whole_voxels = own_region and not any(interpolates)
 
-    def _refuse_settings(self) -> None:
+    def _check_settings(self) -> None:
         dims = len(self.size)
         if dims not in (2, 3) or any(n < 1 for n in self.size):
             raise MedsslError(f"size {self.size}: expected 2 or 3 numbers of 1 or more")
@@ -102,10 +109,10 @@ class Resample(View):
                 f"rotate_degrees {self.rotate_degrees}, shear_degrees {self.shear_degrees}, flip {self.flip}: "
                 f"expected turns of 0 or more, a shear from 0 to 45, chances from 0 to 1"
             )
-        most = NO_FOLD[dims] * self.elastic_every_mm
-        if not 0 <= self.elastic_mm <= most:
+        maximum = NO_FOLD[dims] * self.elastic_every_mm
+        if not 0 <= self.elastic_mm <= maximum:
             raise MedsslError(
-                f"elastic_mm {self.elastic_mm} with control points {self.elastic_every_mm:g} mm apart: expected 0 to {most:g}, "
+                f"elastic_mm {self.elastic_mm} with control points {self.elastic_every_mm:g} mm apart: expected 0 to {maximum:g}, "
                 f"beyond which the scan may fold; lower it, or raise elastic_every_mm"
             )
         if isinstance(self.outside, str) and self.outside != "error":
@@ -147,7 +154,7 @@ class Resample(View):
         return image, moved
 
     def matrix(self, params: Params, source: Sequence[int]) -> Tensor:
-        """(B, d+1, d+1): index of a voxel of the crop -> index in a source of that shape, the elastic part left out.
+        """(B, d+1, d+1): index of a voxel of the crop -> index in a source of that shape, without the elastic part.
 
         `affine @ matrix` is the crop's own affine.
         """
@@ -166,17 +173,17 @@ class Resample(View):
         return torch.cat([torch.cat([linear, offset[..., None]], 2), last], 1)
 
     def edges(self, params: Params) -> Tensor:
-        """(B, d): the edges of the regions in voxels of the source."""
+        """(B, d): the edges of the regions, in voxels of the source."""
         device = params["zoom"].device
         return params["zoom"] * torch.tensor([r / s for r, s in zip(self.region_mm, self.spacing_mm)], device=device)
 
     def largest_region(self) -> tuple[float, ...]:
         """The longest edges that can be drawn, in voxels of the source."""
-        most = self.zoom[1] * math.sqrt(self.aspect)
-        return tuple(most * r / s for r, s in zip(self.region_mm, self.spacing_mm))
+        zoom = self.zoom[1] * math.sqrt(self.aspect)
+        return tuple(zoom * r / s for r, s in zip(self.region_mm, self.spacing_mm))
 
     def displacement(self, params: Params) -> Tensor:
-        """(B, d, *control): how far each control point is moved, in voxels of the crop; drawn anew from its key."""
+        """(B, d, *control): how far each control point moves, in voxels of the crop; drawn again from its key."""
         counts = [len(knots) for knots in self._knots()]
         drawn = uniform(params["elastic_key"], len(counts) * math.prod(counts), -1, 1)
         voxel_mm = torch.tensor([r / n for r, n in zip(self.region_mm, self.size)], device=drawn.device)
@@ -184,7 +191,7 @@ class Resample(View):
         return drawn.reshape(len(drawn), len(counts), *counts) * scale.reshape(*scale.shape, *[1] * len(counts))
 
     def _knots(self) -> list[Tensor]:
-        """For each axis where its control points lie, in voxels of the crop: evenly about the middle, one cell beyond."""
+        """The places of the control points on each axis, in voxels of the crop: evenly about the middle, one cell beyond."""
         if not self.elastic_mm:
             return [torch.tensor([0.0, max(n - 1, 1)]) for n in self.size]
         knots = []
@@ -197,9 +204,9 @@ class Resample(View):
     def _weights(self, device: torch.device) -> list[Tensor]:
         """For each axis the weight (n, control) of every control point in every voxel; each row sums to 1."""
         places = [torch.arange(n, dtype=torch.float64) for n in self.size]
-        basis = cubic_bspline if self.elastic_mm else hat
-        found = [basis((p[:, None] - k) / (k[1] - k[0])) for p, k in zip(places, self._knots())]
-        return [w.float().to(device) for w in found]
+        basis = cubic_bspline if self.elastic_mm else linear_weights
+        weights = [basis((p[:, None] - k) / (k[1] - k[0])) for p, k in zip(places, self._knots())]
+        return [w.float().to(device) for w in weights]
 
     def _controls(self, params: Params, source: Sequence[int]) -> Tensor:
         """(B, d, *control): where in the source, in voxels, the crop's control points lie."""
@@ -208,28 +215,27 @@ class Resample(View):
         points = torch.stack(torch.meshgrid(*[k.to(device) for k in self._knots()], indexing="ij"))[None]
         if self.elastic_mm:
             points = points + self.displacement(params)
-        moved = (
-            matrix[:, :dims, :dims] @ points.expand(len(matrix), *points.shape[1:]).flatten(2) + matrix[:, :dims, dims:]
-        )
+        flat = points.expand(len(matrix), *points.shape[1:]).flatten(2)  # (B, d, points)
+        moved = matrix[:, :dims, :dims] @ flat + matrix[:, :dims, dims:]
         return moved.reshape(len(matrix), *points.shape[1:])
 
     def _resample(self, images: list[Tensor], modes: list[str], params: Params) -> list[Tensor]:
-        """Every image by the same grid."""
+        """All images, resampled by the same grid."""
         source = images[0].shape[2:]
-        self._refuse_source(source)
+        self._check_source(source)
         controls = self._controls({k: v.to(images[0].device) for k, v in params.items()}, source)
         shape = torch.tensor(source, device=controls.device).reshape(-1, *[1] * len(source))
         controls = ((2 * controls + 1) / shape - 1).flip(1).movedim(1, -1)  # grid_sample's -1..1, last axis first
-        grid = spread(controls[:, None], self._weights(controls.device))[:, 0]  # (B, *size, d)
+        grid = interpolate_grid(controls[:, None], self._weights(controls.device))[:, 0]  # (B, *size, d)
         return [self._sample(image, grid, mode) for image, mode in zip(images, modes)]
 
     def _sample(self, x: Tensor, grid: Tensor, mode: str) -> Tensor:
         fill = self.outside if mode == "bilinear" and isinstance(self.outside, float | int) else 0.0
-        wide = x.float() - fill if fill else x.float()
-        found = F.grid_sample(wide, grid, mode=mode, padding_mode="zeros", align_corners=False)
-        return (found + fill if fill else found).to(x.dtype)
+        shifted = x.float() - fill if fill else x.float()  # so that zeros, outside, become `fill`
+        sampled = F.grid_sample(shifted, grid, mode=mode, padding_mode="zeros", align_corners=False)
+        return (sampled + fill if fill else sampled).to(x.dtype)
 
-    def _refuse_source(self, source: Sequence[int]) -> None:
+    def _check_source(self, source: Sequence[int]) -> None:
         largest = tuple(math.ceil(n - 1e-6) for n in self.largest_region())
         if self.outside == "error" and any(a > b for a, b in zip(largest, source)):
             raise MedsslError(
@@ -246,13 +252,13 @@ class Resample(View):
         return one
 
 
-def flips(chance: float, dims: int) -> tuple[float, ...]:
-    """The chance to mirror each axis, left-right left out: heart and liver have a side, and so has a chest film."""
+def flip_chances(chance: float, dims: int) -> tuple[float, ...]:
+    """The chance to mirror each axis but left-right: heart and liver have a side, and so has a chest radiograph."""
     return tuple(0.0 if axis == LEFT_RIGHT[dims] else float(chance) for axis in range(dims))
 
 
-def turns(degrees: float, spacing_mm: Sequence[float]) -> tuple[float, ...]:
-    """The largest turn about each axis; with thick slices only within their plane, as a voxel there is no cube."""
+def limit_turns(degrees: float, spacing_mm: Sequence[float]) -> tuple[float, ...]:
+    """The largest turn about each axis; thick slices are turned only within their plane, since no voxel is a cube."""
     if len(spacing_mm) == 2:
         return (degrees,)
     across = max(range(3), key=lambda axis: spacing_mm[axis])
@@ -261,13 +267,13 @@ def turns(degrees: float, spacing_mm: Sequence[float]) -> tuple[float, ...]:
 
 
 def rotation(radians: Tensor) -> Tensor:
-    """(B, 1) -> (B, 2, 2) or (B, 3) -> (B, 3, 3), turns about axis 0, then 1, then 2."""
+    """(B, 1) -> (B, 2, 2) or (B, 3) -> (B, 3, 3): turns about axis 0, then 1, then 2."""
     dims = 2 if radians.shape[1] == 1 else 3
     planes = [(0, 1)] if dims == 2 else [(1, 2), (2, 0), (0, 1)]
-    whole = torch.eye(dims, device=radians.device).expand(len(radians), dims, dims)
-    for turn, (a, b) in zip(radians.unbind(1), planes):
-        one = torch.eye(dims, device=radians.device).repeat(len(radians), 1, 1)
-        one[:, a, a] = one[:, b, b] = turn.cos()
-        one[:, a, b], one[:, b, a] = -turn.sin(), turn.sin()
-        whole = one @ whole
-    return whole
+    result = torch.eye(dims, device=radians.device).expand(len(radians), dims, dims)
+    for angle, (a, b) in zip(radians.unbind(1), planes):
+        turn = torch.eye(dims, device=radians.device).repeat(len(radians), 1, 1)
+        turn[:, a, a] = turn[:, b, b] = angle.cos()
+        turn[:, a, b], turn[:, b, a] = -angle.sin(), angle.sin()
+        result = turn @ result
+    return result

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as tv
 from medssl.core.errors import MedsslError
 from medssl.views.base import View
 from medssl.views.check import check_view
-from medssl.views.colour import RUIFROK, ColourJitter, StainJitter, macenko
+from medssl.views.colour import RUIFROK, ColourJitter, StainJitter, estimate_stains
 from medssl.views.random import make_keys
 from tests.views.references import agrees
 
@@ -88,7 +88,7 @@ def test_macenko_finds_the_stains_and_agrees_with_numpy() -> None:
     x, _ = stained(truth)
     density = -x.log().flatten(2)
     tissue = density.amax(1) > 0.15
-    found = macenko(density, tissue).double().numpy()
+    found = estimate_stains(density, tissue).double().numpy()
     for b in range(2):
         assert (np.degrees(np.arccos((found[b] * truth).sum(0).clip(max=1))) < 3).all()
         points = density[b][:, tissue[b]].double().numpy()

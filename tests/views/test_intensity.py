@@ -10,17 +10,8 @@ from torchvision.transforms.v2 import functional as tv
 from medssl.core.errors import MedsslError
 from medssl.views.base import View
 from medssl.views.check import check_view
-from medssl.views.intensity import (
-    BezierCurve,
-    Blur,
-    BrightnessContrast,
-    Gamma,
-    HistogramShift,
-    Invert,
-    Noise,
-    Sharpen,
-    Window,
-)
+from medssl.views.curves import BezierCurve, HistogramShift
+from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Invert, Noise, Sharpen, Window
 from medssl.views.random import make_keys
 from tests.views.references import agrees
 

@@ -107,7 +107,7 @@ def test_masks_that_cannot_follow_and_transforms_that_do_not_fit_are_refused_in_
     many = PerSample(mt.RandCropByPosNegLabeld(PAIR, "mask", (8, 8), num_samples=2))
     with pytest.raises(MedsslError, match="made 2 samples of one"):
         many.with_mask(x, mask, many.draw(keys(2)))
-    with pytest.raises(MedsslError, match="places its crop by what it sees"):
+    with pytest.raises(MedsslError, match="places its crop by the scan's content"):
         many.mask(mask, many.draw(keys(2)))
     uneven = PerSample(mt.RandSpatialCropd(PAIR, (8, 8), random_size=True))
     with pytest.raises(MedsslError, match="expected one shape for the whole batch"):
@@ -221,8 +221,8 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_views_in_lightlys_dataset_with_torchs_and_lightlys_collate(films: Path) -> None:
-    films = DataSpec(2, modality="XRAY")
-    transform = LightlyTransform([recipes.contrastive(films, (32, 32))] * 2 + [recipes.masked(films, (16, 16))])
+    spec = DataSpec(2, modality="XRAY")
+    transform = LightlyTransform([recipes.contrastive(spec, (32, 32))] * 2 + [recipes.masked(spec, (16, 16))])
     data = LightlyDataset(str(films), transform=transform)
     for collate in (default_collate, MultiViewCollate()):
         torch.manual_seed(0)

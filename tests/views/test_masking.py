@@ -8,8 +8,17 @@ import torch.nn.functional as F
 from medssl.core.errors import MedsslError
 from medssl.views.base import View
 from medssl.views.check import check_view
-from medssl.views.masking import Cutout, InPainting, LocalShuffle, OutPainting, PatchMask, hiding_order, patch_mask
-from medssl.views.random import make_keys, uniform
+from medssl.views.masking import (
+    Cutout,
+    InPainting,
+    LocalShuffle,
+    OutPainting,
+    PatchMask,
+    block_numbers,
+    masking_order,
+    patch_mask,
+)
+from medssl.views.random import derive_keys, make_keys, uniform
 from tests.views.references import agrees
 
 
@@ -39,8 +48,10 @@ def test_patch_masks_hide_their_share_of_whole_blocks_by_the_key_alone(size: tup
 def test_every_block_is_as_likely_hidden() -> None:
     for kind in ("random", "block"):
         mask = patch_mask(keys(4000), (6, 6), 1, 0.5, kind).mean(0)[0]
-        spread = 0.03 if kind == "random" else 0.25  # 4 deviations of the binomial; a block's centre is likelier inside
-        assert (mask - 0.5).abs().max() < spread
+        tolerance = (
+            0.03 if kind == "random" else 0.25
+        )  # 4 deviations of the binomial; a block's centre is likelier inside
+        assert (mask - 0.5).abs().max() < tolerance
 
 
 def test_blocks_are_compact_and_tubes_run_through_all_slices() -> None:
@@ -75,13 +86,13 @@ def test_masks_stay_off_what_is_not_valid(kind: str) -> None:
     hidden = mask.sum((1, 2, 3, 4)) / 64
     assert hidden.tolist() == [16, 8, 4, 8 if kind == "tube" else 0]
     assert (mask[1] * (1 - valid[1])).sum() == 0
-    strict = patch_mask(keys(4), size, 4, 0.5, kind, valid, least_valid=1.0, image=torch.rand(4, 1, *size))
+    strict = patch_mask(keys(4), size, 4, 0.5, kind, valid, min_valid=1.0, image=torch.rand(4, 1, *size))
     assert (strict * (1 - valid)).sum() == 0
     assert strict[2].sum() == 0
 
 
 def test_the_random_order_is_that_of_the_key_s_uniform_numbers() -> None:
-    order = hiding_order(keys(3), (4, 5))
+    order = masking_order(keys(3), (4, 5))
     assert torch.equal(order, uniform(keys(3), 20).argsort(1).argsort(1))
 
 
@@ -137,33 +148,34 @@ def test_boxes_are_as_many_as_stated_and_their_noise_is_uniform() -> None:
 
 @pytest.mark.parametrize("size", [(43, 40), (18, 13, 16)])
 def test_shuffled_voxels_stay_in_their_block_and_in_their_channels(size: tuple[int, ...]) -> None:
-    x = torch.arange(4 * np.prod(size)).reshape(4, 1, *size).float().repeat(1, 2, *[1] * len(size))
+    x = torch.arange(8 * np.prod(size)).reshape(8, 1, *size).float().repeat(1, 2, *[1] * len(size))
     x[:, 1] += 0.5
-    view = LocalShuffle(1.0, 4, 1.0)
-    params = view.draw(keys(4))
+    view = LocalShuffle(1.0)
+    params = view.draw(keys(8))
     y = view(x, params)
     assert torch.equal(y[:, 0] + 0.5, y[:, 1])  # the same move in every channel
-    for b in range(4):
-        moved = []
-        for corner in np.ndindex(*(n // 4 for n in size)):
-            block = (b, 0, *(slice(4 * c, 4 * c + 4) for c in corner))
-            values, before = (np.sort(image[block], axis=None) for image in (y, x))
-            agrees(LocalShuffle, "numpy sort of each block", values, before, 0)
-            moved.append(not torch.equal(y[block], x[block]))
-        share, error = float(params["share"][b]), (0.25 / len(moved)) ** 0.5
-        assert abs(np.mean(moved) - share) < 3.5 * error
-    ends = torch.ones(size, dtype=torch.bool)
-    ends[tuple(slice(n // 4 * 4) for n in size)] = False
-    assert torch.equal(y[..., ends], x[..., ends])
-    still = LocalShuffle(0.0, 4, 1.0)
-    assert torch.equal(still(x, still.draw(keys(4))), x)
+    for before, after, block in zip(x[:, 0], y[:, 0], block_numbers(derive_keys(params["key"], 0), size)):
+        given, found = (image.flatten()[np.lexsort((image.flatten(), block.flatten()))] for image in (before, after))
+        agrees(LocalShuffle, "numpy sort of each block", found, given, 0)
+        assert torch.equal(before, after) == (len(block.unique()) == block.numel())
+
+
+def test_blocks_are_boxes_of_one_size_up_to_a_tenth_of_the_crop() -> None:
+    for block in block_numbers(keys(40), (50, 30)):
+        edges = [
+            counts for counts in (block[:, 0].unique(return_counts=True)[1], block[0].unique(return_counts=True)[1])
+        ]
+        for along, largest in zip(edges, (5, 3)):
+            assert 1 <= along.max() <= largest
+            assert (along[1:-1] == along.max()).all()  # those at the ends may be cut
+        assert len(block.unique()) == len(edges[0]) * len(edges[1])
 
 
 def test_a_patch_mask_as_a_view_hides_what_it_says() -> None:
     x = torch.rand(3, 2, 16, 16) + 1
     view = PatchMask(0.5, 4, fill=-1.0)
     params = view.draw(keys(3))
-    y, hidden = view(x, params), view.hidden(x, params) > 0
+    y, hidden = view(x, params), view.patch_mask(x, params) > 0
     assert hidden.float().mean() == 0.5
     agrees(PatchMask, "numpy where", y, np.where(hidden, -1.0, x), 0)
 
@@ -179,8 +191,8 @@ def test_corruption_can_be_kept_off_air() -> None:
 
 def test_ranges_that_mean_nothing_are_refused_in_words() -> None:
     for wrong in (
-        lambda: Cutout(0), lambda: InPainting(edge=(0.5, 0.2)), lambda: OutPainting(edge=(0, 2)), lambda: LocalShuffle(2),
-        lambda: LocalShuffle(0.5, 1), lambda: PatchMask(1.0), lambda: PatchMask(block=0),
+        lambda: Cutout(0), lambda: InPainting(edge=(0.5, 0.2)), lambda: OutPainting(edge=(0, 2)), 
+        lambda: PatchMask(1.0), lambda: PatchMask(block=0),
     ):  # fmt: skip
         with pytest.raises(MedsslError, match=r" is .*: expected"):
             wrong()

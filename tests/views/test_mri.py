@@ -9,7 +9,7 @@ from scipy import ndimage, stats
 from medssl.core.errors import MedsslError
 from medssl.views.base import View
 from medssl.views.check import check_view
-from medssl.views.mri import BiasField, Ghosting, Gibbs, Motion, RicianNoise, Spikes, Undersampling, posed
+from medssl.views.mri import BiasField, Ghosting, Gibbs, Motion, RicianNoise, Spikes, Undersampling, move_rigidly
 from medssl.views.random import make_keys
 from medssl.views.spatial import rotation
 from tests.views.references import agrees
@@ -102,7 +102,7 @@ def by_numpy(image: np.ndarray, axis: int, weights: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("size", [(16, 21), (15, 18)])
 def test_ghosts_agree_with_numpy(size: tuple[int, int]) -> None:
     """Reference: numpy's complex transform, the same lines; tolerance 1e-5."""
-    view = Ghosting(kept=0.3, probability=1.0)
+    view = Ghosting(centre=0.3, probability=1.0)
     x = torch.rand(8, 1, *size)
     params = view.draw(keys(8))
     assert set(params["axis"].tolist()) == {0, 1}
@@ -116,7 +116,7 @@ def test_ghosts_agree_with_numpy(size: tuple[int, int]) -> None:
 
 def test_a_point_has_its_ghosts_at_even_distances_along_the_phase_axis() -> None:
     """Every 4th line weaker by s: copies of -s / 4 a quarter of the field apart, 1 - s / 4 left in place."""
-    view = Ghosting((4, 4), (0.4, 0.4), kept=0.0, axes=(1,), probability=1.0)
+    view = Ghosting((4, 4), (0.4, 0.4), centre=0.0, axes=(1,), probability=1.0)
     x = torch.zeros(1, 1, 8, 16, 4)
     x[..., 3, 5, 2] = 1
     weak = torch.zeros(16)
@@ -169,7 +169,7 @@ def test_k_space_energy_is_that_of_the_lines_that_are_kept() -> None:
     view = Gibbs(probability=1.0)
     params = view.draw(keys(4))
     spectrum = np.abs(np.fft.fft2(x[:, 0].numpy())) ** 2 / (20 * 24)
-    inside = [np.abs(np.fft.fftfreq(n))[None] <= params["kept"].numpy()[:, None] / 2 for n in (20, 24)]
+    inside = [np.abs(np.fft.fftfreq(n))[None] <= params["bandwidth"].numpy()[:, None] / 2 for n in (20, 24)]
     energy = (spectrum * inside[0][:, :, None] * inside[1][:, None]).sum((1, 2))
     agrees(Gibbs, "Parseval, numpy fft2", view(x, params).square().sum((1, 2, 3)), energy, 1e-5, relative=True)
 
@@ -222,7 +222,7 @@ def test_poses_are_rigid_in_millimetres_in_three_axes() -> None:
     """Reference: scipy.ndimage.affine_transform, linear, edges repeated; tolerance 1e-4."""
     image = ndimage.gaussian_filter(np.random.default_rng(1).random((14, 12, 10)), 1.5).astype(np.float32)
     radians, shift_mm = torch.tensor([[0.1, -0.2, 0.15]]), torch.tensor([[1.0, -2.0, 3.0]])
-    found = posed(torch.from_numpy(image)[None, None], radians, shift_mm, (1.0, 1.5, 3.0))
+    found = move_rigidly(torch.from_numpy(image)[None, None], radians, shift_mm, (1.0, 1.5, 3.0))
     expected = scipy_pose(image, radians[0], shift_mm[0], (1.0, 1.5, 3.0))
     agrees(Motion, "scipy affine_transform, 3D", found[0, 0], expected, 1e-4)
 

@@ -57,7 +57,7 @@ def test_the_sheet_is_labelled_with_every_view_and_carries_pseudonyms_alone(cach
 def test_each_panel_is_what_the_view_makes_of_the_scan(cache: Cache) -> None:
     scan = str(cache.manifest["scan"].iloc[0])
     for recipe in recipes.RECIPES:
-        views = recipes.named(recipe, cache.data_spec, SIZE)
+        views = recipes.recipe_views(recipe, cache.data_spec, SIZE)
         found = panels(cache, scan, views, SIZE, 0)
         original = found[0].image
         assert found[0].title == "original"
@@ -93,7 +93,7 @@ def test_the_bar_of_ct_says_which_hu_a_grey_is() -> None:
 
 def test_low_dose_is_shown_as_it_acts_in_hu_before_the_window(cache: Cache) -> None:
     scan = str(cache.manifest["scan"].iloc[0])
-    (view,) = recipes.named("contrastive", cache.data_spec, SIZE)
+    (view,) = recipes.recipe_views("contrastive", cache.data_spec, SIZE)
     keys = make_keys(0, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
     dose, params = next(pair for pair in leaves(view, view.draw(keys)) if isinstance(pair[0], LowDoseCT))
     plain, hu = recipes.plain(cache.data_spec), middle(source_of(cache, scan, SIZE), SIZE)

@@ -35,14 +35,14 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 def test_every_recipe_keeps_the_contract_for_every_family_of_scans(name: str, family: str) -> None:
     dims = (2,) if family in ("XRAY", "RGB") else (2, 3)
     for d in dims:
-        views = recipes.named(name, spec(family, d), (12,) * d)
+        views = recipes.recipe_views(name, spec(family, d), (12,) * d)
         for view in {views[0], views[-1]}:
             check_view(view, d, size=(18,) * d, channels=3 if family == "RGB" else 1)
 
 
 def test_a_recipe_that_is_not_there_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(MedsslError, match="no recipe 'contrastve'; did you mean contrastive"):
-        recipes.named("contrastve", spec("MR"), (16, 16))
+        recipes.recipe_views("contrastve", spec("MR"), (16, 16))
 
 
 def test_only_ct_is_windowed_and_only_pictures_without_a_side_are_mirrored() -> None:
@@ -50,7 +50,9 @@ def test_only_ct_is_windowed_and_only_pictures_without_a_side_are_mirrored() -> 
     for name in recipes.RECIPES:
         for family in FAMILIES:
             for dims in (2, 3):
-                parts = [m for view in recipes.named(name, spec(family, dims), (16,) * dims) for m in view.modules()]
+                parts = [
+                    m for view in recipes.recipe_views(name, spec(family, dims), (16,) * dims) for m in view.modules()
+                ]
                 windowed = any(isinstance(m, Window) for m in parts)
                 assert windowed == (family == "CT" and name != "restoration")
                 mirrored[name, family, dims] = any(any(m.flip) for m in parts if isinstance(m, Resample))
@@ -111,7 +113,7 @@ def test_where_there_is_air_no_brightness_lifts_it(family: str) -> None:
     x = torch.rand(64, 1, 16, 16)
     x[:, :, :8] = 0
     for name in ("contrastive", "masked", "finetune"):
-        parts = recipes.named(name, spec(family), (16, 16))[0].modules()
+        parts = recipes.recipe_views(name, spec(family), (16, 16))[0].modules()
         light = Compose([m for m in parts if isinstance(m, BrightnessContrast | BiasField)])
         changed = light(x, light.draw(keys(64)))
         assert (changed[:, :, :8] == 0).all()
@@ -141,14 +143,3 @@ def test_low_dose_in_ct_leaves_organs_to_be_told_apart() -> None:
     dose = next(m for m in recipes.contrastive(spec("CT"), (16, 16)).modules() if isinstance(m, LowDoseCT))
     worst, best = dose.sigma_hu(torch.zeros(2, 1, 16, 16), torch.tensor(dose.photons)).mean((1, 2, 3)).tolist()
     assert 10 < best < 20 < worst < 50
-
-
-def test_the_painting_list_of_restoration_hides_and_moves_what_the_other_does_not() -> None:
-    x = torch.rand(200, 1, 16, 16)
-    view = recipes.restoration(painting=True)
-    params = view.draw(keys(200))
-    share = {type(v).__name__: float(params[str(i)]["on"].float().mean()) for i, v in enumerate(view.views)}
-    wanted = {"BezierCurve": 0.9, "LocalShuffle": 0.5, "OutPainting": 0.72, "InPainting": 0.18}
-    assert share == pytest.approx(wanted, abs=0.1)
-    check_view(view, 2)
-    assert not torch.equal(view(x, params), x)

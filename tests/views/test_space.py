@@ -6,12 +6,11 @@ import torch
 from scipy import ndimage, stats
 
 from medssl.core.errors import MedsslError
-from medssl.views.crop_pairs import boxes, draw_pair, offset_mm, overlap, placed, tiles
-from medssl.views.orientation import RightAngle, orientations, turned
+from medssl.views.orientation import RightAngle, orientations, turn_batch
 from medssl.views.random import make_keys
-from medssl.views.separable import along, bspline_weights, spread
-from medssl.views.spatial import NO_FOLD, Resample, flips, turns
-from medssl.views.thick_slices import ThickSlices, slabs
+from medssl.views.separable import cubic_bspline, interpolate_grid, multiply_axis
+from medssl.views.spatial import NO_FOLD, Resample, flip_chances, limit_turns
+from medssl.views.thick_slices import ThickSlices, slice_weights
 from tests.views.references import agrees
 
 ALL = {"zoom": (0.6, 0.9), "aspect": 1.2, "flip": (0.5, 0.5, 0.5), "shear_degrees": 8.0, "elastic_mm": 3.0}
@@ -120,11 +119,13 @@ def test_an_elastic_move_at_its_bound_never_folds(dims: int) -> None:
     """A descent on the control points searches the field, within the bound, whose Jacobian is smallest somewhere: it stays
     positive; with twice the bound the same search finds a fold, so the test can tell."""
     count, n = 6, 17
-    step, weights = (n - 1) / (count - 3), [bspline_weights(n, count)] * dims
+    step = (n - 1) / (count - 3)
+    knots = step * (torch.arange(count) - 1)  # one cell beyond at either end
+    weights = [cubic_bspline((torch.arange(n)[:, None] - knots) / step)] * dims
     still = torch.stack(torch.meshgrid(*[torch.arange(float(n))] * dims, indexing="ij"))
 
     def least(field: torch.Tensor) -> torch.Tensor:
-        slopes = [torch.stack(torch.gradient(part), -1) for part in spread(field, weights)[0] + still]
+        slopes = [torch.stack(torch.gradient(part), -1) for part in interpolate_grid(field, weights)[0] + still]
         return torch.linalg.det(torch.stack(slopes, -2)).min()
 
     def worst(most: float) -> float:
@@ -162,8 +163,8 @@ def test_what_a_crop_draws_has_the_stated_distribution() -> None:
 
 
 def test_left_and_right_are_mirrored_only_when_asked_for_by_name() -> None:
-    assert flips(0.5, 3) == (0.0, 0.5, 0.5)
-    assert flips(0.5, 2) == (0.5, 0.0)
+    assert flip_chances(0.5, 3) == (0.0, 0.5, 0.5)
+    assert flip_chances(0.5, 2) == (0.5, 0.0)
     assert Resample((8, 8, 8), flip=1.0).flip == (0.0, 1.0, 1.0)
     assert Resample((8, 8), flip=(0, 1.0)).flip == (0, 1.0)
     x = torch.rand(1, 1, 8, 8, 8)
@@ -172,12 +173,12 @@ def test_left_and_right_are_mirrored_only_when_asked_for_by_name() -> None:
 
 
 def test_thick_slices_are_turned_in_their_plane_alone_and_cut_to_one_slice() -> None:
-    assert turns(15, (1, 1, 1)) == (15, 15, 15)
-    assert turns(15, (0.7, 0.7, 5.0)) == (0, 0, 15)
-    assert turns(15, (5.0, 0.7, 0.7)) == (15, 0, 0)
-    assert turns(15, (0.7, 0.7)) == (15,)
+    assert limit_turns(15, (1, 1, 1)) == (15, 15, 15)
+    assert limit_turns(15, (0.7, 0.7, 5.0)) == (0, 0, 15)
+    assert limit_turns(15, (5.0, 0.7, 0.7)) == (15, 0, 0)
+    assert limit_turns(15, (0.7, 0.7)) == (15,)
     x = torch.arange(9.0).expand(1, 1, 20, 20, 9).contiguous()  # the value is the slice
-    in_plane = Resample((10, 10, 1), shift=False, rotate_degrees=turns(30, (1, 1, 5)), spacing_mm=(1, 1, 5))
+    in_plane = Resample((10, 10, 1), shift=False, rotate_degrees=limit_turns(30, (1, 1, 5)), spacing_mm=(1, 1, 5))
     assert torch.allclose(in_plane(x, in_plane.draw(keys(1, 3))), torch.tensor(4.0), atol=1e-5)
     across = Resample((16, 1, 40), spacing_mm=(1, 1, 5), region_mm=(16, 1, 40))  # 8 slices of 5 mm as 40 voxels of 1 mm
     column = across(x, across.draw(keys(1)))[0, 0, 8, 0]
@@ -230,7 +231,7 @@ def test_settings_that_mean_nothing_are_refused_in_words() -> None:
 
 def test_the_24_orientations_are_all_turns_all_different_and_exact() -> None:
     x = torch.arange(27.0).reshape(1, 1, 3, 3, 3).expand(24, -1, -1, -1, -1)
-    made = turned(x, torch.arange(24))
+    made = turn_batch(x, torch.arange(24))
     for one, (order, back) in zip(made, orientations(3)):  # reference: torch's permute and flip
         expected = x[0].permute(0, *[1 + a for a in order]).flip([1 + a for a in back])
         agrees(RightAngle, "torch permute, flip", one, expected, 0)
@@ -238,31 +239,31 @@ def test_the_24_orientations_are_all_turns_all_different_and_exact() -> None:
     assert len(seen) == 24
     assert tuple(x[0].flip(1).flatten().tolist()) not in seen  # a mirror image is no turn
     plane = torch.arange(9).reshape(1, 1, 3, 3)
-    assert {tuple(turned(plane, torch.tensor([k])).flatten().tolist()) for k in range(4)} == {
+    assert {tuple(turn_batch(plane, torch.tensor([k])).flatten().tolist()) for k in range(4)} == {
         tuple(torch.rot90(plane, k, (2, 3)).flatten().tolist()) for k in range(4)
     }
     counts = np.bincount(RightAngle(3).draw(keys(4800))["turn"], minlength=24)
     assert stats.chisquare(counts).pvalue > 1e-4
     with pytest.raises(MedsslError, match="unequal edges"):
-        turned(torch.zeros(1, 1, 4, 5), torch.tensor([1]))
+        turn_batch(torch.zeros(1, 1, 4, 5), torch.tensor([1]))
 
 
 def test_thick_slices_average_over_their_thickness() -> None:
     """Reference: numpy means of the signal at 100 points a voxel, numpy.interp between the slabs' middles."""
     x = torch.rand(1, 2, 12, 5, 6)
-    weight = slabs(12, torch.tensor([3.0]))
+    weight = slice_weights(12, torch.tensor([3.0]))
     middles = 5.5 + 3.0 * np.arange(-1, 2)  # slabs lie about the middle of the scan
     fine = np.repeat(x[0, 0, :, 0, 0].double().numpy(), 100)  # 100 points a voxel, the first at -0.495
     points = (np.arange(1200) + 0.5) / 100 - 0.5
     means = [fine[(points > m - 1.5) & (points < m + 1.5)].mean() for m in middles]
-    found = along(x, weight, 0)[0, 0, :, 0, 0].numpy()
+    found = multiply_axis(x, weight, 0)[0, 0, :, 0, 0].numpy()
     inner = (np.arange(12) >= middles[0]) & (np.arange(12) <= middles[-1])
     agrees(ThickSlices, "numpy mean, interp", found[inner], np.interp(np.arange(12), middles, means)[inner], 1e-5)
     for n, factor in ((12, 3.0), (12, 1.0), (12, 0.0), (12, 30.0), (1, 4.0), (7, 2.6)):
-        weight = slabs(n, torch.tensor([factor]))
+        weight = slice_weights(n, torch.tensor([factor]))
         assert torch.allclose(weight.sum(2), torch.ones(1, n), atol=1e-5)
         assert (weight >= 0).all()
-    assert torch.equal(slabs(12, torch.tensor([1.0]))[0], torch.eye(12))
+    assert torch.equal(slice_weights(12, torch.tensor([1.0]))[0], torch.eye(12))
 
 
 def test_thick_slices_change_one_axis_and_leave_the_mask() -> None:
@@ -286,44 +287,3 @@ def test_thick_slices_change_one_axis_and_leave_the_mask() -> None:
         ThickSlices((0, 1))
     with pytest.raises(MedsslError, match="axes of the scan"):
         ThickSlices(axes=(2,), probability=1.0)(torch.zeros(1, 1, 8, 8), {"thickness_mm": torch.ones(1), "axis": torch.zeros(1)})  # fmt: skip
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-def test_pairs_overlap_as_asked_and_their_offset_is_what_the_scan_shows(dims: int) -> None:
-    """A source whose value is its own place along an axis: the crops' means tell the offset; a count tells the overlap."""
-    source, spacing = (48, 40, 44)[:dims], (1.0, 2.0, 0.5)[:dims]
-    view = Resample((20, 16, 18)[:dims], (0.8, 1.2), spacing_mm=spacing)
-    first, second = draw_pair(view, keys(200), source, (0.3, 0.7))
-    share = overlap(view, first, second, source)
-    assert share.min() > 0.3 - 1e-4
-    assert share.max() < 0.7 + 1e-4
-    assert stats.kstest(((share - 0.3) / 0.4).numpy(), "uniform").pvalue > 1e-4
-    for params in (first, second):
-        low, high = boxes(view, params, source)
-        assert (low > -0.5 - 1e-3).all()
-        assert (high < torch.tensor(source) - 0.5 + 1e-3).all()
-    for axis in range(dims):
-        line = torch.arange(float(source[axis])).reshape(*[-1 if a == axis else 1 for a in range(dims)])
-        x = line.expand(20, 1, *source).contiguous()
-        few = [{k: v[:20] for k, v in p.items()} for p in (first, second)]
-        a, b = (view(x, p).flatten(1).mean(1) for p in few)
-        assert torch.allclose((b - a) * spacing[axis], offset_mm(view, *few, source)[:, axis], atol=2e-2)
-    fine = torch.stack(torch.meshgrid(*[torch.arange(-0.45, n - 0.5, 0.1 if dims == 2 else 0.5) for n in source], indexing="ij"), -1).reshape(-1, dims)  # fmt: skip
-    inside = [
-        ((fine > low[0]) & (fine < high[0])).all(1) for low, high in (boxes(view, p, source) for p in (first, second))
-    ]
-    assert abs((inside[0] & inside[1]).sum() / inside[0].sum() - share[0]) < 0.05
-    with pytest.raises(MedsslError, match="need a source"):
-        draw_pair(view, keys(1), view.size, (0.1, 0.2))
-
-
-def test_tiles_cover_the_source_and_their_shares_add_up() -> None:
-    """VoCo: base crops side by side; the shares of a random crop in all of them add up to 1."""
-    view, source = Resample((8, 8, 8)), (32, 32, 32)
-    base, crop = view.draw(keys(5)), view.draw(keys(5, 9))
-    shares = torch.stack([overlap(view, crop, placed(base, place), source) for place in tiles(4, 3)])
-    assert shares.shape == (64, 5)
-    assert torch.allclose(shares.sum(0), torch.ones(5), atol=1e-5)
-    assert tiles((4, 4, 1), 3).shape == (16, 3)
-    with pytest.raises(MedsslError, match="per_axis"):
-        tiles((4, 4), 3)

@@ -8,7 +8,7 @@ from scipy import stats
 from medssl.core.errors import MedsslError
 from medssl.views.base import View
 from medssl.views.check import check_view
-from medssl.views.kspace import grainy
+from medssl.views.kspace import smooth_noise
 from medssl.views.random import make_keys
 from medssl.views.ultrasound import Shadow, Speckle
 from tests.views.references import agrees
@@ -47,7 +47,7 @@ def test_speckle_multiplies_by_rice_s_distribution_of_mean_square_one(grain: flo
 
 def test_grain_is_a_gaussian_of_the_stated_width() -> None:
     """Neighbours d voxels apart are alike by exp(-d^2 / (4 grain^2)); tolerance 0.02. Deviation 1 up to the edge."""
-    noise = grainy(torch.zeros(40, 1, 64, 64), keys(40), 2.0)[:, 0]
+    noise = smooth_noise(torch.zeros(40, 1, 64, 64), keys(40), 2.0)[:, 0]
     for d in (1, 2, 4):
         assert abs((noise[:, d:] * noise[:, :-d]).mean() - np.exp(-(d**2) / 16)) < 0.02
     assert abs(noise[:, 0].std() - 1) < 0.05

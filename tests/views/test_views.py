@@ -75,7 +75,7 @@ def test_uniform_numbers_are_uniform_independent_and_a_function_of_the_key() -> 
 
 def test_noise_has_the_drawn_deviation_and_depends_on_its_key_alone() -> None:
     x = torch.zeros(4, 1, 40, 40, 40)
-    view = Noise(most=0.3, probability=1.0)
+    view = Noise(max_sigma=0.3, probability=1.0)
     params = view.draw(keys(4))
     found = view(x, params).flatten(1).std(1)
     agrees(Noise, "the drawn deviation", found, params["sigma"], 0.02, relative=True)
@@ -149,9 +149,9 @@ def test_window_ends_gamma_and_contrast_are_as_stated() -> None:
     contrast = BrightnessContrast(0.2, 0.3, 1.0)
     params = contrast.draw(keys(5))
     y = contrast(x, params)
-    middle, spread = x.mean((1, 2, 3)) + params["brightness"], x.std((1, 2, 3)) * params["contrast"]
+    middle, deviation = x.mean((1, 2, 3)) + params["brightness"], x.std((1, 2, 3)) * params["contrast"]
     agrees(BrightnessContrast, "mean and deviation", y.mean((1, 2, 3)), middle, 1e-5)
-    agrees(BrightnessContrast, "mean and deviation", y.std((1, 2, 3)), spread, 1e-5)
+    agrees(BrightnessContrast, "mean and deviation", y.std((1, 2, 3)), deviation, 1e-5)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
