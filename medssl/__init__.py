@@ -42,6 +42,7 @@ _PUBLIC = {  # name -> the module that defines it
     "embed": "training.predict",
     "sample": "training.sample",
     "study": "studies.study",
+    "StudyDesign": "studies.plan",
     "compare": "studies.compare",
     "probe": "studies.probe",
     "report": "reporting.html.report",

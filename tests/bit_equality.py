@@ -24,6 +24,7 @@ import medssl
 from medssl.encoders.resenc import ResidualUNet
 from medssl.methods.simclr import SimCLR
 from medssl.methods.simmim import SimMIM
+from medssl.studies.plan import StudyDesign
 from medssl.training.config import FinetuneConfig, Hardware, TrainConfig
 
 NOT_RESULTS = ("seconds", "memory", "samples_per", "cost", "wall")
@@ -65,9 +66,9 @@ def pretraining(out: Path, method: type) -> dict[str, Any]:
 
 def study(out: Path, task: str, options: dict[str, Any]) -> dict[str, Any]:
     arms = ["scratch", "random-frozen", str(out / "runs" / "simmim")]
-    recipe = FinetuneConfig(steps=6, batch_size=2, warmup=2)
+    train, design = FinetuneConfig(steps=6, batch_size=2, warmup=2), StudyDesign(draws=2)
     folder = out / f"study-{task}"
-    table = medssl.study(out / "cache", folder, task, arms, ["30%", "100%"], draws=2, recipe=recipe, **options)
+    table = medssl.study(out / "cache", folder, task, arms, ["30%", "100%"], train=train, design=design, **options)
     numbers = [c for c in table if table[c].dtype.kind in "fiu" and not any(word in c for word in NOT_RESULTS)]
     names = [c for c in ("arm", "mode", "budget_name", "metric", "structure") if c in table]
     medssl.report(folder, out / f"{task}.html")

@@ -32,7 +32,6 @@ HEADER = [
 PATHS = ["PHIFolder", "PHIFile", "PHIMask"]
 AFFINE = np.diag([-0.9, -0.7, 2.5, 1.0]) + np.pad([[20.0], [-30.0], [5.0]], ((0, 1), (3, 0)))
 SHAPE = (20, 18, 16)
-SMALL = ["--crop", "16", "16", "16", "--recipe.steps", "2", "--recipe.batch_size", "2"]
 SHORT = ["--crop", "16", "16", "16", "--steps", "2", "--batch-size", "2"]
 NET = ["--encoder", "ResidualUNet", "--encoder.width", "4", "--encoder.blocks", "1", "1"]
 
@@ -61,7 +60,7 @@ def test_no_name_reaches_anything_that_is_written(tmp_path, capfd):
     assert run(capfd, ["pretrain", "--data", c, "--out", f"{pre}_clip", *NET, "--method", "CLIP", *tiny]) == 0
     task = ["--task", "segmentation"]
     grid = ["--arms", "scratch", pre, "--budgets", "100%", "--draws", "1"]
-    assert run(capfd, ["study", "--data", c, "--out", str(work / "study"), *task, *SMALL, *grid]) == 0
+    assert run(capfd, ["study", "--data", c, "--out", str(work / "study"), *task, *SHORT, *grid]) == 0
     assert run(capfd, ["report", str(work / "study"), "--out", str(work / "report.html")]) == 0
     assert run(capfd, ["finetune", "--data", c, "--out", model, "--init", pre, *task, *SHORT]) == 0
     one = str(data / "images")

@@ -18,6 +18,7 @@ from medssl.encoders.resenc import ResidualUNet
 from medssl.methods.simmim import SimMIM
 from medssl.preprocessing.cache import prepare
 from medssl.reporting.html.report import report
+from medssl.studies.plan import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig, TrainConfig
 from medssl.training.finetune import finetune
@@ -59,9 +60,9 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
     pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), train=train)
     finetuning = FinetuneConfig(steps=130, batch_size=2, lr=3e-3)
     _say("study: what was it worth?", f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} "
-         "--budgets 1p 100% --draws 3 --recipe.steps 130 --recipe.batch_size 2 --recipe.lr 3e-3 --jobs 2")  # fmt: skip
-    table = study(out / "cache", out / "study", "segmentation", ["scratch", str(run)], ["1p", "100%"], draws=3,
-                  recipe=finetuning, jobs=2)  # fmt: skip
+         "--budgets 1p 100% --draws 3 --steps 130 --batch-size 2 --lr 3e-3 --jobs 2")  # fmt: skip
+    table = study(out / "cache", out / "study", "segmentation", ["scratch", str(run)], ["1p", "100%"],
+                  train=finetuning, design=StudyDesign(draws=3), jobs=2)  # fmt: skip
     console.print(show.study_table(table))
     _say("report", f"medssl report {out}/study --out {out}/report.html")
     page = report(out / "study", out / "report.html")

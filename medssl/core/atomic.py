@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from medssl.core.errors import MedsslError
+from medssl.core.errors import DiskFull, MedsslError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -24,7 +24,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write beside the target, sync, replace: a reader or a kill sees the old file or the new one, never half.
 
-    Raises MedsslError when the disk is full or the folder cannot be written to; what was there before stays.
+    Raises DiskFull, or MedsslError when the folder cannot be written to; what was there before stays.
     """
     with atomic_file(path, mode) as file:
         file.write(content)
@@ -63,7 +63,7 @@ def npz(arrays: dict[str, np.ndarray]) -> bytes:
 def told(error: OSError) -> MedsslError:
     """An error of the file system in words that hold no path."""
     if error.errno in FULL:
-        return MedsslError(
+        return DiskFull(
             "the disk is full: expected room for the next file; what was finished is kept: free some space and run the "
             "same command again"
         )

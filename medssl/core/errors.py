@@ -20,6 +20,10 @@ class Stopped(MedsslError):
     """Work stopped by hand or by a signal, with nothing lost; the command line exits with 130."""
 
 
+class DiskFull(MedsslError):
+    """No room to write a result; whatever else is tried would fail too."""
+
+
 class ScanError(MedsslError):
     """One scan that cannot be read or trusted: it is left out and reported, the others go on."""
 

@@ -34,6 +34,7 @@ from medssl.methods.rotation import Rotation
 from medssl.methods.simclr import SimCLR
 from medssl.methods.simmim import SimMIM
 from medssl.preprocessing.cache import Cache
+from medssl.studies.plan import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import TrainConfig
 from medssl.training.pretrain import default_crop, pretrain
@@ -82,10 +83,14 @@ def compare(
         if failed is not None:
             console.print(f"{name}: {failed}")
             notes.append({"method": name, "note": failed})
-    asked = {"budgets": budgets or ["1%", "10%"], "modes": ["linear", "knn"], "draws": draws, "score_on": score_on,
-             "label": label, "seed": seed, "split_seed": split_seed, "split_column": split_column}  # fmt: skip
+    study_options = {
+        "budgets": budgets or ["1%", "10%"],
+        "label": label,
+        "design": StudyDesign(modes=["linear", "knn"], draws=draws, score_on=score_on, seed=seed),
+        "split": SplitSpec(split_seed, split_column),
+    }
     failures = {note["method"] for note in notes}
-    parts = [_studied(cache, out, encoder, settings, failures, asked) for encoder in choices]
+    parts = [_studied(cache, out, encoder, settings, failures, study_options) for encoder in choices]
     table = pd.concat([*parts, pd.DataFrame(notes, columns=COLUMNS)], ignore_index=True)
     write_atomically(
         out / ("table.csv" if score_on == "test" else "table.validation.csv"), table.to_csv(index=False).encode()
@@ -170,7 +175,12 @@ def _made_so(run: runs.Run, settings: dict[str, Any]) -> bool:
 
 
 def _studied(
-    cache: Cache, out: Path, encoder: Encoder, settings: dict[str, Any], failures: set[str], asked: dict[str, Any]
+    cache: Cache,
+    out: Path,
+    encoder: Encoder,
+    settings: dict[str, Any],
+    failures: set[str],
+    study_options: dict[str, Any],
 ) -> pd.DataFrame:
     """The probes of all runs on one encoder under these settings, and of a random one."""
     kind, size = type(encoder).__name__, settings["crop"]
@@ -185,12 +195,12 @@ def _studied(
     arms = ["random-frozen", *map(str, folders)]
     table = study(
         cache.path,
-        out / "studies" / asked["score_on"] / kind,
+        out / "studies" / study_options["design"].score_on / kind,
         "classification",
         arms,
         encoder=encoder,
         crop=size,
-        **asked,
+        **study_options,
     )
     table = table[table["metric"] == "auroc"]
     costs = {folder.name: runs.read(folder).cost for folder in folders}

@@ -79,14 +79,14 @@ def _untouched(config: Config) -> Point:
 
 def _finetuning(config: Config) -> Point:
     """Whether every pretrained encoder starts after its head and learns at a smaller rate."""
-    recipes = {arm: recipe for arm, recipe in config["recipes"].items() if arm in config["pretraining"]}
-    if not recipes:
+    pretrained = {arm: settings for arm, settings in config["settings"].items() if arm in config["pretraining"]}
+    if not pretrained:
         return Point(None, "no pretrained arm")
     evidence = (
-        f"{arm}: encoder at {recipe['encoder_share']:g} of the rate, head alone for {recipe['head_first']:.0%} of the steps"
-        for arm, recipe in recipes.items()
+        f"{arm}: encoder at {settings['encoder_share']:g} of the rate, head alone for {settings['head_first']:.0%} of the steps"
+        for arm, settings in pretrained.items()
     )
-    gentle = all(recipe["encoder_share"] < 1 and recipe["head_first"] > 0 for recipe in recipes.values())
+    gentle = all(settings["encoder_share"] < 1 and settings["head_first"] > 0 for settings in pretrained.values())
     return Point(gentle, "; ".join(evidence))
 
 

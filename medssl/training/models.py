@@ -46,12 +46,12 @@ class Segmenter(nn.Module):
         return self.decoder(self.encoder.features(x))
 
 
-def fresh_encoder(spec: dict, seed: int, like: Encoder | None = None) -> Encoder:
-    """A randomly initialised encoder as a record describes it; `like` stands in for a class outside of medssl."""
+def fresh_encoder(spec: dict, seed: int, external_encoder: Encoder | None = None) -> Encoder:
+    """A randomly initialised encoder as a record describes it; external_encoder: one of a class outside of medssl."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if like is not None and describes_same(describe(like), spec):
-            return twin(like)
+        if external_encoder is not None and describes_same(describe(external_encoder), spec):
+            return twin(external_encoder)
         encoder = rebuild(spec)
     if not isinstance(encoder, Encoder):
         raise MedsslError(f"the record names {type(encoder).__name__} as its encoder: expected an encoder of medssl")
@@ -68,8 +68,13 @@ def describe_method(method: Method) -> dict:
 def pretrained_encoder(folder: Path, encoder: Encoder | None = None) -> Encoder:
     """The encoder of a pretraining run; `encoder` stands in for a class outside of medssl."""
     built = fresh_encoder(runs.read(folder).config["encoder"], 0, encoder)
-    _load_exactly(built, folder / "encoder.safetensors")
+    load_encoder(built, folder)
     return built
+
+
+def load_encoder(encoder: Encoder, folder: Path) -> None:
+    """Put a pretraining run's weights into an encoder. Raises MedsslError where any does not fit."""
+    _load_exactly(encoder, folder / "encoder.safetensors")
 
 
 def load_pretrained(model: Classifier | Segmenter, folder: Path) -> list[str]:
@@ -78,7 +83,7 @@ def load_pretrained(model: Classifier | Segmenter, folder: Path) -> list[str]:
     Returns the names of the parts that were loaded. Raises MedsslError where a weight is missing, left over or of
     another shape: nothing is ever left random without a word.
     """
-    _load_exactly(model.encoder, folder / "encoder.safetensors")
+    load_encoder(model.encoder, folder)
     decoder = folder / "decoder.safetensors"
     if not (isinstance(model, Segmenter) and decoder.exists()):
         return ["encoder"]

@@ -23,6 +23,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard import cases as review_cases
 from medssl.reporting.findings import findings
 from medssl.reporting.style import interval
+from medssl.studies.plan import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 from tests.reporting.test_report import record
@@ -96,7 +97,7 @@ class Board:
 def phantom_study(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs: studies of segmentation and of classification of the phantom cohort."""
     root = tmp_path_factory.mktemp("dashboard")
-    shared = {"crop": (16, 16, 16), "recipe": FinetuneConfig(steps=3, batch_size=2), "draws": 1}
+    shared = {"crop": (16, 16, 16), "train": FinetuneConfig(steps=3, batch_size=2), "design": StudyDesign(draws=1)}
     study(cache.path, root / "seg", "segmentation", ["scratch", str(pretrained)], ["1p", "100%"], **shared)
     arms = ["scratch", "random-frozen"]
     study(cache.path, root / "class", "classification", arms, ["3p"], label="lesion", **shared)

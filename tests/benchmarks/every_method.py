@@ -96,9 +96,19 @@ def full_study(name: str, data: Path, out: Path, settings: dict[str, Any], share
         raise SystemExit(f"{name}: no method finished on the ResNet, so there is nothing to fine-tune")
     print(f"\n{name}, chosen on the validation patients: {', '.join(f'{k} {v}' for k, v in best.items())}")
     arms = ["scratch", *(str(out / "runs" / "ResNet" / method) for method in best.values())]
-    recipe = medssl.FinetuneConfig(steps=100, batch_size=settings["batch_size"] // 2)
-    return medssl.study(data, out / "families", "classification", arms, BUDGETS[name], settings["label"], ["finetune"],
-                        crop=settings["crop"], recipe=recipe, split_seed=shared["split_seed"])  # fmt: skip
+    train = medssl.FinetuneConfig(steps=100, batch_size=settings["batch_size"] // 2)
+    return medssl.study(
+        data,
+        out / "families",
+        "classification",
+        arms,
+        BUDGETS[name],
+        label=settings["label"],
+        crop=settings["crop"],
+        train=train,
+        design=medssl.StudyDesign(modes=["finetune"]),
+        split=medssl.SplitSpec(shared["split_seed"]),
+    )
 
 
 def markdown(table: pd.DataFrame, cache: Cache) -> str:

@@ -1,6 +1,5 @@
 """The command line: fast help, errors in words with the nearest names, exit codes, and classes from outside."""
 
-import dataclasses
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import medssl
 from medssl.cli.main import COMMANDS, main
 from medssl.core import runs
 from medssl.preprocessing.cache import Cache
+from medssl.studies.plan import StudyDesign
 from medssl.training.config import FinetuneConfig
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +98,7 @@ def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
     }
     assert config["method"]["init_args"]["weight"] == 0.5
     common = ["study", "--data", str(cache.path), "--out", str(model), "--task", "segmentation", "--arms", "scratch", str(run),
-              "--budgets", "1p", "--draws", "2", "--recipe.steps", "2", "--recipe.batch_size", "2"]  # fmt: skip
+              "--budgets", "1p", "--draws", "2", "--steps", "2", "--batch-size", "2"]  # fmt: skip
     assert main(common) == 2  # a record never imports a class from outside ...
     assert main([*common, "--encoder", "somebodys.Tiny", "--encoder.width", "6"]) == 0  # ... the user may name it
 
@@ -152,10 +152,10 @@ def test_the_python_of_the_readme_runs_as_it_stands(
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     medssl.phantom("scans", patients=10)
     short = example.replace("steps=500", "steps=2").replace(
-        ', "20%", "100%"])', "], draws=1, recipe=FinetuneConfig(2, 2))"
+        ', "20%", "100%"])', "], design=StudyDesign(draws=1), train=FinetuneConfig(2, 2))"
     )
     assert short.count("steps=2") == short.count("draws=1") == 1
-    exec(short, {"FinetuneConfig": FinetuneConfig})
+    exec(short, {"FinetuneConfig": FinetuneConfig, "StudyDesign": StudyDesign})
     assert Path("report.html").exists()
     Path("mine.py").write_text(method)
     words = [
@@ -197,12 +197,6 @@ def test_what_was_typed_wrong_is_said_with_what_to_type(
     assert said in told
     assert "jsonargparse" not in told
     assert "Parser key" not in told
-
-
-def test_the_options_of_a_recipe_are_listed(capsys: pytest.CaptureFixture) -> None:
-    assert main(["study", "--recipe.help"]) == 0
-    told = capsys.readouterr().out
-    assert all(f"--recipe.{field.name} " in told for field in dataclasses.fields(FinetuneConfig))
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:

@@ -78,7 +78,7 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
         "budgets": list(BUDGETS), "score_on": "test", "split_seed": 0, "cells": 26, "scored_patients": 24,
         "scored_scans": 28, "patients": {"train": 80, "validation": 10, "test": 24},
         "pretraining": pretraining, "seen_test_scans": {"simmim": 0},
-        "asked": {"task": task, "budgets": list(BUDGETS), "draws": 5, "crop": [32, 32, 32], "recipe.steps": 7, "allow_seen": True},
+        "given_options": {"task": task, "budgets": list(BUDGETS), "draws": 5, "crop": [32, 32, 32], "steps": 7, "allow_seen": True},
     }  # fmt: skip
     study = root / "hippo"
     points = {"split by patient": {"met": True, "evidence": "80 train, 24 test"}}
@@ -206,7 +206,7 @@ def test_every_section_has_its_content(page):
     ):
         assert row in text
     assert text.index("split by patient") < text.index("strong baselines") < text.index("labels saved not")
-    asked = "--allow-seen true --budgets 1p 10% 100% --crop 32 32 32 --draws 5 --recipe.steps 7"
+    asked = "--allow-seen true --budgets 1p 10% 100% --crop 32 32 32 --draws 5 --steps 7"
     assert f"medssl study --data CACHE --out STUDY --task segmentation --arms scratch RUN_1 {asked}" in text
 
 

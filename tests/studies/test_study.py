@@ -15,6 +15,7 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.splits import split
 from medssl.encoders import ResidualUNet
 from medssl.preprocessing.cache import Cache
+from medssl.studies.plan import StudyDesign, StudySettings, make_plan
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture
@@ -25,15 +26,16 @@ from tests.options import options
 
 module = importlib.import_module("medssl.studies.study")
 cells_module = importlib.import_module("medssl.studies.cell")
-RECIPE = FinetuneConfig(steps=3, batch_size=2)
-ENCODER = {"crop": (16, 16, 16), "recipe": RECIPE}
+TRAIN = FinetuneConfig(steps=3, batch_size=2)
+ENCODER = {"crop": (16, 16, 16), "train": TRAIN}
+TWO_DRAWS = StudyDesign(draws=2)
 
 
 @pytest.fixture(scope="module")
 def segmentation(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("study") / "seg"
     arms = ["scratch", "scratch-long", "random-frozen", str(pretrained)]
-    study(cache.path, out, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    study(cache.path, out, "segmentation", arms, ["1p", "100%"], design=TWO_DRAWS, **ENCODER)
     return out
 
 
@@ -85,12 +87,12 @@ def test_running_it_again_does_nothing_and_a_lost_cell_alone_is_done_again(
     monkeypatch.setattr(cells_module, "_train_and_score", lambda *a: (done.append(a[1]), real(*a)))
     arms = ["scratch", "scratch-long", "random-frozen", str(pretrained)]
     before = pd.read_parquet(segmentation / "summary.parquet")
-    study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], design=TWO_DRAWS, **ENCODER)
     assert done == []
     lost = next(iter(sorted((segmentation / "cells").iterdir())))
     kept = pd.read_parquet(lost / "predictions.parquet")
     shutil.rmtree(lost)
-    again = study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], draws=2, **ENCODER)
+    again = study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], design=TWO_DRAWS, **ENCODER)
     assert len(done) == 1
     pd.testing.assert_frame_equal(kept, pd.read_parquet(lost / "predictions.parquet"))
     pd.testing.assert_frame_equal(
@@ -100,7 +102,7 @@ def test_running_it_again_does_nothing_and_a_lost_cell_alone_is_done_again(
 
 
 def _work(data: str, out: str, folder: str) -> None:
-    study(Path(data), Path(out), "segmentation", ["scratch", folder], ["1p"], draws=3, **ENCODER)
+    study(Path(data), Path(out), "segmentation", ["scratch", folder], ["1p"], design=StudyDesign(draws=3), **ENCODER)
 
 
 @pytest.mark.slow
@@ -119,7 +121,9 @@ def test_two_processes_share_one_study(cache: Cache, pretrained: Path, tmp_path:
 
 def test_classification_with_probes_and_a_random_encoder(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
     arms = ["scratch", "random-frozen", str(pretrained)]
-    table = study(cache.path, tmp_path / "c", "classification", arms, ["100%"], label="lesion", draws=2, **ENCODER)
+    table = study(
+        cache.path, tmp_path / "c", "classification", arms, ["100%"], label="lesion", design=TWO_DRAWS, **ENCODER
+    )
     main = table[table["metric"] == "auroc"].set_index(["arm", "mode"])
     assert set(main.index) == {
         ("scratch", "finetune"),
@@ -146,12 +150,12 @@ def test_a_pretraining_run_that_saw_test_scans_is_refused_or_declared(cache: Cac
         "task": "segmentation",
         "arms": ["scratch", str(tmp_path / "all")],
         "budgets": ["1p"],
-        "draws": 2,
+        "design": TWO_DRAWS,
         **ENCODER,
     }
     with pytest.raises(MedsslError, match="pretraining saw test scans"):
         study(cache.path, tmp_path / "s", **settings)
-    study(cache.path, tmp_path / "s", **settings, allow_seen=True)
+    study(cache.path, tmp_path / "s", **settings | {"design": StudyDesign(draws=2, allow_seen=True)})
     point = runs.read(tmp_path / "s").protocol["inductive"]
     assert point["met"] is False
     assert "test scans seen in pretraining" in point["evidence"]
@@ -159,11 +163,12 @@ def test_a_pretraining_run_that_saw_test_scans_is_refused_or_declared(cache: Cac
 
 def test_a_cell_is_another_one_when_labels_or_weights_are(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
     def ids(label: str, arm: Path = pretrained) -> set[str]:
-        plan = module.make_plan(
-            cache.path, tmp_path / "s", "classification", [str(arm)], ["100%"], label, ["linear"], 1, None, None, None, 3.0,
-            "test", 0, 0, None, True,
-        )  # fmt: skip
-        return {plan.id(cell) for cell in plan.cells}
+        settings = StudySettings(
+            cache.path, tmp_path / "s", "classification", [str(arm)], ["100%"], label, design=design
+        )
+        return set(make_plan(settings).ids())
+
+    design = StudyDesign(modes=["linear"], draws=1, allow_seen=True)
 
     other = shutil.copytree(pretrained, tmp_path / "simmim")
     same = ids("lesion", other)
@@ -176,11 +181,10 @@ def test_a_cell_is_another_one_when_labels_or_weights_are(cache: Cache, pretrain
     relabelled = shutil.copytree(cache.path, tmp_path / "relabelled")
     table["label.lesion"] = table["label.lesion"].map({"yes": "no", "no": "yes"})
     table.to_parquet(relabelled / "manifest.parquet")
-    plan = module.make_plan(
-        relabelled, tmp_path / "s", "classification", [str(pretrained)], ["100%"], "lesion", ["linear"], 1, None, None, None,
-        3.0, "test", 0, 0, None, True,
-    )  # fmt: skip
-    assert {plan.id(cell) for cell in plan.cells} != same
+    settings = StudySettings(
+        relabelled, tmp_path / "s", "classification", [str(pretrained)], ["100%"], "lesion", design=design
+    )
+    assert set(make_plan(settings).ids()) != same
 
 
 def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tmp_path: Path, monkeypatch: Any) -> None:
@@ -190,8 +194,8 @@ def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tm
     task = task_named("segmentation").from_cache(cache)
     scans = list(cache.manifest["scan"])
     model = task.build_model(small_encoder(), 0)
-    recipe = FinetuneConfig(steps=5, batch_size=1).resolved(pretrained=False)
-    assert finetuning.train_model(model, cache, task, scans[:4], scans[4:6], (16, 16, 16), recipe, 0) == 0.5
+    train = FinetuneConfig(steps=5, batch_size=1).resolved(pretrained=False)
+    assert finetuning.train_model(model, cache, task, scans[:4], scans[4:6], (16, 16, 16), train, 0) == 0.5
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(
@@ -209,7 +213,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
         "task": "segmentation",
         "arms": ["scratch"],
         "budgets": ["1p"],
-        "draws": 2,
+        "design": TWO_DRAWS,
         "encoder": small_encoder(),
         **ENCODER,
     }

@@ -187,7 +187,8 @@ def _command(run: Run) -> str:
     config = run.config
     placeholders = {arm: f"RUN_{i}" for i, arm in enumerate(config.get("pretraining", {}), 1)}
     arms = [placeholders.get(arm, arm) for arm in config.get("arms", [])]
-    options = {"task": config.get("task", ""), "arms": arms} | config.get("asked", {})
+    given = config.get("given_options", config.get("asked", {}))  # "asked": in records of medssl 0.1
+    options = {"task": config.get("task", ""), "arms": arms} | given
     words = [f"--{name.replace('_', '-')} {_option_text(value)}" for name, value in options.items()]
     lines = [f"# {word}: {arm}, run {config['pretraining'][arm].get('id', '–')}" for arm, word in placeholders.items()]
     return without_paths("\n".join([" ".join(["medssl study --data CACHE --out STUDY", *words]), *lines]))

@@ -1,0 +1,220 @@
+"""The arms of a study: where the weights of a cell come from and how it trains, one class each, made from its name.
+
+    arms = parse_arms(["scratch", "random-frozen", "runs/simmim"])
+    arms["simmim"].settings(FinetuneConfig()).encoder_share         # 0.3: a pretrained encoder learns slower
+
+An arm of another kind (a semi-supervised algorithm, imported weights) is one more class here, named in `ARMS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from medssl.core import runs
+from medssl.core.errors import MedsslError, nearest
+from medssl.encoders import Encoder
+from medssl.preprocessing.cache import Cache
+from medssl.training.config import FinetuneConfig
+from medssl.training.finetune import train_model
+from medssl.training.models import load_encoder, load_pretrained
+from medssl.training.task import Task
+
+Mode = Literal["finetune", "linear", "knn"]
+NewEncoder = Callable[[int], Encoder]  # seed -> a randomly initialised encoder
+LONG = 3.0  # steps of `scratch-long` over those of `scratch`
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What one cell may learn from.
+
+    Attributes:
+        cache: Where the scans are.
+        task: The task, with its targets.
+        size: Voxels of a crop along each axis.
+        training: Labelled scans to train on.
+        validation: Labelled scans to choose a checkpoint by; none for a small budget.
+        unlabelled: The other scans of training patients, whose labels the budget did not buy.
+    """
+
+    cache: Cache
+    task: Task
+    size: tuple[int, ...]
+    training: Sequence[str]
+    validation: Sequence[str]
+    unlabelled: Sequence[str]
+
+
+class Arm(ABC):
+    """One way to a trained model, compared with the others at every budget and draw."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What tables call it."""
+
+    @property
+    def pretraining(self) -> Path | None:
+        """The folder of the run whose weights it starts from."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, text: str, long: float) -> Self | None:
+        """The arm that a word of `--arms` names, or None where it names another kind."""
+
+    @abstractmethod
+    def settings(self, base: FinetuneConfig) -> FinetuneConfig:
+        """How it trains, given the study's settings."""
+
+    @abstractmethod
+    def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
+        """How its encoder is used in a task that knows probes; requested: those asked for, None for the usual ones."""
+
+    def modes(self, task: Task, requested: Sequence[Mode] | None) -> list[Mode]:
+        return self.probed_modes(requested) if task.probes else ["finetune"]
+
+    def encoder(self, new_encoder: NewEncoder, seed: int) -> Encoder:
+        """The encoder as the arm starts with it, for probes."""
+        encoder = new_encoder(seed)
+        if self.pretraining is not None:
+            load_encoder(encoder, self.pretraining)
+        return encoder
+
+    def model(self, task: Task, new_encoder: NewEncoder, seed: int) -> Any:
+        """The model as the arm starts with it; the head depends on the seed alone, so it is the same in every arm."""
+        model = task.build_model(new_encoder(seed), seed + 1)
+        if self.pretraining is not None:
+            load_pretrained(model, self.pretraining)
+        return model
+
+    def train(self, model: Any, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:
+        """Train the model in place, on the labelled scans alone unless an arm says otherwise."""
+        train_model(model, data.cache, data.task, data.training, data.validation, data.size, settings, seed)
+
+    def parent_id(self) -> str | None:
+        """The id of the run it starts from."""
+        return runs.read(self.pretraining).id if self.pretraining is not None else None
+
+    def weights(self) -> str | None:
+        """A hash of the weights it starts from: other weights are another arm, whatever their settings were."""
+        if self.pretraining is None:
+            return None
+        paths = [self.pretraining / f"{part}.safetensors" for part in ("encoder", "decoder")]
+        return hashlib.sha256(b"".join(path.read_bytes() for path in paths if path.exists())).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Scratch(Arm):
+    """A random start, trained as every other arm is."""
+
+    name = "scratch"
+
+    @classmethod
+    def parse(cls, text: str, long: float) -> Self | None:
+        return cls() if text == cls.name else None
+
+    def settings(self, base: FinetuneConfig) -> FinetuneConfig:
+        return base.resolved(pretrained=False)
+
+    def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
+        return ["finetune"]
+
+
+@dataclass(frozen=True)
+class ScratchLong(Arm):
+    """A random start, trained for `long` times the steps: what the time of pretraining buys without it."""
+
+    name = "scratch-long"
+    long: float = LONG
+
+    @classmethod
+    def parse(cls, text: str, long: float) -> Self | None:
+        return cls(long) if text == cls.name else None
+
+    def settings(self, base: FinetuneConfig) -> FinetuneConfig:
+        return replace(base.resolved(pretrained=False), steps=round(base.steps * self.long))
+
+    def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
+        return ["finetune"]
+
+
+@dataclass(frozen=True)
+class RandomFrozen(Arm):
+    """A random encoder that never learns: what the architecture alone is worth."""
+
+    name = "random-frozen"
+
+    @classmethod
+    def parse(cls, text: str, long: float) -> Self | None:
+        return cls() if text == cls.name else None
+
+    def settings(self, base: FinetuneConfig) -> FinetuneConfig:
+        return replace(base.resolved(pretrained=False), frozen=True)
+
+    def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
+        return [mode for mode in requested or ["linear", "knn"] if mode != "finetune"] or ["linear"]
+
+
+@dataclass(frozen=True)
+class PretrainedRun(Arm):
+    """The weights of a pretraining run; its name is that of the run's folder."""
+
+    folder: Path
+
+    @classmethod
+    def parse(cls, text: str, long: float) -> Self | None:
+        return cls(Path(text)) if (Path(text) / "run.json").exists() else None
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def pretraining(self) -> Path:
+        return self.folder
+
+    def settings(self, base: FinetuneConfig) -> FinetuneConfig:
+        return base.resolved(pretrained=True)
+
+    def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
+        return list(requested or ["finetune", "linear", "knn"])
+
+
+ARMS: tuple[type[Arm], ...] = (Scratch, ScratchLong, RandomFrozen, PretrainedRun)
+BASELINES = (Scratch.name, ScratchLong.name, RandomFrozen.name)
+
+
+def parse_arm(text: str, long: float = LONG) -> Arm:
+    """Return the arm that a word of `--arms` names.
+
+    Raises:
+        MedsslError: It is neither a baseline nor the folder of a run.
+
+    >>> parse_arm("scratch").settings(FinetuneConfig(steps=10)).encoder_share
+    1.0
+    """
+    for kind in ARMS:
+        if (arm := kind.parse(text, long)) is not None:
+            return arm
+    name = Path(text).resolve().name
+    raise MedsslError(
+        f"the arm {name!r} is neither a baseline nor the folder of a pretraining run{nearest(name, BASELINES)}"
+    )
+
+
+def parse_arms(texts: Sequence[str], long: float = LONG) -> dict[str, Arm]:
+    """Return the arms by their names. Raises MedsslError where two have the same."""
+    parsed = [parse_arm(text, long) for text in texts]
+    arms = {arm.name: arm for arm in parsed}
+    if len(arms) < len(parsed):
+        raise MedsslError(
+            f"two of the arms {', '.join(arm.name for arm in parsed)} have the same name: expected different ones; rename a "
+            "run's folder"
+        )
+    return arms

@@ -1,0 +1,303 @@
+"""A study worked out before its first training: what is asked for, what is checked, and the cells.
+
+    plan = make_plan(StudySettings(Path("cache"), Path("studies/hippo"), "segmentation", ["scratch"], ["1p", "100%"]))
+    len(plan.cells), plan.folder(plan.cells[0])
+
+The plan depends on the settings alone, so every process that works on a study makes the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+from medssl.core.spec import describe, plain
+from medssl.datasets.splits import ROLES, SplitSpec, duplicates_across, label_budgets
+from medssl.encoders import Encoder
+from medssl.preprocessing.cache import Cache
+from medssl.studies.arms import LONG, Arm, Mode, NewEncoder, parse_arms
+from medssl.training.config import FinetuneConfig
+from medssl.training.finetune import architecture, scans_of
+from medssl.training.models import fresh_encoder
+from medssl.training.task import Task, TaskName, task_named
+
+VERSION = 2  # of what a cell does; a change of it makes every cell a new one
+
+
+@dataclass(frozen=True)
+class StudyDesign:
+    """How arms are compared.
+
+    Attributes:
+        modes: How a pretrained encoder is used in classification: finetune, linear or knn; all three by default.
+        draws: Draws of patients for each budget; by default ten below 10%, five below 100% and three at 100%.
+        long: Steps of scratch-long over those of scratch.
+        score_on: Explore on validation, publish test.
+        seed: Seed of the draws, the heads, the order and the views.
+        allow_seen: Whether to run although test scans were pretrained on; the verdict then stands in every table.
+    """
+
+    modes: list[Mode] | None = None
+    draws: int | None = None
+    long: float = LONG
+    score_on: Literal["test", "validation"] = "test"
+    seed: int = 0
+    allow_seen: bool = False
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What `study` is asked for; see there."""
+
+    data: Path
+    out: Path
+    task: TaskName
+    arms: list[str]
+    budgets: list[str]
+    label: str | None = None
+    encoder: Encoder | None = None
+    crop: tuple[int, ...] | None = None
+    train: FinetuneConfig = FinetuneConfig()
+    design: StudyDesign = StudyDesign()
+    split: SplitSpec = SplitSpec()
+
+    def given_options(self) -> dict[str, Any]:
+        """The options that differ from their defaults, by their names on the command line; folders are left out."""
+        options: dict[str, Any] = {"task": self.task, "budgets": self.budgets}
+        options |= {name: value for name in ("label", "crop") if (value := getattr(self, name)) is not None}
+        for group in (self.train, self.design, self.split):
+            options |= _changed_fields(group)
+        if self.encoder is not None:
+            spec = plain(describe(self.encoder))
+            options |= {"encoder": spec["class_path"]}
+            options |= {f"encoder.{name}": value for name, value in spec["init_args"].items()}
+        return options
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training and one look at the scored patients."""
+
+    arm: str
+    mode: Mode
+    budget_name: str
+    budget: float
+    draw: int
+    settings: FinetuneConfig
+    parent: str | None  # the pretraining run's id
+    patients: int
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+@dataclass
+class Plan:
+    """The cells of a study and all that they share.
+
+    Attributes:
+        out: Folder of the study.
+        cache: Where the scans are.
+        task: The task, with its targets.
+        encoder: The one encoder of all arms, as a record.
+        external_encoder: An encoder of a class outside of medssl, that the record cannot build.
+        size: Voxels of a crop along each axis.
+        arms: Arms by their names.
+        scored: Labelled scans of the patients that every cell is scored on.
+        cells: Cells by draw, so that an unfinished study is a balanced one.
+        subsets: Patients of every budget and draw.
+        roles: Role of every patient.
+        seed: Seed of the draws, the heads, the order and the views.
+        config: What the study's record says.
+        features: Arm -> scan -> feature vector, filled by the first probe of an arm.
+    """
+
+    out: Path
+    cache: Cache
+    task: Task
+    encoder: dict
+    external_encoder: Encoder | None
+    size: tuple[int, ...]
+    arms: dict[str, Arm]
+    scored: list[str]
+    cells: list[Cell]
+    subsets: pd.DataFrame
+    roles: pd.Series
+    seed: int
+    config: dict[str, Any]
+    features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def new_encoder(self) -> NewEncoder:
+        return partial(fresh_encoder, self.encoder, external_encoder=self.external_encoder)
+
+    def id(self, cell: Cell) -> str:
+        """A name made of everything that the cell depends on: it is never done twice nor mistaken for another."""
+        return runs.identity(
+            version=VERSION,
+            data=self.cache.digest,
+            task=self.task.name,
+            label=self.config["label"],
+            truth=self.config["truth"],
+            encoder=self.encoder,
+            size=self.size,
+            seed=self.seed,
+            scored=self.config["scored"],
+            weights=self.config["weights"].get(cell.arm),
+            cell=asdict(cell),
+        )
+
+    def folder(self, cell: Cell) -> Path:
+        return self.out / "cells" / self.id(cell)
+
+    def ids(self) -> list[str]:
+        return [self.id(cell) for cell in self.cells]
+
+    def unlabelled(self, cell: Cell) -> list[str]:
+        """The other scans of training patients, whose labels the cell's budget did not buy."""
+        labelled = {*cell.training, *cell.validation}
+        manifest = self.cache.manifest
+        training = manifest["scan"][manifest["patient"].map(self.roles) == "train"]
+        return [scan for scan in training if scan not in labelled]
+
+
+def make_plan(settings: StudySettings) -> Plan:
+    """Check everything that can be known before the first training, and lay out the cells.
+
+    Raises:
+        MedsslError: The arms, the task, the split or a pretraining run do not fit together.
+    """
+    design, cache = settings.design, Cache(Path(settings.data))
+    arms = parse_arms(settings.arms, design.long)
+    task = task_named(settings.task).from_cache(cache, settings.label)
+    folders = pretraining_folders(arms)
+    encoder, size = architecture(cache, list(folders.values()), settings.encoder, settings.crop)
+    roles = settings.split.roles(cache.manifest)
+    _check_copies(cache, roles)
+    seen = _seen_test_scans(folders, cache, roles, design.allow_seen)
+    subsets = label_budgets(roles, task.seen, settings.budgets, design.seed, design.draws)
+    scored = _scored_scans(cache, task, roles, design.score_on)
+    cells = _cells(cache, task, subsets, arms, settings)
+    config = {
+        **_settings_record(settings, task, arms),
+        **_data_record(cache, task, scored, roles),
+        **_pretraining_record(arms),
+        "encoder": encoder,
+        "crop": size,
+        "seen_test_scans": seen,
+        "cells": len(cells),
+    }
+    out = Path(settings.out)
+    return Plan(
+        out, cache, task, encoder, settings.encoder, size, arms, scored, cells, subsets, roles, design.seed, config
+    )
+
+
+def pretraining_folders(arms: dict[str, Arm]) -> dict[str, Path]:
+    """Arm -> the run that it starts from, for the arms that start from one."""
+    return {name: arm.pretraining for name, arm in arms.items() if arm.pretraining is not None}
+
+
+def _check_copies(cache: Cache, roles: pd.Series) -> None:
+    if copies := duplicates_across(cache.manifest, roles):
+        raise MedsslError(
+            f"{copies} test scan(s) have the very voxels of a scan outside of the test split: expected none"
+        )
+
+
+def _seen_test_scans(folders: dict[str, Path], cache: Cache, roles: pd.Series, allow_seen: bool) -> dict[str, int]:
+    """How many test scans, by voxels or by patient, each pretraining run was given."""
+    test = cache.manifest[cache.manifest["patient"].map(roles) == "test"]
+    counts = {}
+    for arm, folder in folders.items():
+        seen = pd.read_parquet(folder / "seen.parquet")
+        counts[arm] = int((test["digest"].isin(seen["digest"]) | test["patient"].isin(seen["patient"])).sum())
+    if any(counts.values()) and not allow_seen:
+        by_arm = ", ".join(f"{count} by {arm}" for arm, count in counts.items() if count)
+        raise MedsslError(
+            f"pretraining saw test scans or patients ({by_arm}): expected none; pretrain with the same --split-seed and "
+            "without --transductive, or say --allow-seen true to have it in every table"
+        )
+    return counts
+
+
+def _scored_scans(cache: Cache, task: Task, roles: pd.Series, role: str) -> list[str]:
+    scans = cache.manifest["scan"][cache.manifest["patient"].map(roles) == role]
+    scored = [scan for scan in scans if scan in task.labels]
+    task.check_scored(scored)
+    return scored
+
+
+def _cells(
+    cache: Cache, task: Task, subsets: pd.DataFrame, arms: dict[str, Arm], settings: StudySettings
+) -> list[Cell]:
+    parents = {name: arm.parent_id() for name, arm in arms.items()}
+    cells = []
+    for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
+        training, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
+        for arm_name, arm in arms.items():
+            for mode in arm.modes(task, settings.design.modes):
+                cell = Cell(
+                    arm=arm_name,
+                    mode=mode,
+                    budget_name=str(name),
+                    budget=float(subset["budget"].iloc[0]),
+                    draw=int(draw),
+                    # A probe trains nothing, so other settings do not make it another cell.
+                    settings=arm.settings(settings.train) if mode == "finetune" else FinetuneConfig(),
+                    parent=parents[arm_name],
+                    patients=len(subset),
+                    training=training,
+                    validation=validation,
+                )
+                cells.append(cell)
+    return sorted(cells, key=lambda cell: cell.draw)
+
+
+def _settings_record(settings: StudySettings, task: Task, arms: dict[str, Arm]) -> dict[str, Any]:
+    return {
+        "task": settings.task,
+        "label": settings.label,
+        "classes": task.classes,
+        "arms": list(arms),
+        "budgets": settings.budgets,
+        "settings": {name: asdict(arm.settings(settings.train)) for name, arm in arms.items()},
+        "score_on": settings.design.score_on,
+        "long": settings.design.long,
+        **settings.split.to_record(),
+        "given_options": settings.given_options(),
+    }
+
+
+def _data_record(cache: Cache, task: Task, scored: list[str], roles: pd.Series) -> dict[str, Any]:
+    digest, patient = (cache.manifest.set_index("scan")[column] for column in ("digest", "patient"))
+    labels = sorted((digest[scan], code) for scan, code in task.labels.items())
+    return {
+        "truth": runs.identity(labels=labels, classes=task.classes),
+        "scored": runs.identity(scans=sorted(digest[scored])),
+        "scored_scans": len(scored),
+        "scored_patients": patient[scored].nunique(),
+        "data_spec": cache.data_spec.to_record(),
+        "patients": {role: int((roles == role).sum()) for role in ROLES},
+    }
+
+
+def _pretraining_record(arms: dict[str, Arm]) -> dict[str, Any]:
+    records = {name: runs.read(folder) for name, folder in pretraining_folders(arms).items()}
+    return {
+        "weights": {name: arms[name].weights() for name in records},
+        "pretraining": {name: run.config | {"id": run.id, "cost": run.cost} for name, run in records.items()},
+    }
+
+
+def _changed_fields(group: Any) -> dict[str, Any]:
+    """The fields of a frozen dataclass of options that differ from their defaults, by their names as options."""
+    prefix = getattr(group, "option_prefix", "")
+    changed = (item.name for item in fields(group) if getattr(group, item.name) != item.default)
+    return {f"{prefix}{name}": getattr(group, name) for name in changed}
