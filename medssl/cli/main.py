@@ -76,7 +76,7 @@ COMMANDS = {
         ("runs",),
     ),
     "where": Command(
-        "medssl.datasets.manifest:where",
+        "medssl.datasets.manifest:source_files",
         "which files a scan's pseudonym stands for (on the terminal only)",
         ("out", "scan"),
     ),

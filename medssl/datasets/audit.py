@@ -26,7 +26,7 @@ from medssl.core.atomic import write_atomically
 from medssl.core.errors import ScanError
 from medssl.scans.formats import metaimage, nifti
 from medssl.scans.formats.images import image_header
-from medssl.scans.paths import in_words, run_parallel
+from medssl.scans.paths import readable_errors, run_parallel
 from medssl.scans.privacy import HEADER_FIELDS
 
 BECAME = {  # elements that are read, but whose text is not kept
@@ -79,7 +79,7 @@ def _fields_of(entry: tuple[Path, str]) -> set[Field]:
     if format not in FINDERS:
         return set()
     try:
-        with in_words("the header"):
+        with readable_errors("the header"):
             return {(format, *field) for field in FINDERS[format](path)}
     except ScanError:
         return {(format, "the whole header", "cannot be read", "", "nothing")}

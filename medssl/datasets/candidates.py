@@ -1,32 +1,46 @@
-"""Scans on their way into the manifest, held on disk: an archive may be larger than the memory.
+"""Scans on their way into the manifest, kept on disk: an archive may be larger than the memory.
 
-with Pile(out, prefixes) as found:
-    found.add(Found(source, path, [str(path)], "nifti", header=header))
-    for item in found: ...                      # in the order of their paths, as often as wanted
+with CandidateStore(out) as candidates:
+    candidates.add(Candidate(source, path, [str(path)], "nifti", header=header))
+    for candidate in candidates: ...            # in the order of their paths, as often as needed
 """
 
 from __future__ import annotations
 
 import copy
-import functools
 import heapq
+import operator
 import os
 import pickle
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl.scans.scan import Header
 
 BATCH = 64  # scans that go to a process, or to the disk, at once
+Parts = tuple[str, ...]  # of a path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder or file that the user named, and a short name for it that no other source has."""
+
+    path: Path
+    name: str
+
+    def relative(self, path: Path) -> Path:
+        """A path below this source; a source that is one file lies below its folder."""
+        base = self.path if path != self.path or path.is_dir() else self.path.parent
+        return path.relative_to(base)
 
 
 @dataclass(slots=True)
-class Found:
+class Candidate:
     """One scan on its way into the manifest."""
 
-    source: Path
+    source: Source
     path: Path  # the file, or the folder of a DICOM series
     files: list[str]
     format: str
@@ -39,58 +53,77 @@ class Found:
     report: str | None = None  # scrubbed
 
     def reject(self, reason: str) -> None:
+        """Leave the scan out; the first reason stays."""
         self.reason = self.reason or reason
 
+    @property
+    def order(self) -> tuple[str, tuple[str, ...]]:
+        """Sorts the manifest, whatever the pseudonyms' key and the number of processes."""
+        return self.source.name, self.source.relative(Path(self.files[0])).parts
 
-class Pile:
-    """The scans found so far, in the order of their paths, again and again: those of one file in a file without a name
-    that dies with the process, for an archive may be larger than the memory; DICOM series in a list."""
+    @property
+    def identity(self) -> str:
+        """What the scan's pseudonym is made of: its place below its source."""
+        place = f"{self.source.name}/{self.source.relative(Path(self.files[0])).as_posix()}"
+        return place if self.member is None else f"{place}#{self.member}"
 
-    def __init__(self, folder: Path, prefixes: dict[Path, str]) -> None:
+    @property
+    def label_paths(self) -> list[Parts]:
+        """The paths by which a row of labels may name this scan: its own, and for DICOM its folder's."""
+        paths = {self.path}
+        if self.format == "dicom" and Path(self.files[0]).parent != self.source.path:
+            paths.add(Path(self.files[0]).parent)
+        return [(self.source.name, *self.source.relative(path).parts) for path in sorted(paths)]
+
+
+def named_sources(paths: Sequence[Path]) -> list[Source]:
+    """The sources in the order of their names: the folder's own name, or its whole path where two have the same."""
+    names = [path.resolve().name for path in paths]
+    named = {path: name if names.count(name) == 1 else str(path.resolve()) for path, name in zip(paths, names)}
+    return sorted((Source(path, name) for path, name in named.items()), key=operator.attrgetter("name"))
+
+
+class CandidateStore:
+    """All candidates in the order of their paths, to be read again and again.
+
+    Those that are files lie in an unnamed file on disk that vanishes with the process; DICOM series are in a list.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
-        self._key = functools.partial(place, prefixes)
-        self._new: list[Found] = []
-        self.series: list[Found] = []
+        self._unsaved: list[Candidate] = []
+        self.series: list[Candidate] = []
 
-    def add(self, item: Found) -> None:
-        """One more scan, which comes after all that were added before."""
-        self._new.append(item)
-        if len(self._new) >= BATCH:
+    def add(self, candidate: Candidate) -> None:
+        """Add one scan, which comes after all that were added before."""
+        self._unsaved.append(candidate)
+        if len(self._unsaved) >= BATCH:
             self._flush()
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[Candidate]:
         self._flush()
-        self.series.sort(key=self._key)
-        return heapq.merge(self._stored(), map(copy.copy, self.series), key=self._key)
+        by_path = operator.attrgetter("order")
+        self.series.sort(key=by_path)
+        return heapq.merge(self._stored(), map(copy.copy, self.series), key=by_path)
 
     def _flush(self) -> None:
         self._file.seek(0, os.SEEK_END)
-        pickle.dump(self._new, self._file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._new = []
+        pickle.dump(self._unsaved, self._file, protocol=pickle.HIGHEST_PROTOCOL)
+        self._unsaved = []
 
-    def _stored(self) -> Iterator[Found]:
-        place = 0
+    def _stored(self) -> Iterator[Candidate]:
+        offset = 0
         while True:
-            self._file.seek(place)
+            self._file.seek(offset)
             try:
-                items = pickle.load(self._file)
+                candidates = pickle.load(self._file)
             except EOFError:
                 return
-            place = self._file.tell()
-            yield from items
+            offset = self._file.tell()
+            yield from candidates
 
-    def __enter__(self) -> Pile:
+    def __enter__(self) -> CandidateStore:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-
-def relative(item: Found, path: Path) -> Path:
-    base = item.source if path != item.source or path.is_dir() else item.source.parent
-    return path.relative_to(base)
-
-
-def place(prefixes: dict[Path, str], item: Found) -> tuple[str, tuple[str, ...]]:
-    """Where a scan comes in the manifest, whatever the pseudonyms' key and the number of processes."""
-    return prefixes[item.source], relative(item, Path(item.files[0])).parts

@@ -5,48 +5,81 @@ with it, suffix and all; else to the only one whose path without suffix does. Fo
 its folder's.
 
     table = LabelTable(IndexOptions(labels=Path("labels.csv"), patient="subject"))
-    rows, warnings = table.match(paths, usable)         # row number or None for each scan
+    for candidate in table.join(candidates, notices): ...
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from medssl.core.errors import MedsslError, nearest
 from medssl.datasets.base import IndexOptions
+from medssl.datasets.candidates import Candidate, Parts
+from medssl.datasets.notices import Notice
+from medssl.datasets.reports import scrub
 from medssl.scans.paths import stem
 
-MOST_VALUES = 20
+MAX_LABEL_VALUES = 20
 # A column with one of these words in its name is no label unless it is asked for: it may name a person.
-PERSONAL = {"address", "author", "birth", "birthday", "comment", "comments", "contact", "date", "dob", "doctor", "email",
-            "initials", "institution", "insurance", "mail", "mrn", "name", "names", "note", "notes", "nurse", "operator",
-            "phone", "physician", "radiologist", "rater", "reader", "referrer", "remark", "remarks", "reporter", "ssn",
-            "surname", "technician", "user", "zip"}  # fmt: skip
-NAMES_SHOWN = 5
-Parts = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Warned:
-    """Something to say to the person at the terminal: `text` holds counts only, `names` are theirs and go
-    nowhere else."""
-
-    text: str
-    names: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.names[:NAMES_SHOWN]) + (", ..." if len(self.names) > NAMES_SHOWN else "")
-        return f"{self.text}: {shown}" if self.names else self.text
+PERSONAL = frozenset(
+    [
+        "address",
+        "author",
+        "birth",
+        "birthday",
+        "comment",
+        "comments",
+        "contact",
+        "date",
+        "dob",
+        "doctor",
+        "email",
+        "initials",
+        "institution",
+        "insurance",
+        "mail",
+        "mrn",
+        "name",
+        "names",
+        "note",
+        "notes",
+        "nurse",
+        "operator",
+        "phone",
+        "physician",
+        "radiologist",
+        "rater",
+        "reader",
+        "referrer",
+        "remark",
+        "remarks",
+        "reporter",
+        "ssn",
+        "surname",
+        "technician",
+        "user",
+        "zip",
+    ]
+)
+DISAGREE = "its rows in labels disagree: patient unknown; keep one row"
+NO_ROW = "no row in labels: patient unknown"
+NO_PATIENT = "its row in labels has no patient: fill it in"
 
 
 class LabelTable:
-    """A CSV of labels, one row a scan. Raises MedsslError for a file or column that is not there."""
+    """A CSV of labels, one row a scan.
+
+    Args:
+        options: `labels` is the file, `key`, `patient`, `label` and `report` name columns of it.
+
+    Raises:
+        MedsslError: A file or column is not there.
+    """
 
     def __init__(self, options: IndexOptions) -> None:
         key, patient, label, report = options.key, options.patient, options.label, options.report
@@ -58,16 +91,23 @@ class LabelTable:
         self.ids = frame[key].fillna("").str.strip().tolist()
         self.patients = frame[self.patient].tolist() if self.patient else []
         others = [column for column in frame.columns if column not in (key, self.patient, report)]
-        self.kept = list(label) if label is not None else [name for name in others if _is_label(name, frame[name])]
-        for name in self.kept:
+        self.labels = list(label) if label is not None else [name for name in others if _is_label(name, frame[name])]
+        for name in self.labels:
             if name not in frame.columns:
                 raise MedsslError(f"label {name!r} is no column of the labels{nearest(name, frame.columns)}")
         self.frame = frame
-        self.left_out = [name for name in others if name not in self.kept] if label is None else []
+        self.dropped_columns = [name for name in others if name not in self.labels] if label is None else []
 
-    def match(self, paths: Iterable[Sequence[Parts]], usable: Sequence[bool]) -> tuple[list, list[Warned]]:
-        """For each scan (its paths as parts, below its source): a row number, "twice" for rows that disagree,
-        or None."""
+    def join(self, candidates: Iterable[Candidate], notices: list[Notice]) -> Iterator[Candidate]:
+        """The candidates, which are read three times, with their labels, reports, and patients where the table has them."""
+        usable = [candidate.reason is None for candidate in candidates]
+        rows = self._match((candidate.label_paths for candidate in candidates), usable, notices)
+        return (self._labelled(candidate, numbers) for candidate, numbers in zip(candidates, rows))
+
+    def _match(
+        self, paths: Iterable[Sequence[Parts]], usable: Sequence[bool], notices: list[Notice]
+    ) -> Iterator[list[int]]:
+        """For each scan (its paths as parts, below its source) the numbers of its rows."""
         exact, by_end, by_stem = _indices(paths, {_parts(text) for text in self.ids})
         rows: dict[int, list[int]] = defaultdict(list)
         unknown: list[str] = []
@@ -80,44 +120,55 @@ class LabelTable:
                 rows[scans.pop()].append(number)
             else:
                 (ambiguous if scans else unknown).append(text)
-        matched = [self._one(rows[scan]) if scan in rows else None for scan in range(len(usable))]
-        return matched, self._warnings(matched, rows, unknown, ambiguous, usable)
+        notices += self._notices(rows, unknown, ambiguous, usable)
+        return (rows.get(scan, []) for scan in range(len(usable)))
 
-    def values(self, row: int) -> dict[str, object]:
-        """The kept labels of one row; an empty cell is None."""
-        return {name: _plain(self.frame[name].iloc[row]) for name in self.kept}
+    def _labelled(self, candidate: Candidate, rows: list[int]) -> Candidate:
+        agree = self._agree(rows)
+        if rows and agree:
+            self._add_row(candidate, rows[0])
+        if self.patient and not agree:
+            candidate.reject(DISAGREE)
+        elif self.patient and candidate.patient is None:
+            candidate.reject(NO_PATIENT if rows else NO_ROW)
+        return candidate
 
-    def report_of(self, row: int) -> tuple[str | None, list[str]]:
-        """The report of one row, None for an empty cell, and what else its row says that is no label: names, notes."""
-        if self.report is None:
-            return None, []
-        cells = self.frame.iloc[row].drop([self.report, *self.kept]).dropna()
-        text = self.frame[self.report].iloc[row]
-        return None if pd.isna(text) or not str(text).strip() else str(text), [str(value) for value in cells]
+    def _add_row(self, candidate: Candidate, row: int) -> None:
+        values = {name: _plain(self.frame[name].iloc[row]) for name in self.labels}
+        candidate.labels = candidate.labels | values
+        candidate.patient = self._patient(row)
+        if self.report is None or pd.isna(text := self.frame[self.report].iloc[row]) or not str(text).strip():
+            return
+        others = self.frame.iloc[row].drop([self.report, *self.labels]).dropna()
+        header = [candidate.header.patient, candidate.header.site] if candidate.header else []
+        candidate.report = scrub(str(text), [*map(str, others), *header, candidate.path.name])
 
-    def patient_of(self, row: int) -> str | None:
-        """The patient of one row, None for an empty cell."""
-        value = self.patients[row]
-        return None if pd.isna(value) or not str(value).strip() else str(value).strip()
+    def _patient(self, row: int) -> str | None:
+        """The patient of one row, None for an empty cell and where patients come from elsewhere."""
+        if self.patient is None or pd.isna(self.patients[row]):
+            return None
+        return str(self.patients[row]).strip() or None
 
-    def _one(self, rows: list[int]) -> int | str:
-        said = self.frame.iloc[rows][[*self.kept, *(name for name in (self.patient, self.report) if name)]]
-        return rows[0] if len(rows) == 1 or len(said.drop_duplicates()) <= 1 else "twice"
+    def _agree(self, rows: list[int]) -> bool:
+        """True where the rows of one scan say the same."""
+        columns = [*self.labels, *(name for name in (self.patient, self.report) if name)]
+        return len(rows) < 2 or len(self.frame.iloc[rows][columns].drop_duplicates()) <= 1
 
-    def _warnings(self, matched, rows, unknown, ambiguous, usable) -> list[Warned]:
-        repeated = tuple(self.ids[numbers[0]] for numbers in rows.values() if len(numbers) > 1)
-        without = sum(row is None and fine for row, fine in zip(matched, usable))
-        said = [
-            (unknown, f"{len(unknown)} label rows name no scan that was found"),
-            (ambiguous, f"{len(ambiguous)} label rows could mean several scans, none was guessed"),
-            (repeated, f"{len(repeated)} scans have several label rows; rows that disagree are not used"),
+    def _notices(self, rows: dict[int, list[int]], unknown, ambiguous, usable: Sequence[bool]) -> list[Notice]:
+        repeated = [self.ids[numbers[0]] for numbers in rows.values() if len(numbers) > 1]
+        without = sum(scan not in rows and is_usable for scan, is_usable in enumerate(usable))
+        reported = [
+            (unknown, "label rows name no scan that was found"),
+            (ambiguous, "label rows could mean several scans, none was guessed"),
+            (repeated, "scans have several label rows; rows that disagree are not used"),
             (
-                self.left_out,
-                f"{len(self.left_out)} columns are no labels by their values or may name a person (--label NAME keeps one, --patient NAME says whose a scan is)",
+                self.dropped_columns,
+                "columns are no labels by their values or may name a person (--label NAME keeps one, --patient NAME says "
+                "whose a scan is)",
             ),
         ]
-        warned = [Warned(text, tuple(names)) for names, text in said if names]
-        return warned + ([Warned(f"{without} scans have no row in the labels")] if without else [])
+        notices = [Notice(f"{len(names)} {text}", tuple(names)) for names, text in reported if names]
+        return notices + ([Notice(f"{without} scans have no row in the labels")] if without else [])
 
 
 def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
@@ -137,7 +188,7 @@ def _is_label(column: str, values: pd.Series) -> bool:
     if PERSONAL & set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())):
         return False
     distinct = values.nunique()
-    return 0 < distinct <= MOST_VALUES and (distinct < len(values) or len(values) <= 2)
+    return 0 < distinct <= MAX_LABEL_VALUES and (distinct < len(values) or len(values) <= 2)
 
 
 def _plain(value):
@@ -156,17 +207,17 @@ def _indices(paths: Iterable[Sequence[Parts]], wanted: set[Parts]) -> tuple[dict
     exact: dict[Parts, set[int]] = defaultdict(set)
     by_end: dict[Parts, set[int]] = defaultdict(set)
     by_stem: dict[Parts, set[int]] = defaultdict(set)
+
+    def add(scans: dict[Parts, set[int]], parts: Parts, scan: int) -> None:
+        if parts in wanted:
+            scans[parts].add(scan)
+
     for scan, variants in enumerate(paths):
         for parts in variants:
-            bare = (*parts[:-1], stem(Path(parts[-1])))
-            _note(exact, parts[1:], scan, wanted)
+            without_suffix = (*parts[:-1], stem(Path(parts[-1])))
+            add(exact, parts[1:], scan)
             for start in range(len(parts)):
-                _note(by_end, parts[start:], scan, wanted)
-                _note(by_stem, bare[start:], scan, wanted)
+                add(by_end, parts[start:], scan)
+                add(by_stem, without_suffix[start:], scan)
     exact.pop((), None)
     return exact, by_end, by_stem
-
-
-def _note(scans: dict[Parts, set[int]], parts: Parts, scan: int, wanted: set[Parts]) -> None:
-    if parts in wanted:
-        scans[parts].add(scan)

@@ -1,7 +1,8 @@
-"""The tables on disk: the manifest's columns, Parquet in and out, and the two questions asked of them.
+"""The tables on disk: the manifest's columns, Parquet in and out, the names of frames, and what is asked of the tables.
 
-rejects_table(Path("manifest"))             # what was left out and why, with the files: for the terminal
-where(Path("manifest"), "85f3706036c9")     # the files that a scan is made of
+rejects_table(Path("manifest"))                    # what was left out and why, with the files: for the terminal
+source_files(Path("manifest"), "85f3706036c9")     # the files that a scan is made of
+frame_name("85f3706036c9", 17)                     # "85f3706036c9-017", the 18th frame of a 4D scan
 """
 
 from __future__ import annotations
@@ -60,11 +61,12 @@ SOURCES = pa.schema(
 ROWS_AT_ONCE = 1 << 13
 WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
 NUMBERS = ("qform_apart_mm",)
+FRAME_SEPARATOR = "-"  # pseudonyms are hexadecimal
 
 
 def rejects_table(out: Path) -> Table:
-    """The scans that were rejected, with their files: for the terminal of the one who indexed, not for a
-    report."""
+    """The scans that were rejected, with their files: for the user's own terminal, never for a report."""
+    from rich.markup import escape
     from rich.table import Table
 
     out = Path(out)
@@ -72,14 +74,19 @@ def rejects_table(out: Path) -> Table:
     table = Table("scan", "file", "reason", title=f"{len(rejects)} rejected")
     for row in rejects.itertuples():
         more = f" and {len(row.files) - 1} more" if len(row.files) > 1 else ""
-        table.add_row(row.scan, _unmarked(f"{row.files[0]}{more}"), _unmarked(row.reason))
+        table.add_row(row.scan, escape(f"{row.files[0]}{more}"), escape(row.reason))
     return table
 
 
-def where(out: Path, scan: str) -> list[str]:
-    """The files that a scan is made of. out: a manifest, or what `medssl predict` or `embed` wrote.
+def source_files(out: Path, scan: str) -> list[str]:
+    """The files that a scan is made of.
 
-    Raises MedsslError for another folder and for a pseudonym that is not in the manifest.
+    Args:
+        out: A manifest, or a folder that `medssl predict` or `medssl embed` wrote.
+        scan: The scan's pseudonym, or that of one of its frames.
+
+    Raises:
+        MedsslError: The folder is another one, or the pseudonym is not in its manifest.
     """
     places = [folder / "sources.parquet" for folder in (Path(out), Path(out) / "manifest")]
     listed = next((place for place in places if place.exists()), None)
@@ -88,45 +95,54 @@ def where(out: Path, scan: str) -> list[str]:
             f"{out} holds no sources.parquet: expected the folder that medssl index wrote (a cache names no file)"
         )
     sources = read_table(listed).set_index("scan")
-    whole = scan.partition("-")[0]  # SCAN-003 is a frame of SCAN
-    if whole not in sources.index:
+    if scan_of_frame(scan) not in sources.index:
         raise MedsslError(f"scan {scan!r} is not in this manifest{nearest(scan, sources.index)}")
-    return list(sources.loc[whole, "files"])
+    return list(sources.loc[scan_of_frame(scan), "files"])
+
+
+def frame_name(scan: str, number: int) -> str:
+    """The name of one frame of a 4D scan, which is prepared as a scan of its own."""
+    return f"{scan}{FRAME_SEPARATOR}{number:03d}"
+
+
+def scan_of_frame(name: str) -> str:
+    """The scan that a frame belongs to; the name of a whole scan as it is."""
+    return name.partition(FRAME_SEPARATOR)[0]
 
 
 class Columns:
-    """Rows added one by one, kept by column; equal cells are one object, so that a million rows fit."""
+    """Rows added one by one, stored by column; equal cells are one object, so that a million rows fit in memory."""
 
     def __init__(self) -> None:
         self.count = 0
         self.lists: dict[str, list[object]] = {name: [] for name in COLUMNS}
 
     def add(self, row: dict[str, object]) -> None:
-        """One more row; what it does not say is None."""
+        """Add a row; columns it does not have are None."""
         for name in row:  # in the order they come, not a set's: the split reads the label columns in their order
             if name not in self.lists:
                 self.lists[name] = [None] * self.count
         for name, cells in self.lists.items():
             value = row.get(name)
             if isinstance(value, list):
-                cells.append(_one_list(name, tuple(value)))
+                cells.append(_interned_list(name, tuple(value)))
             else:
-                cells.append(_one_text(value) if isinstance(value, str) else value)
+                cells.append(_interned_text(value) if isinstance(value, str) else value)
         self.count += 1
 
 
 @functools.lru_cache(4096)
-def _one_list(name: str, values: tuple) -> list:
+def _interned_list(name: str, values: tuple) -> list:
     return list(values)
 
 
 @functools.lru_cache(4096)
-def _one_text(text: str) -> str:
+def _interned_text(text: str) -> str:
     return text
 
 
 class RowGroups:
-    """A Parquet file written a group of rows at a time; it takes its place whole, when all went well.
+    """A Parquet file written a group of rows at a time; the file appears under its name only when it is complete.
 
     with RowGroups(path, schema, mode=0o600) as table: table.add({"scan": "a3f0", ...})
     """
@@ -157,8 +173,7 @@ class RowGroups:
 
 
 def manifest_frame(rows: Columns) -> pd.DataFrame:
-    """Rows, which are used up, as the manifest: every column of the contract, then the labels; whole numbers stay
-    whole."""
+    """The manifest with every column of the contract, then the labels; empties `rows`; whole numbers stay whole."""
     label_columns = [name for name in rows.lists if name.startswith("label.")]
     kinds = {name: "Int64" if name in WHOLE_NUMBERS else "float64" if name in NUMBERS else object for name in COLUMNS}
     names = [*COLUMNS, *(["report"] if "report" in rows.lists else []), *label_columns]
@@ -179,7 +194,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:
-    """A table as Parquet bytes, without whatever hangs on it in memory."""
+    """A table as Parquet bytes, without `attrs`."""
     buffer = io.BytesIO()
     bare = frame.copy(deep=False)
     bare.attrs = {}
@@ -191,8 +206,8 @@ def to_parquet(frame: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
-def refuse_nothing(manifest: pd.DataFrame) -> None:
-    """Raises MedsslError, with the commonest reason, when no scan of a manifest can be used."""
+def check_any_usable(manifest: pd.DataFrame) -> None:
+    """Raise MedsslError, with the commonest reason, when no scan of a manifest can be used."""
     if (manifest.status == "ok").any():
         return
     reasons = manifest.reason.value_counts()
@@ -207,9 +222,3 @@ def _none_for_empty(frame: pd.DataFrame) -> pd.DataFrame:
             column = frame[name].astype(object)
             frame[name] = column.where(column.notna(), None)
     return frame
-
-
-def _unmarked(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

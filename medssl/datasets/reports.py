@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from medssl.datasets.candidates import Found
-from medssl.datasets.labels import Warned
+from medssl.datasets.candidates import Candidate
+from medssl.datasets.notices import Notice
 
 REMOVED = "[removed]"
-LEAST = 3  # characters of a known word: shorter ones are too often words of the report itself
+MIN_KNOWN_LENGTH = 3  # characters of a known word: shorter ones are too often words of the report itself
 MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|mär|mai|okt|dez)[a-zäé]*\.?"
 NAME = r"(?:[A-ZÀ-Þ]\.|[A-ZÀ-Þ][\w'’^-]*|\[removed\])"  # an initial, a word, or one that was taken out before
 PATTERNS = [
@@ -37,7 +37,11 @@ PATTERNS = [
 
 
 def scrub(text: str, known: Iterable[str | None] = ()) -> str:
-    """The text without what `known` says and without what looks like a name, a date or a number of somebody.
+    """The text without what looks like a person's name, a date or a number.
+
+    Args:
+        text: A report.
+        known: Texts that may name somebody; they are removed wherever they stand.
 
     >>> scrub("MRN 1234567, Meier: lungs clear.", known=["Meier^Hans"])
     'MRN [removed], [removed]: lungs clear.'
@@ -49,20 +53,20 @@ def scrub(text: str, known: Iterable[str | None] = ()) -> str:
     return " ".join(text.split())
 
 
-def counted(found: Iterable[Found], warned: list[Warned]) -> Iterator[Found]:
-    """The scans as they are; after the last, what is to be said of their reports."""
+def count_reports(candidates: Iterable[Candidate], notices: list[Notice]) -> Iterator[Candidate]:
+    """The candidates as they are; after the last one, a notice of how many have a report and what was removed."""
     usable = reports = removed = 0
-    for item in found:
-        usable += item.reason is None
-        reports += item.reason is None and item.report is not None
-        removed += (item.report or "").count(REMOVED)
-        yield item
+    for candidate in candidates:
+        usable += candidate.reason is None
+        reports += candidate.reason is None and candidate.report is not None
+        removed += (candidate.report or "").count(REMOVED)
+        yield candidate
     text = f"{reports} of {usable} scans have a report; {removed} names, dates and numbers were taken out, by pattern: "
-    warned.append(Warned(text + "that is no anonymisation, read them before you hand on manifest or cache"))
+    notices.append(Notice(text + "that is no anonymisation, read them before you hand on manifest or cache"))
 
 
 def _words(known: Iterable[str | None]) -> set[str]:
-    """Each known text, and each of its words, of LEAST characters and more."""
+    """Each known text, and each of its words, of MIN_KNOWN_LENGTH characters and more."""
     texts = {str(text).strip() for text in known if text is not None}
     parts = {part for text in texts for part in re.split(r"[\s^_,;/\\.]+", text)}
-    return {word for word in texts | parts if len(word) >= LEAST}
+    return {word for word in texts | parts if len(word) >= MIN_KNOWN_LENGTH}

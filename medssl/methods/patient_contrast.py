@@ -25,6 +25,7 @@ from rich.console import Console
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
+from medssl.datasets.manifest import scan_of_frame
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.contrast import Similarity, check_temperature, nt_xent
 from medssl.methods.shared.two_views import TwoViews
@@ -76,7 +77,7 @@ class PatientContrast(TwoViews):
     def partners(self, manifest: pd.DataFrame) -> dict[str, list[str]]:
         """scan -> the other scans that may be its positive."""
         grids = manifest["shape"].map(tuple)
-        series = manifest["scan"].str.partition("-")[0]  # a frame of a 4D scan is called SCAN-017
+        series = manifest["scan"].map(scan_of_frame)
         keys = {"patient": [manifest["patient"]], "aligned": [manifest["patient"], grids], "neighbour": [series]}
         found = {}
         for _, scans in manifest.groupby([k.rename(str(i)) for i, k in enumerate(keys[self.positives])])["scan"]:

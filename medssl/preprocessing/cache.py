@@ -28,9 +28,9 @@ from filelock import FileLock, Timeout
 
 from medssl.core.atomic import remove_leftovers, write_atomically
 from medssl.core.errors import MedsslError, nearest
-from medssl.datasets.manifest import read_table, refuse_nothing, to_parquet
-from medssl.datasets.quality import check_flags, flag_duplicates, joined, left_out
-from medssl.preprocessing.cohort import VERSION, choose_scans, grid_settings, indexed_scan, one_a_frame
+from medssl.datasets.manifest import check_any_usable, read_table, scan_of_frame, to_parquet
+from medssl.datasets.quality import check_flags, flag_duplicates, join_flags, reject_flagged
+from medssl.preprocessing.cohort import VERSION, choose_scans, grid_settings, one_a_frame
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.preprocessing.fingerprint import fingerprint
 from medssl.preprocessing.grid import valid
@@ -203,7 +203,7 @@ def prepare(
             remove_leftovers(out / kind)
         _write_about(out, {"complete": False, "settings": settings})
         ok = rows[rows.status == "ok"]
-        scans = len(set(map(indexed_scan, ok.scan)))
+        scans = len(set(map(scan_of_frame, ok.scan)))
         parts = run_parallel(
             cache_scan, _jobs(ok, sources, settings, out.resolve()), jobs, "prepare", scans, scheduler=scheduler
         )
@@ -238,7 +238,7 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _jobs(rows: pd.DataFrame, sources: pd.DataFrame, settings: dict, out: Path) -> Iterator[Job]:
     """One for each file or series, whatever the number of its frames."""
     records = (dict(zip(rows.columns, values)) for values in rows.itertuples(index=False, name=None))
-    for scan, group in itertools.groupby(records, key=lambda row: indexed_scan(row["scan"])):
+    for scan, group in itertools.groupby(records, key=lambda row: scan_of_frame(row["scan"])):
         yield Job(list(group), sources.loc[scan].to_dict(), settings, out)
 
 
@@ -253,10 +253,10 @@ def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: P
         if result:
             record.update(_row_of(result, channels, record["flags"]))
     manifest = pd.DataFrame(records, columns=rows.columns).astype({"channels": "Int64"})
-    manifest = left_out(flag_duplicates(manifest), unwanted)
+    manifest = reject_flagged(flag_duplicates(manifest), unwanted)
     write_atomically(out / "manifest.parquet", to_parquet(manifest))
     ok = manifest[manifest.status == "ok"]
-    refuse_nothing(manifest)
+    check_any_usable(manifest)
     spacing_mm = settings["spacing_mm"] or np.median(np.array([list(row) for row in ok.spacing_mm]), axis=0).tolist()
     kept = rows.set_index("scan").loc[ok.scan]
     seen = fingerprint(kept, settings, (results[scan].get("intensity") for scan in ok.scan))
@@ -299,7 +299,7 @@ def _row_of(result: dict[str, Any], channels: int, flags: str | None) -> dict[st
     if result["status"] == "rejected":
         return {"status": "rejected", "reason": result["reason"]}
     row = {name: result[name] for name in CACHED} | {"notes": result["notes"]}
-    row["flags"] = joined(flags, result["flags"])
+    row["flags"] = join_flags(flags, result["flags"])
     if len(result["shape"]) == 3:
         row["orientation"] = "RAS"
     if result["channels"] != channels:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.errors import MedsslError
+from medssl.datasets.manifest import frame_name
 from medssl.preprocessing.fingerprint import target_spacing
 from medssl.scans.modality import pooled_code
 
@@ -98,11 +99,6 @@ def one_a_frame(rows: pd.DataFrame) -> pd.DataFrame:
     numbers = spread.groupby(level=0).cumcount()
     is_frame = several.loc[spread.index].to_numpy()
     spread.loc[is_frame, ["frames", "channels"]] = 1
-    names = [f"{scan}-{number:03d}" for scan, number in zip(spread.scan[is_frame], numbers[is_frame])]
+    names = [frame_name(scan, number) for scan, number in zip(spread.scan[is_frame], numbers[is_frame])]
     spread.loc[is_frame, "scan"] = names
     return spread.reset_index(drop=True)
-
-
-def indexed_scan(scan: str) -> str:
-    """The scan of the manifest that a frame's name belongs to; any other name as it is."""
-    return scan.partition("-")[0]

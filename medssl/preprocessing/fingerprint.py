@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medssl.datasets.quality import LOOKED_AT, thinned
+from medssl.datasets.quality import SAMPLED_VOXELS, sample_voxels
 from medssl.preprocessing.grid import valid
 from medssl.scans.modality import family_of
 
@@ -50,7 +50,7 @@ def target_spacing(rows: pd.DataFrame) -> tuple[list[float], str]:
 
 def intensity(array: np.ndarray, modality: str) -> dict[str, Any] | None:
     """Mean, std and quantiles of about 10,000 body voxels of a scan in the cache; None for a scan without body."""
-    array = thinned(array, LOOKED_AT)
+    array = sample_voxels(array, SAMPLED_VOXELS)
     voxels = array[valid(array, family_of(modality))]
     if not voxels.size:
         return None

@@ -136,7 +136,7 @@ def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def in_words(what: str) -> Iterator[None]:
+def readable_errors(what: str) -> Iterator[None]:
     """Whatever a parser trips over becomes a ScanError with its class alone, its warnings and logs are kept
     quiet: their text may quote a header or a path."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile", "nibabel.global")]

@@ -15,11 +15,12 @@ from medssl.core.errors import ScanError
 from medssl.scans import geometry
 from medssl.scans.dicom.corrections import check_corrections
 from medssl.scans.dicom.segmentation import check_segmentation, read_segmentation
-from medssl.scans.dicom.series import read_series
+from medssl.scans.dicom.volume import read_series
 from medssl.scans.formats.images import image_header, npz_headers, read_image, read_npz
 from medssl.scans.formats.metaimage import data_file, metaimage_header, read_metaimage
-from medssl.scans.formats.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
-from medssl.scans.paths import in_words, kind
+from medssl.scans.formats.nifti import nifti_header, read_nifti
+from medssl.scans.formats.nrrd import nrrd_header, read_nrrd
+from medssl.scans.paths import kind, readable_errors
 from medssl.scans.scan import Header, Scan
 
 HEADERS = {"nifti": nifti_header, "nrrd": nrrd_header, "metaimage": metaimage_header, "image": image_header}
@@ -32,7 +33,7 @@ def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
 
     Raises ScanError for a file that cannot be used.
     """
-    with in_words("the header"):
+    with readable_errors("the header"):
         return list(npz_headers(path)) if format == "npz" else [(None, HEADERS[format](path))]
 
 
@@ -66,7 +67,7 @@ def read_scan(
         scan = read_series(files, id, patient, member, check_corrections([correct or ""]))
     else:
         path = Path(files[0])
-        with in_words("the file"):
+        with readable_errors("the file"):
             array, header = read_npz(path, member or "") if format == "npz" else READERS[format](path)
         scan = Scan(
             array=array,
@@ -90,7 +91,7 @@ def check_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
         return check_segmentation(path, affine, shape)
     if format not in HEADERS:
         raise ScanError("the mask is no NIfTI, NRRD, MetaImage, DICOM SEG or image file: expected one of these")
-    with in_words("the mask's header"):
+    with readable_errors("the mask's header"):
         header = HEADERS[format](path)
     geometry.check_same_grid(shape, affine, header.shape, header.affine)
 
@@ -104,7 +105,7 @@ def read_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndar
     check_mask(path, affine, shape)
     if kind(path) == "dicom":
         return read_segmentation(path, affine, shape)
-    with in_words("the mask"):
+    with readable_errors("the mask"):
         array, header = READERS[kind(path) or ""](path)
     if array.shape[0] != 1:
         raise ScanError(f"the mask has {array.shape[0]} channels: expected one; store structures as numbers 1, 2, ...")

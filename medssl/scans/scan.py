@@ -76,3 +76,9 @@ class Header:
     qform_apart_mm: float | None = None
     burned_in_risk: str | None = None
     corrected: tuple[str, ...] = ()
+
+
+def merge_equal_channels(array: np.ndarray) -> np.ndarray:
+    """(C, *S) -> (1, *S) where three colour channels hold the same picture (grey stored as RGB), else unchanged."""
+    same = array.shape[0] == 3 and (array[0] == array[1]).all() and (array[0] == array[2]).all()
+    return array[:1] if same else array

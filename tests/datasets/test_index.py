@@ -12,7 +12,7 @@ from rich.console import Console
 
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
-from medssl.datasets.manifest import rejects_table, where
+from medssl.datasets.manifest import rejects_table, source_files
 from medssl.preprocessing.cache import prepare
 from medssl.scans.privacy import Pseudonyms, known_manufacturer
 from tests.scans.scan_makers import ct_like, slice_dataset, tree, write_nifti, write_series
@@ -47,9 +47,9 @@ def test_the_manifest_holds_the_contract_and_private_files_are_private(tmp_path)
     assert list(stored["shape"].iloc[0]) == [14, 12, 10]
     for name in ("sources.parquet", "pseudonym.key"):
         assert stat.S_IMODE((tmp_path / "m" / name).stat().st_mode) == 0o600
-    assert where(tmp_path / "m", stored.scan[2])[0].endswith("images/s2.nii.gz")
+    assert source_files(tmp_path / "m", stored.scan[2])[0].endswith("images/s2.nii.gz")
     with pytest.raises(MedsslError, match="not in this manifest"):
-        where(tmp_path / "m", "nobody")
+        source_files(tmp_path / "m", "nobody")
 
 
 def test_order_does_not_depend_on_the_key_and_the_key_keeps_names(tmp_path):
@@ -311,7 +311,7 @@ def test_hippocampus(shared, tmp_path):
     assert ok.has_mask.all()
     assert set(ok.orientation) == {"RAS"}
     rejected = set(manifest.scan[manifest.status == "rejected"])
-    traps = {scan for scan in manifest.scan if "/traps/" in where(tmp_path / "m", scan)[0]}
+    traps = {scan for scan in manifest.scan if "/traps/" in source_files(tmp_path / "m", scan)[0]}
     assert rejected == traps
     assert len(traps) == 3
 

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from medssl.cli.main import main
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
-from medssl.datasets.manifest import Columns, manifest_frame, read_table, to_parquet, where
+from medssl.datasets.manifest import Columns, manifest_frame, read_table, source_files, to_parquet
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.cohort import VERSION
 from medssl.preprocessing.crops import Crops, Steps, crop_by_spacing
@@ -213,7 +213,7 @@ def test_frames_as_a_sequence_or_each_a_scan_of_its_own(tmp_path):
     assert list(rows.scan[:3]) == [f"{first}-000", f"{first}-001", f"{first}-002"]
     assert rows.groupby("patient").scan.count().tolist() == [3, 3]
     assert (cache.read(f"{first}-002") == np.clip(series[..., 2], -1024, None)).all()
-    assert where(tmp_path / "m", f"{first}-002") == where(tmp_path / "m", first)
+    assert source_files(tmp_path / "m", f"{first}-002") == source_files(tmp_path / "m", first)
     before = whole(tmp_path / "each")
     prepare(tmp_path / "m", tmp_path / "each", frames="each")
     assert whole(tmp_path / "each") == before

@@ -30,6 +30,7 @@ from PIL import Image
 
 from medssl.core.errors import MedsslError
 from medssl.datasets.base import IndexOptions
+from medssl.datasets.candidates import Candidate, Source
 from medssl.datasets.labels import LabelTable
 from medssl.scans.read import read_headers, read_scan
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
@@ -155,12 +156,12 @@ def read(path: Path, format: str) -> None:
     """All that `index` and `prepare` do with one file's header and voxels."""
     if format == "labels":
         table = LabelTable(IndexOptions(labels=path, patient="who"))
-        rows, _ = table.match([(("d", "a.nii"),), (("d", "b.nii"),)], [True, True])
-        for row in rows:
-            if isinstance(row, int):
-                table.values(row)
-                if table.patient:
-                    table.patient_of(row)
+        source = Source(Path("d"), "d")
+        list(
+            table.join(
+                [Candidate(source, Path(f"d/{name}"), [f"d/{name}"], "nifti") for name in ("a.nii", "b.nii")], []
+            )
+        )
         return
     members = [None] if format == "dicom" else [member for member, _ in read_headers(path, format)]
     for member in members[:2]:

@@ -16,10 +16,11 @@ from pydicom.uid import (
 )
 
 from medssl.core.errors import ScanError
-from medssl.scans.dicom import series as dicom
 from medssl.scans.dicom import slices as dicom_slices
 from medssl.scans.dicom.mosaic import Tiles, tile_positions
+from medssl.scans.dicom.series import group_slices
 from medssl.scans.dicom.slices import read_slices
+from medssl.scans.dicom.volume import read_series, series_header
 from tests.scans.scan_makers import AXIAL, ct_like, slice_dataset, write_series
 
 ROTATED = np.linalg.qr(np.array([[0.9, 0.3, 0.2], [-0.2, 0.8, -0.5], [0.1, 0.2, 0.9]]).T)[0].T
@@ -29,18 +30,18 @@ PLANES = {"axial": AXIAL, "sagittal": (0, 1, 0, 0, 0, -1), "oblique": OBLIQUE}
 
 def series(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".gz")
-    return dicom.group(item for file in files for item in read_slices(str(file)))
+    return group_slices(item for file in files for item in read_slices(str(file)))
 
 
 def read(folder):
     (found,) = series(folder)
-    return dicom.read_series(found.files, "id", "patient")
+    return read_series(found.files, "id", "patient")
 
 
 def refusal(folder):
     (found,) = series(folder)
     with pytest.raises(ScanError) as refused:
-        dicom.read_series(found.files, "id", "patient")
+        read_series(found.files, "id", "patient")
     return str(refused.value)
 
 
@@ -59,7 +60,7 @@ def test_every_voxel_lies_where_its_slice_says(tmp_path, orientation):
 
 def test_header_says_what_the_volume_is(tmp_path):
     (found,) = series(write_series(tmp_path))
-    header = found.header()
+    header = series_header(found)
     assert header.shape == (12, 10, 8)
     assert (header.modality, header.manufacturer, header.patient) == ("CT", "Siemens", "P1")
     assert header.slice_axis == 2
@@ -149,8 +150,8 @@ def test_a_localizer_and_a_stray_are_left_out_and_reported(tmp_path):
     scout.save_as(tmp_path / "a.dcm")
     slice_dataset(plane, (0, 0, 0), (0, 1, 0, 0, 0, -1)).save_as(tmp_path / "b.dcm")
     main, *others = sorted(series(tmp_path), key=lambda part: -len(part.slices))
-    assert main.header().shape == (12, 10, 8)
-    assert main.header().notes == ("1 stray slices left out",)
+    assert series_header(main).shape == (12, 10, 8)
+    assert series_header(main).notes == ("1 stray slices left out",)
     reasons = " | ".join(str(part.reason) for part in others)
     assert len(others) == 2
     assert "1 localizer slices" in reasons
@@ -166,7 +167,7 @@ def test_two_series_and_two_patients_in_a_folder_are_never_merged(tmp_path):
     for number, file in enumerate(sorted(tmp_path.glob("[abc]/*.dcm"))):
         file.rename(mixed / f"{number}.dcm")
     found = series(mixed)
-    arrays = [dicom.read_series(part.files, "id", "p").array[0] for part in found]
+    arrays = [read_series(part.files, "id", "p").array[0] for part in found]
     assert len(found) == 3
     assert {array.tobytes() for array in arrays} == {ct_like(seed=seed).tobytes() for seed in range(3)}
 
@@ -280,7 +281,7 @@ def test_projections_of_one_series_are_single_images(tmp_path):
     write_series(tmp_path, Modality="DX")
     found = series(tmp_path)
     assert len(found) == 8
-    assert all(len(part.header().shape) == 2 for part in found)
+    assert all(len(series_header(part).shape) == 2 for part in found)
 
 
 def test_tiles_may_run_against_the_normal_of_the_picture():
@@ -359,10 +360,10 @@ def by_words(dataset, time, z):
 @pytest.mark.parametrize("edit", [by_echo, by_phase, by_ge_raw_type, by_words])
 def test_echoes_phase_and_maps_are_scans_of_their_own(tmp_path, edit):
     found = series(write_frames(tmp_path, 3, 2, edit))
-    scans = [dicom.read_series(part.files, "id", "p", part.member) for part in found]
+    scans = [read_series(part.files, "id", "p", part.member) for part in found]
     assert sorted(scan.array[0, 0, 0].tolist() for scan in scans) == [[0, 1, 2], [100, 101, 102]]
     assert [scan.frames for scan in scans] == [1, 1]
-    assert all("one of 2 pictures" in part.header().notes[0] for part in found)
+    assert all("one of 2 pictures" in series_header(part).notes[0] for part in found)
 
 
 def test_one_place_at_several_trigger_times_is_an_image_with_frames(tmp_path):
@@ -389,7 +390,7 @@ def cine(path, modality, colours=False, tint=0):
 def test_a_cine_is_an_image_with_frames(tmp_path, colours):
     planes = cine(tmp_path / "a.dcm", "US", colours)
     (found,) = series(tmp_path)
-    assert (found.header().frames, found.header().shape) == (6, (10, 12))
+    assert (series_header(found).frames, series_header(found).shape) == (6, (10, 12))
     scan = read(tmp_path)
     assert (scan.dims, scan.frames) == (2, 6)
     assert (scan.array == planes).all()

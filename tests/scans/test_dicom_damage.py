@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from medssl.core.errors import ScanError
-from medssl.scans.dicom.series import group, read_series
+from medssl.scans.dicom.series import group_slices
 from medssl.scans.dicom.slices import read_pixels, read_slices
+from medssl.scans.dicom.volume import read_series, series_header
 from tests.scans import faults
 from tests.scans.scan_makers import slice_dataset
 
@@ -53,8 +54,8 @@ def test_random_damage_is_read_or_refused(seeds, which, damage, cut):
     file.write_bytes(bytes(data[:cut]))
     tracemalloc.start()
     with contextlib.suppress(ScanError):  # anything else fails the test
-        for part in group(read_slices(str(file))):
-            part.header()
+        for part in group_slices(read_slices(str(file))):
+            series_header(part)
             read_series(part.files, "id", "p", part.member)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 
 from medssl.scans import geometry
-from medssl.scans.dicom import series as dicom
+from medssl.scans.dicom.volume import read_series
 from tests.scans.test_dicom import read, refusal, series
 
 
@@ -165,7 +165,7 @@ def test_nine_copies_of_a_mosaic_in_nine_syntaxes_equal_dcm2niix(shared):
     assert len(found) == 9  # one patient, one SeriesInstanceUID: their SeriesNumber keeps them apart
     for part in found:
         (file,) = part.files
-        scan = dicom.read_series(part.files, "id", "p")
+        scan = read_series(part.files, "id", "p")
         assert scan.array.shape == (1, 64, 64, 35)
         check_equal(scan, *oracle(shared, f"transfer_syntaxes/Ref/{Path(file).stem}.nii"))
 
@@ -193,6 +193,6 @@ def test_magnitude_and_field_map_of_one_file_are_two_scans_as_dcm2niix_has_it(sh
     found = series(shared("dicom_oracle/enhanced_multiframe/In/Philips"))
     assert [part.member for part in found] == [None, "frame 32"]
     for part, name in zip(found, ("e1", "e2_fieldmaphz")):
-        scan = dicom.read_series(part.files, "id", "p", part.member)
+        scan = read_series(part.files, "id", "p", part.member)
         check_equal(scan, *oracle(shared, f"enhanced_multiframe/Ref/Philips_WIP_B0_NS_801_{name}.nii"))
         assert scan.notes == ("one of 2 pictures (echoes, magnitude and phase, ...) in its series",)

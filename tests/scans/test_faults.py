@@ -7,7 +7,7 @@ import pytest
 
 from medssl.cli.main import main
 from medssl.datasets.index import index
-from medssl.datasets.manifest import read_table, where
+from medssl.datasets.manifest import read_table, source_files
 from medssl.preprocessing.cache import Cache
 from medssl.scans.read import read_scan
 from tests.scans import faults
@@ -45,7 +45,7 @@ def archive(tmp_path_factory):
     assert main(["prepare", str(root / "m"), "--out", str(root / "c"), "--spacing-mm", "0.9", "0.7", "2.5"]) == 3
     table = read_table(root / "c" / "manifest.parquet")
     sources = read_table(root / "m" / "sources.parquet").set_index("scan")
-    table["fault"] = [where(root / "m", scan)[0].split("/")[-2] for scan in table.scan]
+    table["fault"] = [source_files(root / "m", scan)[0].split("/")[-2] for scan in table.scan]
     return table, sources, root
 
 
@@ -140,7 +140,7 @@ def test_the_failing_series_of_dicom2nifti_are_rejected_beside_a_clean_one(share
     manifest = index([tmp_path / "clean", root], tmp_path / "m")
     reasons = {}
     for scan, status, reason in zip(manifest.scan, manifest.status, manifest.reason):
-        file = where(tmp_path / "m", scan)[0]
+        file = source_files(tmp_path / "m", scan)[0]
         if file.endswith(".dcm"):
             reasons["/".join(file.split("/")[-3:-1])] = (status, reason)
     assert reasons.pop("clean/001") == ("ok", None)
@@ -168,7 +168,7 @@ def test_what_is_corrected_on_request_is_on_record_and_in_the_cache(tmp_path):
     )
     cache = Cache(tmp_path / "c")
     for row in manifest.itertuples():
-        fault = where(tmp_path / "m", row.scan)[0].split("/")[-2]
+        fault = source_files(tmp_path / "m", row.scan)[0].split("/")[-2]
         name, words = CORRECTED.get(fault, (None, ""))
         assert row.corrected == name
         assert words in (row.notes or "")

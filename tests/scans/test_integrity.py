@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from medssl.core.errors import MedsslError, ScanError
 from medssl.datasets.base import IndexOptions
+from medssl.datasets.candidates import Candidate, Source
 from medssl.datasets.index import index
 from medssl.datasets.labels import LabelTable
 from medssl.datasets.manifest import read_table
@@ -220,10 +221,8 @@ def test_any_table_of_labels_is_read_or_refused(tmp_path, rows, tail):
         table = LabelTable(IndexOptions(labels=tmp_path / "a.csv", patient="who"))
     except MedsslError:
         return
-    matched, _ = table.match([[("d", "a.nii")]], [True])
-    for row in matched:
-        if isinstance(row, int):
-            table.values(row)
+    candidate = Candidate(Source(Path("d"), "d"), Path("d/a.nii"), ["d/a.nii"], "nifti")
+    assert len(list(table.join([candidate], []))) == 1
 
 
 # What can be read but shows nothing, or may not be wanted.

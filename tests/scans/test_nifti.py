@@ -12,7 +12,8 @@ import pytest
 
 from medssl.core.errors import ScanError
 from medssl.scans import geometry
-from medssl.scans.formats.nifti import nifti_header, nrrd_header, read_nifti, read_nrrd
+from medssl.scans.formats.nifti import nifti_header, read_nifti
+from medssl.scans.formats.nrrd import nrrd_header, read_nrrd
 from medssl.scans.read import read_scan
 from tests.scans.scan_makers import ct_like, write_nifti
 

@@ -19,7 +19,7 @@ from medssl.core.errors import ScanError
 from medssl.scans.dicom.header import check_claim, number, numbers, open_header, word
 from medssl.scans.dicom.slices import ENHANCED, LABEL_MAP, NO_SCAN, RTSTRUCT, SEGMENTATION
 from medssl.scans.geometry import AGREE_MM, LPS_TO_RAS
-from medssl.scans.paths import in_words
+from medssl.scans.paths import readable_errors
 
 LARGEST_STRUCTURE = 255
 
@@ -35,7 +35,7 @@ class Plane:
 
 def check_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raises ScanError for a DICOM file that is no mask for the image with this affine and shape."""
-    with in_words("the mask's header"):
+    with readable_errors("the mask's header"):
         _planes(open_header(str(path)), affine, shape)
 
 
@@ -46,7 +46,7 @@ def read_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) ->
     """
     from highdicom.seg import segread  # slow to import
 
-    with in_words("the mask"):
+    with readable_errors("the mask"):
         planes = _planes(open_header(str(path)), affine, shape)
         segmentation = segread(path)
         frames = np.asarray(segmentation.pixel_array)

@@ -24,7 +24,7 @@ from medssl.scans import privacy
 from medssl.scans.dicom.header import check_claim, claimed_bytes, number, numbers, open_header, syntax_of, word, words
 from medssl.scans.dicom.mosaic import read_tiles, split_tiles, tile_positions
 from medssl.scans.modality import MODALITIES, known_modality
-from medssl.scans.paths import in_words
+from medssl.scans.paths import readable_errors
 
 GEOMETRY = {  # keyword -> its tag, how many numbers it holds
     "PixelSpacing": ("0028,0030", 2),
@@ -121,7 +121,7 @@ def read_slices(file: str) -> list[Slice]:
 
     Raises ScanError for a file that is not DICOM, or holds no image.
     """
-    with in_words("the DICOM header"):
+    with readable_errors("the DICOM header"):
         dataset = open_header(file, HEADER_TAGS)
         _check_class(dataset)
         common = _common(file, dataset)
@@ -145,12 +145,12 @@ def read_pixels(file: str) -> tuple[np.ndarray, bool]:
     Raises ScanError for pixel data that is missing, truncated, damaged, or in a syntax no installed codec
     reads.
     """
-    with in_words("the DICOM file"):
+    with readable_errors("the DICOM file"):
         dataset = open_header(file, PIXEL_TAGS, pixels=True)
         _check_codec(dataset)
         check_claim(dataset)
         _check_length(dataset)
-        with in_words("pixel data (7FE0,0010)"):
+        with readable_errors("pixel data (7FE0,0010)"):
             pixels = _plain(dataset)
             pixels = pixel_array(dataset) if pixels is None else pixels
         frames = int(number(dataset, "NumberOfFrames", 1))

@@ -1,143 +1,217 @@
-"""Slices -> one straight, even stack and its affine, or a refusal that says what is wrong and where.
+"""One series -> its header and its voxels: a volume, or a 2D image with frames.
 
-A stack is trusted when its planes are parallel, lie on one line along their normal within 0.1 mm, and follow
-each other in even steps within a tenth of a step (at most 0.1 mm). Nothing is averaged, dropped or filled in,
-unless it is asked for: `correct` may name "tilt" and "spacing", see dicom_correct.py.
-
-    stack = build_stack(slices, correct=())
-    stack.affine_lps                         # (4, 4), voxel (column, row, slice) -> mm in DICOM's LPS world
+header = series_header(series)                                  # raises ScanError where a rule is broken
+scan = read_series(files, id="a3f0", patient="77c1")
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from medssl.core.errors import ScanError
-from medssl.scans.dicom.corrections import Correction, even_steps, straighten
-from medssl.scans.dicom.frames import OFF_LINE_MM, Frames, normal_of, sort_frames
-from medssl.scans.dicom.slices import Slice
+from medssl.scans.dicom.frames import Frames, sort_frames
+from medssl.scans.dicom.series import Series, group_slices
+from medssl.scans.dicom.slices import Slice, read_pixels, read_slices
+from medssl.scans.dicom.stack import Stack, build_stack
+from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
+from medssl.scans.modality import LOWEST_HU, MODALITIES
+from medssl.scans.scan import Header, Scan, merge_equal_channels
 
-GAP_SHARE = 0.25  # more steps than this being too long is no missing slice but uneven spacing
 
+def series_header(series: Series, correct: Sequence[str] = ()) -> Header:
+    """What the series is, by headers alone; pixels are read only where slices may be copies of each other.
 
-@dataclass(frozen=True)
-class Stack:
-    """frames[time][place], the grid they come to lie on, and what has to be corrected on the way.
+    Args:
+        series: The series.
+        correct: "tilt", "spacing", see corrections.py.
 
-    shape: (columns, rows, places) of that grid.
+    Raises:
+        ScanError: A rule of series.py is broken.
     """
-
-    frames: Frames
-    affine_lps: np.ndarray
-    shape: tuple[int, int, int]
-    corrections: tuple[Correction, ...] = ()
-    notes: tuple[str, ...] = ()
+    return _plan(series, correct)[0]
 
 
-def build_stack(slices: Sequence[Slice], correct: Sequence[str] = ()) -> Stack:
-    """The slices as a stack. Raises ScanError where they are not an even, straight one and `correct` does not name
-    the remedy."""
-    _check_planes(slices)
-    frames, notes = sort_frames(slices)
-    positions = np.array([item.position for item in frames[0]])
-    if len(positions) == 1:
-        depth = float(positions[0] @ normal_of(slices[0]))
-        raise ScanError(f"all {len(slices)} slices lie at one place ({depth:.2f} mm): expected a stack; not a volume")
-    orientation = np.array(slices[0].orientation)
-    rows_mm, columns_mm = slices[0].spacing_mm or (1.0, 1.0)
-    axes = np.stack([orientation[:3] * columns_mm, orientation[3:] * rows_mm], axis=1)
-    positions, tilt = _straight(positions, axes, correct)
-    positions, uneven = _even(positions, normal_of(slices[0]), correct)
-    corrections = tuple(part for part in (tilt, uneven) if part)
-    affine = np.eye(4)
-    affine[:3, :2] = axes
-    affine[:3, 2] = (positions[-1] - positions[0]) / (len(positions) - 1)
-    affine[:3, 3] = positions[0]
-    rows, columns = slices[0].size
-    more_columns, more_rows = tilt.grown if tilt else (0, 0)
-    shape = (columns + more_columns, rows + more_rows, len(positions))
-    return Stack(frames, affine, shape, corrections, notes + tuple(part.note for part in corrections))
+def read_series(
+    files: Sequence[str], id: str, patient: str, member: str | None = None, correct: Sequence[str] = ()
+) -> Scan:
+    """The scan that these files of one series hold: (C, X, Y, Z) with X along a row, or (C, H, W); C: frames.
 
+    The array is int16 where the values fit, else int32 or float32.
 
-def _check_planes(slices: Sequence[Slice]) -> None:
-    total = len(slices)
-    for field, tag in (
-        ("position", "ImagePositionPatient, 0020,0032"),
-        ("orientation", "ImageOrientationPatient, 0020,0037"),
-        ("spacing_mm", "PixelSpacing, 0028,0030"),
-    ):
-        missing = sum(getattr(item, field) is None for item in slices)
-        if missing:
-            raise ScanError(f"{missing} of {total} slices have no {field} ({tag}): expected one each; fix the header")
-    row, column = np.array(slices[0].orientation).reshape(2, 3)
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if abs(row @ column) > 1e-3 or max(abs(length - 1) for length in lengths) > 1e-3:
-        raise ScanError(
-            f"ImageOrientationPatient (0020,0037) has lengths {lengths[0]:.4f}, {lengths[1]:.4f} and a product of "
-            f"{row @ column:.4f}: expected 1, 1 and 0; fix the header"
-        )
-    sizes = np.array([item.spacing_mm for item in slices])
-    if np.ptp(sizes, axis=0).max() > 1e-3 * sizes.min():
-        raise ScanError(
-            f"PixelSpacing (0028,0030) runs from {sizes.min():g} to {sizes.max():g} mm within the series: expected one "
-            "size; split the series"
-        )
+    Args:
+        files: All files of the series.
+        id: The scan's pseudonym.
+        patient: The patient's pseudonym.
+        member: Which scan, where the files hold several (`Series.member`).
+        correct: "tilt", "spacing", see corrections.py.
 
-
-def _straight(positions: np.ndarray, axes: np.ndarray, correct: Sequence[str]) -> tuple[np.ndarray, Correction | None]:
-    """Positions (slices, 3) on one line along the normal. Raises ScanError for a tilt that may not be corrected."""
-    normal = np.cross(axes[:, 0], axes[:, 1])
-    normal /= np.linalg.norm(normal)
-    depth = positions @ normal
-    line = positions[0] + np.outer(depth - depth[0], normal)
-    shift = float(np.linalg.norm(positions - line, axis=1).max())
-    if shift <= OFF_LINE_MM:
-        return positions, None
-    degrees = float(np.degrees(np.arctan2(shift, depth[-1] - depth[0])))
-    if "tilt" not in correct:
-        raise ScanError(
-            f"slices shift sideways by up to {shift:.2f} mm over {depth[-1] - depth[0]:.2f} mm: expected a straight stack "
-            f"(gantry tilt of {degrees:.1f} degrees?); index with --correct tilt to shear it straight"
-        )
-    return straighten(positions, depth, line, axes, degrees)
-
-
-def _even(positions: np.ndarray, normal: np.ndarray, correct: Sequence[str]) -> tuple[np.ndarray, Correction | None]:
-    """Positions (slices, 3) in even steps. Raises ScanError for uneven ones that may not be corrected."""
-    depth = positions @ normal
-    steps = np.diff(depth)
-    step = float(np.median(steps))
-    tolerance = min(OFF_LINE_MM, 0.1 * step)
-    even = np.linspace(depth[0], depth[-1], len(depth))
-    drift = float(np.abs(depth - even).max())
-    if np.abs(steps - step).max() <= tolerance and drift <= tolerance:
-        return positions, None
-    if "spacing" in correct:
-        return even_steps(positions, depth, normal)
-    _refuse_gaps(depth, steps, step, tolerance)
-    raise ScanError(
-        f"slice positions leave the even grid by up to {drift:.3f} mm (step {step:.3f} mm): expected at most "
-        f"{tolerance:.3f}; index with --correct spacing to resample the series"
+    Raises:
+        ScanError: A rule of series.py is broken, or pixels cannot be decoded.
+    """
+    parts = group_slices(item for file in files for item in read_slices(file))
+    matches = [part for part in parts if part.member == member]
+    if not matches:
+        raise ScanError(f"these files hold {len(parts)} scans, none of them the one asked for: index them again")
+    series = next((part for part in matches if part.reason is None), matches[0])
+    header, frames, stack = _plan(series, correct)
+    planes, inverted = _planes([item for frame in frames for item in frame])
+    array = _to_array(planes, len(frames), len(header.shape))
+    for correction in stack.corrections if stack else ():
+        array = correction.apply(array, _padding(array, header.modality))
+    return Scan(
+        array=array,
+        affine=header.affine,
+        spacing_mm=header.spacing_mm,
+        patient=patient,
+        id=id,
+        modality=header.modality,
+        frames=header.frames,
+        notes=header.notes + (("MONOCHROME1 inverted",) if inverted else ()),
     )
 
 
-def _refuse_gaps(depth: np.ndarray, steps: np.ndarray, step: float, tolerance: float) -> None:
-    off = np.flatnonzero(np.abs(steps - step) > tolerance)
-    if not len(off):
-        return
-    counts = np.rint(steps[off] / step).astype(int)
-    few = len(off) <= GAP_SHARE * len(steps)
-    if few and (counts >= 2).all() and (np.abs(steps[off] - counts * step) <= tolerance).all():
-        at, gone = int(off[0]), int((counts - 1).sum())
+def _plan(series: Series, correct: Sequence[str]) -> tuple[Header, Frames, Stack | None]:
+    """The header, the slices in order, and the stack they make (None for an image)."""
+    if series.reason:
+        raise ScanError(series.reason)
+    _check_slices(series.slices)
+    if _is_image(series.slices):
+        frames = _image_frames(series.slices)
+        return _image_header(series, len(frames)), frames, None
+    stack = build_stack(series.slices, correct)
+    return _volume_header(series, stack), stack.frames, stack
+
+
+def _check_slices(slices: Sequence[Slice]) -> None:
+    """Raise ScanError for what geometry cannot correct: burned-in text, frames without positions, a broken number."""
+    first = slices[0]
+    if any(item.burned_in for item in slices):
+        raise ScanError("text is burned into the pixels (0028,0301): quarantined; remove it, or leave the scan out")
+    problem = next((item.problem for item in slices if item.problem), None)
+    if problem:
+        raise ScanError(problem)
+    if first.frames_in_file > 1 and first.position is None and not MODALITIES[first.modality].filmed:
         raise ScanError(
-            f"missing slice: {gone} of {len(depth) + gone}, the first between {depth[at]:.2f} and {depth[at + 1]:.2f} mm "
-            f"where the step is {step:.3f} mm; fetch the series again (--correct spacing would make the slice up from its "
-            "neighbours)"
+            f"a multi-frame file of {first.frames_in_file} frames without positions is no cine of its modality: where its "
+            "frames lie is unknown; convert it to NIfTI first"
         )
-    raise ScanError(
-        f"uneven spacing: steps run from {steps.min():.3f} to {steps.max():.3f} mm: expected one (are slices missing?); "
-        "fetch the series again, or index with --correct spacing to resample it"
+
+
+def _is_image(slices: Sequence[Slice]) -> bool:
+    """True for what is one plane by nature, by count, or by place."""
+    first = slices[0]
+    if len(slices) == 1 or (MODALITIES[first.modality].planar and not _is_tomogram(slices)):
+        return True
+    timed = all(item.time[0] >= 0 or item.order[2] >= 0 for item in slices)  # temporal position or trigger time
+    one_place = len({(item.position, item.orientation) for item in slices}) == 1
+    return timed and one_place and first.position is not None
+
+
+def _is_tomogram(slices: Sequence[Slice]) -> bool:
+    """An enhanced file that gives each frame a place (breast tomosynthesis, OCT)."""
+    places = {item.position for item in slices}
+    return slices[0].enhanced and None not in places and len(places) > 1
+
+
+def _image_frames(slices: Sequence[Slice]) -> Frames:
+    """The frames of one plane, in order."""
+    if len(slices) == 1 or slices[0].position is None or len({item.file for item in slices}) == 1:
+        return tuple((item,) for item in sorted(slices, key=lambda item: item.order))
+    return sort_frames(slices)[0]
+
+
+def _to_array(planes: np.ndarray, frames: int, dims: int) -> np.ndarray:
+    """Planes (frames x places, rows, columns, samples) -> (C, X, Y, Z) or (C, H, W), C: frames or colours. The planes stay
+    whole in memory: nothing is turned here."""
+    array = planes.reshape(frames, -1, *planes.shape[1:])
+    if frames > 1 and array.shape[4] > 1:
+        if not (array == array[..., :1]).all():
+            raise ScanError(f"{frames} frames of {array.shape[4]} colours: expected grey frames, or one colour image")
+        array = array[..., :1]
+    array = array.transpose(0, 4, 2, 3, 1) if dims == 2 else array.transpose(0, 4, 3, 2, 1)
+    array = array[:, 0] if array.shape[1] == 1 else array[0]
+    array = array[..., 0] if dims == 2 else array
+    return array if frames > 1 else merge_equal_channels(array)
+
+
+def _padding(array: np.ndarray, modality: str) -> float:
+    """What stands where nothing was measured: air in CT, else the lowest value there is."""
+    return min(LOWEST_HU, float(array.min())) if modality == "CT" else float(array.min())
+
+
+def _image_header(series: Series, frames: int) -> Header:
+    first = series.slices[0]
+    notes = series.notes
+    if first.spacing_mm is None:
+        notes += ("pixel size unknown: 1 mm assumed",)
+    if not MODALITIES[first.modality].planar:
+        notes += ("one slice: read as a 2D image",)
+    rows_mm, columns_mm = first.spacing_mm or (1.0, 1.0)
+    affine = np.diag([rows_mm, columns_mm, 1, 1])
+    return _header(series, first.size, affine, (rows_mm, columns_mm), None, frames, notes)
+
+
+def _volume_header(series: Series, stack: Stack) -> Header:
+    affine = LPS_TO_RAS @ stack.affine_lps
+    slice_axis = int(np.argmax(ras_order(affine, (0, 0, 1))))
+    header = _header(
+        series, stack.shape, affine, spacing(affine), slice_axis, len(stack.frames), series.notes + stack.notes
     )
+    return replace(header, corrected=tuple(part.name for part in stack.corrections))
+
+
+def _header(series: Series, shape, affine, spacing_mm, slice_axis, frames: int, notes) -> Header:
+    first = series.slices[0]
+    return Header(
+        modality=first.modality,
+        shape=shape,
+        affine=affine,
+        spacing_mm=spacing_mm,
+        channels=frames if first.samples == 1 else None,
+        frames=frames,
+        slice_axis=slice_axis,
+        manufacturer=first.manufacturer,
+        patient=first.patient or None,
+        site=first.site,
+        notes=(*notes, f"4D: {frames} frames held as channels") if frames > 1 else notes,
+        burned_in_risk=next((item.burned_in_risk for item in series.slices if item.burned_in_risk), None),
+    )
+
+
+def _planes(slices: Sequence[Slice]) -> tuple[np.ndarray, bool]:
+    """(slices, rows, columns, samples), each rescaled, of a type that holds them all; each file is decoded once. True when
+    any was inverted."""
+    decoded: dict[str, tuple[np.ndarray, bool]] = {}
+    last = {item.file: number for number, item in enumerate(slices)}
+    planes, inverted = np.empty(0), False
+    for number, item in enumerate(slices):
+        if item.file not in decoded:
+            decoded[item.file] = read_pixels(item.file)
+        pixels, is_inverted = decoded[item.file]
+        inverted |= is_inverted
+        plane = _rescaled(pixels[item.frame], item)
+        if number == 0:
+            planes = np.empty((len(slices), *plane.shape), plane.dtype)
+        planes = planes.astype(np.result_type(planes, plane), copy=False)
+        planes[number] = plane
+        if last[item.file] == number:
+            del decoded[item.file]
+    return planes, inverted
+
+
+def _rescaled(pixels: np.ndarray, item: Slice) -> np.ndarray:
+    if item.slope != 1 or not float(item.intercept).is_integer() or pixels.dtype.kind not in "iu":
+        return (pixels * np.float64(item.slope) + item.intercept).astype(np.float32)
+    return pixels if pixels.dtype == np.uint8 and not item.intercept else _add_intercept(pixels, int(item.intercept))
+
+
+def _add_intercept(pixels: np.ndarray, intercept: int) -> np.ndarray:
+    """The sum in the smallest of int16, int32 and int64 that holds it."""
+    low, high = int(pixels.min()) + intercept, int(pixels.max()) + intercept
+    for kind in (np.int16, np.int32, np.int64):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            break
+    return np.add(pixels, np.int64(intercept).astype(kind), dtype=kind, casting="unsafe")  # what wraps round wraps back

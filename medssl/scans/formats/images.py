@@ -22,8 +22,7 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medssl.core.errors import ScanError
-from medssl.scans.dicom.series import grey
-from medssl.scans.scan import Header
+from medssl.scans.scan import Header, merge_equal_channels
 
 PIXEL_LIMIT = 1 << 27  # 134 million: a whole radiograph has 20
 NPZ_LIMIT_BYTES = 16 << 30
@@ -53,7 +52,7 @@ def read_image(path: Path) -> tuple[np.ndarray, Header]:
         raise ScanError(
             f"the image cannot be decoded ({type(error).__name__}): it is damaged or cut short; fetch it again"
         ) from None
-    array = grey(np.ascontiguousarray(array))
+    array = merge_equal_channels(np.ascontiguousarray(array))
     return array, _header(array.shape[1:], array.shape[0], notes)
 
 
@@ -84,7 +83,7 @@ def read_npz(path: Path, member: str) -> tuple[np.ndarray, Header]:
     stack = _npz_array(path, match[1], path.stat().st_mtime_ns)
     shape, channels = _npz_image_shape(stack.shape)
     image = stack[int(match[2])].reshape(*shape, channels)
-    array = grey(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
+    array = merge_equal_channels(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     return array, _header(shape, array.shape[0])
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.core.errors import ScanError
-from medssl.scans.formats.nifti import describe_volume, with_channels
+from medssl.scans.formats.volumes import describe_volume, with_channels
 from medssl.scans.geometry import LPS_TO_RAS
 from medssl.scans.paths import INFLATE_LIMIT
 from medssl.scans.scan import Header

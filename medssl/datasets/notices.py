@@ -1,0 +1,29 @@
+"""What `index` reports to the person at the terminal once its tables are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A warning for the terminal: `text` holds counts only; `names` quote the user's own files and go nowhere else."""
+
+    text: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.names[:NAMES_SHOWN]) + (", ..." if len(self.names) > NAMES_SHOWN else "")
+        return f"{self.text}: {shown}" if self.names else self.text
+
+
+def print_notices(notices: Iterable[Notice]) -> None:
+    """Print each as a warning on stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    for notice in notices:
+        console.print(f"warning: {notice}", markup=False, highlight=False, soft_wrap=True)

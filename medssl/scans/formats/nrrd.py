@@ -1,0 +1,161 @@
+"""NRRD (.nrrd) with its voxels in the same file, checked before it is believed.
+
+header = nrrd_header(Path("t1.nrrd"))
+array, header = read_nrrd(Path("t1.nrrd"))           # (C, X, Y, Z), C: the one axis outside of space, or 1
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import nrrd
+import numpy as np
+
+from medssl.core.errors import ScanError
+from medssl.scans.formats.volumes import describe_volume, with_channels
+from medssl.scans.geometry import LPS_TO_RAS
+from medssl.scans.paths import INFLATE_LIMIT, gunzip
+from medssl.scans.scan import Header
+
+SPACES = {  # space -> what turns it into RAS
+    "right-anterior-superior": np.eye(4),
+    "ras": np.eye(4),
+    "left-anterior-superior": np.diag([-1.0, 1.0, 1.0, 1.0]),
+    "las": np.diag([-1.0, 1.0, 1.0, 1.0]),
+    "left-posterior-superior": LPS_TO_RAS,
+    "lps": LPS_TO_RAS,
+}
+TYPES = {  # NRRD's many words for a number -> numpy's
+    "f4": "float",
+    "f8": "double",
+    "i1": "signed char|int8|int8_t",
+    "u1": "uchar|unsigned char|uint8|uint8_t",
+    "i2": "short|short int|signed short|signed short int|int16|int16_t",
+    "u2": "ushort|unsigned short|unsigned short int|uint16|uint16_t",
+    "i4": "int|signed int|int32|int32_t",
+    "u4": "uint|unsigned int|uint32|uint32_t",
+    "i8": "longlong|long long|long long int|signed long long|signed long long int|int64|int64_t",
+    "u8": "ulonglong|unsigned long long|unsigned long long int|uint64|uint64_t",
+}
+
+
+def nrrd_header(path: Path) -> Header:
+    """The header of a NRRD file, its claims held against the size of the file.
+
+    Raises:
+        ScanError: Damage, and kinds of NRRD that are not read.
+    """
+    with path.open("rb") as file:
+        fields = _fields(file)
+        rest = path.stat().st_size - file.tell()
+    claimed = _dtype(fields).itemsize * math.prod(_sizes(fields))
+    if claimed > (rest * INFLATE_LIMIT if _packed(fields) else rest):
+        raise ScanError(
+            f"the header claims {claimed} bytes of voxels, the file has {rest}: it is cut short or damaged; "
+            "fetch it again"
+        )
+    return _describe(fields)
+
+
+def read_nrrd(path: Path) -> tuple[np.ndarray, Header]:
+    """(C, X, Y, Z) or (C, H, W) as stored, and the header.
+
+    Raises:
+        ScanError: As for `nrrd_header`, and for voxels that are damaged or missing.
+    """
+    described = nrrd_header(path)
+    with path.open("rb") as file:
+        fields = _fields(file)
+        data = file.read()
+    sizes, dtype = _sizes(fields), _dtype(fields)
+    claimed = dtype.itemsize * math.prod(sizes)
+    if _packed(fields):
+        data = gunzip(data, claimed)
+    if len(data) < claimed:
+        raise ScanError(f"{len(data)} bytes of voxels, the header claims {claimed}: fetch the file again")
+    array = np.frombuffer(data, dtype, math.prod(sizes)).reshape(sizes, order="F")
+    array = np.ascontiguousarray(array, dtype.newbyteorder("="))
+    channel_axis = _channel_axis(fields)
+    if channel_axis is not None:
+        array = np.moveaxis(array, channel_axis, -1)
+    return with_channels(array, described), described
+
+
+def _fields(file: io.BufferedReader) -> dict[str, Any]:
+    try:
+        fields = dict(nrrd.read_header(file))
+    except (nrrd.NRRDError, ValueError, KeyError, IndexError, UnicodeDecodeError):
+        raise ScanError("the NRRD header cannot be parsed: the file is damaged or something else") from None
+    if "data file" in fields or "datafile" in fields:
+        raise ScanError("NRRD with a detached data file is not read: store header and voxels in one file")
+    return fields
+
+
+def _sizes(fields: dict[str, Any]) -> tuple[int, ...]:
+    sizes = tuple(int(n) for n in fields.get("sizes", ()))
+    if not 2 <= len(sizes) <= 4 or min(sizes) < 1:
+        raise ScanError(f"sizes are {sizes}: expected two to four positive numbers")
+    return sizes
+
+
+def _dtype(fields: dict[str, Any]) -> np.dtype:
+    word = str(fields.get("type", "")).lower()
+    code = next((code for code, words in TYPES.items() if word in words.split("|")), None)
+    if code is None:
+        raise ScanError("the NRRD's type is not a plain number: expected integers or floats")
+    return np.dtype((">" if fields.get("endian") == "big" else "<") + code)
+
+
+def _packed(fields: dict[str, Any]) -> bool:
+    encoding = str(fields.get("encoding", "")).lower()
+    if encoding not in ("raw", "gzip", "gz"):
+        raise ScanError("this NRRD encoding is not read: expected raw or gzip; convert the file first")
+    return encoding != "raw"
+
+
+def _channel_axis(fields: dict[str, Any]) -> int | None:
+    """The one axis without a direction in space, None where every axis has one."""
+    directions = fields.get("space directions")
+    sizes = _sizes(fields)
+    if directions is None:
+        kinds = [str(kind) for kind in fields.get("kinds", ())]
+        other = [axis for axis, kind in enumerate(kinds) if not re.fullmatch("domain|space", kind)]
+    else:
+        rows = [np.array([np.nan] * 3 if row is None else row, float) for row in directions]
+        other = [axis for axis, row in enumerate(rows) if np.isnan(row).all()]
+    if len(sizes) - len(other) not in (2, 3) or len(other) > 1:
+        raise ScanError(
+            f"{len(sizes)} axes, {len(other)} of them outside space: expected three in space, one or none out"
+        )
+    return other[0] if other else None
+
+
+def _describe(fields: dict[str, Any]) -> Header:
+    sizes, channel_axis = _sizes(fields), _channel_axis(fields)
+    frames = 1 if channel_axis is None else sizes[channel_axis]
+    shape = tuple(n for axis, n in enumerate(sizes) if axis != channel_axis)
+    affine, rule, notes = _affine(fields, channel_axis)
+    return describe_volume((*shape, 1)[:3], affine, frames, notes, rule)
+
+
+def _affine(fields: dict[str, Any], channel_axis: int | None) -> tuple[np.ndarray, str, tuple[str, ...]]:
+    directions = fields.get("space directions")
+    affine = np.eye(4)
+    if directions is None:
+        steps = [abs(float(step)) for axis, step in enumerate(fields.get("spacings", ())) if axis != channel_axis]
+        affine[: len(steps), : len(steps)] = np.diag(steps)
+        size = () if steps else ("pixel size unknown: 1 mm assumed",)
+        return affine, "spacings", (*size, "no space directions: left and right are not known")
+    vectors = [row for axis, row in enumerate(directions) if axis != channel_axis]
+    if len(vectors) != 3:
+        raise ScanError(f"{len(vectors)} space directions: expected three")
+    affine[:3, :3] = np.array(vectors, float).T
+    affine[:3, 3] = np.array(fields.get("space origin", (0, 0, 0)), float)
+    space = str(fields.get("space", "")).lower()
+    if space not in SPACES:
+        return affine, "no space", ("space not said: left and right are not known",)
+    return SPACES[space] @ affine, "directions", ()
