@@ -52,7 +52,7 @@ COMMANDS = {
         "what prepare would make of a manifest, and why; writes nothing",
         ("manifest",),
     ),
-    "views": Command("medssl.views.preview:sheet", "a sheet of pictures: what a recipe's views do to scans of a cache"),
+    "views": Command("medssl.views.preview:preview", "pictures of what a recipe's views do to scans of a cache"),
     "pretrain": Command("medssl.training.pretrain:pretrain", "pretrain an encoder on scans without labels"),
     "study": Command("medssl.studies.study:study", "what the pretraining is worth: arms x label budgets x draws"),
     "compare": Command(

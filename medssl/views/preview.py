@@ -1,13 +1,13 @@
 """A picture of what a recipe does to scans: the original, each view alone, all together, and the differences.
 
-medssl views --recipe contrastive --data CACHE --out views.png [--modality mr] [--crop 96 96 96] [--scans 3] [--seed 1]
+    medssl views --recipe contrastive --data CACHE --out views.png [--modality mr] [--crop 96 96 96] [--scans 3] [--seed 1]
 
-Grey is the scale of the views, 0 black and 1 white, in every panel, so that what saturates on the sheet saturates for the
-encoder; in CT the bar says which HU that is. Volumes show their middle slice at true proportions, the patient's right on
-the left. A view that a sample would get with some probability is shown as if it had come up; the columns "all" are
-drawn as in training. Below each picture is its difference from the original (of "all": from the same place of the
-scan, unchanged); its colours are linear up to 0.05 and logarithmic beyond, so that faint noise shows beside a bias field.
-Scans carry their pseudonyms.
+Grey is the scale of the views, 0 black and 1 white, in every panel, so that what saturates in the picture saturates for
+the encoder; in CT the colour bar says which HU that is. Volumes show their middle slice at true proportions, the
+patient's right on the left. A view that a sample gets with some probability is shown as if the sample got it; the columns
+"all" are drawn as in training. Below each picture is its difference from the original (of "all": from the same place of
+the scan, unchanged). Its colours are linear up to 0.05 and logarithmic beyond, so that faint noise and a bias field both
+show. Scans carry their pseudonyms.
 """
 
 from __future__ import annotations
@@ -37,24 +37,25 @@ from medssl.views.base import Params, View, leaves, moves_voxels
 from medssl.views.intensity import Window
 from medssl.views.random import make_keys
 
-MOST = {2: 224, 3: 96}  # voxels of the default crop's edge
-SHOWN_HU = (-1000, -160, 40, 240, 1500)
-GREYS, CHANGES = Normalize(0, 1), SymLogNorm(0.05, vmin=-0.4, vmax=0.4)
-SHOWN_CHANGES = (-0.4, -0.2, -0.05, 0, 0.05, 0.2, 0.4)
-BELOW = "difference\nfrom the original;\nof all: from the\nsame place,\nunchanged"
+MAX_CROP_EDGE = {2: 224, 3: 96}  # voxels of the default crop
+HU_TICKS = (-1000, -160, 40, 240, 1500)
+DIFFERENCE_TICKS = (-0.4, -0.2, -0.05, 0, 0.05, 0.2, 0.4)
+GREY_SCALE, DIFFERENCE_SCALE = Normalize(0, 1), SymLogNorm(0.05, vmin=-0.4, vmax=0.4)
+DIFFERENCE_LABEL = "difference\nfrom the original;\nof all: from the\nsame place,\nunchanged"
 FORMATS = (".png", ".pdf", ".svg")
+THICK = 1.5  # slices this many times as far apart as pixels are shown as they were scanned
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture, (C, *S) on the scale of the views, what it differs from, and what stands above it."""
+    """One picture (C, *S) on the scale of the views, and the picture that it is compared with."""
 
     title: str
     image: Tensor
     before: Tensor | None = None
 
 
-def sheet(
+def preview(
     recipe: str,
     data: Path,
     out: Path = Path("views.png"),
@@ -63,12 +64,19 @@ def sheet(
     scans: int = 2,
     seed: int = 0,
 ) -> Path:
-    """Write a labelled sheet of a recipe's views on scans of a cache; returns the file.
+    """Write a labelled picture of what a recipe's views do to scans of a cache; returns the file.
 
-    recipe: contrastive, multi_crop, masked, relational, restoration, finetune or plain. data: a cache made by
-    `medssl prepare`. out: a .png, .pdf or .svg file. modality: what the recipe is made for, ct, mr, xray, us, rgb or a
-    DICOM code; the data's own by default. crop: voxels an axis. scans: how many, drawn by the seed. seed: of the scans
-    and of the views. Raises MedsslError for an unknown recipe, and for a modality that cannot be the data's.
+    Args:
+        recipe: contrastive, multi_crop, masked, relational, restoration, finetune or plain.
+        data: A cache made by `medssl prepare`.
+        out: The file to write: .png, .pdf or .svg.
+        modality: What the recipe is made for: ct, mr, xray, us, rgb or a DICOM code; the data's own by default.
+        crop: Voxels of the crop, one number an axis; by default those of the median scan, up to 224 (2D) or 96 (3D).
+        scans: How many scans to show.
+        seed: Seed of the choice of scans and of the views.
+
+    Raises:
+        MedsslError: The recipe is unknown, the modality cannot be the data's, or the file has another ending.
     """
     cache = Cache(Path(data))
     if Path(out).suffix.lower() not in FORMATS:
@@ -76,42 +84,52 @@ def sheet(
     if scans < 1:
         raise MedsslError(f"scans is {scans}: expected 1 or more")
     median = np.median([cache.shape(scan) for scan in cache.manifest["scan"]], axis=0)
-    size = tuple(crop or (min(int(n), MOST[cache.dims]) for n in median))
+    size = tuple(crop or (min(int(n), MAX_CROP_EDGE[cache.dims]) for n in median))
     recipe_spec = replace(cache.data_spec, modality=modality) if modality else cache.data_spec
     views = recipes.recipe_views(recipe, recipe_spec, size)
     for view in views:
         recipes.check_modality(view, cache.data_spec)
     order = np.random.default_rng(seed).permutation(len(cache.manifest))[:scans]
-    chosen = [str(cache.manifest["scan"].iloc[i]) for i in order]
-    rows = [panels(cache, scan, views, size, seed) for scan in chosen]
+    names = [str(cache.manifest["scan"].iloc[i]) for i in order]
+    panels = [scan_panels(cache, scan, views, size, seed) for scan in names]
     title = f"{recipe}, {recipe_spec.family.name}, crop {' x '.join(map(str, size))}, seed {seed}"
-    write_atomically(Path(out), drawn(rows, chosen, title, cache, Path(out).suffix[1:].lower()))
+    write_atomically(Path(out), render(panels, names, title, cache.data_spec, Path(out).suffix[1:].lower()))
     return Path(out)
 
 
-def panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], seed: int) -> list[Panel]:
+def scan_panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], seed: int) -> list[Panel]:
     """The pictures of one scan, left to right."""
     source = source_of(cache, scan, size)
     keys = make_keys(seed, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
     plain = recipes.plain(cache.data_spec)
-    shown = plain(source, plain.draw(keys))
-    original = middle(shown, size)
-    found = [Panel("original", original[0])]
+    windowed = plain(source, plain.draw(keys))
     parts = list(leaves(views[0], views[0].draw(keys)))
-    windowed = any(isinstance(part, Window) for part, _ in parts)
-    raw = source if windowed else shown
-    raw = raw if any(moves_voxels(part) for part, _ in parts) else middle(raw, size)
-    in_hu = windowed  # what comes before the window gets HU
-    for part, params in parts:
-        given = raw if in_hu else shown
-        moved = part(given if moves_voxels(part) else middle(given, size), shown_on(params))
-        in_hu = in_hu and not isinstance(part, Window)
-        moved = plain(moved, plain.draw(keys)) if in_hu else moved
-        found.append(Panel(described(part, params), moved[0], original[0] if moved.shape == original.shape else None))
+    before_window = source if any(isinstance(part, Window) for part, _ in parts) else windowed
+    if not any(moves_voxels(part) for part, _ in parts):
+        before_window = middle(before_window, size)
+    original = middle(windowed, size)
+    panels = [Panel("original", original[0]), *_single_views(parts, before_window, windowed, original, plain)]
     for number, view in enumerate(views if len(views) > 1 else [views[0]] * 2):
         params = view.draw(make_keys(seed + 1, (number, keys)))
-        found.append(Panel(f"all, draw {number + 1}", view(raw, params)[0], unchanged(view, params, raw, plain)[0]))
-    return found
+        place = unchanged(view, params, before_window, plain)
+        panels.append(Panel(f"all, draw {number + 1}", view(before_window, params)[0], place[0]))
+    return panels
+
+
+def _single_views(
+    parts: Sequence[tuple[View, Params]], before_window: Tensor, windowed: Tensor, original: Tensor, plain: View
+) -> list[Panel]:
+    """A panel for each view alone; those that come before the window get HU, and are windowed afterwards."""
+    panels = []
+    in_hu = any(isinstance(part, Window) for part, _ in parts)
+    for part, params in parts:
+        x = before_window if in_hu else windowed
+        changed = part(x if moves_voxels(part) else middle(x, original.shape[2:]), as_if_selected(params))
+        in_hu = in_hu and not isinstance(part, Window)
+        changed = apply_plain(plain, changed) if in_hu else changed
+        before = original[0] if changed.shape == original.shape else None
+        panels.append(Panel(panel_title(part, params), changed[0], before))
+    return panels
 
 
 def source_of(cache: Cache, scan: str, size: Sequence[int]) -> Tensor:
@@ -128,21 +146,27 @@ def middle(x: Tensor, size: Sequence[int]) -> Tensor:
     return x
 
 
+def apply_plain(plain: View, x: Tensor) -> Tensor:
+    """x as a model sees it at test time; `plain` draws nothing, so any key will do."""
+    return plain(x, plain.draw(torch.zeros(len(x), dtype=torch.int64)))
+
+
 def unchanged(view: View, params: Params, x: Tensor, plain: View) -> Tensor:
-    """The place in the scan that `view` shows, with its moves in space alone and the plain window."""
+    """The place in the scan that `view` shows, with only its moves in space and the plain window."""
     for part, own in leaves(view, params):
         if isinstance(part, Window):
-            x = plain(x, plain.draw(torch.zeros(1, dtype=torch.int64)))
+            x = apply_plain(plain, x)
         elif moves_voxels(part):
             x = part(x, own)
     return x
 
 
-def shown_on(params: Params) -> Params:
+def as_if_selected(params: Params) -> Params:
+    """The same parameters, for samples that all get the view."""
     return {**params, "on": torch.ones_like(params["on"])} if "on" in params else params
 
 
-def described(view: View, params: Params) -> str:
+def panel_title(view: View, params: Params) -> str:
     """`Gamma, p 0.8` and below it the numbers that were drawn, where they are few."""
     drawn = {
         name: value.flatten().tolist()
@@ -157,75 +181,82 @@ def described(view: View, params: Params) -> str:
     return "\n".join([f"{type(view).__name__}{chance}", *lines[:3]])
 
 
-def drawn(rows: Sequence[Sequence[Panel]], names: Sequence[str], title: str, cache: Cache, format: str) -> bytes:
-    """The sheet as a file's content: two rows a scan, pictures and differences."""
-    count = max(map(len, rows))
+def render(
+    panels: Sequence[Sequence[Panel]], names: Sequence[str], title: str, data_spec: DataSpec, format: str
+) -> bytes:
+    """The picture as a file's content: two rows a scan, images and differences."""
+    count = max(map(len, panels))
     with rc_context({"font.size": 7, "axes.titlesize": 7, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(1.45 * count + 1.0, 3.4 * len(rows) + 0.5), layout="constrained")
-        grid = figure.subplots(2 * len(rows), count + 1, squeeze=False, width_ratios=[1.0] * count + [0.06])
+        figure = Figure(figsize=(1.45 * count + 1.0, 3.4 * len(panels) + 0.5), layout="constrained")
+        grid = figure.subplots(2 * len(panels), count + 1, squeeze=False, width_ratios=[1.0] * count + [0.06])
         for axes in grid.flat:
             axes.set_axis_off()
-        greys: Any = None
-        colours: Any = None
-        for n, row in enumerate(rows):
-            for i, panel in enumerate(row):
-                greys = picture(grid[2 * n, i], slice_of(panel.image, cache.spacing_mm), cache, "gray", GREYS)
-                grid[2 * n, i].set_title(panel.title)
-                if panel.before is not None:
-                    change = slice_of(panel.image - panel.before, cache.spacing_mm).mean(0, keepdims=True)
-                    colours = picture(grid[2 * n + 1, i], change, cache, "RdBu_r", CHANGES)
-            grid[2 * n, 0].text(
-                -0.08, 0.5, f"scan {names[n][:8]}", transform=grid[2 * n, 0].transAxes, rotation=90, va="center", ha="right"
-            )  # fmt: skip
-            grid[2 * n + 1, 0].text(0.5, 0.5, BELOW, ha="center", va="center")
-        bar = _bar(figure, greys, grid[0, -1])
-        if cache.data_spec.family.in_hu:
-            bar.set_ticks(values_of_hu(SHOWN_HU), labels=[f"{hu} HU" for hu in SHOWN_HU])
+        for n, (row, name) in enumerate(zip(panels, names)):
+            greys, colours = _draw_scan(grid[2 * n : 2 * n + 2], row, name, data_spec)
+        bar = _colour_bar(figure, greys, grid[0, -1])
+        if data_spec.family.in_hu:
+            bar.set_ticks(values_of_hu(HU_TICKS), labels=[f"{hu} HU" for hu in HU_TICKS])
         if colours is not None:
-            _bar(figure, colours, grid[1, -1]).set_ticks(SHOWN_CHANGES, labels=[f"{v:g}" for v in SHOWN_CHANGES])
+            bar = _colour_bar(figure, colours, grid[1, -1])
+            bar.set_ticks(DIFFERENCE_TICKS, labels=[f"{value:g}" for value in DIFFERENCE_TICKS])
         figure.suptitle(title, fontsize=9)
         buffer = io.BytesIO()
         figure.savefig(buffer, format=format, dpi=110, metadata={"Date": None} if format == "svg" else None)
     return buffer.getvalue()
 
 
-def _bar(figure: Figure, image: Any, axes: Axes) -> Any:
+def _draw_scan(grid: np.ndarray, panels: Sequence[Panel], name: str, data_spec: DataSpec) -> tuple[Any, Any]:
+    """Draw one scan's images and differences; returns one of each, for the colour bars."""
+    greys: Any = None
+    colours: Any = None
+    spacing_mm = data_spec.spacing_mm
+    for i, panel in enumerate(panels):
+        greys = draw_image(grid[0, i], slice_of(panel.image, spacing_mm), spacing_mm, "gray", GREY_SCALE)
+        grid[0, i].set_title(panel.title)
+        if panel.before is not None:
+            change = slice_of(panel.image - panel.before, spacing_mm).mean(0, keepdims=True)
+            colours = draw_image(grid[1, i], change, spacing_mm, "RdBu_r", DIFFERENCE_SCALE)
+    label = {"transform": grid[0, 0].transAxes, "rotation": 90, "va": "center", "ha": "right"}
+    grid[0, 0].text(-0.08, 0.5, f"scan {name[:8]}", **label)
+    grid[1, 0].text(0.5, 0.5, DIFFERENCE_LABEL, ha="center", va="center")
+    return greys, colours
+
+
+def _colour_bar(figure: Figure, image: Any, axes: Axes) -> Any:
     axes.set_axis_on()
     return figure.colorbar(image, cax=axes, extend="both")
 
 
-def picture(axes: Axes, image: np.ndarray, cache: Cache, cmap: str, norm: Normalize) -> Any:
-    """(C, rows, columns), shown true to the pixels' proportions; three channels as colours, else the first one."""
-    spacing = plane_spacing(cache.spacing_mm)
+def draw_image(axes: Axes, image: np.ndarray, spacing_mm: Sequence[float], cmap: str, norm: Normalize) -> Any:
+    """Draw (C, rows, columns) true to the pixels' proportions; three channels as colours, otherwise the first one."""
+    rows_mm, columns_mm = plane_spacing(spacing_mm)
     coloured = len(image) == 3 and cmap == "gray"
-    shown = np.clip(np.moveaxis(image, 0, -1), 0, 1) if coloured else image[0]
-    return axes.imshow(
-        shown, cmap=cmap, norm=norm, interpolation="nearest", aspect=spacing[0] / spacing[1]
-    )  # fmt: skip
+    pixels = np.clip(np.moveaxis(image, 0, -1), 0, 1) if coloured else image[0]
+    return axes.imshow(pixels, cmap=cmap, norm=norm, interpolation="nearest", aspect=rows_mm / columns_mm)
 
 
 def slice_of(x: Tensor, spacing_mm: Sequence[float]) -> np.ndarray:
     """(C, *S) -> (C, rows, columns): an image as it is, the middle slice of a volume upright, right on the left."""
     if x.ndim == 3:
         return x.numpy()
-    axis = across(spacing_mm)
+    axis = slice_axis(spacing_mm)
     return x.select(1 + axis, x.shape[1 + axis] // 2).numpy().swapaxes(1, 2)[:, ::-1, ::-1]
 
 
 def plane_spacing(spacing_mm: Sequence[float]) -> tuple[float, float]:
-    """mm of the rows and columns that are shown."""
+    """Distance of the rows and of the columns that are shown, in mm."""
     if len(spacing_mm) == 2:
         return spacing_mm[0], spacing_mm[1]
-    first, second = (mm for axis, mm in enumerate(spacing_mm) if axis != across(spacing_mm))
+    first, second = (mm for axis, mm in enumerate(spacing_mm) if axis != slice_axis(spacing_mm))
     return second, first
 
 
-def across(spacing_mm: Sequence[float]) -> int:
-    """The axis a volume is cut across: that of thick slices, else from head to foot."""
-    return int(np.argmax(spacing_mm)) if max(spacing_mm) > 1.5 * min(spacing_mm) else 2
+def slice_axis(spacing_mm: Sequence[float]) -> int:
+    """The axis across the slice that is shown: that of thick slices, otherwise from head to foot."""
+    return int(np.argmax(spacing_mm)) if max(spacing_mm) > THICK * min(spacing_mm) else 2
 
 
 def values_of_hu(hu: Sequence[float]) -> list[float]:
-    plain = recipes.plain(DataSpec(2, modality="CT"))
+    """The values, 0..1, that the plain window gives to HU."""
     x = torch.tensor(hu, dtype=torch.float32).reshape(1, 1, -1, 1)
-    return plain(x, plain.draw(torch.zeros(1, dtype=torch.int64))).flatten().tolist()
+    return apply_plain(recipes.plain(DataSpec(2, modality="CT")), x).flatten().tolist()

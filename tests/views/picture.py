@@ -24,14 +24,14 @@ from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import phantom
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.views.dose import LowDoseCT
-from medssl.views.preview import sheet
+from medssl.views.preview import preview
 
 MM, CROPS = 4.0, {"CT": (64, 64, 32), "MR": (64, 64, 32), "DX": (64, 64), "US": (40, 40)}
 MOST_BYTES = 150_000
 
 
 def picture(out: Path, folder: Path) -> Path:
-    """Write the sheets of all modalities, one below the other, to `out`."""
+    """Write the pictures of all modalities, one below the other, to `out`."""
     cohort = phantom(folder / "CT", patients=1, shape=(80, 80, 66), spacing_mm=(MM, MM, MM))
     ct = cached([cohort / "dicom"], "CT", folder)
     scan = str(ct.manifest["scan"].iloc[0])
@@ -40,13 +40,13 @@ def picture(out: Path, folder: Path) -> Path:
     for name, image in (("DX", radiograph(hu)), ("US", ultrasound(hu))):
         Image.fromarray((255 * image.clip(0, 1)).astype(np.uint8)).save(folder / f"{name}.png")
     caches = [ct, *(cached([folder / file], file[:2], folder) for file in ("MR.nii.gz", "DX.png", "US.png"))]
-    sheets = [
-        Image.open(sheet("contrastive", cache.path, folder / f"sheet{n}.png", crop=crop, scans=1)).convert("RGB")
+    pictures = [
+        Image.open(preview("contrastive", cache.path, folder / f"picture{n}.png", crop=crop, scans=1)).convert("RGB")
         for n, (cache, crop) in enumerate(zip(caches, CROPS.values()))
     ]
-    whole = Image.new("RGB", (max(one.width for one in sheets), sum(one.height for one in sheets)), "white")
-    for n, one in enumerate(sheets):
-        whole.paste(one, (0, sum(before.height for before in sheets[:n])))
+    whole = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
+    for n, one in enumerate(pictures):
+        whole.paste(one, (0, sum(before.height for before in pictures[:n])))
     small = [found for greys in range(40, 7, -4) if len(found := png(whole, greys)) < MOST_BYTES]
     if not small:
         raise SystemExit(f"the picture has more than {MOST_BYTES} bytes in 8 greys: expected less; lower CROPS")

@@ -1,4 +1,4 @@
-"""The sheet of a recipe's views: what each picture is, what stands beside it, which way up, and what is refused."""
+"""The picture of a recipe's views: what each panel shows, its orientation, and which requests raise an error."""
 
 from pathlib import Path
 
@@ -12,16 +12,16 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.views import recipes
+from medssl.views.base import leaves
 from medssl.views.dose import LowDoseCT
 from medssl.views.preview import (
-    CHANGES,
-    described,
-    leaves,
+    DIFFERENCE_SCALE,
+    as_if_selected,
     middle,
-    panels,
+    panel_title,
     plane_spacing,
-    sheet,
-    shown_on,
+    preview,
+    scan_panels,
     slice_of,
     source_of,
     values_of_hu,
@@ -31,8 +31,8 @@ from medssl.views.random import make_keys
 SIZE = (16, 16, 16)
 
 
-def test_the_sheet_is_labelled_with_every_view_and_carries_pseudonyms_alone(cache: Cache, tmp_path: Path) -> None:
-    out = sheet("contrastive", cache.path, tmp_path / "views.svg", crop=SIZE, scans=2, seed=3)
+def test_the_preview_is_labelled_with_every_view_and_carries_pseudonyms_alone(cache: Cache, tmp_path: Path) -> None:
+    out = preview("contrastive", cache.path, tmp_path / "views.svg", crop=SIZE, scans=2, seed=3)
     text = out.read_text()
     views = recipes.contrastive(cache.data_spec, SIZE)
     for part, _ in leaves(views, views.draw(make_keys(0, (torch.arange(1),)))):
@@ -50,7 +50,7 @@ def test_the_sheet_is_labelled_with_every_view_and_carries_pseudonyms_alone(cach
     assert len(shown) == 2
     assert not any(patient in text for patient in cache.manifest["patient"])
     assert str(cache.path) not in text
-    again = sheet("contrastive", cache.path, tmp_path / "again.svg", crop=SIZE, scans=2, seed=4).read_text()
+    again = preview("contrastive", cache.path, tmp_path / "again.svg", crop=SIZE, scans=2, seed=4).read_text()
     assert again != text
 
 
@@ -58,7 +58,7 @@ def test_each_panel_is_what_the_view_makes_of_the_scan(cache: Cache) -> None:
     scan = str(cache.manifest["scan"].iloc[0])
     for recipe in recipes.RECIPES:
         views = recipes.recipe_views(recipe, cache.data_spec, SIZE)
-        found = panels(cache, scan, views, SIZE, 0)
+        found = scan_panels(cache, scan, views, SIZE, 0)
         original = found[0].image
         assert found[0].title == "original"
         assert all(torch.isfinite(p.image).all() for p in found)
@@ -97,15 +97,15 @@ def test_low_dose_is_shown_as_it_acts_in_hu_before_the_window(cache: Cache) -> N
     keys = make_keys(0, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
     dose, params = next(pair for pair in leaves(view, view.draw(keys)) if isinstance(pair[0], LowDoseCT))
     plain, hu = recipes.plain(cache.data_spec), middle(source_of(cache, scan, SIZE), SIZE)
-    expected = plain(dose(hu, shown_on(params)), plain.draw(keys))[0]
-    found = next(p for p in panels(cache, scan, (view,), SIZE, 0) if p.title.startswith("LowDoseCT"))
+    expected = plain(dose(hu, as_if_selected(params)), plain.draw(keys))[0]
+    found = next(p for p in scan_panels(cache, scan, (view,), SIZE, 0) if p.title.startswith("LowDoseCT"))
     assert torch.equal(found.image, expected)
     assert 0 < (found.image - found.before).abs().mean() < 0.1
 
 
 def test_small_and_large_differences_show_on_one_scale() -> None:
     """A noise of 0.01 takes a visible share of the colours, twenty times as much is not yet at their end, and no change is white."""
-    place = CHANGES(np.array([-0.4, -0.2, -0.01, 0.0, 0.01, 0.2, 0.4]))
+    place = DIFFERENCE_SCALE(np.array([-0.4, -0.2, -0.01, 0.0, 0.01, 0.2, 0.4]))
     assert np.allclose(place, 1 - place[::-1])
     assert place[3] == 0.5
     assert place[4] > 0.55
@@ -115,7 +115,7 @@ def test_small_and_large_differences_show_on_one_scale() -> None:
 def test_turns_are_labelled_in_degrees() -> None:
     view = recipes.Resample((8, 8), rotate_degrees=(20.0,))
     params = view.draw(make_keys(0, (torch.arange(1),)))
-    assert f"degrees {float(params['radians'].rad2deg()):.3g}" in described(view, params)
+    assert f"degrees {float(params['radians'].rad2deg()):.3g}" in panel_title(view, params)
 
 
 def test_the_command_writes_a_picture_of_colour_photographs_too(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_command_writes_a_picture_of_colour_photographs_too(tmp_path: Path) 
     assert main(["views", "--recipe", "masked", *words]) == 0
     assert out.read_bytes()[:4] == b"\x89PNG"
     with pytest.warns(UserWarning, match="a recipe for US was given scans of RGB"):
-        sheet("masked", tmp_path / "c", out, "us", (32, 32), 1)
+        preview("masked", tmp_path / "c", out, "us", (32, 32), 1)
 
 
 def test_wrong_asks_are_answered_in_words(cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,7 +143,7 @@ def test_wrong_asks_are_answered_in_words(cache: Cache, tmp_path: Path, capsys: 
         (("masked", out, "ct", SIZE, 0), "scans is 0: expected 1 or more"),
     ):
         with pytest.raises(MedsslError, match=said):
-            sheet(given[0], cache.path, *given[1:])
+            preview(given[0], cache.path, *given[1:])
     assert main(["views", "--recipe", "maskd", "--data", str(cache.path)]) == 2
     assert "did you mean masked?" in capsys.readouterr().err
     assert not out.exists()
