@@ -1,8 +1,8 @@
-"""The whole path on the embedded phantom cohort: scans in, pretraining, label-efficiency study, report, a model used.
+"""The whole path on the embedded phantom cohort: scans, pretraining, label-efficiency study, report, a model in use.
 
     medssl demo --out demo
 
-Every step prints the command it stands for, so that the demo is also the shortest tour of the tool.
+Every step prints the command that it stands for, so the demo is also a short tour of medssl.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from medssl.cli import terminal as show
+from medssl.cli import terminal
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import phantom
@@ -25,59 +25,105 @@ from medssl.training.finetune import finetune
 from medssl.training.predict import predict
 from medssl.training.pretrain import pretrain
 
-console = show.console
 MARK = ".medssl-demo"
+MASKS = "../../masks/{name}.nii.gz"
+PRETRAINING = TrainConfig(steps=200, batch_size=8, lr=2e-3)
+FINETUNING = FinetuneConfig(steps=130, batch_size=2, lr=3e-3)
+FINETUNING_OPTIONS = "--steps 130 --batch-size 2 --lr 3e-3"
 
 
 def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
-    """Run it all in the folder `out`; returns where the report is. Started again, it does only what is missing."""
+    """Run every step in one folder. Started again, it does only what is missing.
+
+    Args:
+        out: Folder of everything the demo makes.
+        patients: Number of phantom patients.
+        seed: Seed of the phantom cohort.
+
+    Returns:
+        A sentence that says where the report and the masks are.
+
+    Raises:
+        MedsslError: The folder holds files that no demo made.
+    """
     out = Path(out)
+    _claim_folder(out)
+    _make_cohort(out / "scans", patients, seed)
+    _prepare_cache(out)
+    run = _pretrain(out)
+    page = _compare_with_scratch(out, run)
+    masks = _segment_one_patient(out, run)
+    return f"the report: {page}; masks on the scan's own grid: {masks}"
+
+
+def _claim_folder(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / MARK).exists():
-        raise MedsslError(
-            f"{out} holds something else than a demo: expected an empty or new folder; pass another --out"
-        )
+        raise MedsslError(f"{out} holds files that no demo made: expected an empty or new folder; pass another --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / MARK).touch()
-    if not (out / "scans" / "labels.csv").exists():
-        shutil.rmtree(out / "scans", ignore_errors=True)
-        _say("a cohort that looks like CT, as DICOM series with masks, labels and reports", None)
-        phantom(out / "scans", patients=patients, seed=seed)
+
+
+def _make_cohort(scans: Path, patients: int, seed: int) -> None:
+    if not (scans / "labels.csv").exists():  # written last
+        shutil.rmtree(scans, ignore_errors=True)
+        _announce("a cohort that looks like CT, as DICOM series with masks, labels and reports")
+        phantom(scans, patients=patients, seed=seed)
+
+
+def _prepare_cache(out: Path) -> None:
     labels = out / "scans" / "labels.csv"
-    _say("index: headers into a manifest", f"medssl index {out}/scans --labels {labels} --patient patient "
-         f"--mask ../../masks/{{name}}.nii.gz --out {out}/manifest")  # fmt: skip
-    manifest = index(
-        [out / "scans"], out / "manifest", labels=labels, patient="patient", mask="../../masks/{name}.nii.gz"
+    _announce(
+        "index: headers into a manifest",
+        f"medssl index {out}/scans --labels {labels} --patient patient --mask {MASKS} --out {out}/manifest",
     )
-    show.result("index", manifest, {"out": out / "manifest"})
-    _say("prepare: orient, resample, cache", f"medssl prepare {out}/manifest --spacing-mm 8 8 8 --out {out}/cache")
-    show.result("prepare", prepare(out / "manifest", out / "cache", spacing_mm=(8.0, 8.0, 8.0)), {"out": out / "cache"})
+    manifest = index([out / "scans"], out / "manifest", labels=labels, patient="patient", mask=MASKS)
+    terminal.show_result("index", manifest, {"out": out / "manifest"})
+    _announce("prepare: orient, resample, cache", f"medssl prepare {out}/manifest --spacing-mm 8 8 8 --out {out}/cache")
+    cache = prepare(out / "manifest", out / "cache", spacing_mm=(8.0, 8.0, 8.0))
+    terminal.show_result("prepare", cache, {"out": out / "cache"})
+
+
+def _pretrain(out: Path) -> Path:
     run = out / "runs" / "simmim"
-    net = "--encoder ResidualUNet --encoder.width 16 --encoder.blocks 1 1 1 1"
-    _say("pretrain without labels", f"medssl pretrain --data {out}/cache --out {run} {net} --method SimMIM --crop 32 32 32 "
-         "--steps 200 --batch-size 8 --lr 2e-3")  # fmt: skip
+    _announce(
+        "pretrain without labels",
+        f"medssl pretrain --data {out}/cache --out {run} --encoder ResidualUNet --encoder.width 16 --encoder.blocks 1 1 1 1 "
+        "--method SimMIM --crop 32 32 32 --steps 200 --batch-size 8 --lr 2e-3",
+    )
     encoder = ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))
-    train = TrainConfig(steps=200, batch_size=8, lr=2e-3)
-    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), train=train)
-    finetuning = FinetuneConfig(steps=130, batch_size=2, lr=3e-3)
-    _say("study: what was it worth?", f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} "
-         "--budgets 1p 100% --draws 3 --steps 130 --batch-size 2 --lr 3e-3 --jobs 2")  # fmt: skip
-    table = study(out / "cache", out / "study", "segmentation", ["scratch", str(run)], ["1p", "100%"],
-                  train=finetuning, design=StudyDesign(draws=3), jobs=2)  # fmt: skip
-    console.print(show.study_table(table))
-    _say("report", f"medssl report {out}/study --out {out}/report.html")
-    page = report(out / "study", out / "report.html")
-    someone = sorted((out / "scans" / "dicom").iterdir())[-1]
-    _say("use it: train one model and segment a folder of DICOM", f"medssl finetune --data {out}/cache --out {out}/runs/model "
-         f"--task segmentation --init {run} --steps 130 --batch-size 2 --lr 3e-3\n"
-         f"medssl predict {out}/runs/model {someone} --out {out}/masks")  # fmt: skip
-    model = out / "runs" / "model"
+    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), train=PRETRAINING)
+    return run
+
+
+def _compare_with_scratch(out: Path, run: Path) -> Path:
+    _announce(
+        "study: what is the pretraining worth?",
+        f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} --budgets 1p 100% "
+        f"--draws 3 {FINETUNING_OPTIONS} --jobs 2",
+    )
+    arms, design = ["scratch", str(run)], StudyDesign(draws=3)
+    table = study(
+        out / "cache", out / "study", "segmentation", arms, ["1p", "100%"], train=FINETUNING, design=design, jobs=2
+    )
+    terminal.show_result("study", table, {})
+    _announce("report", f"medssl report {out}/study --out {out}/report.html")
+    return report(out / "study", out / "report.html")
+
+
+def _segment_one_patient(out: Path, run: Path) -> Path:
+    model, patient = out / "runs" / "model", sorted((out / "scans" / "dicom").iterdir())[-1]
+    _announce(
+        "use it: train one model and segment a folder of DICOM",
+        f"medssl finetune --data {out}/cache --out {model} --task segmentation --init {run} {FINETUNING_OPTIONS}\n"
+        f"medssl predict {model} {patient} --out {out}/masks",
+    )
     if not (model / "model.safetensors").exists():
-        finetune(out / "cache", model, "segmentation", init=run, train=finetuning)
-    predict(model, someone, out / "masks")
-    return f"the report: {page}; masks on the scan's own grid: {out / 'masks'}"
+        finetune(out / "cache", model, "segmentation", init=run, train=FINETUNING)
+    predict(model, patient, out / "masks")
+    return out / "masks"
 
 
-def _say(title: str, command: str | None) -> None:
-    console.rule(title)
+def _announce(title: str, command: str | None = None) -> None:
+    terminal.console.rule(title)
     if command:
-        console.print(command, style="dim", highlight=False, soft_wrap=True)
+        terminal.console.print(command, style="dim", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""How results look on a terminal."""
+"""Results of commands as text on a terminal."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from medssl.core.runs import Run
 console = Console(width=shutil.get_terminal_size((120, 40)).columns)
 
 
-def result(command: str, value: Any, settings: dict[str, Any]) -> int:
-    """Print what a command returned; the exit code is 3 where scans were rejected, else 0."""
+def show_result(command: str, value: Any, settings: dict[str, Any]) -> int:
+    """Print what a command returned.
+
+    Args:
+        command: Name of the command.
+        value: What its function returned.
+        settings: The arguments of the function.
+
+    Returns:
+        The exit code: 3 if scans were rejected, else 0.
+    """
     if command == "index":
-        return _index(value, Path(settings["out"]))
+        return _show_manifest(value, Path(settings["out"]))
     if command == "prepare":
-        return _prepared(value, Path(settings["out"]))
+        return _show_cache(value, Path(settings["out"]))
     if command == "study":
         console.print(study_table(value))
     elif isinstance(value, Run):
-        _run(value, settings)
+        _show_run(value, settings)
     elif isinstance(value, pd.DataFrame):
         console.print(value.to_string(max_rows=20, max_cols=10))
         if "status" in value and (value["status"] != "ok").any():
@@ -42,18 +51,22 @@ def result(command: str, value: Any, settings: dict[str, Any]) -> int:
 
 def study_table(summary: pd.DataFrame) -> Table:
     """The primary metric of each arm and budget with its interval, and the paired difference against scratch."""
-    rows = summary[summary["metric"].isin(("dice", "auroc"))]
-    metric = rows["metric"].iloc[0] if len(rows) else "score"
+    primary = summary[summary["metric"].isin(("dice", "auroc"))]
+    metric = primary["metric"].iloc[0] if len(primary) else "score"
     table = Table(title=f"{metric}: mean [95% interval], paired difference against scratch, p (Holm)")
     for name in ("budget", "patients", "scans", "draws", "arm", metric, "difference", "p"):
         table.add_column(name, justify="left" if name in ("budget", "arm") else "right", no_wrap=True)
-    ordered = rows.sort_values(["budget", "arm", "mode"], kind="stable")
-    for _, r in ordered.iterrows():
-        arm = r["arm"] if r["mode"] == "finetune" else f"{r['arm']} {r['mode']}"
+    for _, row in primary.sort_values(["budget", "arm", "mode"], kind="stable").iterrows():
         table.add_row(
-            r["budget_name"], str(r["patients"]), f"{r['scans']:.0f}", str(r["draws"]), arm, _interval(r, "mean", "low", "high"),
-            _interval(r, "difference", "difference_low", "difference_high", "+"), _p(r.get("p_holm")),
-        )  # fmt: skip
+            row["budget_name"],
+            str(row["patients"]),
+            f"{row['scans']:.0f}",
+            str(row["draws"]),
+            row["arm"] if row["mode"] == "finetune" else f"{row['arm']} {row['mode']}",
+            _interval(row, "mean", "low", "high"),
+            _interval(row, "difference", "difference_low", "difference_high", "+"),
+            _p_value(row.get("p_holm")),
+        )
     return table
 
 
@@ -66,11 +79,11 @@ def _interval(row: Any, mean: str, low: str, high: str, sign: str = "") -> str:
     return f"{value:{sign}.3f} [{row[low]:{sign}.3f}, {row[high]:{sign}.3f}]"
 
 
-def _p(value: Any) -> str:
+def _p_value(value: Any) -> str:
     return "" if value is None or math.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _index(manifest: pd.DataFrame, out: Path) -> int:
+def _show_manifest(manifest: pd.DataFrame, out: Path) -> int:
     from medssl.datasets.manifest import rejects_table
 
     rejected = int((manifest["status"] != "ok").sum())
@@ -80,17 +93,17 @@ def _index(manifest: pd.DataFrame, out: Path) -> int:
     return 3 if rejected else 0
 
 
-def _prepared(cache: Any, out: Path) -> int:
-    everything = pd.read_parquet(out / "manifest.parquet")
-    rejected = everything[everything["status"] != "ok"]
-    ready = cache.manifest
-    console.print(f"{len(ready)} scans of {ready['patient'].nunique()} patients ready; {len(rejected)} rejected")
+def _show_cache(cache: Any, out: Path) -> int:
+    manifest = pd.read_parquet(out / "manifest.parquet")
+    rejected = manifest[manifest["status"] != "ok"]
+    patients = cache.manifest["patient"].nunique()
+    console.print(f"{len(cache.manifest)} scans of {patients} patients ready; {len(rejected)} rejected")
     for _, row in rejected.iterrows():
         console.print(f"  {row['scan']}: {row['reason']}")
     return 3 if len(rejected) else 0
 
 
-def _run(run: Run, settings: dict[str, Any]) -> None:
+def _show_run(run: Run, settings: dict[str, Any]) -> None:
     numbers = ", ".join(f"{k} {v:.3f}" for k, v in run.metrics.items() if isinstance(v, float))
     console.print(
         f"{run.kind} {run.id} {run.status} in {run.cost.get('seconds', 0):.0f} s: {settings['out']}\n{numbers}",

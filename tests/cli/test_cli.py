@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import medssl
+from medssl.cli.arguments import build_parser, option_types
 from medssl.cli.main import COMMANDS, main
 from medssl.core import runs
 from medssl.preprocessing.cache import Cache
@@ -225,11 +226,17 @@ def test_help_shows_options_as_the_readme_writes_them_and_print_config_gives_a_r
     assert yaml.safe_load(capsys.readouterr().out) == {"data": "cache", "out": "run"}
 
 
-def test_help_says_what_an_option_means(capsys: pytest.CaptureFixture) -> None:
-    main(["study", "--help"])
-    told = " ".join(capsys.readouterr().out.split())
-    assert 'explore on "validation", publish "test"' in told
-    assert "processes, the cores shared among them" in told
+UNDOCUMENTED = {"compare", "embed", "index", "plan", "predict", "prepare", "probe", "report", "review", "sample",
+                "study", "views", "where"}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_option_of_every_command_is_explained(command: str, request: pytest.FixtureRequest) -> None:
+    if command in UNDOCUMENTED:
+        request.applymarker(pytest.mark.xfail(reason="its docstring has no Args yet"))
+    function = COMMANDS[command].load()
+    explained = {action.dest: action.help for action in build_parser(function, command)._actions}
+    assert [option for option in option_types(function) if len(explained[option] or "") < 8] == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from medssl.cli.main import COMMANDS, _parse
+from medssl.cli.arguments import parse_arguments
+from medssl.cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -19,15 +20,12 @@ def test_there_are_recipes() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_a_recipe_parses_and_its_own_command_is_the_one_it_states(path: Path) -> None:
-    import importlib
-
     stated = re.search(r"# medssl (\w+) --config configs/(\S+)", path.read_text())
     assert stated, "a recipe says on its second line how it is run"
     assert stated[2] == path.name
-    command = COMMANDS[stated[1]]
-    module, _, name = command.target.partition(":")
-    function = getattr(importlib.import_module(module), name)
-    settings = _parse(stated[1], command, function, ["--config", str(path), "--data", "cache", "--out", "out"])
+    function = COMMANDS[stated[1]].load()
+    words = ["--config", str(path), "--data", "cache", "--out", "out"]
+    settings = parse_arguments(function, "medssl", words=words)
     assert settings is not None
     if stated[1] == "pretrain":
         assert settings["encoder"].dims == len(settings["crop"])

@@ -1,0 +1,158 @@
+"""YAML files of options: which file --config means, and which classes it may name.
+
+    medssl pretrain --config hippocampus_simmim --data CACHE --out runs/a      # a configuration that medssl carries
+    medssl pretrain --config mine.yaml --method mypackage.Mine --data CACHE --out runs/a
+
+A file that someone sent must not run code. It may name the encoders and methods of medssl, and any class that the command
+line itself names; nothing else is imported.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from medssl.core.errors import MedsslError, nearest
+from medssl.core.registry import Registry
+from medssl.core.resources import resource
+
+PLAIN = (str, int, float, bool, type(None), Path)
+
+
+def resolve_configs(function: Any, words: Sequence[str], class_options: Mapping[str, Registry]) -> list[str]:
+    """The words with a path after every --config; each file is checked, and the classes it names are imported.
+
+    Raises:
+        MedsslError: There is no such file, it cannot be read, or it names a class that it must not name.
+    """
+    resolved = list(words)
+    for i, word in enumerate(words):
+        if word == "--config":
+            path = _find(words[i + 1] if i + 1 < len(words) else "")
+            resolved[i + 1] = str(path)
+            _Check(path.name, function, frozenset(words), class_options).check_file(_load(path))
+    return resolved
+
+
+def _find(name: str) -> Path:
+    """`hippocampus_simmim` is a configuration that medssl carries, `mine.yaml` a file."""
+    carried = {path.stem: path for path in resource("configs").glob("*.yaml")}
+    if Path(name).is_file():
+        return Path(name)
+    if name not in carried:
+        raise MedsslError(
+            f"--config {name} is neither a file nor a configuration that medssl carries{nearest(name, carried)}"
+        )
+    return carried[name]
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MedsslError(f"--config {path.name} is not valid YAML: expected lines such as steps: 500") from error
+    if not isinstance(content, dict):
+        raise MedsslError(f"--config {path.name} holds no options: expected lines such as steps: 500")
+    return content
+
+
+@dataclass(frozen=True)
+class _Check:
+    """One file against the signature of the command's function."""
+
+    file: str
+    function: Any
+    typed: frozenset[str]  # the words of the command line, the only ones that may name a class outside medssl
+    class_options: Mapping[str, Registry]
+
+    def check_file(self, content: dict[str, Any]) -> None:
+        hints = typing.get_type_hints(self.function)
+        for key, value in content.items():
+            if key == "recipe" and key not in hints:
+                raise MedsslError(
+                    f"{self.file} has the key recipe, which is no longer used: write its settings without it, as options of "
+                    f"their own ({_as_lines(value)})"
+                )
+            if key == "config" or "." in str(key):
+                raise MedsslError(
+                    f"{self.file} has the key {key}: expected the name of one option; write arguments of a class below "
+                    "class_path and init_args"
+                )
+            self.check(value, hints.get(key, str))
+
+    def check(self, value: Any, hint: Any) -> None:
+        """Refuse every class path in the value that the file must not name."""
+        if isinstance(value, list):
+            for item in value:
+                self.check(item, hint)
+        elif isinstance(value, dict):
+            self._check_mapping(value, hint)
+        elif isinstance(value, str) and ("class_path" in value or names_classes(hint)):
+            self._resolve(value)
+
+    def _check_mapping(self, value: dict[Any, Any], hint: Any) -> None:
+        if "class_path" not in value:
+            if names_classes(hint):
+                raise MedsslError(
+                    f"{self.file} describes a class by {', '.join(map(str, value))}: expected class_path and init_args"
+                )
+            for item in value.values():
+                self.check(item, hint)
+            return
+        hints = typing.get_type_hints(self._resolve(str(value["class_path"])).__init__)
+        for part, arguments in value.items():
+            if part != "class_path":
+                for name, item in arguments.items() if isinstance(arguments, dict) else ():
+                    self.check(item, hints.get(name, Any))
+
+    def _resolve(self, path: str) -> Any:
+        """The class of medssl with this name or path, or the one that the command line names too."""
+        for registry in self.class_options.values():
+            package, _, name = path.rpartition(".")
+            if name in registry.names() and package in ("", registry.package, registry.load(name).__module__):
+                return registry.load(name)
+        if path not in self.typed:
+            known = [name for registry in self.class_options.values() for name in registry.names()]
+            raise MedsslError(
+                f"{self.file} names the class {path!r}: a file may name only the encoders and methods of medssl"
+                f"{nearest(path, known)}. If the class is your own, name it on the command line too, as --method {path}"
+            )
+        return _import(path)
+
+
+def _import(path: str) -> Any:
+    import importlib
+
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise MedsslError(
+            f"there is no class {path}: expected one in this folder or in an installed package"
+        ) from error
+
+
+def names_classes(hint: Any) -> bool:
+    """Whether a value of this type is a class or a function, so that a text would be imported."""
+    return any(part is not Any and part not in PLAIN and not is_dataclass(part) for part in _leaves(hint))
+
+
+def _leaves(hint: Any) -> Iterator[Any]:
+    """The types that a hint is made of, without the containers."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal or hint in (list, tuple, dict, Ellipsis):
+        return
+    if not arguments or "Callable" in str(origin):
+        yield hint
+        return
+    for argument in arguments:
+        yield from _leaves(argument)
+
+
+def _as_lines(value: Any) -> str:
+    return ", ".join(f"{name}: {item}" for name, item in value.items()) if isinstance(value, dict) else "steps: 500"
