@@ -5,7 +5,7 @@ patient. Both are samples, and every draw meets every patient, so they are cross
 interval over patients alone pretends that another draw would have given the same model. Scores come as
 one array (draws, patients), NaN where a case does not count; AUROC is brought to that same form.
 
-    python -c "import numpy; from medssl.stats import crossed_interval; \
+    python -c "import numpy; from medssl.evaluation.intervals import crossed_interval; \
                print(crossed_interval(numpy.random.default_rng(0).normal(0.8, 0.1, (5, 40))))"
 
 Searle, Casella, McCulloch, "Variance Components" (1992); Satterthwaite, "An approximate distribution of
@@ -15,12 +15,12 @@ estimation", JRSS B 1954.
 
 How often the nominal 95% covers stands with each interval; to measure it again:
 
-    COVERAGE=20000 pytest tests/evaluation/test_intervals.py -k coverage -s
+    COVERAGE=20000 pytest tests/evaluation -k coverage -s
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import chdtri, expit, logit, stdtr, stdtrit
 from scipy.stats import rankdata
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from medssl.core.errors import MedsslError
 
@@ -51,20 +50,6 @@ class Interval:
     p: float
     draws: int
     patients: int
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class LabelsSaved:
-    """The budget (patients) at which the pretrained curve reaches scratch with all labels.
-
-    `budget` is infinite where the curve stays below; `share` is 1 - budget / all patients.
-    """
-
-    budget: float
-    low: float
-    high: float
-    share: float
     note: str = ""
 
 
@@ -103,13 +88,18 @@ def crossed_interval(
     >>> round(crossed_interval([[0.8, 0.9, 0.7], [0.7, 0.9, 0.6]]).mean, 4)
     0.7667
     """
-    found = _combined([np.asarray(scores, dtype=float)], [1.0], level, patient_df, note)
-    if np.isnan(found.low):
-        return found
-    return replace(found, low=max(found.low, bounds[0]), high=min(found.high, bounds[1]))
+    interval = combined_interval([np.asarray(scores, dtype=float)], [1.0], level, patient_df, note)
+    return within_bounds(interval, bounds)
 
 
-def _combined(
+def within_bounds(interval: Interval, bounds: tuple[float, float]) -> Interval:
+    """The interval cut off at the bounds of the score; one without limits stays as it is."""
+    if np.isnan(interval.low):
+        return interval
+    return replace(interval, low=max(interval.low, bounds[0]), high=min(interval.high, bounds[1]))
+
+
+def combined_interval(
     tables: Sequence[Array], weights: Sequence[float], level: float, patient_df: float | None, note: str = ""
 ) -> Interval:
     """The weighted sum of the means of tables (draws, patients): one table, or the budgets of a label curve.
@@ -128,16 +118,16 @@ def _combined(
     cleaned = [table[~np.isnan(table).all(axis=1)] for table in cleaned]
     draws, patients = min(map(len, cleaned)), int(count.sum())
     if patients < 2:
-        return _no_interval(mean, draws, patients, f"{patients} test patient(s) count: no interval")
+        return no_interval(mean, draws, patients, f"{patients} test patient(s) count: no interval")
     fits = [_fit(table) for table in cleaned]
     if any(fit is None for fit in fits):
-        return _no_interval(mean, draws, patients, "draws share too few patients: no interval")
+        return no_interval(mean, draws, patients, "draws share too few patients: no interval")
     variance, freedom = _variance([fit for fit in fits if fit is not None], patient_df)
     limits = {
         1: "one draw: the interval is over patients alone, how another draw would do is not in it",
         2: "two draws: how draws differ rests on one number",
     }
-    return _t_interval(mean, variance, freedom, level, (draws, patients), _join(note, limits.get(draws, "")))
+    return _t_interval(mean, variance, freedom, level, (draws, patients), join_notes(note, limits.get(draws, "")))
 
 
 @dataclass(frozen=True)
@@ -211,9 +201,9 @@ def _variance(fits: list[_Fit], patient_df: float | None, bound: float = 0.75) -
     below = sum(part.square**2 / part.df for part in parts) + left**2 / rest_df
     candidates = [variance**2 / below]
     for k, part in enumerate(parts):
-        most = part.square * part.df / chdtri(part.df, bound)  # upper bound of the expected mean square
+        upper = part.square * part.df / chdtri(part.df, bound)  # of the expected mean square
         guess = [*true]
-        guess[k] = max(most - part.noise, 0.0) + (rest if k == 0 else 0.0)
+        guess[k] = max(upper - part.noise, 0.0) + (rest if k == 0 else 0.0)
         candidates.append(sum(guess) ** 2 / sum(value**2 / part.df for value, part in zip(guess, parts)))
     return variance, max(min(candidates), fewest)
 
@@ -224,15 +214,18 @@ def _t_interval(mean: float, variance: float, df: float, level: float, counts: t
     if se > 0:
         p = float(2 * stdtr(df, -abs(mean) / se))
     else:
-        p, note = (1.0 if mean == 0 else np.nan), _join(note, "no spread at all: the interval has no width")
+        p, note = (
+            (1.0 if mean == 0 else np.nan),
+            join_notes(note, "the scores do not vary at all: the interval has no width"),
+        )
     return Interval(mean, mean - half, mean + half, se, float(df), p, counts[0], counts[1], note)
 
 
-def _no_interval(mean: float, draws: int, patients: int, note: str) -> Interval:
+def no_interval(mean: float, draws: int, patients: int, note: str) -> Interval:
     return Interval(mean, np.nan, np.nan, np.nan, np.nan, np.nan, draws, patients, note)
 
 
-def _join(*notes: str) -> str:
+def join_notes(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
 
 
@@ -253,18 +246,6 @@ def patient_means(scores: ArrayLike, groups: ArrayLike) -> tuple[Array, Array]:
 # -------------------------------------------------------------------------------------------------- AUROC
 
 
-def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve; scores (cases,) for labels 0/1, or (cases, classes): macro one-vs-rest.
-
-    Raises MedsslError where a class has no case. Ties count one half, as in scikit-learn.
-
-    >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
-    0.75
-    """
-    codes, columns = _one_vs_rest(labels, np.asarray(scores, dtype=float)[None])
-    return float(np.mean([roc_auc_score(codes == k, column[0]) for k, column in columns]))
-
-
 def auroc_by_patient(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> tuple[Array, float]:
     """AUROC as pseudo-values (draws, patients) whose row means are each draw's AUROC, and their patient df.
 
@@ -273,7 +254,7 @@ def auroc_by_patient(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) ->
     her weight of the product of a patient's positive and negative sums. The degrees of freedom are
     Satterthwaite's over the classes: 5 diseased among 100 patients give between 4 and some 10, not 99.
     """
-    codes, columns = _one_vs_rest(labels, np.asarray(scores, dtype=float))
+    codes, columns = one_vs_rest(labels, np.asarray(scores, dtype=float))
     patients, owner = np.unique(np.asarray(groups), return_inverse=True)
     if len(owner) != len(codes):
         raise MedsslError(f"{len(owner)} groups for {len(codes)} cases: expected one patient a case")
@@ -283,7 +264,7 @@ def auroc_by_patient(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) ->
     by_patient, strata = np.zeros((len(area), len(patients))), []
     for k in np.unique(codes):
         holders = len(np.unique(owner[codes == k]))
-        if holders < 2:  # one patient with this class: its spread cannot be known
+        if holders < 2:  # one patient with this class: how much it varies cannot be known
             return np.broadcast_to(area, by_patient.shape), 0.0
         correction = np.sqrt(holders / (holders - 1) * (1 - 1 / len(patients)))
         values = (part * (codes == k)) @ member * correction  # (draws, patients)
@@ -317,7 +298,7 @@ def auroc_interval(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, leve
         codes, owner = np.asarray(labels), np.asarray(groups)
         smallest = min(len(np.unique(owner[codes == k])) for k in np.unique(codes))
         low = ((1 - level) / 2) ** (1 / smallest)
-        return replace(plain, low=float(low), p=np.nan, note=_join(plain.note, "no error seen: binomial bound"))
+        return replace(plain, low=float(low), p=np.nan, note=join_notes(plain.note, "no error seen: binomial bound"))
     if not 0 < plain.mean < 1 or plain.se == 0:
         return plain
     centre, slope = logit(plain.mean), plain.mean * (1 - plain.mean)
@@ -341,13 +322,21 @@ def paired_auroc(
 
 
 def _one_patient_class(values: Array) -> Interval:
-    return _no_interval(
+    return no_interval(
         float(values.mean()), values.shape[0], values.shape[1], "a class has one test patient: no interval"
     )
 
 
-def _one_vs_rest(labels: ArrayLike, scores: Array) -> tuple[Array, list[tuple[int, Array]]]:
-    """Integer labels (cases,), and for each class to be told from the rest its scores (draws, cases)."""
+def one_vs_rest(labels: ArrayLike, scores: Array) -> tuple[Array, list[tuple[int, Array]]]:
+    """Return the labels (cases,) as integers, and for each class to tell from the rest its scores (draws, cases).
+
+    Args:
+        labels: Class numbers (cases,).
+        scores: (draws, cases) for labels 0/1, or (draws, cases, classes).
+
+    Raises:
+        MedsslError: A class has no case, or a score is missing.
+    """
     codes = np.asarray(labels).astype(int)
     scores = np.asarray(scores, dtype=float)
     classes = 2 if scores.ndim == 2 else scores.shape[2]
@@ -384,61 +373,6 @@ def _structural(positive: Array, scores: Array) -> tuple[Array, Array]:
     return area, (other - area) / np.where(positive, above, below)
 
 
-# ----------------------------------------------------------------------------------------- metrics of a cell
-
-
-def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
-    """AUROC, AUPRC, balanced accuracy and expected calibration error of one draw.
-
-    probabilities (cases, classes), rows summing to 1, or (cases,) of class 1. Two classes: AUROC and AUPRC
-    are of class 1; more: macro one-vs-rest. Raises MedsslError where a class has no case.
-    """
-    table = np.asarray(probabilities, dtype=float)
-    table = np.stack([1 - table, table], axis=1) if table.ndim == 1 else table
-    codes, columns = _one_vs_rest(labels, table[None])
-    return {
-        "auroc": auroc(codes, table),
-        "auprc": float(np.mean([average_precision_score(codes == k, column[0]) for k, column in columns])),
-        "balanced_accuracy": float(balanced_accuracy_score(codes, table.argmax(axis=1))),
-        "calibration_error": calibration_error(codes, table),
-    }
-
-
-def calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error of (cases, classes): |accuracy - confidence| over equal-width bins.
-
-    Guo et al., "On calibration of modern neural networks", ICML 2017.
-    """
-    table = np.asarray(probabilities, dtype=float)
-    confidence, hit = table.max(axis=1), table.argmax(axis=1) == np.asarray(labels)
-    where = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.bincount(where, weights=hit - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))
-
-
-def dice(
-    prediction: ArrayLike, reference: ArrayLike, structures: Mapping[str, int] | Sequence[int]
-) -> dict[str, float]:
-    """Dice of each structure: {name: score}, structures given as {name: label} or as labels.
-
-    Both empty: NaN, the case does not count. Reference empty and prediction not: 0. prediction and
-    reference are integer masks of one shape.
-
-    >>> dice([0, 1, 1], [0, 1, 0], {"tumour": 1, "cyst": 2})
-    {'tumour': 0.6666666666666666, 'cyst': nan}
-    """
-    found, truth = np.asarray(prediction), np.asarray(reference)
-    if found.shape != truth.shape:
-        raise MedsslError(f"prediction {found.shape} and reference {truth.shape}: expected one shape")
-    named = structures if isinstance(structures, Mapping) else {str(label): label for label in structures}
-    result = {}
-    for name, label in named.items():
-        size = int(np.sum(found == label)) + int(np.sum(truth == label))
-        overlap = int(np.sum((found == label) & (truth == label)))
-        result[name] = 2 * overlap / size if size else float("nan")
-    return result
-
-
 # ------------------------------------------------------------------------------------------- several tests
 
 
@@ -465,104 +399,3 @@ def smallest_p(draws: int) -> float:
 def sign_flip_note(draws: int) -> str:
     """What a sign flip over the draws could show at best, in words, for a table's note."""
     return f"a sign flip over {draws} draws can never go below p = {smallest_p(draws):.2g}"
-
-
-# --------------------------------------------------------------------------------------- label-budget curves
-
-
-def labels_saved(
-    budgets: Sequence[float],
-    pretrained: Sequence[ArrayLike],
-    scratch_full: ArrayLike,
-    *,
-    level: float = 0.95,
-    patient_df: float | None = None,
-    points: int = 129,
-) -> LabelsSaved:
-    """The budget at which the pretrained curve, linear in log budget, first reaches scratch at 100%.
-
-    budgets: patients, rising. pretrained: one array (draws, patients) a budget (draws may differ between
-    budgets; `auroc_by_patient` gives that form), or one number a budget. scratch_full: likewise, at the last
-    budget. Higher is better. The interval (Fieller 1954) spans the budgets, of `points` between the first and
-    the last, at which curve minus scratch, tested as in `crossed_interval` over draws and test patients, does
-    not differ from zero; so it covers as that does, however flat the curve. It may be open: `high` is
-    infinite where the last budget is in it. Numbers alone give no interval. Below the smallest budget the
-    curve is not known: the answer is then that budget and the note says so. Coverage of 95%: 95.9%.
-
-    >>> round(labels_saved([1, 10, 100], [0.5, 0.7, 0.9], 0.7).budget, 6)
-    10.0
-    """
-    sizes = _check_budgets(budgets, pretrained)
-    tables = [np.asarray(table, dtype=float) for table in [*pretrained, scratch_full]]
-    curve = np.array([np.nanmean(table) for table in tables])
-    budget = _crossing(np.log(sizes), curve[:-1] - curve[-1])
-    notes = {np.inf: "not reached within these budgets", sizes[0]: "reached at or below the smallest budget"}
-    share, note = float(1 - budget / sizes[-1]), notes.get(budget, "")
-    if any(table.ndim == 0 for table in tables):
-        return LabelsSaved(budget, np.nan, np.nan, share, _join(note, "no draws given: no interval"))
-    grid = np.unique(np.concatenate([np.geomspace(sizes[0], sizes[-1], points), sizes]))
-    inside, limit = [], ""
-    for size in grid:
-        weights = [*_between(np.log(sizes), np.log(size)), -1.0]
-        difference = _combined(tables, weights, level, patient_df)
-        limit = difference.note
-        if np.isnan(difference.low):
-            return LabelsSaved(budget, np.nan, np.nan, share, _join(note, limit))
-        inside.append(difference.low <= 0 <= difference.high)
-    low, high = (grid[inside][0], grid[inside][-1]) if any(inside) else (budget, budget)
-    high = np.inf if high == sizes[-1] else high
-    return LabelsSaved(budget, float(low), float(high), share, _join(note, limit))
-
-
-def area_under_label_curve(
-    budgets: Sequence[float],
-    scores: Sequence[ArrayLike],
-    *,
-    level: float = 0.95,
-    patient_df: float | None = None,
-    bounds: tuple[float, float] = (-np.inf, np.inf),
-) -> Interval:
-    """The mean score along the label curve, linear in log budget: the area over the width of the log axis.
-
-    budgets and scores as in `labels_saved`; for two arms give the differences of their scores. The interval
-    is that of `crossed_interval`, for the weighted sum of the budgets' means: budgets share the test
-    patients, and those with the same number of draws the draws. Numbers alone give no interval. bounds: of the score.
-    Coverage of 95%: 95.3%.
-
-    >>> round(area_under_label_curve([1, 10, 100], [0.5, 0.7, 0.9]).mean, 6)
-    0.7
-    """
-    sizes = _check_budgets(budgets, scores)
-    logs = np.log(sizes)
-    weights = np.trapezoid(np.eye(len(sizes)), logs, axis=1) / (logs[-1] - logs[0])
-    tables = [np.asarray(table, dtype=float) for table in scores]
-    if any(table.ndim == 0 for table in tables):
-        mean = float(sum(w * np.nanmean(table) for w, table in zip(weights, tables)))
-        return _no_interval(mean, 0, 0, "no draws given: no interval")
-    found = _combined(tables, weights.tolist(), level, patient_df)
-    return replace(found, low=max(found.low, bounds[0]), high=min(found.high, bounds[1]))
-
-
-def _check_budgets(budgets: Sequence[float], scores: Sequence[ArrayLike]) -> Array:
-    sizes = np.asarray(budgets, dtype=float)
-    if len(sizes) < 2 or len(sizes) != len(scores) or sizes[0] <= 0 or np.any(np.diff(sizes) <= 0):
-        raise MedsslError(
-            f"budgets are {sizes.tolist()} with {len(scores)} scores: expected two or more, patients rising"
-        )
-    return sizes
-
-
-def _crossing(log_sizes: Array, difference: Array) -> float:
-    """Where the difference (budgets,) first reaches zero from below, in patients; infinity where never."""
-    above = np.flatnonzero(difference >= 0)
-    if not len(above):
-        return float(np.inf)
-    first = int(above[0])
-    if first == 0:
-        return float(np.exp(log_sizes[0]))
-    return float(np.exp(np.interp(0.0, difference[first - 1 : first + 1], log_sizes[first - 1 : first + 1])))
-
-
-def _between(log_sizes: Array, log_size: float) -> list[float]:
-    """The weight of each budget in the linear interpolation at one size."""
-    return [float(np.interp(log_size, log_sizes, row)) for row in np.eye(len(log_sizes))]

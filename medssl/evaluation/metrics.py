@@ -1,27 +1,96 @@
-"""How far a predicted surface lies from the reference's: HD95 in mm and surface Dice, from MONAI.
+"""Metrics of one model: AUROC, AUPRC, balanced accuracy and calibration; Dice, HD95 in mm and surface Dice.
 
+    classification_metrics([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9])         # {"auroc": 1.0, ...}
     surface_scores(mask, reference, structures=(1, 2), spacing_mm=(1, 1, 1))
     # {"hd95_mm.1": 1.4, "surface_dice.1": 0.93, ...}
 
-An empty reference gives NaN (not counted); an empty prediction of a structure that is there gives surface Dice 0 and an
-HD95 of the scan's diagonal, so that missing a structure never looks better than finding it badly.
+A structure whose reference is empty is not counted in surface distances (NaN). One that is there and not predicted has
+surface Dice 0 and an HD95 of the scan's diagonal, so that missing a structure never looks better than finding it badly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
+from numpy.typing import ArrayLike
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from medssl.core.errors import MedsslError
+from medssl.evaluation.intervals import one_vs_rest
+
+
+def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Area under the ROC curve; scores (cases,) for labels 0/1, or (cases, classes): macro one-vs-rest.
+
+    Raises MedsslError where a class has no case. Ties count one half, as in scikit-learn.
+
+    >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.75
+    """
+    codes, columns = one_vs_rest(labels, np.asarray(scores, dtype=float)[None])
+    return float(np.mean([roc_auc_score(codes == k, column[0]) for k, column in columns]))
+
+
+def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
+    """AUROC, AUPRC, balanced accuracy and expected calibration error of one draw.
+
+    probabilities (cases, classes), rows summing to 1, or (cases,) of class 1. Two classes: AUROC and AUPRC
+    are of class 1; more: macro one-vs-rest. Raises MedsslError where a class has no case.
+    """
+    table = np.asarray(probabilities, dtype=float)
+    table = np.stack([1 - table, table], axis=1) if table.ndim == 1 else table
+    codes, columns = one_vs_rest(labels, table[None])
+    return {
+        "auroc": auroc(codes, table),
+        "auprc": float(np.mean([average_precision_score(codes == k, column[0]) for k, column in columns])),
+        "balanced_accuracy": float(balanced_accuracy_score(codes, table.argmax(axis=1))),
+        "calibration_error": calibration_error(codes, table),
+    }
+
+
+def calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
+    """Expected calibration error of (cases, classes): |accuracy - confidence| over equal-width bins.
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017.
+    """
+    table = torch.from_numpy(np.asarray(probabilities, dtype=float))
+    truth = torch.from_numpy(np.asarray(labels, dtype=int))
+    return float(multiclass_calibration_error(table, truth, table.shape[1], n_bins=bins, norm="l1"))
+
+
+def dice(
+    prediction: ArrayLike, reference: ArrayLike, structures: Mapping[str, int] | Sequence[int]
+) -> dict[str, float]:
+    """Dice of each structure: {name: score}, structures given as {name: label} or as labels.
+
+    Both empty: NaN, the case does not count. Reference empty and prediction not: 0. prediction and
+    reference are integer masks of one shape.
+
+    >>> dice([0, 1, 1], [0, 1, 0], {"tumour": 1, "cyst": 2})
+    {'tumour': 0.6666666666666666, 'cyst': nan}
+    """
+    mask, truth = np.asarray(prediction), np.asarray(reference)
+    if mask.shape != truth.shape:
+        raise MedsslError(f"prediction {mask.shape} and reference {truth.shape}: expected one shape")
+    labels = structures if isinstance(structures, Mapping) else {str(label): label for label in structures}
+    result = {}
+    for name, label in labels.items():
+        size = int(np.sum(mask == label)) + int(np.sum(truth == label))
+        overlap = int(np.sum((mask == label) & (truth == label)))
+        result[name] = 2 * overlap / size if size else float("nan")
+    return result
 
 
 def surface_scores(
     prediction: np.ndarray, reference: np.ndarray, structures: Sequence[int], spacing_mm: Sequence[float]
 ) -> dict[str, float]:
     """(*S) and (*S) class numbers -> `hd95_mm.<structure>` and `surface_dice.<structure>` (tolerance: one voxel's longest edge)."""
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     diagonal = float(np.linalg.norm(np.multiply(reference.shape, spacing_mm)))
     for structure in structures:
         a, b = (torch.from_numpy(np.asarray(m) == structure)[None, None] for m in (prediction, reference))
@@ -33,5 +102,5 @@ def surface_scores(
             spacing = list(map(float, spacing_mm))
             distance = float(compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing))
             overlap = float(compute_surface_dice(a, b, [max(spacing)], include_background=True, spacing=spacing))
-        found |= {f"hd95_mm.{structure}": distance, f"surface_dice.{structure}": overlap}
-    return found
+        scores |= {f"hd95_mm.{structure}": distance, f"surface_dice.{structure}": overlap}
+    return scores

@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.evaluation.intervals import auroc
+from medssl.evaluation.metrics import auroc
 from medssl.preprocessing.cache import Cache
 from medssl.views import recipes
 from medssl.views.base import View

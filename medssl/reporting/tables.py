@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.runs import Run
-from medssl.evaluation.intervals import LabelsSaved
+from medssl.evaluation.label_curves import LabelsSaved
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
 from medssl.studies.protocol import POINTS

@@ -19,7 +19,8 @@ import pandas as pd
 
 from medssl.core.runs import Run
 from medssl.evaluation.case_metrics import Array, CaseMetric
-from medssl.evaluation.intervals import Interval, LabelsSaved, area_under_label_curve, labels_saved
+from medssl.evaluation.intervals import Interval
+from medssl.evaluation.label_curves import LabelsSaved, area_under_label_curve, labels_saved
 from medssl.studies.summary import KEY, summarise
 from medssl.training.task import task_named
 

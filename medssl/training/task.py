@@ -180,7 +180,7 @@ class Classification(Task):
     def score(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        from medssl.evaluation.intervals import classification_metrics
+        from medssl.evaluation.metrics import classification_metrics
 
         probabilities = np.stack(predictions)
         truth = np.array([self.labels[scan] for scan in scans])
@@ -257,7 +257,7 @@ class Segmentation(Task):
 
     def validation_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
         """The mean Dice."""
-        from medssl.evaluation.intervals import dice
+        from medssl.evaluation.metrics import dice
 
         cases = [dice(mask, cache.read_mask(scan), self.structures) for scan, mask in zip(scans, predictions)]
         return float(np.nanmean([list(case.values()) for case in cases]))
@@ -265,8 +265,7 @@ class Segmentation(Task):
     def score(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        from medssl.evaluation.intervals import dice
-        from medssl.evaluation.metrics import surface_scores
+        from medssl.evaluation.metrics import dice, surface_scores
 
         rows = []
         for scan, mask in zip(scans, predictions):

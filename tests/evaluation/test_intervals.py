@@ -1,12 +1,10 @@
 """The intervals cover what they promise, on simulated studies; the rest agrees with independent references.
 
-COVERAGE=20000 .venv/bin/pytest tests/evaluation/test_intervals.py -k coverage -s      # the numbers in the docstrings
+COVERAGE=20000 .venv/bin/pytest tests/evaluation -k coverage -s      # the numbers in the docstrings
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -16,31 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from medssl.core.errors import MedsslError
 from medssl.evaluation import intervals as stats
-
-REPLICATES = int(os.environ.get("COVERAGE", "2000"))
-
-
-def coverage(truth: float, draw: Callable[[np.random.Generator], tuple[float, float]], name: str) -> float:
-    """The share of simulated studies whose interval (low, high) holds the truth, in percent."""
-    generator = np.random.default_rng(20)
-    held = 0
-    for _ in range(REPLICATES):
-        low, high = draw(generator)
-        held += low <= truth <= high
-    percent = 100 * held / REPLICATES
-    print(f"{name}: {percent:.1f}%")
-    return percent
-
-
-def crossed(generator: np.random.Generator, draws: int, patients: int, deviations: tuple[float, float, float]):
-    """Scores (draws, patients) of mean 0 with these deviations of draws, patients and the rest."""
-    draw, patient, rest = deviations
-    return (
-        draw * generator.standard_normal((draws, 1))
-        + patient * generator.standard_normal(patients)
-        + rest * generator.standard_normal((draws, patients))
-    )
-
+from medssl.evaluation.metrics import auroc
+from tests.evaluation.simulation import coverage, crossed
 
 # ------------------------------------------------------------------------------------------------- coverage
 
@@ -141,33 +116,6 @@ def test_coverage_paired_auroc():
     assert 93 <= coverage(0, interval, "paired AUROC, 5 draws, 60 patients") <= 97
 
 
-def label_curve(generator):
-    """Budgets, pretrained tables and scratch at 100%: true crossing at 10 patients, true area 0.7."""
-    shared = 0.1 * generator.standard_normal(60)
-    tables = [
-        mean + shared + crossed(generator, draws, 60, (deviation, 0.05, 0.05))
-        for mean, draws, deviation in [(0.5, 10, 0.05), (0.7, 5, 0.03), (0.9, 3, 0.01), (0.7, 3, 0.01)]
-    ]
-    return [1, 10, 100], tables[:3], tables[3]
-
-
-def test_coverage_labels_saved():
-    def interval(generator):
-        result = stats.labels_saved(*label_curve(generator), points=2)
-        return result.low, result.high
-
-    assert 93 <= coverage(10, interval, "labels saved") <= 97
-
-
-def test_coverage_area_under_label_curve():
-    def interval(generator):
-        budgets, tables, _ = label_curve(generator)
-        result = stats.area_under_label_curve(budgets, tables)
-        return result.low, result.high
-
-    assert 93 <= coverage(0.7, interval, "area under the label curve") <= 97
-
-
 # ---------------------------------------------------------------------------------- what is refused or said
 
 
@@ -188,7 +136,7 @@ def test_fewer_than_two_patients_give_no_interval(scores):
 def test_equal_arms_differ_by_nothing():
     result = stats.crossed_interval(np.zeros((3, 8)))
     assert (result.low, result.high, result.p) == (0, 0, 1)
-    assert "no spread" in result.note
+    assert "do not vary" in result.note
 
 
 def test_interval_stays_within_the_scores_bounds():
@@ -247,7 +195,7 @@ def test_auroc_is_that_of_scikit_learn():
     scores = np.round(generator.dirichlet([1, 1, 1], 60), 2) + np.eye(3)[labels] * 0.2  # with ties
     scores /= scores.sum(axis=1, keepdims=True)
     expected = roc_auc_score(labels, scores, multi_class="ovr", average="macro")
-    assert stats.auroc(labels, scores) == pytest.approx(expected)
+    assert auroc(labels, scores) == pytest.approx(expected)
     values, _ = stats.auroc_by_patient(labels, np.stack([scores, scores[::-1]]), np.arange(60) // 2)
     reverse = roc_auc_score(labels, scores[::-1], multi_class="ovr", average="macro")
     assert values.mean(axis=1) == pytest.approx([expected, reverse])
@@ -297,7 +245,7 @@ def test_degrees_of_freedom_follow_the_rare_class():
 
 def test_class_without_a_case_is_named():
     with pytest.raises(MedsslError, match="leave out class \\[1\\]"):
-        stats.auroc([0, 0, 0], [0.1, 0.2, 0.3])
+        auroc([0, 0, 0], [0.1, 0.2, 0.3])
     with pytest.raises(MedsslError, match="2: 0 of 3"):
         stats.auroc_interval([0, 1, 1], np.ones((2, 3, 3)), ["a", "b", "c"])
 
@@ -325,27 +273,7 @@ def test_paired_auroc_is_the_difference_and_narrower_than_unpaired():
     assert paired.se < np.hypot(alone[0].se, alone[1].se) / 2
 
 
-# --------------------------------------------------------------------------- metrics, several tests, curves
-
-
-def test_classification_metrics_on_a_case_done_by_hand():
-    found = stats.classification_metrics([0, 0, 1, 1], [0.1, 0.6, 0.7, 0.9])
-    assert found["auroc"] == 1
-    assert found["auprc"] == 1
-    assert found["balanced_accuracy"] == 0.75
-    assert found["calibration_error"] == pytest.approx((0.1 + 0.6 + 0.3 + 0.1) / 4)  # each alone in its bin
-
-
-def test_dice_rule_for_empty_masks():
-    empty, full = np.zeros((4, 4), int), np.ones((4, 4), int)
-    assert np.isnan(stats.dice(empty, empty, [1])["1"])
-    assert stats.dice(full, empty, {"lesion": 1}) == {"lesion": 0}
-    assert stats.dice(empty, full, {"lesion": 1}) == {"lesion": 0}
-    half = full.copy()
-    half[2:] = 2
-    assert stats.dice(half, full, [1])["1"] == pytest.approx(2 * 8 / (8 + 16))
-    with pytest.raises(MedsslError, match="one shape"):
-        stats.dice(empty, empty[:2], [1])
+# ----------------------------------------------------------------------------------------------- several tests
 
 
 def test_holm_on_the_textbook_example():
@@ -356,28 +284,3 @@ def test_holm_on_the_textbook_example():
 def test_sign_flip_over_five_draws():
     assert stats.smallest_p(5) == 0.0625
     assert stats.sign_flip_note(5) == "a sign flip over 5 draws can never go below p = 0.062"
-
-
-def test_labels_saved_without_draws():
-    assert stats.labels_saved([2, 20, 200], [0.5, 0.7, 0.8], 0.75).budget == pytest.approx(20 * 10**0.5)
-    assert np.isinf(stats.labels_saved([2, 20], [0.5, 0.7], 0.9).budget)
-    low = stats.labels_saved([2, 20], [0.8, 0.9], 0.75)
-    assert low.budget == 2
-    assert "smallest budget" in low.note
-    with pytest.raises(MedsslError, match="rising"):
-        stats.labels_saved([20, 2], [0.8, 0.9], 0.75)
-
-
-def test_labels_saved_brackets_its_budget_and_opens_where_it_must():
-    budgets, tables, scratch = label_curve(np.random.default_rng(0))
-    found = stats.labels_saved(budgets, tables, scratch)
-    assert 1 < found.low < found.budget < found.high < 100
-    assert found.share == pytest.approx(1 - found.budget / 100)
-    assert np.isinf(stats.labels_saved(budgets, tables, scratch + 0.2).high)
-
-
-def test_area_is_that_of_one_table_when_the_curve_is_one_table():
-    _, tables, _ = label_curve(np.random.default_rng(0))
-    area = stats.area_under_label_curve([1, 10, 100], [tables[0]] * 3)
-    alone = stats.crossed_interval(tables[0])
-    assert (area.mean, area.low, area.high) == pytest.approx((alone.mean, alone.low, alone.high))

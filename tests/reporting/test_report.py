@@ -17,6 +17,7 @@ import pytest
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.evaluation import intervals as stats
+from medssl.evaluation import label_curves
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import redaction
 from medssl.reporting import tables as report_tables
@@ -180,8 +181,8 @@ def test_labels_saved_are_those_of_the_statistics(studied, page):
         for budget, (_, draws) in BUDGETS.items():
             cells = [studied / "cells" / f"{arm}-{budget.strip('%')}-{d}" for d in range(draws)]
             tables.append(table_of([pd.read_parquet(c / "predictions.parquet") for c in cells], "segmentation"))
-    found = stats.labels_saved([1, 8, 80], tables[3:], tables[2])
-    area = stats.area_under_label_curve([1, 8, 80], tables[3:])
+    found = label_curves.labels_saved([1, 8, 80], tables[3:], tables[2])
+    area = label_curves.area_under_label_curve([1, 8, 80], tables[3:])
     assert f"{found.budget:.3g} {found.low:.3g} to" in text_of(page)
     assert f"{area.mean:.3f} {area.low:.3f} to {area.high:.3f}" in text_of(page)
 
@@ -236,7 +237,7 @@ def test_classification_takes_auroc_through_its_pseudo_values(tmp_path):
     for budget, (_, draws) in BUDGETS.items():
         cells = [study / "cells" / f"simmim-{budget.strip('%')}-{d}" for d in range(draws)]
         tables.append(table_of([pd.read_parquet(c / "predictions.parquet") for c in cells], "classification"))
-    assert f"{stats.area_under_label_curve([1, 8, 80], tables).mean:.3f}" in text
+    assert f"{label_curves.area_under_label_curve([1, 8, 80], tables).mean:.3f}" in text
     assert "AUROC" in text
     assert "Example segmentations" not in text
 
@@ -297,7 +298,7 @@ def test_an_unfinished_study_shows_what_is_finished(tmp_path):
 
 
 def test_nothing_is_claimed_of_labels_saved_where_any_number_fits():
-    nothing = stats.LabelsSaved(budget=1.5, low=1.0, high=np.inf, share=0.9)
+    nothing = label_curves.LabelsSaved(budget=1.5, low=1.0, high=np.inf, share=0.9)
     assert report_tables._saved(nothing, 1.0) == ("–", "any number", "–")
 
 
