@@ -18,9 +18,10 @@ from torch import Tensor
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.methods.shared.restoring import Restoring, box
+from medssl.methods.shared.restoring import Restoring
 from medssl.views.base import per_sample
 from medssl.views.curves import BezierCurve
+from medssl.views.masking import random_box, shuffle_blocks
 from medssl.views.random import derive_keys, uniform
 
 PAINTED, KEPT = (1 / 6, 1 / 3), (3 / 7, 4 / 7)  # edges of a box painted over, and of one kept from the noise around it
@@ -64,25 +65,6 @@ class ModelsGenesis(Restoring):
             # the code keeps at least one box of a scan painted outwards; one painted inwards may stay as it is
             drawn = uniform(derive_keys(one, 0), 1)[:, 0] < NEXT
             on = on & drawn if n else drawn | ~inward
-            inside = inside | (box(derive_keys(one, 1), size, *PAINTED) & per_sample(on, inside))
-            outside = outside | (box(derive_keys(one, 2), size, *KEPT) & per_sample(on, outside))
+            inside = inside | (random_box(derive_keys(one, 1), size, PAINTED) & per_sample(on, inside))
+            outside = outside | (random_box(derive_keys(one, 2), size, KEPT) & per_sample(on, outside))
         return torch.where(per_sample(inward, inside), inside, ~outside)[:, None]
-
-
-def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
-    """(B, C, *S): voxels shuffled within blocks of 1 to a tenth of the crop's voxels an axis, at least 2."""
-    size, dims = x.shape[2:], x.ndim - 2
-    drawn = uniform(derive_keys(keys, 0), 2 * dims)
-    block = torch.zeros(len(x), *size, dtype=torch.int64, device=x.device)
-    for axis, n in enumerate(size):
-        edge = 1 + (drawn[:, axis] * max(2, n // 10)).long()
-        first = (drawn[:, dims + axis] * edge).long()
-        number = (torch.arange(n, device=x.device) + first[:, None]) // edge[:, None]
-        block = block * (n + 1) + number.reshape(len(x), *[n if i == axis else 1 for i in range(dims)])
-    block = block.flatten(1)
-    mixed = uniform(derive_keys(keys, 1), block.shape[1]).argsort(1)
-    source = mixed.gather(1, block.gather(1, mixed).argsort(dim=1, stable=True))  # by block, in a random order
-    target = block.argsort(dim=1, stable=True)  # by block, in their own order
-    flat = x.flatten(2)
-    moved = flat.gather(2, source[:, None].expand_as(flat))
-    return flat.scatter(2, target[:, None].expand_as(flat), moved).reshape(x.shape)

@@ -24,10 +24,10 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
-from medssl.methods.shared.restoring import box
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View, per_sample
+from medssl.views.masking import random_box
 from medssl.views.random import derive_keys, uniform
 
 BOX = (1 / 16, 5 / 8)  # edges of a box, of the crop's: 8 to 80 voxels of 128 in the paper
@@ -71,7 +71,7 @@ class VolumeFusion(Method):
         for n in range(most):
             one = derive_keys(derive_keys(keys, 512), n)
             value = (uniform(derive_keys(one, 0), 1)[:, 0] * (self.coefficients + 1)).long()
-            inside = box(derive_keys(one, 1), size, *BOX) & per_sample(n < count, classes)
+            inside = random_box(derive_keys(one, 1), size, BOX) & per_sample(n < count, classes)
             classes = torch.where(inside, per_sample(value, classes), classes)
         return classes
 

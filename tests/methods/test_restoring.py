@@ -8,9 +8,9 @@ from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, ModelsGenesis, check_method
 from medssl.methods.check import synthetic_batch
-from medssl.methods.models_genesis import shuffle_blocks
-from medssl.methods.shared.restoring import box, squared_error
+from medssl.methods.shared.restoring import squared_error
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.views.masking import random_box, shuffle_blocks
 from medssl.views.random import make_keys
 
 ENCODERS = {
@@ -176,7 +176,7 @@ def test_painting_covers_boxes_inwards_and_all_but_boxes_outwards() -> None:
     assert 0 < covered[inward].mean() < covered[~inward].mean()
     assert covered[~inward].max() <= 1 - (8 / 21) ** 3  # one box is kept at least
     for least, most in ((1 / 6, 1 / 3), (3 / 7, 4 / 7)):
-        for one in box(keys[:20], size, least, most):
+        for one in random_box(keys[:20], size, (least, most)):
             filled = one.nonzero()
             edges = filled.amax(0) - filled.amin(0) + 1
             assert int(edges.prod()) == int(one.sum()), "no box"

@@ -15,7 +15,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,7 +24,6 @@ from medssl.methods.base import Method
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
-from medssl.views.random import uniform
 
 CELLS = 4  # an axis, of the map that a code is read from and drawn into: the code's layers fit any crop
 
@@ -116,18 +114,3 @@ def _level(conv: Any, source: int, target: int, ratio: Sequence[int]) -> nn.Modu
 def squared_error(found: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
     """The mean squared error over the voxels where `counted` (B, 1, *S) is 1; 0 where there is none."""
     return ((found - truth).square() * counted).sum() / (counted.sum() * truth.shape[1]).clamp(min=1)
-
-
-def box(keys: Tensor, size: Sequence[int], least: float, most: float) -> Tensor:
-    """(B, *size) bool: of each sample one box inside, its edges `least` to `most` of the crop's, by its key alone."""
-    dims = len(size)
-    drawn = uniform(keys, 2 * dims)
-    whole = torch.tensor(size, device=keys.device)
-    edges = (least + (most - least) * drawn[:, :dims]) * whole
-    first = drawn[:, dims:] * (whole - edges)
-    inside = torch.ones(len(keys), *size, dtype=torch.bool, device=keys.device)
-    for axis, n in enumerate(size):
-        middle = torch.arange(n, device=keys.device) + 0.5
-        within = (middle >= first[:, axis, None]) & (middle < (first + edges)[:, axis, None])
-        inside = inside & within.reshape(len(keys), *[n if i == axis else 1 for i in range(dims)])
-    return inside
