@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import networkx
 import pytest
 
 import medssl
@@ -40,3 +41,12 @@ def test_a_room_imports_only_from_those_above_it() -> None:
 
 def test_no_files_and_no_folders_import_each_other() -> None:
     assert circles(imports(PACKAGE)) == []
+
+
+def test_data_is_read_without_what_presents_it() -> None:
+    graph = imports(PACKAGE)
+    presentation = {f"reporting.{name}" for name in ("figures", "style", "tables", "findings", "widgets")}
+    readers = [name for name in graph if name.startswith(("studies.", "reporting.dashboard."))]
+    assert presentation <= set(graph)
+    assert len(readers) > 10
+    assert {(name, used) for name in readers for used in networkx.descendants(graph, name) & presentation} == set()

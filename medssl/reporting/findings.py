@@ -36,17 +36,22 @@ def findings(main: pd.DataFrame, metric: str) -> tuple[str, str]:
 def _lead(rows: pd.DataFrame, metric: str) -> str:
     better, worse = int((rows["difference_low"] > 0).sum()), int((rows["difference_high"] < 0).sum())
     unclear, total = len(rows) - better - worse, len(rows)
-    includes_zero = f"the 95% interval of the paired difference in {metric} includes zero"
+    not_excluded = f"the 95% interval of the paired difference in {metric} does not exclude zero"
+    if rows["difference_low"].isna().all():
+        return (
+            f"None of the comparisons with training from scratch ({total}) has a 95% interval, so this study cannot say "
+            "what pretraining is worth. The notes below the scores give the reasons."
+        )
     if total == 1:
         verdict = "was better than" if better else "was worse than" if worse else "could not be distinguished from"
         paired = f"paired difference in {metric}, 95% interval"
         return f"In the only comparison made, pretraining {verdict} training from scratch ({paired})."
     if better == worse == 0:
         return (
-            f"Pretraining was shown to be neither better nor worse: in all {total} comparisons with training from "
-            f"scratch, {includes_zero}."
+            f"Neither a gain nor a loss from pretraining could be shown: in all {total} comparisons with training from "
+            f"scratch, {not_excluded}."
         )
-    rest = f"; in {unclear}, {includes_zero}" if unclear else f" (95% intervals of the paired difference in {metric})"
+    rest = f"; in {unclear}, {not_excluded}" if unclear else f" (95% intervals of the paired difference in {metric})"
     return (
         f"In {total} comparisons with training from scratch, pretraining was better in {better} and worse in "
         f"{worse}{rest}."

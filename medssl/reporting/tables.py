@@ -10,7 +10,6 @@ A table holds text as it is read; a template or a page only arranges it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from medssl.evaluation.label_curves import LabelsSaved
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
 from medssl.studies.protocol import POINTS
-from medssl.studies.results import UNREADABLE, LabelCurve
+from medssl.studies.results import LabelCurve
 
 
 @dataclass
@@ -223,11 +222,9 @@ def provenance(run: Run, cells: pd.DataFrame) -> Table:
     return table
 
 
-def budgets(folder: Path) -> Table | None:
-    """Count the training and validation patients in each budget, over its draws."""
-    try:
-        subsets = pd.read_parquet(folder / "subsets.parquet")
-    except UNREADABLE:
+def budgets(subsets: pd.DataFrame | None) -> Table | None:
+    """Count the training and validation patients in each budget, over its draws; subsets: one row a patient and draw."""
+    if subsets is None:
         return None
     table = Table(["budget", "#draws", "#training patients", "#validation patients"])
     for name, group in subsets.groupby("budget_name", sort=False):

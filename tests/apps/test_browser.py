@@ -20,7 +20,7 @@ import pytest
 
 from medssl.core import runs
 from medssl.preprocessing.cache import Cache
-from medssl.reporting.dashboard import cases as review_cases
+from medssl.reporting.dashboard.cases import worst_first
 from medssl.reporting.findings import findings
 from medssl.reporting.style import interval
 from medssl.studies.plan import StudyDesign
@@ -37,9 +37,13 @@ pytestmark = [
     ),
 ]
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--disable-background-networking",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--use-angle=swiftshader",
+    "--disable-background-networking",
     "--host-resolver-rules=MAP foreign.example 127.0.0.1",
-]  # fmt: skip
+]
 PATIENCE_MS = 60_000
 # Every address the server's process connects to, or asks the name of, is written down.
 WATCH = """
@@ -58,9 +62,12 @@ GRID = (
 )
 
 NUMBERS = {
-    "score": "metrics.dice", "draw": "config.draw", "seconds": "cost.seconds",
-    "peak memory, MiB": "cost.peak_memory_mib", "samples/s": "cost.samples_per_s",
-}  # fmt: skip
+    "score": "metrics.dice",
+    "draw": "config.draw",
+    "seconds": "cost.seconds",
+    "peak memory, MiB": "cost.peak_memory_mib",
+    "samples/s": "cost.samples_per_s",
+}
 
 
 @dataclass
@@ -72,8 +79,8 @@ class Board:
     requests: list[str] = field(default_factory=list)
     console: list[str] = field(default_factory=list)
 
-    def open(self, query: str, wait_for: str):
-        self.page.goto(f"{self.url}/?{query}")
+    def open(self, address: str, wait_for: str):
+        self.page.goto(f"{self.url}/{address}")
         self.page.wait_for_selector(wait_for)
         self.settle()
         return self.page
@@ -162,7 +169,7 @@ def board(browser, served) -> Iterator[Board]:
 
 
 def test_every_page_renders_and_asks_nothing_of_anyone(board: Board, served, phantom_study: Path) -> None:
-    page = board.open("study=seg", ".js-plotly-plot .point")
+    page = board.open("?study=seg", ".js-plotly-plot .point")
     summary = pd.read_parquet(phantom_study / "seg" / "summary.parquet").query("metric == 'dice'")
     assert page.locator("h4").inner_text() == findings(summary, "Dice")[0]
     traces = page.evaluate("document.querySelector('.js-plotly-plot')._fullData.map(t => [t.name, Array.from(t.y)])")
@@ -175,10 +182,10 @@ def test_every_page_renders_and_asks_nothing_of_anyone(board: Board, served, pha
         assert f"{row.mean:.3f}" in text
         assert interval(row.low, row.high) in text
     for name, wait_for in (("Runs", "[data-testid=stDataFrame]"), ("Cases", ".case img"), ("Label efficiency", "h4")):
-        page.get_by_text(name, exact=True).first.click()
+        page.get_by_role("link", name=name).click()
         page.wait_for_selector(wait_for)
         board.settle()
-    page = board.open("study=class&page=Cases", ".case .bar")
+    page = board.open("cases?study=class", ".case .bar")
     assert page.locator(".case .bar").count() == 2 * 2
     print(json.dumps({"requests": len(board.requests), "outside": len(board.outside), "console": board.console}))
     assert board.outside == []
@@ -189,7 +196,7 @@ def test_every_page_renders_and_asks_nothing_of_anyone(board: Board, served, pha
 
 
 def test_the_run_table_and_the_comparison(board: Board, phantom_study: Path) -> None:
-    page = board.open("page=Runs", "[data-testid=stDataFrame]")
+    page = board.open("runs", "[data-testid=stDataFrame]")
     table = runs.table(phantom_study)
     assert page.locator("[data-testid=stMetricValue]").first.inner_text() == str(len(table))
     head, *rows = page.evaluate(GRID)
@@ -214,9 +221,9 @@ def test_the_run_table_and_the_comparison(board: Board, phantom_study: Path) -> 
 
 
 def test_controls_of_a_case_act(board: Board, phantom_study: Path, cache: Cache) -> None:
-    page = board.open("study=seg&page=Cases", ".case img")
+    page = board.open("cases?study=seg", ".case img")
     cases = pd.read_parquet(folder_of(phantom_study / "seg", "scratch", "1p") / "predictions.parquet")
-    worst = review_cases.worst_first(cases)["scan"]
+    worst = worst_first(cases)["scan"]
     assert f"Scan {worst[0]}" in page.inner_text(".stMain")
     pictures = sources(page)
     assert len(pictures) == 3
@@ -280,7 +287,7 @@ def choose(label: str, option: str):
 
 
 def test_the_page_follows_a_running_study(browser, served, board: Board, phantom_study: Path) -> None:
-    page = board.open("page=Runs", "[data-testid=stMetricValue]")
+    page = board.open("runs", "[data-testid=stMetricValue]")
     count = int(page.locator("[data-testid=stMetricValue]").first.inner_text())
     late = phantom_study / "late"
     record(late, "pretrain", {"steps": 3}, status="running", heartbeat=time.time())
@@ -296,7 +303,7 @@ def test_the_page_follows_a_running_study(browser, served, board: Board, phantom
 
 def test_a_path_in_the_address_is_refused_in_the_browser(board: Board) -> None:
     for asked in ("../..", "/etc", "seg/../../x"):
-        page = board.open(f"study={asked}", "[data-testid=stAlert]")
+        page = board.open(f"?study={asked}", "[data-testid=stAlert]")
         assert "outside of the one under review" in page.inner_text("[data-testid=stAlert]")
         assert page.locator("h4").count() == 0
 

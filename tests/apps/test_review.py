@@ -1,6 +1,7 @@
 """The dashboard's pages without a browser: they say what the files say, survive broken ones, and leave no folder."""
 
 import base64
+import html
 import io
 import json
 import os
@@ -20,10 +21,14 @@ from streamlit.testing.v1 import AppTest
 from medssl.cli.main import main
 from medssl.core import runs
 from medssl.core.errors import MedsslError
-from medssl.reporting.dashboard import cases as review_cases
-from medssl.reporting.dashboard import runs as review_runs
-from medssl.reporting.dashboard.cases import Overlay, Plane
+from medssl.reporting import tables
+from medssl.reporting.dashboard import cases, viewer
+from medssl.reporting.dashboard.folder import inside, runs_below
+from medssl.reporting.dashboard.pages import pages
+from medssl.reporting.dashboard.runs import differences
 from medssl.reporting.dashboard.server import app, options
+from medssl.reporting.dashboard.study import ReviewedStudy, read_study
+from medssl.reporting.dashboard.viewer import Overlay, Plane
 from medssl.reporting.findings import findings
 from medssl.reporting.style import METRICS
 from tests.reporting.test_report import BUDGETS, make_study, record
@@ -41,11 +46,12 @@ def studied(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch):
-    def run(root: Path, page: str = "Label efficiency", **query: str) -> AppTest:
-        monkeypatch.setenv("MEDSSL_REVIEW", json.dumps({"root": str(root), "data": []}))
+    def run(root: Path, page: str = "label_efficiency", data: list[Path] | None = None, **query: str) -> AppTest:
+        settings = {"root": str(root), "data": [str(folder) for folder in data or ()]}
+        monkeypatch.setenv("MEDSSL_REVIEW", json.dumps(settings))
         board = AppTest.from_file(str(app()), default_timeout=120)
-        board.query_params.update({"page": page, **query})
-        board.run()
+        board.query_params.update(query)
+        board.switch_page(f"{page}.py").run()
         assert not board.exception
         return board
 
@@ -53,13 +59,27 @@ def opened(monkeypatch: pytest.MonkeyPatch):
 
 
 def text_of(board: AppTest) -> str:
+    """What a reader sees: Markdown without its escapes."""
     kinds = (board.markdown, board.caption, board.error, board.warning, board.info)
-    tables = [table.value.reset_index().to_string() for table in (*board.table, *board.dataframe)]
-    return "\n".join([*(element.value for kind in kinds for element in kind), *tables, *html_of(board)])
+    texts = [element.value for kind in kinds for element in kind]
+    shown = [table_of(table).reset_index().to_string() for table in (*board.table, *board.dataframe)]
+    return "\n".join([*map(unescaped, texts), *shown, *map(html.unescape, html_of(board))])
+
+
+def unescaped(text: str) -> str:
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", str(text)).replace("\u2060", "")
+
+
+def table_of(element) -> pd.DataFrame:
+    return element.value.map(unescaped).rename(index=unescaped, columns=unescaped)
 
 
 def html_of(board: AppTest) -> list[str]:
     return [element.proto.body for element in board.get("html")]
+
+
+def study_of(root: Path, name: str) -> ReviewedStudy:
+    return read_study(root, name, runs_below(root))
 
 
 # ------------------------------------------------------------------------------------------------- the pages
@@ -70,19 +90,26 @@ def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, 
     board = opened(studied, study=name)
     summary = pd.read_parquet(studied / name / "summary.parquet").query("metric == @kind")
     lead, detail = findings(summary, METRICS[kind])
-    assert f"#### {lead}" in [m.value for m in board.markdown]
-    assert detail in [c.value for c in board.caption]
+    assert f"<h4>{html.escape(lead)}</h4>" in html_of(board)
+    assert detail in [unescaped(c.value) for c in board.caption]
     drawn = {trace["name"]: trace for trace in json.loads(board.get("plotly_chart")[0].proto.spec)["data"]}
     for arm in ("scratch", "simmim"):
         trace, rows = drawn[f"{arm}, fine-tuned"], summary[summary["arm"] == arm].sort_values("patients")
         assert numbers(trace["y"]) == pytest.approx(rows["mean"].tolist())
         assert numbers(trace["error_y"]["array"]) == pytest.approx((rows["high"] - rows["mean"]).tolist())
         assert numbers(trace["error_y"]["arrayminus"]) == pytest.approx((rows["mean"] - rows["low"]).tolist())
-    saved, scores = (table.value for table in board.table)
-    shown = review_runs.study_shown(studied, name, review_runs.runs_below(studied))
-    assert saved.reset_index().equals(review_runs.labels_saved(shown)[0])
+    saved, scores = map(table_of, board.table)
+    study = study_of(studied, name)
+    expected = tables.labels_saved(study.label_curves(), study.main)[0]
+    assert saved.to_numpy().tolist() == expected.frame().set_index("arm").to_numpy().tolist()
+    for note in (*expected.notes, *tables.scores(study.main).notes):
+        assert note[1:] in text_of(board)
     for row in summary.itertuples():
-        mine = scores.loc[row.budget_name] if row.arm == "scratch" else scores[scores["arm"] == "simmim, fine-tuned"]
+        mine = (
+            scores.loc[row.budget_name]
+            if row.arm == "scratch"
+            else scores[scores["arm"].str.startswith("simmim, fine-tuned")]
+        )
         assert f"{row.mean:.3f}" in mine.to_string()
 
 
@@ -93,7 +120,7 @@ def numbers(values) -> list[float]:
 
 
 def test_the_run_table_is_runs_table(studied: Path, opened) -> None:
-    shown = opened(studied, "Runs").dataframe[0].value.set_index("run")
+    shown = opened(studied, "runs").dataframe[0].value.set_index("run")
     table = runs.table(studied).set_index("folder")
     assert set(shown.index) == set(table.index)
     assert shown["id"].to_dict() == table["id"].to_dict()
@@ -104,43 +131,43 @@ def test_the_run_table_is_runs_table(studied: Path, opened) -> None:
 
 
 def test_filters_and_the_comparison_of_two_runs(studied: Path, opened) -> None:
-    board = opened(studied, "Runs")
+    board = opened(studied, "runs")
     board.multiselect[0].set_value(["study"]).run()
     assert sorted(board.dataframe[0].value["run"]) == ["hippo", "two/hippo"]
-    found = review_runs.differences(studied, ["hippo/cells/scratch-1p-0", "hippo/cells/simmim-1p-1"])
+    found = differences(studied, ["hippo/cells/scratch-1p-0", "hippo/cells/simmim-1p-1"])
     assert set(found.index) == {"config.arm", "config.draw"}
     assert found.loc["config.draw"].tolist() == ["0", "1"]
 
 
 def test_cases_come_worst_first_with_two_arms_beside_each_other(studied: Path, opened) -> None:
-    board = opened(studied, "Cases", study="hippo")
+    board = opened(studied, "cases", study="hippo")
     listed = board.dataframe[0].value
-    assert listed["A: Dice"].is_monotonic_increasing
+    assert listed["a"].is_monotonic_increasing
     cases = pd.read_parquet(studied / "hippo/cells/scratch-1p-0/predictions.parquet")
     worst = cases.assign(score=cases[["dice.1", "dice.2"]].mean(axis=1)).sort_values("score").iloc[0]
-    assert (listed.iloc[0]["scan, worst first"], listed.iloc[0]["A: Dice"]) == (worst["scan"], worst["score"])
+    assert (listed.iloc[0]["scan"], listed.iloc[0]["a"]) == (worst["scan"], worst["score"])
     assert f"**Scan {worst['scan']}**" in text_of(board)
     assert "start the dashboard with --data CACHE" in text_of(board)
     pictures = "".join(html_of(board))
     assert pictures.count("<img") == 6  # without a cache: three kept slices of each arm
-    assert "A: scratch, fine-tuned · its own worst, Dice 0.250" in pictures
+    assert "A: scratch, fine-tuned · its own worst case, Dice 0.250" in pictures
     (budget,) = [box for box in board.selectbox if box.label == "Budget"]
     budget.set_value("100%").run()
     listed = board.dataframe[0].value
     cases = pd.read_parquet(studied / "hippo/cells/scratch-100-0/predictions.parquet")
-    assert listed.iloc[0]["A: Dice"] == cases[["dice.1", "dice.2"]].mean(axis=1).min()
+    assert listed.iloc[0]["a"] == cases[["dice.1", "dice.2"]].mean(axis=1).min()
 
 
 def test_class_probabilities_are_those_of_the_case(studied: Path, opened) -> None:
-    board = opened(studied, "Cases", study="two/hippo")
+    board = opened(studied, "cases", study="two/hippo")
     cases = pd.read_parquet(studied / "two/hippo/cells/scratch-1p-0/predictions.parquet")
     given = np.where(cases["label"] == 1, cases["p.pneumonia"], cases["p.normal"])
     worst = cases.iloc[given.argmin()]
     assert f"**Scan {worst['scan']}**" in text_of(board)
     bars = "".join(html_of(board))
     for name, code in (("normal", 0), ("pneumonia", 1)):
-        said = f"{name} (true)" if worst["label"] == code else name
-        assert re.search(rf"<span>{re.escape(said)}</span>.*?<span>{worst[f'p.{name}']:.3f}</span>", bars)
+        label = f"{name} (true)" if worst["label"] == code else name
+        assert re.search(rf"<span>{re.escape(label)}</span>.*?<span>{worst[f'p.{name}']:.3f}</span>", bars, re.DOTALL)
 
 
 def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, opened) -> None:
@@ -157,12 +184,12 @@ def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, open
             (folder / "run.json").write_text(json.dumps(about | {"metrics": {"dice": 0.5}}))
     board = opened(studied, study="hippo")
     assert "25 of 26 cells are finished" in text_of(board)
-    assert "#### So far: " in text_of(board)
-    before = board.table[1].value
+    assert "<h4>So far: " in text_of(board)
+    before = table_of(board.table[1])
     late.write_text(kept.replace('"metrics": {', '"metrics": {"dice": 0.5, '))
     board.run()
     assert "25 of 26" not in text_of(board)
-    after = board.table[1].value
+    after = table_of(board.table[1])
     assert not after.equals(before)
     assert after["draws"].tolist()[-1] == "3"
 
@@ -188,13 +215,13 @@ def test_empty_partial_broken_and_foreign_folders_are_shown_as_such(studied: Pat
     (studied / "linked").mkdir()
     (studied / "linked" / "run.json").symlink_to(outside / "run.json")
     (studied / "way_out").symlink_to(outside)
-    shown = opened(studied, "Runs").dataframe[0].value.set_index("run")["status"]
+    shown = opened(studied, "runs").dataframe[0].value.set_index("run")["status"]
     assert shown["nothing"] == "empty folder"
     assert shown["killed"] == "no record"
     assert {shown[name] for name in ("half", "list", "number", "deep", "bytes")} == {"record cannot be read"}
     assert {shown["linked"], shown["way_out"]} == {"refused: a link leads out of the folder"}
     assert not [name for name in shown.index if "Doe" in name]
-    text = text_of(opened(studied, "Runs"))
+    text = text_of(opened(studied, "runs"))
     assert "secret" not in text
     assert str(studied) not in text
 
@@ -209,25 +236,24 @@ def test_cells_that_are_broken_or_lead_out_do_not_enter_and_are_named(studied: P
     os.replace(cells / "simmim-1p-3" / "predictions.parquet", elsewhere)
     (cells / "simmim-1p-3" / "predictions.parquet").symlink_to(elsewhere)
     (cells / "simmim-1p-0" / "examples.npz").write_bytes(b"PK cut off")
-    found = review_runs.runs_below(studied)
-    shown = review_runs.study_shown(studied, "hippo", found)
-    assert sorted(shown.damaged) == ["simmim-1p-1", "simmim-1p-2"]
-    assert sorted(shown.cases["simmim", "finetune", "1p"]) == [0, 4]
+    study = study_of(studied, "hippo")
+    assert sorted(study.damaged) == ["simmim-1p-1", "simmim-1p-2"]
+    assert sorted(study.cases["simmim", "finetune", "1p"]) == [0, 4]
     text = text_of(opened(studied, study="hippo"))
     assert "predictions cannot be read" in text
     assert "refused: a link leads out of the folder" in text
-    assert "kept no pictures" in text_of(opened(studied, "Cases", study="hippo"))
+    assert "saved no pictures" in text_of(opened(studied, "cases", study="hippo"))
 
 
 @pytest.mark.parametrize("asked", ["../outside", "/etc", "hippo/../../outside", "hippo/cells", "way_out", "nowhere"])
-@pytest.mark.parametrize("page", ["Label efficiency", "Cases"])
+@pytest.mark.parametrize("page", ["label_efficiency", "cases"])
 def test_a_path_in_the_address_is_refused(studied: Path, opened, tmp_path: Path, asked: str, page: str) -> None:
     make_study(tmp_path / "outside")
     os.rename(tmp_path / "outside" / "hippo", tmp_path / "away")
     (studied / "way_out").symlink_to(tmp_path / "away")
     board = opened(studied, page, study=asked)
     assert len(board.error) == 1
-    assert re.search("outside of the one under review|no readable study of the name", board.error[0].value)
+    assert re.search("outside of the one under review|no readable study of the requested name", board.error[0].value)
     assert not board.table
     assert not board.dataframe
 
@@ -245,7 +271,7 @@ def test_a_malformed_record_never_ends_the_page(studied: Path, opened, field: st
     cell = studied / "two" / "hippo" / "cells" / "scratch-1p-0" / "run.json"
     about = json.loads(cell.read_text())
     cell.write_text(json.dumps(about | {field: "x"}))
-    assert text_of(opened(studied, "Runs"))
+    assert text_of(opened(studied, "runs"))
     assert text_of(opened(studied, study="two/hippo"))
 
 
@@ -255,11 +281,11 @@ def test_malformed_settings_of_a_study_are_said_on_the_page(studied: Path, opene
     about = json.loads(file.read_text())
     for junk in JUNK:
         file.write_text(json.dumps(about | {"config": about["config"] | {name: junk}}))
-        assert text_of(opened(studied, "Cases", study="hippo"))
+        assert text_of(opened(studied, "cases", study="hippo"))
 
 
 def test_an_empty_folder_says_so(tmp_path: Path, opened) -> None:
-    for page in ("Label efficiency", "Runs", "Cases"):
+    for page in ("label_efficiency", "runs", "cases"):
         assert "This folder is empty" in text_of(opened(tmp_path, page))
 
 
@@ -270,23 +296,23 @@ def test_a_slice_lies_as_radiologists_look_at_it() -> None:
     volume = np.zeros((4, 5, 6))
     volume[3, 4, 5] = 1  # the right, front, upper corner
     affine = np.diag([2.0, 3.0, 5.0, 1.0])
-    axial = review_cases.slice_of(volume, affine, "axial", 5)
+    axial = viewer.slice_of(volume, affine, "axial", 5)
     assert (axial.left, axial.right, axial.top, axial.bottom) == ("R", "L", "A", "P")
     assert axial.pixels.shape == (5, 4)
     assert axial.pixels[0, 0] == 1
     assert (axial.row_mm, axial.column_mm) == (3.0, 2.0)
-    coronal = review_cases.slice_of(volume, affine, "coronal", 4)
+    coronal = viewer.slice_of(volume, affine, "coronal", 4)
     assert (coronal.left, coronal.right, coronal.top, coronal.bottom) == ("R", "L", "S", "I")
     assert (coronal.row_mm, coronal.column_mm, coronal.pixels[0, 0]) == (5.0, 2.0, 1)
-    sagittal = review_cases.slice_of(volume, affine, "sagittal", 3)
+    sagittal = viewer.slice_of(volume, affine, "sagittal", 3)
     assert (sagittal.left, sagittal.right, sagittal.top, sagittal.bottom) == ("A", "P", "S", "I")
-    turned = review_cases.slice_of(volume, np.diag([-2.0, 3.0, 5.0, 1.0]), "axial", 5)
+    turned = viewer.slice_of(volume, np.diag([-2.0, 3.0, 5.0, 1.0]), "axial", 5)
     assert (turned.left, turned.right) == ("L", "R")  # the letters follow the affine, not a belief about it
 
 
 def test_a_picture_is_true_to_the_spacing_and_the_window() -> None:
     plane = Plane(np.array([[-1000, -160], [40, 3000]], dtype=np.int16), row_mm=3.0, column_mm=1.0)
-    drawn = review_cases.picture(plane, review_cases.windows("CT")["soft tissue (40/400)"])
+    drawn = viewer.picture(plane, viewer.windows("CT")["soft tissue (40/400)"])
     assert drawn.shape[0] == pytest.approx(3 * drawn.shape[1], abs=2)
     assert drawn[0, 0].tolist() == [0, 0, 0]
     assert drawn[-1, 0].tolist() == pytest.approx([127, 127, 127], abs=1)
@@ -297,41 +323,41 @@ def test_overlays_mix_with_the_image_as_their_opacity_says() -> None:
     plane = Plane(np.zeros((20, 20)), 1.0, 1.0)
     mask = np.zeros((20, 20))
     mask[5:15, 5:15] = 2
-    colour = [int(review_cases.structure_colour(2)[i : i + 2], 16) for i in (1, 3, 5)]
+    colour = [int(viewer.structure_colour(2)[i : i + 2], 16) for i in (1, 3, 5)]
     for opacity in (0.0, 0.5, 1.0):
-        drawn = review_cases.picture(plane, (0, 1), [Overlay(mask, opacity)])
+        drawn = viewer.picture(plane, (0, 1), [Overlay(mask, opacity)])
         middle = drawn[drawn.shape[0] // 2, drawn.shape[1] // 2]
         assert middle.tolist() == pytest.approx([opacity * c for c in colour], abs=1)
         assert not drawn[0, 0].any()
-    line = review_cases.picture(plane, (0, 1), [Overlay(mask, 1.0, outline=True)])
+    line = viewer.picture(plane, (0, 1), [Overlay(mask, 1.0, outline=True)])
     assert not line[line.shape[0] // 2, line.shape[1] // 2].any()
     assert line.any()
 
 
 def test_windows_suit_the_modality() -> None:
-    assert review_cases.windows("CT")["lung (-600/1500)"] == (-1350, 150)
-    assert not set(review_cases.windows("MR")) & set(review_cases.windows("CT"))
-    assert review_cases.windows("DX")["full range"] == (0.0, 1.0)
+    assert viewer.windows("CT")["lung (-600/1500)"] == (-1350, 150)
+    assert not set(viewer.windows("MR")) & set(viewer.windows("CT"))
+    assert viewer.windows("DX")["full range"] == (0.0, 1.0)
 
 
 def test_the_fullest_slice_and_the_middle_one() -> None:
     mask = np.zeros((6, 7, 8), dtype=np.uint8)
     mask[2:4, 3, 5] = 1
-    assert [review_cases.fullest_slice(mask, mask.shape, plane) for plane in ("sagittal", "coronal", "axial")] == [
+    assert [viewer.fullest_slice(mask, mask.shape, plane) for plane in ("sagittal", "coronal", "axial")] == [
         2,
         3,
         5,
     ]
-    assert review_cases.fullest_slice(None, mask.shape, "axial") == 4
+    assert viewer.fullest_slice(None, mask.shape, "axial") == 4
 
 
 def test_a_cache_of_other_data_is_refused(cache, studied: Path, tmp_path: Path) -> None:
     run = runs.read(studied / "hippo")
-    found, reason = review_cases.cache_of(run, [cache.path, tmp_path])
+    found, reason = cases.cache_of(run, [cache.path, tmp_path])
     assert found is None
     assert cache.digest[:12] in reason
-    assert "no finished cache" in reason
-    assert review_cases.cache_of(runs.Run("a", "study", {}, cache.digest, 0), [cache.path])[0].path == cache.path
+    assert "not a finished cache" in reason
+    assert cases.cache_of(runs.Run("a", "study", {}, cache.digest, 0), [cache.path])[0].path == cache.path
 
 
 # ---------------------------------------------------------------------------------------------- the command
@@ -340,10 +366,16 @@ def test_a_cache_of_other_data_is_refused(cache, studied: Path, tmp_path: Path) 
 def test_every_setting_that_decides_who_may_look_is_explicit() -> None:
     given = options("127.0.0.1", 8501, ["box"])
     for setting in (
-        "--server.address=127.0.0.1", "--browser.gatherUsageStats=false", "--client.showErrorDetails=none",
-        "--server.enableCORS=true", "--server.enableXsrfProtection=true", "--server.enableStaticServing=false",
-        "--server.enableAgentApi=false", "--server.allowedHosts=localhost", "--server.allowedHosts=box",
-    ):  # fmt: skip
+        "--server.address=127.0.0.1",
+        "--browser.gatherUsageStats=false",
+        "--client.showErrorDetails=none",
+        "--server.enableCORS=true",
+        "--server.enableXsrfProtection=true",
+        "--server.enableStaticServing=false",
+        "--server.enableAgentApi=false",
+        "--server.allowedHosts=localhost",
+        "--server.allowedHosts=box",
+    ):
         assert setting in given
     assert not [g for g in given if "0.0.0.0" in g or "*" in g or "streamlit.app" in g]
     assert "--server.allowedHosts=0.0.0.0" not in options("0.0.0.0", 8501, [])
@@ -375,7 +407,7 @@ def test_another_address_than_this_machines_own_is_warned_of(tmp_path: Path, mon
 def test_a_name_outside_of_the_folder_is_refused(tmp_path: Path) -> None:
     for name in ("../x", "/etc", "a/../../x"):
         with pytest.raises(MedsslError, match="outside of the one under review"):
-            review_runs.inside(tmp_path, name)
+            inside(tmp_path, name)
 
 
 def test_from_a_wheel_in_an_empty_folder_and_without_torch(studied: Path, tmp_path: Path) -> None:
@@ -388,8 +420,8 @@ import sys
 from streamlit.testing.v1 import AppTest
 from medssl.reporting.dashboard.server import app
 board = AppTest.from_file(str(app()), default_timeout=120).run()
-for page in ("Runs", "Cases"):
-    board.sidebar.radio[0].set_value(page).run()
+for page in ("runs.py", "cases.py"):
+    board.switch_page(page).run()
     assert not board.exception and not board.error, board.error
 import medssl
 print(medssl.__file__, str(app()), sorted({"torch", "monai", "lightly", "torchvision"} & set(sys.modules)))
@@ -412,15 +444,71 @@ print(medssl.__file__, str(app()), sorted({"torch", "monai", "lightly", "torchvi
 
 
 def test_the_pictures_on_the_page_are_png_of_the_case(studied: Path, opened) -> None:
-    pictures = re.findall(r"data:image/png;base64,([^\"]+)", "".join(html_of(opened(studied, "Cases", study="hippo"))))
+    pictures = re.findall(r"data:image/png;base64,([^\"]+)", "".join(html_of(opened(studied, "cases", study="hippo"))))
     drawn = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures]
     with np.load(studied / "hippo/cells/scratch-1p-0/examples.npz") as kept:
         image, mask = kept["image.0"], kept["prediction.0"]
     low, high = np.percentile(image, [1, 99])
-    grey = review_cases.picture(review_cases.slice_of(image[..., None], np.eye(4), "axial", 0), (low, high))
-    outside = ~np.asarray(
-        review_cases.picture(review_cases.slice_of(mask[..., None], np.eye(4), "axial", 0), (0, 1))[..., 0] > 0
-    )
+    grey = viewer.picture(viewer.slice_of(image[..., None], np.eye(4), "axial", 0), (low, high))
+    outside = ~np.asarray(viewer.picture(viewer.slice_of(mask[..., None], np.eye(4), "axial", 0), (0, 1))[..., 0] > 0)
     assert drawn[0].shape == grey.shape
     assert np.mean(drawn[0][outside] == grey[outside]) > 0.95  # all but the outline of the reference
     assert len(BUDGETS) == 3
+
+
+# ------------------------------------------------------------------------------------------------- a page's file
+
+
+def test_a_page_is_one_file_that_states_its_title_and_order(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("")
+    (tmp_path / "b.py").write_text('"""Second."""\nTITLE = "Beta"\nORDER = 2\n1 / 0')
+    (tmp_path / "a.py").write_text('TITLE = "Omega"\nORDER = 10\n')
+    (tmp_path / "c.py").write_text('TITLE = "Alpha"\nORDER = 1\n')
+    assert [(page.title, page.path.name) for page in pages(tmp_path)] == [
+        ("Alpha", "c.py"),
+        ("Beta", "b.py"),
+        ("Omega", "a.py"),
+    ]
+    (tmp_path / "d.py").write_text('TITLE = "No order"\n')
+    with pytest.raises(MedsslError, match="d.py states no title or no order"):
+        pages(tmp_path)
+
+
+def test_the_pages_of_the_app_are_the_files_of_its_folder() -> None:
+    assert [page.title for page in pages(app().parent)] == ["Label efficiency", "Runs", "Cases"]
+
+
+# ------------------------------------------------------------------------------- data is never Markdown or HTML
+
+FRAGMENTS = ("![x]", "](http", "**b**", "src=x", ":red[", "$d$", "www.f", "@f")
+HOSTILE = "![x](http://foreign.example/a.png) **b** <img src=x> :red[c] $d$ www.foreign.example a@foreign.example"
+
+
+def test_names_and_messages_from_data_are_shown_as_they_are_written(studied: Path, opened) -> None:
+    rename_arm(studied / "hippo", "simmim", HOSTILE)
+    cell = studied / "hippo" / "cells" / "simmim-1p-1" / "run.json"
+    about = json.loads(cell.read_text())
+    cell.write_text(json.dumps(about | {"status": HOSTILE, "reason": f"# {HOSTILE}"}))
+    for page in ("label_efficiency", "runs", "cases"):
+        board = opened(studied, page, study="hippo")
+        assert HOSTILE in text_of(board), page
+        markdown = [e.value for kind in (board.markdown, board.caption, board.error, board.warning) for e in kind]
+        markdown += [text for table in board.table for text in cells_of(table)]
+        markdown += [metric.label for metric in board.metric]
+        assert not [text for text in markdown if any(fragment in text for fragment in FRAGMENTS)]
+        assert "<img src=x>" not in "".join(html_of(board))
+        charts = "".join(chart.proto.spec for chart in board.get("plotly_chart"))
+        assert "<img" not in charts
+
+
+def rename_arm(study: Path, old: str, new: str) -> None:
+    """The study as if one of its arms had another name."""
+    for file in study.glob("**/run.json"):
+        file.write_text(file.read_text().replace(f'"{old}"', json.dumps(new)))
+    summary = pd.read_parquet(study / "summary.parquet").replace({"arm": {old: new}})
+    summary.to_parquet(study / "summary.parquet")
+
+
+def cells_of(table) -> list[str]:
+    frame = table.value
+    return [*map(str, frame.index), *map(str, frame.columns), *map(str, frame.to_numpy().ravel())]

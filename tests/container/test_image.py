@@ -29,9 +29,23 @@ pytestmark = [
 CERTIFICATES = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
 # What the README of docker/ tells to say: the kernel's memory controller kills what goes over the limit, swap included.
 CLOSED = [
-    "--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none", "--memory", "4g", "--memory-swap", "4g",
-    "--cap-drop", "all", "--security-opt", "no-new-privileges", "--user", "10001:10001",
-]  # fmt: skip
+    "--rm",
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--network",
+    "none",
+    "--memory",
+    "4g",
+    "--memory-swap",
+    "4g",
+    "--cap-drop",
+    "all",
+    "--security-opt",
+    "no-new-privileges",
+    "--user",
+    "10001:10001",
+]
 PEAK = "cat /sys/fs/cgroup/memory/memory.max_usage_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.peak"
 SIZES = """
 import json

@@ -75,12 +75,27 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
     pretraining = {"simmim": {"id": "pre123", "steps": 500, "cost": {"seconds": 90.0, "samples_per_s": 88.0}}}
     data_spec = DataSpec(3, 1, "CT", (1.0, 1.0, 2.0)) if task == "segmentation" else DataSpec(2, 1, "CT")
     config = {
-        "task": task, "data_spec": data_spec.to_record(), "arms": list(ARMS),
-        "budgets": list(BUDGETS), "score_on": "test", "split_seed": 0, "cells": 26, "scored_patients": 24,
-        "scored_scans": 28, "patients": {"train": 80, "validation": 10, "test": 24},
-        "pretraining": pretraining, "seen_test_scans": {"simmim": 0},
-        "given_options": {"task": task, "budgets": list(BUDGETS), "draws": 5, "crop": [32, 32, 32], "steps": 7, "allow_seen": True},
-    }  # fmt: skip
+        "task": task,
+        "data_spec": data_spec.to_record(),
+        "arms": list(ARMS),
+        "budgets": list(BUDGETS),
+        "score_on": "test",
+        "split_seed": 0,
+        "cells": 26,
+        "scored_patients": 24,
+        "scored_scans": 28,
+        "patients": {"train": 80, "validation": 10, "test": 24},
+        "pretraining": pretraining,
+        "seen_test_scans": {"simmim": 0},
+        "given_options": {
+            "task": task,
+            "budgets": list(BUDGETS),
+            "draws": 5,
+            "crop": [32, 32, 32],
+            "steps": 7,
+            "allow_seen": True,
+        },
+    }
     study = root / "hippo"
     points = {"split by patient": {"met": True, "evidence": "80 train, 24 test"}}
     points |= {"strong baselines": {"met": False, "evidence": "no semi-supervised arm"}}
@@ -103,8 +118,12 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
     config["cell_ids"] = [*sorted(p.name for p in (study / "cells").iterdir()), "simmim-10-0"]
     record(study, "study", config, protocol=points)
     summary(frames, task).to_parquet(study / "summary.parquet")
-    rows = [(d, b, f"p{i}", "validation" if i % 5 == 4 else "train") for b, (n, k) in BUDGETS.items()
-            for d in range(k) for i in range(n)]  # fmt: skip
+    rows = [
+        (d, b, f"p{i}", "validation" if i % 5 == 4 else "train")
+        for b, (n, k) in BUDGETS.items()
+        for d in range(k)
+        for i in range(n)
+    ]
     pd.DataFrame(rows, columns=["draw", "budget_name", "patient", "role"]).to_parquet(study / "subsets.parquet")
     pretraining_run(study / "pretraining" / "simmim", "pre123")
     return study
@@ -116,8 +135,11 @@ def pretraining_run(folder: Path, run_id: str) -> None:
     log = pd.DataFrame({"step": steps, "loss": np.exp(-steps / 200), "effective_rank": np.nan})
     log.loc[::5, "effective_rank"] = 12.0
     log.to_csv(folder / "metrics.csv", index=False)
-    crops = {f"{kind}.{n}": np.random.default_rng(n).normal(size=(32, 32)) for n in range(3)
-             for kind in ("source", "corrupted", "restored")}  # fmt: skip
+    crops = {
+        f"{kind}.{n}": np.random.default_rng(n).normal(size=(32, 32))
+        for n in range(3)
+        for kind in ("source", "corrupted", "restored")
+    }
     np.savez(folder / "examples.npz", **crops)
 
 
@@ -336,12 +358,14 @@ def rows(*differences: tuple[float, float]) -> pd.DataFrame:
 
 def test_the_sentence_tells_losses_and_nothing_as_it_tells_gains():
     lead, _ = findings(rows((-0.1, 0.1), (-0.1, 0.2)), "Dice")
-    assert lead.startswith("Pretraining was shown to be neither better nor worse: in all 2")
+    assert lead.startswith("Neither a gain nor a loss from pretraining could be shown: in all 2")
     lead, detail = findings(rows((-0.2, -0.1), (-0.1, 0.2), (0.01, 0.2)), "Dice")
     assert "better in 1 and worse in 1; in 1, the 95% interval" in lead
     assert "(1 patient): simmim, fine-tuned −0.150 [−0.200, −0.100]" in detail
     lead, _ = findings(rows((-0.2, -0.1)), "Dice")
     assert "pretraining was worse than training from scratch" in lead
+    lead, _ = findings(rows((0.1, 0.2), (0.1, 0.2)).assign(difference_low=np.nan, difference_high=np.nan), "Dice")
+    assert "None of the comparisons with training from scratch (2) has a 95% interval" in lead
     lead, _ = findings(rows((0.1, 0.2)).assign(arm="scratch-long"), "Dice")
     assert "cannot say what pretraining is worth" in lead
 

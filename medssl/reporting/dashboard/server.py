@@ -1,10 +1,10 @@
-"""The dashboard: opens apps/review on this machine, for the runs of one folder.
+"""The server of the dashboard: serves the pages of apps/review on this machine, for the runs of one folder.
 
     medssl review studies --data cache
 
-Streamlit serves it; every setting that decides who may look is given here, so that no file on the machine can widen
-it. Nothing leaves the machine: no usage statistics, no fonts or scripts from elsewhere, no question for its address.
-Only files below the folder (and the caches named with --data) are opened. Imports no torch.
+Streamlit serves them. Every setting that decides who has access is given here, so that no configuration file on the
+machine can widen it. Nothing leaves the machine: no usage statistics, no fonts or scripts from elsewhere, no request for
+the machine's own address. Only files below the folder, and the caches named with --data, are opened. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from medssl.core.errors import MedsslError
 from medssl.core.resources import resource
 
-SETTINGS = "MEDSSL_REVIEW"  # the environment variable that tells the app what to show
+SETTINGS = "MEDSSL_REVIEW"  # the environment variable that says what to show
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -40,22 +40,27 @@ def review(
     port: int = 8501,
     names: list[str] | None = None,
 ) -> None:
-    """Serve the dashboard until it is stopped (Ctrl-C).
+    """Serve the dashboard until it is stopped with Ctrl-C.
 
-    runs: the folder to look at, and nothing outside of it. data: caches the studies were made with, to show their scans.
-    host: the address to listen at; anything but this machine's own lets others look. port: where to listen. names: under
-    which the dashboard may be asked for, beside localhost and `host`. Raises MedsslError for a folder that is not there,
-    a taken port, or where streamlit is missing.
+    Args:
+        runs: The folder of runs to show; nothing outside of it is opened.
+        data: The caches that the studies were made with, so that their scans can be shown.
+        host: The address to listen at. Any other than this machine's own lets other machines see the dashboard.
+        port: The port to listen at.
+        names: Host names by which a browser may request the dashboard, beside localhost and `host`.
+
+    Raises:
+        MedsslError: A folder does not exist, the port is taken, or Streamlit is not installed.
     """
     shown = Settings(Path(runs), tuple(Path(d) for d in data or ()))
     for folder in (shown.root, *shown.data):
         if not folder.is_dir():
-            raise MedsslError(f"{folder} is no folder: expected the folder of runs, and caches with --data")
+            raise MedsslError(f"{folder} is not a folder: expected the folder of runs, and caches with --data")
     _check_parts()
     _check_port(host, port)
     if host not in LOCAL:
         warnings.warn(
-            f"the dashboard listens at {host}: whoever reaches port {port} of this machine sees all runs, without a password",
+            f"the dashboard listens at {host}: anyone who can reach port {port} of this machine sees all runs, without a password",
             stacklevel=2,
         )
     os.environ[SETTINGS] = json.dumps({"root": str(shown.root.resolve()), "data": [str(d) for d in shown.data]})
@@ -63,32 +68,48 @@ def review(
 
 
 def settings() -> Settings:
-    """What the process that started the app wants shown."""
+    """Return what the process that started the app asked it to show."""
     if SETTINGS not in os.environ:
-        raise MedsslError("the dashboard was not told what to show: start it with medssl review RUNS")
+        raise MedsslError("the dashboard does not know which folder to show: start it with medssl review RUNS")
     about = json.loads(os.environ[SETTINGS])
     return Settings(Path(about["root"]), tuple(Path(d) for d in about["data"]))
 
 
 def options(host: str, port: int, names: list[str]) -> list[str]:
-    """Streamlit's settings as its command line takes them, which no configuration file overrules."""
+    """Return Streamlit's settings as options of its command line, which no configuration file overrides."""
     known = list(dict.fromkeys([*LOCAL, *([] if host in ("0.0.0.0", "::") else [host]), *names]))
+    origins = [f"http://{_bracketed(name)}:{port}" for name in known]
     values: dict[str, str | int | list[str]] = {
-        "server.address": host, "server.port": port, "browser.serverAddress": _asked_at(host), "browser.serverPort": port,
-        "server.allowedHosts": known, "server.corsAllowedOrigins": [f"http://{_bracketed(name)}:{port}" for name in known],
-        "client.allowedOrigins": [f"http://{_bracketed(name)}:{port}" for name in known],
-        "server.enableCORS": "true", "server.enableXsrfProtection": "true", "server.xsrfCookieSameSite": "strict",
-        "server.headless": "true", "server.fileWatcherType": "none", "server.runOnSave": "false",
-        "server.enableStaticServing": "false", "server.enableAgentApi": "false", "server.maxUploadSize": 1,
-        "browser.gatherUsageStats": "false", "client.showErrorDetails": "none", "client.showErrorLinks": "false",
-        "client.toolbarMode": "minimal", "global.developmentMode": "false", "logger.hideWelcomeMessage": "true",
+        "server.address": host,
+        "server.port": port,
+        "browser.serverAddress": _browser_address(host),
+        "browser.serverPort": port,
+        "server.allowedHosts": known,
+        "server.corsAllowedOrigins": origins,
+        "client.allowedOrigins": origins,
+        "server.enableCORS": "true",
+        "server.enableXsrfProtection": "true",
+        "server.xsrfCookieSameSite": "strict",
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "server.runOnSave": "false",
+        "server.enableStaticServing": "false",
+        "server.enableAgentApi": "false",
+        "server.maxUploadSize": 1,
+        "runner.magicEnabled": "false",
+        "browser.gatherUsageStats": "false",
+        "client.showErrorDetails": "none",
+        "client.showErrorLinks": "false",
+        "client.toolbarMode": "minimal",
+        "global.developmentMode": "false",
+        "logger.hideWelcomeMessage": "true",
         "theme.primaryColor": "#0072B2",
-    }  # fmt: skip
+    }
     return [f"--{k}={v}" for k, each in values.items() for v in (each if isinstance(each, list) else [each])]
 
 
 def app() -> Path:
-    """The app's first file: beside the package, or carried in it by a wheel."""
+    """Return the app's first file, which lies beside the package, or inside of it where a wheel was installed."""
     return resource("apps") / "review" / "app.py"
 
 
@@ -96,14 +117,14 @@ def _serve(flags: list[str]) -> None:
     from streamlit import net_util
     from streamlit.web import cli
 
-    for part in ("medssl.reporting.dashboard.runs", "medssl.reporting.dashboard.cases", "plotly.graph_objects"):
+    for part in ("medssl.reporting.widgets", "medssl.reporting.tables", "plotly.graph_objects"):
         importlib.import_module(part)  # now, so that the first page does not wait for it
 
-    # When a foreign page knocks, Streamlit asks outside for this machine's addresses, to let in whoever names one.
+    # At a request from a foreign page Streamlit would ask a server on the internet for this machine's address.
     net_util.get_external_ip = net_util.get_internal_ip = lambda: None
-    flags_of_host = dict(flag.split("=", 1) for flag in flags if flag.startswith("--browser."))
-    address, port = flags_of_host["--browser.serverAddress"], flags_of_host["--browser.serverPort"]
-    print(f"the dashboard: http://{_bracketed(address)}:{port} (Ctrl-C stops it)", flush=True)
+    given = dict(flag.split("=", 1) for flag in flags if flag.startswith("--browser."))
+    address, port = given["--browser.serverAddress"], given["--browser.serverPort"]
+    print(f"The dashboard is at http://{_bracketed(address)}:{port} (Ctrl-C stops it).", flush=True)
     cli.main(["run", str(app()), *flags], standalone_mode=False)
 
 
@@ -126,7 +147,7 @@ def _check_port(host: str, port: int) -> None:
         ) from error
 
 
-def _asked_at(host: str) -> str:
+def _browser_address(host: str) -> str:
     return "localhost" if host in ("0.0.0.0", "::") else host
 
 

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
 from medssl.core.atomic import write_atomically
@@ -23,6 +22,7 @@ from medssl.core.runs import Run, read, table
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import figures, tables
 from medssl.reporting.findings import findings, study_facts, study_warnings
+from medssl.reporting.html.template import render
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
 from medssl.studies.results import UNREADABLE, arrays, cases_of, cells_of, label_curves, summary_of
@@ -54,7 +54,7 @@ def report(runs: Path, out: Path | None = None) -> Path:
     views = [study_view(folder, known) for folder in studies]
     used = {run_id for view in views for run_id in view["uses"]}
     others = {run_id: known[run_id] for run_id in known if run_id not in used}
-    html = _template().render(studies=views, others=_other_runs(others), version=version("medssl"))
+    html = render("report.html.j2", studies=views, others=_other_runs(others), version=version("medssl"))
     target = Path(out) if out else root / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, html.encode())
@@ -103,7 +103,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "protocol": tables.protocol(run.protocol),
         "command": _command(run),
         "provenance": tables.provenance(run, cells),
-        "subsets": tables.budgets(folder),
+        "subsets": tables.budgets(_subsets(folder)),
         "config": without_paths(json.dumps(config, indent=1, sort_keys=True)),
         "uses": [i for i in arms.values() if i],
     }
@@ -167,6 +167,13 @@ def _log(folder: Path) -> pd.DataFrame | None:
     return log if "step" in log and known else None
 
 
+def _subsets(folder: Path) -> pd.DataFrame | None:
+    try:
+        return pd.read_parquet(folder / "subsets.parquet")
+    except UNREADABLE:
+        return None
+
+
 def _other_runs(runs: dict[str, tuple[Run, Path]]) -> dict[str, Any] | None:
     """The pretraining runs that no study of the page uses."""
     if not runs:
@@ -199,9 +206,3 @@ def _option_text(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("report.html.j2")

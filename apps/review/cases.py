@@ -1,0 +1,149 @@
+"""Page: single cases, the worst first: the scan with its reference, and the predictions of two arms beside it."""
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from medssl.preprocessing.cache import Cache
+from medssl.reporting import widgets
+from medssl.reporting.dashboard import cases, session, viewer
+from medssl.reporting.dashboard.study import Key, ReviewedStudy
+from medssl.reporting.style import arm_name, number
+
+TITLE = "Cases"
+ORDER = 3
+
+Arms = dict[str, Key]  # "A", and "B" where the study has another arm
+
+
+def show(study: ReviewedStudy) -> None:
+    """The list of cases on the left, the chosen one on the right."""
+    widgets.progress(study)
+    if not study.cases:
+        st.info("No cell of this study has cases that can be read yet.")
+        return
+    arms, draw = choose_arms(study)
+    left, right = st.columns([1.25, 2.75], gap="medium")
+    with left:
+        case = choose_case(study, arms, draw)
+    with right, widgets.guarded("This case"):
+        st.markdown(f"**Scan {widgets.plain(case['scan'])}** · patient {widgets.plain(case['patient'])}")
+        cache, reason = session.cache_of(study)
+        if cache is not None:
+            show_scan(study, arms, draw, case, cache)
+            return
+        st.info(widgets.plain(reason))
+        if study.task.keeps_examples:
+            show_examples(study, arms, draw)
+        else:
+            widgets.case_pictures([], charts(study, arms, draw, case["scan"]))
+
+
+def choose_arms(study: ReviewedStudy) -> tuple[Arms, int]:
+    """Two arms of one budget and draw; B is a pretrained one where there is one, since baselines come first."""
+    columns = st.columns([1, 1, 2, 2])
+    budget = columns[0].selectbox("Budget", cases.budgets(study))
+    draw = columns[1].selectbox("Draw", cases.draws(study.cases, budget))
+    names = cases.arms(study.cases, budget, draw)
+    a = columns[2].selectbox("Arm A", names, format_func=lambda arm: arm_name(*arm))
+    others = [arm for arm in reversed(names) if arm != a]
+    b = columns[3].selectbox("Arm B", others, format_func=lambda arm: arm_name(*arm)) if others else None
+    return {letter: (*arm, budget) for letter, arm in (("A", a), ("B", b)) if arm}, draw
+
+
+def choose_case(study: ReviewedStudy, arms: Arms, draw: int) -> pd.Series:
+    """The worst case of arm A, unless another one is chosen."""
+    listed = cases.worst_first(*(study.cases[key][draw] for key in arms.values()))
+    score = "Dice" if study.task.keeps_examples else "p(true)"
+    event = st.dataframe(
+        listed.drop(columns="patient"),
+        key=f"cases {arms} {draw}",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=560,
+        column_config={
+            "scan": st.column_config.TextColumn("scan, worst first", width=115),
+            "a": st.column_config.NumberColumn(f"A: {score}", format="%.3f", width=75),
+            "b": st.column_config.NumberColumn(f"B: {score}", format="%.3f", width=75),
+        },
+    )
+    rows = [row for row in event.selection.rows if row < len(listed)]
+    return listed.iloc[rows[0] if rows else 0]
+
+
+def show_scan(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cache: Cache) -> None:
+    """The scan with its reference, and the prediction or the probabilities of each arm beside it."""
+    scan, segmented = case["scan"], study.task.keeps_examples
+    reference = cache.read_mask(scan) if segmented else None
+    display = choose_display(cache, scan, reference, segmented)
+    if segmented:
+        masks = [session.mask_of(study, key, draw, scan) for key in arms.values()]
+        frames = cases.scan_frames(cache, scan, display, reference, masks)
+        predicted = [caption(letter, arms[letter], case, frame) for letter, frame in zip(arms, frames[1:], strict=True)]
+        legend = {f"structure {structure}": viewer.structure_colour(structure) for structure in cache.structures}
+        legend |= {"outline of the reference": viewer.OUTLINE_COLOUR}
+        widgets.case_pictures(list(zip(frames, ["image and reference", *predicted], strict=True)), legend=legend)
+    else:
+        frames = cases.scan_frames(cache, scan, display, None)
+        widgets.case_pictures([(frames[0], "image")], charts(study, arms, draw, scan))
+    if notes := cases.scan_notes(cache, scan):
+        widgets.caption(f"Noted when the scan was read: {notes}")
+
+
+def choose_display(cache: Cache, scan: str, reference: np.ndarray | None, segmented: bool) -> cases.Display:
+    """The plane, the slice, the window, and how masks are shown."""
+    shape, plane, index = cache.shape(scan), "axial", 0
+    volume = len(shape) == 3
+    columns = iter(st.columns([1.2, 1.6, 2.4, 1.6, 1.3] if volume else [2.4, 1.6, 1.3, 2], vertical_alignment="bottom"))
+    if volume:
+        plane, slice_column = next(columns).selectbox("Plane", list(viewer.PLANES)), next(columns)
+        last, index = viewer.slice_count(shape, plane) - 1, viewer.fullest_slice(reference, shape, plane)
+        if last:
+            index = slice_column.slider("Slice", 0, last, index, key=f"slice {scan} {plane}")
+    presets = viewer.windows(cache.modality)
+    window = presets[next(columns).selectbox("Window", list(presets))]
+    if not segmented:
+        return cases.Display(plane, index, window)
+    opacity = next(columns).slider("Overlay opacity", 0.0, 1.0, 0.35, 0.05)
+    outline = next(columns).toggle("Outline", True, help="The outline of the reference over the predictions")
+    return cases.Display(plane, index, window, opacity, outline)
+
+
+def show_examples(study: ReviewedStudy, arms: Arms, draw: int) -> None:
+    """Without the scans themselves: the slices that each arm saved of its own worst, median and best case."""
+    for letter, key in arms.items():
+        examples = cases.saved_examples(study, key, draw)
+        if not examples:
+            widgets.caption(f"{name(letter, key)} saved no pictures. Only the cells of a study's first draw save them.")
+            continue
+        widgets.case_pictures(
+            [(e.frame, f"{name(letter, key)} · its own {e.rank} case, Dice {number(e.dice)}") for e in examples]
+        )
+    st.caption(
+        "Filled: the prediction of the arm. Yellow: the outline of the reference. One slice of each case was saved."
+    )
+
+
+def charts(study: ReviewedStudy, arms: Arms, draw: int, scan: str) -> list[dict]:
+    """The class probabilities that each arm gave to a scan."""
+    return [
+        widgets.probability_chart(name(letter, key), *cases.class_probabilities(study.cases[key][draw], scan))
+        for letter, key in arms.items()
+    ]
+
+
+def caption(letter: str, key: Key, case: pd.Series, frame: cases.Frame) -> str:
+    if not frame.masked:
+        return f"{name(letter, key)}: no mask was saved. Only the cells of a study's first draw save them."
+    return f"{name(letter, key)} · Dice {number(case[letter.lower()])}"
+
+
+def name(letter: str, key: Key) -> str:
+    arm, mode, _ = key
+    return f"{letter}: {arm_name(arm, mode)}"
+
+
+study = session.study()
+if study is not None:
+    show(study)

@@ -1,0 +1,116 @@
+"""Page: what pretraining was worth: one sentence, one curve an arm with its intervals, and the labels it saved."""
+
+import html
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from medssl.reporting import tables, widgets
+from medssl.reporting.dashboard import session
+from medssl.reporting.dashboard.label_efficiency import Curve, curves
+from medssl.reporting.dashboard.study import ReviewedStudy
+from medssl.reporting.findings import findings
+from medssl.reporting.style import METRICS, MODES, ArmStyle, arm_name, arm_styles, offset_factors
+
+TITLE = "Label efficiency"
+ORDER = 1
+
+SYMBOLS = {  # plotly's names for matplotlib's markers and lines
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+}
+DASHES = {"-": "solid", "--": "dash", ":": "dot"}
+
+
+def show(study: ReviewedStudy) -> None:
+    """The sentence, the curves, the labels saved, the numbers, and the cells that are not complete."""
+    widgets.progress(study)
+    lead, detail = findings(study.main, METRICS[study.task.metric.name])
+    widgets.heading(f"So far: {lead}" if study.provisional and len(study.main) else lead)
+    widgets.caption(detail)
+    if len(study.main):
+        with widgets.guarded("The chart"):
+            show_curves(study)
+        with widgets.guarded("The table of labels saved"):
+            show_labels_saved(study)
+        with widgets.guarded("The table of scores"):
+            st.markdown("##### Numbers")
+            widgets.table(tables.scores(study.main), index="budget")
+    with widgets.guarded("The table of cells"):
+        incomplete = tables.incomplete_cells(study.cells, study.damaged)
+        if incomplete is not None:
+            st.markdown("##### Cells that are not complete")
+            widgets.table(incomplete, index="cell")
+
+
+def show_curves(study: ReviewedStudy) -> None:
+    modes = [mode for mode in MODES if (study.main["mode"] == mode).any()]
+    mode = modes[0]
+    if len(modes) > 1:
+        mode = st.radio("How the encoders are used", modes, format_func=MODES.__getitem__, horizontal=True)
+    styles = arm_styles(study.main["arm"].tolist())
+    chart = figure(curves(study.main, mode), styles, METRICS[study.task.metric.name])
+    st.plotly_chart(chart, config={"displayModeBar": False})
+    config = study.run.config
+    scored = f"{config.get('scored_patients', '–')} {config.get('score_on', 'test')} patients"
+    widgets.caption(
+        f"Means over draws and {scored}, with 95% intervals. Training from scratch is shown for every use of the encoders."
+    )
+
+
+def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.Figure:
+    """Score over labelled patients (log axis), with the intervals as bars."""
+    drawn = go.Figure()
+    for curve, factor in zip(shown, offset_factors(len(shown)), strict=True):
+        rows, style = curve.rows, styles[curve.arm]
+        name = html.escape(arm_name(curve.arm, curve.mode))
+        drawn.add_scatter(
+            x=rows["patients"] * factor,
+            y=rows["mean"],
+            name=name,
+            mode="lines+markers",
+            hovertext=[
+                f"<b>{name}</b><br>{html.escape(row.budget_name)}: {row.patients:g} patients, {row.draws:g} draws<br>"
+                f"{metric} {row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
+                for row in rows.itertuples()
+            ],
+            hoverinfo="text",
+            line={"color": style.colour, "dash": DASHES[style.line], "width": 2},
+            marker={"symbol": SYMBOLS[style.marker], "size": 8},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": rows["high"] - rows["mean"],
+                "arrayminus": rows["mean"] - rows["low"],
+                "thickness": 1.2,
+                "width": 0,
+                "color": style.colour,
+            },
+        )
+    sizes = sorted({patients for curve in shown for patients in curve.rows["patients"]})
+    ticks = {"tickvals": sizes, "ticktext": [f"{patients:g}" for patients in sizes]}
+    drawn.update_xaxes(type="log", title="labelled patients, validation included", showgrid=False, **ticks)
+    drawn.update_yaxes(title=metric)
+    legend = {"orientation": "h", "y": -0.22, "x": 0}
+    margin = {"l": 10, "r": 10, "t": 10, "b": 10}
+    return drawn.update_layout(height=430, margin=margin, legend=legend, hovermode="closest")
+
+
+def show_labels_saved(study: ReviewedStudy) -> None:
+    st.markdown("##### Labels saved")
+    saved, reason, full = tables.labels_saved(session.label_curves(study), study.main)
+    if saved is None:
+        st.caption(f"Cannot be computed. {reason}")
+        return
+    widgets.caption(f"Number of patients an arm needs to reach the score of scratch with all labels ({full}).")
+    widgets.table(saved, index="arm")
+
+
+study = session.study()
+if study is not None:
+    show(study)

@@ -1,0 +1,111 @@
+"""What lies in the folder under review: its runs, the folders that are not whole, and whether anything changed.
+
+    runs_in_folder = runs_below(Path("runs"))     # runs.table(), and rows for folders that are not whole
+    studies(runs_in_folder)                       # names of the studies, the newest first
+
+Imports no torch. Nothing outside of the folder is ever opened: a link that leads out of it is refused and not followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medssl.core import runs
+from medssl.core.errors import MedsslError
+
+LEFTOVERS = {  # what a run writes before, or beside, its record
+    ".lock",
+    "predictions.parquet",
+    "examples.npz",
+    "masks.npz",
+    "metrics.csv",
+    "last.ckpt",
+    "encoder.safetensors",
+    "subsets.parquet",
+    "summary.parquet",
+}
+
+
+def inside(root: Path, name: str) -> Path:
+    """Return the folder `name` below `root`.
+
+    Raises:
+        MedsslError: That folder lies, or leads by a link, anywhere else.
+    """
+    folder = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts or not folder.resolve().is_relative_to(root.resolve()):
+        raise MedsslError("that folder lies outside of the one under review: expected the name of a run below it")
+    return folder
+
+
+def stamp(root: Path) -> str:
+    """Return a text that changes when anything below `root` is added, replaced or removed, or a record is written."""
+    digest = hashlib.sha256()
+    for folder, _, names in _walk(root):
+        for path in [folder, *(folder / name for name in ("run.json", "summary.parquet") if name in names)]:
+            with suppress(FileNotFoundError):  # replaced since the folder was listed: the next call sees it
+                about = os.lstat(path)
+                digest.update(f"{path} {about.st_mtime_ns} {about.st_size}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def runs_below(root: Path) -> pd.DataFrame:
+    """Return `runs.table(root)` with further rows for folders that are not whole.
+
+    Their status is `empty` (nothing in it), `partial` (what a run writes before it has a record) or `refused` (a link in
+    it leads out of `root`, so that nothing of it was read).
+    """
+    rows = []
+    for folder, below, names in _walk(root):
+        links = _links_out(root, folder)
+        if "run.json" in names and not links:
+            rows.append(runs.row(root, folder))
+            continue
+        refused = [folder] if "run.json" in names else [folder / name for name in links]
+        rows += [_row(root, each, "refused", "a link leads out of the folder under review") for each in refused]
+        if not refused and (status := _status_without_record(folder, below, names)) and folder != root:
+            rows.append(_row(root, folder, status, "holds no run.json"))
+    return runs.as_table(sorted(rows, key=lambda row: row["folder"]))
+
+
+def studies(runs_in_folder: pd.DataFrame) -> list[str]:
+    """Return the folders of the studies among the runs of `runs_below`, the newest first."""
+    kinds = runs_in_folder.reindex(columns=["folder", "kind", "started"])
+    chosen = kinds[kinds["kind"] == "study"].sort_values("started", ascending=False, kind="stable")
+    return chosen["folder"].tolist()
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Folders below `root` that may hold runs: links are not followed, caches of scans not entered."""
+    for path, below, names in os.walk(root):
+        if "cache.json" in names:
+            below.clear()
+        below.sort()
+        yield Path(path), below, names
+
+
+def _links_out(root: Path, folder: Path) -> list[str]:
+    """The names in this folder that are links to a place outside of `root`."""
+    with os.scandir(folder) as entries:
+        links = [entry.name for entry in entries if entry.is_symlink()]
+    return [name for name in links if not (folder / name).resolve().is_relative_to(root.resolve())]
+
+
+def _row(root: Path, folder: Path, status: str, reason: str) -> dict[str, Any]:
+    return {"folder": str(folder.relative_to(root)), "id": folder.name, "status": status, "reason": reason}
+
+
+def _status_without_record(folder: Path, below: list[str], names: list[str]) -> str | None:
+    """`empty` or `partial`; None for a folder inside of a run, and for one whose files are not those of a run."""
+    if (folder.parent / "run.json").exists():
+        return None
+    if not below and not names:
+        return "empty"
+    return "partial" if any(name in LEFTOVERS or name.startswith(".run.json.") for name in names) else None
