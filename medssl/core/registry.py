@@ -114,7 +114,7 @@ def _modules(registry: Registry) -> dict[str, str]:
     folder = PACKAGE / registry.room
     classes: dict[str, _Source] = {}
     for path in sorted(folder.rglob("*.py")):
-        module = ".".join(("medssl", *path.relative_to(PACKAGE).with_suffix("").parts))
+        module = ".".join(("medssl", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, _source(module, node))

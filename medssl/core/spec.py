@@ -25,7 +25,6 @@ import numpy as np
 from medssl.core import registry
 from medssl.core.errors import MedsslError
 
-T = TypeVar("T")
 NUMPY_NUMBERS = (np.bool_, np.integer, np.float16, np.float32, np.float64)
 SPECIAL_FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -63,6 +62,10 @@ class Recorded:
         return made
 
 
+R = TypeVar("R", bound=Recorded)
+T = TypeVar("T")
+
+
 def describe(thing: Recorded) -> dict[str, Any]:
     """The class and the arguments that an object was built with, as JSON data.
 
@@ -82,11 +85,12 @@ def describe(thing: Recorded) -> dict[str, Any]:
     return {"class_path": _path(type(thing)), "init_args": arguments}
 
 
-def rebuild(spec: dict[str, Any], external: Recorded | None = None, **more: Any) -> Any:
+def rebuild(spec: dict[str, Any], base: type[T], external: Recorded | None = None, **more: Any) -> T:
     """A new object as `spec` describes it.
 
     Args:
         spec: What `describe` returned.
+        base: What the object has to be, such as Encoder; a class of another kind is refused before it is built.
         external: An object whose own class, and the classes of its arguments, the spec may name although they lie
             outside medssl.
         more: Arguments to add to those of the spec.
@@ -94,12 +98,19 @@ def rebuild(spec: dict[str, Any], external: Recorded | None = None, **more: Any)
     Raises:
         MedsslError: The spec names a class that it must not name, or its arguments do not fit.
     """
-    return _factory(spec, _external_classes(external))(**more)
+    build = _factory(spec, _external_classes(external))
+    kind = build.args[0]
+    if not issubclass(kind, base):
+        raise MedsslError(
+            f"the record names {spec['class_path']} where it needs an object of the kind {base.__name__}: expected one; "
+            f"restore the record from a copy, or run the job again"
+        )
+    return build(**more)
 
 
-def twin(thing: T) -> T:
+def twin(thing: R) -> R:
     """A new object of the same class, built with the same arguments."""
-    return rebuild(describe(thing), external=thing)  # type: ignore[arg-type]
+    return rebuild(describe(thing), type(thing), external=thing)
 
 
 def plain(value: Any) -> Any:
@@ -205,8 +216,8 @@ def _decode(value: Any, external: dict[str, type]) -> Any:
     return {key: _decode(item, external) for key, item in value.items()}
 
 
-def _factory(spec: dict[str, Any], external: dict[str, type]) -> Callable[..., Any]:
-    """A function that builds what a spec describes; the class and the arguments are checked before it is called."""
+def _factory(spec: dict[str, Any], external: dict[str, type]) -> functools.partial:
+    """`_build` of a class and its arguments, as a spec describes them; both are checked before it is called."""
     if not isinstance(spec, dict) or not isinstance(spec.get("init_args"), dict):
         raise MedsslError("a record describes no object where one is needed: expected class_path and init_args")
     kind = _class_named(spec.get("class_path"), external)

@@ -52,10 +52,7 @@ def fresh_encoder(spec: dict, seed: int, external_encoder: Encoder | None = None
         torch.manual_seed(seed)
         if external_encoder is not None and describes_same(describe(external_encoder), spec):
             return twin(external_encoder)
-        encoder = rebuild(spec)
-    if not isinstance(encoder, Encoder):
-        raise MedsslError(f"the record names {type(encoder).__name__} as its encoder: expected an encoder of medssl")
-    return encoder
+        return rebuild(spec, Encoder)  # type: ignore[type-abstract]
 
 
 def describe_method(method: Method) -> dict:
@@ -101,9 +98,8 @@ def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, r
     run = runs.read(folder)
     if run.kind != "pretrain" or run.status != "finished":
         raise MedsslError(f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run")
-    method = rebuild(run.config["method"], encoder=fresh_encoder(run.config["encoder"], 0, encoder))
-    if not isinstance(method, Method):
-        raise MedsslError(f"the record names {type(method).__name__} as its method: expected a method of medssl")
+    encoder = fresh_encoder(run.config["encoder"], 0, encoder)
+    method = rebuild(run.config["method"], Method, encoder=encoder)  # type: ignore[type-abstract]
     method.set_up_views(DataSpec.from_record(run.config), run.config["crop"])
     _load_exactly(method, folder / "method.safetensors")
     return method.eval(), run

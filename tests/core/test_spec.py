@@ -23,6 +23,7 @@ from medssl.core.spec import Recorded, describe, describes_same, plain, rebuild,
 from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
 from medssl.methods import Joint, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache
+from medssl.training.config import Hardware, TrainConfig
 from medssl.training.pretrain import pretrain
 from medssl.views.base import Compose
 from medssl.views.intensity import Gamma, Noise
@@ -61,7 +62,7 @@ class Blocks(Encoder):
 
 
 def through_json(thing: Recorded) -> Any:
-    return rebuild(json.loads(json.dumps(describe(thing), allow_nan=False)), external=thing)
+    return rebuild(json.loads(json.dumps(describe(thing), allow_nan=False)), Recorded, external=thing)
 
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -153,14 +154,14 @@ def test_an_encoder_in_an_encoder_and_its_dict_are_built_again() -> None:
     assert Blocks.built[-1] == {"drop_path": 0.3}
     assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in blocks.state_dict().items()}
     with pytest.raises(MedsslError, match="Blocks, which is outside medssl, and a record is never allowed to import"):
-        rebuild(describe(blocks))
+        rebuild(describe(blocks), Encoder)
 
 
 def test_a_run_trains_what_it_was_given_and_records_it(cache: Cache, tmp_path: Path) -> None:
     """A dict among an encoder's arguments was left out of the record, and the default trained in its place."""
     encoder = Blocks(ResidualUNet(3, width=2, blocks=(1, 1)), {"drop_path": 0.3})
     Blocks.built.clear()
-    run = pretrain(cache.path, tmp_path, encoder, SimMIM, crop=(16, 16, 16), steps=1, batch_size=2, accelerator="cpu")
+    run = pretrain(cache.path, tmp_path, encoder, SimMIM, (16, 16, 16), TrainConfig(1, 2), Hardware("cpu"))
     assert Blocks.built == [{"drop_path": 0.3}]
     assert run.config["encoder"]["init_args"]["kwargs"] == {"drop_path": 0.3}
     assert runs.table(tmp_path)["config.encoder.init_args.inner.init_args.blocks"].tolist() == [[1, 1]]
@@ -202,7 +203,7 @@ def test_a_record_names_registered_classes_only(path: Any, nested: bool, monkeyp
         monkeypatch.setattr(target, lambda *given, **named: called.append((given, named)))
     spec = {"class_path": path, "init_args": {"arguments": ["--version"]}}
     with pytest.raises(MedsslError, match="the record names|outside medssl"):
-        rebuild({"class_path": "Compose", "init_args": {"views": [spec]}} if nested else spec)
+        rebuild({"class_path": "Compose", "init_args": {"views": [spec]}} if nested else spec, Recorded)
     assert called == []
 
 
@@ -218,4 +219,12 @@ def test_a_record_names_registered_classes_only(path: Any, nested: bool, monkeyp
 )  # fmt: skip
 def test_a_broken_spec_is_refused_with_a_message(spec: Any) -> None:
     with pytest.raises(MedsslError, match="record"):
-        rebuild(spec)
+        rebuild(spec, Recorded)
+
+
+def test_a_class_of_another_kind_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Any] = []
+    monkeypatch.setattr(Gamma, "__init__", lambda self: built.append(self))
+    with pytest.raises(MedsslError, match="the record names Gamma where it needs an object of the kind Encoder"):
+        rebuild({"class_path": "Gamma", "init_args": {}}, Encoder)
+    assert built == []

@@ -131,13 +131,13 @@ def test_the_command_line_and_the_record_say_the_same() -> None:
 def test_a_record_builds_it_again_and_builds_no_class_from_outside() -> None:
     joint = Joint(small(), [partial(SimMIM, mask_block=4), partial(SimCLR, temperature=0.5)], [1, 0.1])
     spec = describe(joint)
-    again = rebuild(spec, encoder=small())
+    again = rebuild(spec, Joint, encoder=small())
     assert describe(again) == spec
     assert again.methods[1].temperature == 0.5
     again.load_state_dict(joint.state_dict())
     spec["init_args"]["parts"][0]["class_path"] = "tests.methods.test_joint.Follower"
     with pytest.raises(MedsslError, match="outside medssl"):
-        rebuild(spec, encoder=small())
+        rebuild(spec, Joint, encoder=small())
 
 
 class Follower(Method):
