@@ -3,14 +3,15 @@
     medssl predict runs/model NEW_SCANS --out masks
     medssl embed runs/simmim NEW_SCANS --out features
 
-NEW_SCANS is a folder of scans (indexed and prepared first, as the model's own were), a manifest or a cache: from one
-manifest the pseudonyms of all outputs are the same, so that they can be joined. Outputs are named by pseudonym; `medssl
-where OUT SCAN` says on the terminal which files that was. What of a folder is indexed here stays in OUT/manifest, with
-its private sources and key: hand on the outputs, not that.
+NEW_SCANS is a folder of scans (indexed and prepared first, as the model's own scans were), a manifest or a cache. Results
+are named by pseudonym, so results that come from one manifest can be joined; `medssl where OUT SCAN` shows on the terminal
+which files a pseudonym stands for. The manifest of a folder that is indexed here stays in OUT/manifest, with its private
+table of files and its key: share the results, not that folder.
 """
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,25 +40,37 @@ from medssl.scans.read import read_scan
 from medssl.training.finetune import load_model
 from medssl.training.models import Classifier, Segmenter, classify, pretrained_encoder, segment_probabilities
 
+BATCH = 64  # images that are classified at once
+
 
 def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
-    """Apply a fine-tuned model; returns one row a scan.
+    """Apply a fine-tuned model to scans.
 
-    Segmentation writes `out/SCAN.nii.gz`, structure numbers on the scan's own grid (on the cache's grid where `scans` is
-    a cache), and rows with each structure's volume in ml. Classification writes `out/probabilities.csv`. encoder: for a
-    model whose encoder class lies outside of medssl. Raises MedsslError for scans the model was not made for.
+    Segmentation writes `SCAN.nii.gz` with structure numbers on each scan's own grid (on the cache's grid if `scans` is a
+    cache) and `volumes.csv` with the volume of each structure in ml. Classification writes `probabilities.csv`.
+
+    Args:
+        run: Folder of a fine-tuned model.
+        scans: Folder of scans, manifest or cache.
+        out: Folder of the results.
+        encoder: Encoder of a model whose encoder class lies outside medssl.
+
+    Returns:
+        The table that was written, one row for each scan; a rejected scan has its reason and no numbers.
+
+    Raises:
+        MedsslError: The model was not made for such scans.
     """
     model, record = load_model(Path(run), encoder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     out = Path(out)
-    with prepared(Path(scans), out, record.config) as (cache, sources):
+    with prepared_like(record.config, Path(scans), out) as (cache, sources):
         if isinstance(model, Classifier):
             table, name = _probabilities(model, record, cache), "probabilities.csv"
         else:
-            names = track(list(cache.manifest["scan"]), "masks")
-            rows = [_write_mask(model, record, cache, scan, sources, out) for scan in names]
-            table, name = pd.DataFrame(rows), "volumes.csv"
+            progress = track(list(cache.manifest["scan"]), "masks")
+            table = pd.DataFrame([_write_mask(model, record, cache, scan, sources, out) for scan in progress])
+            name = "volumes.csv"
         table = _with_rejects(table, cache)
     write_atomically(out / name, table.to_csv(index=False).encode())
     return table
@@ -66,37 +79,56 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
 def embed(
     run: Path, scans: Path, out: Path, encoder: Encoder | None = None, duplicates_above: float | None = None
 ) -> pd.DataFrame:
-    """Feature vectors of scans from a pretraining run or a fine-tuned model, in `out/features.parquet`, one row a scan;
-    of a scan that was rejected the row has its reason and no numbers.
+    """Compute one feature vector for each scan and write them to `features.parquet`.
 
-    duplicates_above: a cosine, as 0.99: pairs of scans of different patients that agree as closely are listed in
-    `out/near_duplicates.csv`, to be looked at; nothing is left out.
+    Args:
+        run: Folder of a pretraining run or a fine-tuned model.
+        scans: Folder of scans, manifest or cache.
+        out: Folder of the results.
+        encoder: Encoder of a run whose encoder class lies outside medssl.
+        duplicates_above: Cosine similarity, such as 0.99: pairs of scans of different patients that are at least as
+            similar are listed in `near_duplicates.csv`. No scan is left out.
+
+    Returns:
+        The table of features, one row for each scan; a rejected scan has its reason and no numbers.
     """
-    record = runs.read(run)
+    record, out = runs.read(run), Path(out)
     if record.kind == "pretrain":
         trained = pretrained_encoder(Path(run), encoder)
     else:
         trained = load_model(Path(run), encoder)[0].encoder
-    with prepared(Path(scans), Path(out), record.config) as (cache, _):
-        names = list(cache.manifest["scan"])
-        vectors = probes.embed(trained.eval(), cache, names, record.config["crop"])
-        table = cache.manifest[["scan", "patient", "status"]].copy()
-        table = pd.concat([table, pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])], axis=1)
+    with prepared_like(record.config, Path(scans), out) as (cache, _):
+        vectors = probes.embed(trained.eval(), cache, list(cache.manifest["scan"]), record.config["crop"])
+        features = pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])
+        table = pd.concat([cache.manifest[["scan", "patient", "status"]], features], axis=1)
         table = _with_rejects(table, cache)
-    write_atomically(Path(out) / "features.parquet", table.to_parquet())
+    write_atomically(out / "features.parquet", table.to_parquet())
     if duplicates_above is not None:
-        pairs = probes.near_duplicates(vectors, list(cache.manifest["patient"]), duplicates_above)
-        found = pd.DataFrame([(names[i], names[j], c) for i, j, c in pairs], columns=["scan", "other", "cosine"])
-        write_atomically(Path(out) / "near_duplicates.csv", found.to_csv(index=False).encode())
+        duplicates = _near_duplicates(cache.manifest, vectors, duplicates_above)
+        write_atomically(out / "near_duplicates.csv", duplicates.to_csv(index=False).encode())
     return table
 
 
-@contextmanager
-def prepared(scans: Path, out: Path, config: dict[str, Any]) -> Iterator[tuple[Cache, Path | None]]:
-    """The scans as the model's own were prepared, and where their sources are listed.
+def _near_duplicates(manifest: pd.DataFrame, vectors: np.ndarray, above: float) -> pd.DataFrame:
+    scans = list(manifest["scan"])
+    pairs = probes.near_duplicates(vectors, list(manifest["patient"]), above)
+    return pd.DataFrame([(scans[i], scans[j], cosine) for i, j, cosine in pairs], columns=["scan", "other", "cosine"])
 
-    An existing cache; or a manifest, or a folder that is indexed into `out/manifest`, prepared into `out/cache`, which
-    is removed when the block ends well.
+
+@contextmanager
+def prepared_like(config: dict[str, Any], scans: Path, out: Path) -> Iterator[tuple[Cache, Path | None]]:
+    """Prepare scans as those of a run were prepared.
+
+    A folder of scans is indexed into `out/manifest`; a folder or manifest is prepared into `out/cache`, which is removed
+    at the end unless an error interrupts it.
+
+    Args:
+        config: Config of the run's record.
+        scans: Folder of scans, manifest or cache.
+        out: Folder of the results.
+
+    Yields:
+        The cache, and the table of the scans' files (None if `scans` is a cache).
     """
     out.mkdir(parents=True, exist_ok=True)
     trained = DataSpec.from_record(config)
@@ -105,14 +137,7 @@ def prepared(scans: Path, out: Path, config: dict[str, Any]) -> Iterator[tuple[C
         cache.data_spec.check_model(trained)
         yield cache, None
         return
-    manifest = scans
-    if not (scans / "sources.parquet").exists():
-        if scans.resolve() in out.resolve().parents or scans.resolve() == out.resolve():
-            raise MedsslError(
-                "--out lies in the folder of scans: expected another place, or its masks would be the next scans"
-            )
-        manifest = out / "manifest"
-        index([scans], manifest, modality=trained.modality)
+    manifest = scans if (scans / "sources.parquet").exists() else _index_into(out, scans, trained.modality)
     grid: dict[str, Any] = {"spacing_mm": trained.spacing_mm} if trained.dims == 3 else {"size": trained.size}
     cache = prepare(manifest, out / "cache", dims=trained.dims, modality=trained.modality, **grid)
     cache.data_spec.check_model(trained)
@@ -120,12 +145,21 @@ def prepared(scans: Path, out: Path, config: dict[str, Any]) -> Iterator[tuple[C
     shutil.rmtree(out / "cache")
 
 
+def _index_into(out: Path, scans: Path, modality: str) -> Path:
+    if scans.resolve() in (out.resolve(), *out.resolve().parents):
+        raise MedsslError(
+            "--out lies in the folder of scans: expected another place, or its masks would be the next scans"
+        )
+    index([scans], out / "manifest", modality=modality)
+    return out / "manifest"
+
+
 def _probabilities(model: Classifier, record: Run, cache: Cache) -> pd.DataFrame:
-    names = list(cache.manifest["scan"])
+    scans = list(cache.manifest["scan"])
     device = next(model.parameters()).device
     parts = [
-        classify(model, middles(cache, names[i : i + 64], record.config["crop"]).to(device)).cpu().numpy()
-        for i in track(range(0, len(names), 64), "scans")
+        classify(model, middles(cache, scans[i : i + BATCH], record.config["crop"]).to(device)).cpu().numpy()
+        for i in track(range(0, len(scans), BATCH), "scans")
     ]
     scores = pd.DataFrame(np.concatenate(parts), columns=[f"p.{name}" for name in record.config["classes"]])
     return pd.concat([cache.manifest[["scan", "patient", "status"]], scores], axis=1)
@@ -139,9 +173,9 @@ def _write_mask(
     probabilities = segment_probabilities(model, x, record.config["crop"]).cpu().numpy()
     shape, affine = _own_grid(cache, scan, sources)
     values = np.array([0, *map(int, record.config["classes"])], np.uint8)
-    mask = values[onto(probabilities, cache.affine(scan), shape, affine).argmax(0)]
-    content = nibabel.Nifti1Image(mask, affine)
-    write_atomically(out / f"{scan}.nii.gz", _gzipped(content))
+    mask = values[map_to_grid(probabilities, cache.affine(scan), shape, affine).argmax(0)]
+    image = nibabel.Nifti1Image(mask, affine)
+    write_atomically(out / f"{scan}.nii.gz", gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)[: mask.ndim]
     unit, size = ("ml", spacing_mm.prod() / 1000) if mask.ndim == 3 else ("mm2", spacing_mm.prod())
     return {"scan": scan, "status": "ok"} | {
@@ -150,33 +184,38 @@ def _write_mask(
 
 
 def _with_rejects(table: pd.DataFrame, cache: Cache) -> pd.DataFrame:
-    """The scans that could not be used stand in the result too, with the reason."""
-    everything = pd.read_parquet(cache.path / "manifest.parquet")
-    rejected = everything.loc[everything["status"] != "ok", ["scan", "status", "reason"]]
+    """Add a row with the reason for each rejected scan."""
+    manifest = pd.read_parquet(cache.path / "manifest.parquet")
+    rejected = manifest.loc[manifest["status"] != "ok", ["scan", "status", "reason"]]
     return pd.concat([table, rejected], ignore_index=True) if len(rejected) else table
 
 
-def onto(volume: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> np.ndarray:
-    """(K, X, Y, Z) on one grid -> (K, *shape) on another, linear; both affines map voxels to the same world in mm."""
+def map_to_grid(volume: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> np.ndarray:
+    """Resample a volume to another grid with linear interpolation.
+
+    Args:
+        volume: (K, *S) on the first grid.
+        affine: (4, 4) of the first grid, from voxels to the world in mm.
+        shape: Size of the second grid.
+        target: (4, 4) of the second grid, from voxels to the same world.
+
+    Returns:
+        (K, *shape) on the second grid.
+    """
     if volume.shape[1:] == tuple(shape) and np.allclose(affine, target, atol=1e-4):
         return volume
-    way = np.linalg.inv(affine) @ target
-    d = volume.ndim - 1
-    turn, shift = way[:d, :d], way[:d, 3]
-    return np.stack([affine_transform(v, turn, shift, tuple(shape), order=1, mode="nearest") for v in volume])
+    target_to_source = np.linalg.inv(affine) @ target
+    dims = volume.ndim - 1
+    matrix, offset = target_to_source[:dims, :dims], target_to_source[:dims, 3]
+    channels = [affine_transform(v, matrix, offset, tuple(shape), order=1, mode="nearest") for v in volume]
+    return np.stack(channels)
 
 
 def _own_grid(cache: Cache, scan: str, sources: Path | None) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine of the scan as it came; the cache's own grid where the files are not at hand."""
+    """Shape and affine of the original scan, or of the cached one if the files are not known."""
     if sources is None:
         return cache.shape(scan), cache.affine(scan)
     source = read_table(sources).set_index("scan").loc[scan]
     files, correct = list(source["files"]), source.get("correct")
     original = read_scan(files, source["format"], scan, "", member=source["member"], correct=correct)
     return original.array.shape[1:], original.affine
-
-
-def _gzipped(image: nibabel.Nifti1Image) -> bytes:
-    import gzip
-
-    return gzip.compress(image.to_bytes(), compresslevel=6, mtime=0)

@@ -14,7 +14,7 @@ from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import finetune, load_model
-from medssl.training.predict import embed, onto, predict
+from medssl.training.predict import embed, map_to_grid, predict
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +51,15 @@ def test_masks_lie_on_the_scans_own_grid_and_find_the_organs(segmenter: Path, co
         assert table.set_index("scan").loc[scan, "ml.1"] == pytest.approx(ml, rel=1e-3)
 
 
-def test_onto_another_grid_equals_scipys_zoom_and_keeps_world_places() -> None:
+def test_another_grid_equals_scipys_zoom_and_keeps_world_places() -> None:
     blob = ndimage.gaussian_filter((np.indices((20, 24, 16)).sum(0) % 17 == 0).astype(float), 2)[None]
     affine = np.diag([2.0, 2, 3, 1])
     flipped = affine.copy()
     flipped[0] = [-2, 0, 0, 2 * 19]
-    assert np.allclose(onto(blob, affine, (20, 24, 16), flipped), blob[:, ::-1])
+    assert np.allclose(map_to_grid(blob, affine, (20, 24, 16), flipped), blob[:, ::-1])
     fine = np.diag([1.0, 1, 1.5, 1])
     fine[:3, 3] = [-0.5, -0.5, -0.75]
-    up = onto(blob, affine, (40, 48, 32), fine)
+    up = map_to_grid(blob, affine, (40, 48, 32), fine)
     assert np.abs(up.reshape(1, 20, 2, 24, 2, 16, 2).mean((2, 4, 6)) - blob).max() < 0.05
 
 
@@ -68,7 +68,7 @@ def test_a_flat_mask_goes_back_to_its_own_grid_without_a_shift() -> None:
     mask[0, 8:16, 10:20] = 1
     small = np.diag([4.0, 4, 1, 1])
     small[:2, 3] = 1.5  # the middle of four pixels of the large one
-    back = onto(mask, small, (128, 128), np.eye(4))[0] > 0.5
+    back = map_to_grid(mask, small, (128, 128), np.eye(4))[0] > 0.5
     assert np.argwhere(back).min(0).tolist() == [32, 40]
     assert np.argwhere(back).max(0).tolist() == [63, 79]
 
