@@ -12,7 +12,7 @@
 The loader yields `source (B, C, *source)`, `valid (B, 1, *source)` (body, not air), `scan`, `patient`, `spacing_mm`, the
 source's `start` in the scan and the scan's `extent` (B, dims, voxels), and one `key` a sample; `make_views` turns them
 into `views`, a list of (B, C, *crop), and `valid_views` on the device the batch is on, and for a method that asks for
-them `place_views`: where in its scan each voxel of a view lies. Labels never enter.
+coordinates `coordinate_views`: where in its scan each voxel of a view lies. Labels never enter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +29,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.spec import Recorded
 from medssl.encoders.base import Encoder
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.sample_fields import SampleField, resolve
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.random import derive_keys
@@ -52,13 +52,15 @@ class Method(Recorded, nn.Module, ABC):
 
     decoder: trained by the pretext, it goes along into segmentation; None where there is none.
     min_batch_size: the smallest batch the loss has a meaning for.
-    places: whether the loss asks for `place_views`, each (B, dims, *crop), -1..1 from the scan's first voxel to its last.
+    sample_fields: what a sample must hold besides the scan, by name; see `preprocessing/sample_fields.py`.
+    partner_views: the numbers of the views that are cut from the partner in place of the scan.
     stop_gradient: what the loss sends no gradient to, for the record; an attribute's name where it is a module.
     """
 
     decoder: nn.Module | None
     min_batch_size: int = 1
-    places: bool = False
+    sample_fields: tuple[str | SampleField, ...] = ()
+    partner_views: tuple[int, ...] = ()
     stop_gradient: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder):
@@ -99,18 +101,6 @@ class Method(Recorded, nn.Module, ABC):
         """How large a source the views cut the crop from."""
         return tuple(round(1.5 * n) for n in crop)
 
-    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the scans that can be learned from, said out loud where some cannot; raises MedsslError where none."""
-        return manifest
-
-    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
-        """What `Crops` has to be told to yield more than the scan itself (`partners`, `reports`); manifest: as `usable`."""
-        return {}
-
-    def view_source(self, batch: dict[str, Any], view: int) -> tuple[Tensor, Tensor]:
-        """What view number `view` is cut from: (B, C, *source), and its body (B, 1, *source)."""
-        return batch["source"], batch["valid"]
-
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         """Raise MedsslError before the first step where this method cannot work with such a crop or batch."""
         self.encoder.check_size(crop)
@@ -132,29 +122,15 @@ class Method(Recorded, nn.Module, ABC):
         """Add `views` and `valid_views` to a batch, where it lies, from its `source` and keys."""
         views = [view for view in self._views if isinstance(view, View)]
         params = [view.draw(derive_keys(batch["key"], i)) for i, view in enumerate(views)]
-        sources = [self.view_source(batch, i) for i in range(len(views))]
+        for field in resolve(self.sample_fields):
+            batch |= field.on_device(batch)
+        partner = ("partner", "partner_valid")
+        sources = [
+            [batch[name] for name in (partner if i in self.partner_views else ("source", "valid"))]
+            for i in range(len(views))
+        ]
         made = [view.with_mask(x.float(), body.float(), p) for view, p, (x, body) in zip(views, params, sources)]
         batch["views"], batch["valid_views"] = [image for image, _ in made], [body for _, body in made]
-        if self.places:
-            places = places_of(batch)
-            batch["place_views"] = [view.mask(places, p) for view, p in zip(views, params)]
+        if "coordinates" in batch:
+            batch["coordinate_views"] = [view.mask(batch["coordinates"], p) for view, p in zip(views, params)]
         return batch
-
-
-def sequences(manifest: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The manifest of scans whose frames the cache holds as channels; raises MedsslError where one is still."""
-    still = (manifest["frames"].fillna(1) < 2).sum()
-    if still:
-        raise MedsslError(
-            f"{still} of {len(manifest)} scans to pretrain on hold one frame: {method} expected sequences; index 4D scans and "
-            f"prepare them with --frames sequence, or take another --method"
-        )
-    return manifest
-
-
-def places_of(batch: dict[str, Any]) -> Tensor:
-    """(B, dims, *source): where in its scan each voxel of the source lies, -1..1 an axis from the first voxel to the last."""
-    size = batch["source"].shape[2:]
-    steps = torch.stack(torch.meshgrid(*[torch.arange(n, device=batch["source"].device) for n in size], indexing="ij"))
-    start, last = (t.reshape(*t.shape, *[1] * len(size)) for t in (batch["start"], (batch["extent"] - 1).clamp(min=1)))
-    return 2 * (start + steps[None]) / last - 1

@@ -19,12 +19,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from lightly.utils import dist
-from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
@@ -35,7 +32,6 @@ from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
-say = rank_zero_only(Console(stderr=True).print)
 MOST_SCALE = 100.0  # of the logits, the paper's bound
 
 
@@ -46,6 +42,7 @@ class CLIP(Method):
     """
 
     min_batch_size = 2
+    sample_fields = ("report",)
 
     def __init__(
         self,
@@ -67,21 +64,6 @@ class CLIP(Method):
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.relational(data_spec, size),)
 
-    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        found = manifest[manifest["scan"].isin(reports_in(manifest))]
-        if len(found) < self.min_batch_size:
-            raise MedsslError(
-                f"{len(found)} of {len(manifest)} scans to pretrain on have a report: CLIP expected {self.min_batch_size} or more; "
-                f"look at the labels' column of reports"
-            )
-        if len(found) < len(manifest):
-            missing = len(manifest) - len(found)
-            say(f"{missing} of {len(manifest)} scans have no report and are left out")
-        return found
-
-    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
-        return {"reports": reports_in(manifest)}
-
     def loss(self, batch: dict[str, Any]) -> Tensor:
         images = self.image_vectors(self.encoder(batch["views"][0]))
         distinct = {text: n for n, text in enumerate(dict.fromkeys(batch["report"]))}
@@ -99,17 +81,6 @@ class CLIP(Method):
 
     def monitored_values(self) -> dict[str, float]:
         return {"temperature": 1 / min(MOST_SCALE, math.exp(float(self.log_scale.detach())))}
-
-
-def reports_in(manifest: pd.DataFrame) -> dict[str, str]:
-    """scan -> report text, for those of the scans that have one."""
-    if "report" not in manifest:
-        raise MedsslError(
-            "there are no reports in this cache: expected text for each scan; join it with `medssl index --labels FILE.csv "
-            "--report COLUMN`, then prepare again"
-        )
-    given = manifest.set_index("scan")["report"].dropna()
-    return {str(scan): str(text) for scan, text in given.items()}
 
 
 def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:

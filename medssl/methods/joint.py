@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +27,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.sample_fields import resolve
 from medssl.views.base import View
 from medssl.views.random import derive_keys
 
@@ -56,7 +56,7 @@ class Joint(Method):
         decoders = [part.decoder for part in self.methods if part.decoder is not None]
         self.decoder = decoders[0] if len(decoders) == 1 else None
         self.min_batch_size = max(part.min_batch_size for part in self.methods)
-        self.places = any(part.places for part in self.methods)
+        self.sample_fields = tuple(resolve(field for part in self.methods for field in part.sample_fields))
         self.names = [type(part).__name__ for part in self.methods]
         self.names = [n if self.names.count(n) == 1 else f"{n}.{i}" for i, n in enumerate(self.names)]
         self.losses: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ class Joint(Method):
         made, start = [], 0
         for number, count in enumerate(self.counts):
             mine = slice(start, start + count)
-            lists = ("views", "valid_views", "place_views")
+            lists = ("views", "valid_views", "coordinate_views")
             own: dict[str, Any] = {name: batch[name][mine] for name in lists if name in batch}
             own["key"] = derive_keys(batch["key"], 700 + number) if number else batch["key"]
             made.append(batch | own)
@@ -99,26 +99,6 @@ class Joint(Method):
     def source_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         return tuple(max(sizes) for sizes in zip(*(part.source_size(crop) for part in self.methods)))
 
-    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        for part in self.methods:
-            manifest = part.usable(manifest)
-        return manifest
-
-    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for part in self.methods:
-            own = part.crop_settings(manifest)
-            if other := [name for name in own if name in found and found[name] != own[name]]:
-                raise MedsslError(
-                    f"two parts of Joint ask for other {' and '.join(other)}: expected one kind of positives; give them the same"
-                )
-            found |= own
-        return found
-
-    def view_source(self, batch: dict[str, Any], view: int) -> tuple[Tensor, Tensor]:
-        owners = [part for part, count in zip(self.methods, self.counts) for _ in range(count)]
-        return owners[view].view_source(batch, view - owners.index(owners[view]))
-
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
         for part in self.methods:
@@ -126,6 +106,8 @@ class Joint(Method):
 
     def set_up_views(self, data_spec: DataSpec, size: Sequence[int]) -> None:
         self.counts = [len(own) for own in self._views_of_parts(data_spec, size)]
+        firsts = [sum(self.counts[:number]) for number in range(len(self.counts))]
+        self.partner_views = tuple(n + i for n, part in zip(firsts, self.methods) for i in part.partner_views)
         super().set_up_views(data_spec, size)
 
     def before_step(self) -> None:

@@ -17,14 +17,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
-from medssl.methods.base import Method, sequences
+from medssl.methods.base import Method
 from medssl.methods.simmim import mean_error
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -39,6 +38,7 @@ class MaskedMotion(Method):
     """
 
     decoder: Decoder
+    sample_fields = ("frames",)
 
     def __init__(self, encoder: Encoder, mask_ratio: float = 0.75, mask_block: int = 8, motion_weight: float = 1.0):
         super().__init__(encoder)
@@ -57,9 +57,6 @@ class MaskedMotion(Method):
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.masked(data_spec, size),)
-
-    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        return sequences(manifest, "MaskedMotion")
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, tubes = batch["views"][0], self.tubes_of(batch)

@@ -15,14 +15,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
-from medssl.methods.base import Method, sequences
+from medssl.methods.base import Method
 from medssl.methods.simmim import mean_error
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -41,6 +40,7 @@ class NextSlice(Method):
     def __init__(self, encoder: Encoder, along: Literal["slices", "frames"] = "slices", ahead: int = 4):
         super().__init__(encoder)
         self.along, self.ahead = along, ahead
+        self.sample_fields = ("frames",) if along == "frames" else ()
         if ahead < 1 or (along == "frames" and ahead >= encoder.in_channels):
             most = f" to {encoder.in_channels - 1}, one less than the frames" if along == "frames" else ""
             raise MedsslError(f"ahead is {ahead} along {along}: expected a whole number from 1{most}")
@@ -49,9 +49,6 @@ class NextSlice(Method):
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.masked(data_spec, size),)
-
-    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        return sequences(manifest, "NextSlice") if self.along == "frames" else manifest
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, (to_come, asked) = batch["views"][0], self.to_come(batch)

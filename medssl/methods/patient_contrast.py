@@ -15,22 +15,16 @@ patient are never each other's negatives.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal
+from typing import Any
 
-import pandas as pd
 from lightly.models.modules import SimCLRProjectionHead
-from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.datasets.manifest import scan_of_frame
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.contrast import Similarity, check_temperature, nt_xent
 from medssl.methods.shared.two_views import TwoViews
-
-say = rank_zero_only(Console(stderr=True).print)
+from medssl.preprocessing.sample_fields import Partner, Positives
 
 
 class PatientContrast(TwoViews):
@@ -40,10 +34,12 @@ class PatientContrast(TwoViews):
     temperature, projection, similarity, chunk: as in SimCLR.
     """
 
+    partner_views = (1,)
+
     def __init__(
         self,
         encoder: Encoder,
-        positives: Literal["patient", "aligned", "neighbour"] = "patient",
+        positives: Positives = "patient",
         apart: int = 4,
         temperature: float = 0.2,
         projection: int = 128,
@@ -56,39 +52,8 @@ class PatientContrast(TwoViews):
             raise MedsslError(f"apart is {apart}: expected 1 slice or more between neighbours")
         self.positives, self.apart, self.temperature = positives, apart, temperature
         self.projection, self.similarity = projection, similarity
+        self.sample_fields = (Partner(positives, apart),)
         self.head = SimCLRProjectionHead(encoder.out_dim, encoder.out_dim, projection)
-
-    def usable(self, manifest: pd.DataFrame) -> pd.DataFrame:
-        paired = sum(map(bool, self.partners(manifest).values()))
-        near = self.positives == "neighbour"
-        rest = "their own neighbouring slices" if near else "a second view of themselves"
-        say(f"{paired} of {len(manifest)} scans ({paired / len(manifest):.0%}) have a partner; the others meet {rest}")
-        if not paired and not near:
-            warnings.warn(
-                "no scan has a partner, so this is plain SimCLR; patients need several scans (index --patient COLUMN), or take "
-                "--method.positives neighbour",
-                stacklevel=2,
-            )
-        return manifest
-
-    def crop_settings(self, manifest: pd.DataFrame) -> dict[str, Any]:
-        return {"partners": self.partners(manifest), "apart": self.apart if self.positives == "neighbour" else 0}
-
-    def partners(self, manifest: pd.DataFrame) -> dict[str, list[str]]:
-        """scan -> the other scans that may be its positive."""
-        grids = manifest["shape"].map(tuple)
-        series = manifest["scan"].map(scan_of_frame)
-        keys = {"patient": [manifest["patient"]], "aligned": [manifest["patient"], grids], "neighbour": [series]}
-        found = {}
-        for _, scans in manifest.groupby([k.rename(str(i)) for i, k in enumerate(keys[self.positives])])["scan"]:
-            members = sorted(scans)
-            for i, scan in enumerate(members):
-                near = members[max(0, i - 1) : i + 2] if self.positives == "neighbour" else members
-                found[scan] = [other for other in near if other != scan]
-        return found
-
-    def view_source(self, batch: dict[str, Any], view: int) -> tuple[Tensor, Tensor]:
-        return (batch["partner"], batch["partner_valid"]) if view else (batch["source"], batch["valid"])
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         a, b = self.projections(batch)

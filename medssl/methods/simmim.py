@@ -55,8 +55,9 @@ class SimMIM(Method):
         self.mask_ratio, self.mask_block, self.decoder_kind = mask_ratio, mask_block, decoder_kind
         self.restore_intensity, self.corruption = restore_intensity, recipes.restoration()
         self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
-        self.place_weight, self.places = place_weight, place_weight > 0
-        predicted = encoder.in_channels + (encoder.dims if self.places else 0)
+        self.place_weight = place_weight
+        self.sample_fields = ("coordinates",) if place_weight else ()
+        predicted = encoder.in_channels + (encoder.dims if place_weight else 0)
         if decoder_kind == "unet":
             self.decoder = Decoder(encoder, predicted)
         else:
@@ -65,7 +66,7 @@ class SimMIM(Method):
             self.head = kind(encoder.out_dim, predicted, stride, stride)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        recipe = recipes.relational if self.places else recipes.masked
+        recipe = recipes.relational if self.place_weight else recipes.masked
         return (recipe(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -73,7 +74,9 @@ class SimMIM(Method):
         body = batch["valid_views"][0]
         restored, places = self.predict(self.seen(batch), mask)
         loss = mean_error(restored, x, body if self.restore_intensity else body * mask)
-        return loss + self.place_weight * mean_error(places, batch["place_views"][0], body) if self.places else loss
+        if not self.place_weight:
+            return loss
+        return loss + self.place_weight * mean_error(places, batch["coordinate_views"][0], body)
 
     def seen(self, batch: dict[str, Any]) -> Tensor:
         """What the encoder is shown of the view, before the mask."""

@@ -10,7 +10,7 @@ nothing but starting `Steps` at the step of the checkpoint. Light to import, sin
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,26 +23,29 @@ LEAST_BODY = 0.1  # a crop with a smaller share of body is drawn again, up to TR
 TRIES = 4
 
 
+class FieldReader(Protocol):
+    """Adds one field to a sample; see `sample_fields.py`."""
+
+    def read(self, crops: Crops, scan: str, start: Sequence[int], generator: np.random.Generator) -> dict[str, Any]:
+        """The entries to add to the sample of `scan` whose source starts at voxel `start`."""
+
+
 class Crops(Dataset):
     """Sample n of an endless, seeded stream of random crops: `n` says which scan, where, and under which key.
 
     size: of the crop (*source). masks: also give `mask (1, *source)`; every second crop then holds a labelled structure.
     targets: a number for each scan, given as `target`. place: "random" or "middle".
-    partners: the scans that each scan may be paired with, given as `partner` and `partner_valid` from the same relative
-    place; a scan without one is its own, up to `apart` slices further along its coarsest axis (or its last).
-    reports: a text for each scan, given as `report`.
+    fields: what else each sample holds; `sample_fields.py` makes them.
     """
 
     def __init__(
         self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, masks: bool = False,
-        targets: dict[str, int] | None = None, place: str = "random", partners: dict[str, list[str]] | None = None, apart: int = 0,
-        reports: dict[str, str] | None = None,
+        targets: dict[str, int] | None = None, place: str = "random", fields: Sequence[FieldReader] = (),
     ):  # fmt: skip
         if not scans:
             raise MedsslError("no scan to train on: expected at least one; look at the manifest's status column")
         self.cache, self.scans, self.size, self.seed = cache, list(scans), tuple(size), seed
-        self.masks, self.targets, self.place, self.partners, self.apart = masks, targets, place, partners, apart
-        self.reports = reports
+        self.masks, self.targets, self.place, self.fields = masks, targets, place, tuple(fields)
         patients = cache.manifest.set_index("scan")["patient"]
         codes = {p: i for i, p in enumerate(sorted(set(patients)))}
         self.patient = [codes[patients[s]] for s in self.scans]
@@ -57,7 +60,7 @@ class Crops(Dataset):
         key = int(generator.integers(0, 2**63 - 1))
         start, source = self._draw(scan, generator)
         sample = {
-            "source": torch.from_numpy(source), "valid": torch.from_numpy(self._valid(scan, start, source)), "scan": row,
+            "source": torch.from_numpy(source), "valid": torch.from_numpy(self.valid(scan, start, source)), "scan": row,
             "patient": self.patient[row], "spacing_mm": torch.tensor(self.cache.spacing_mm), "key": key,
             "start": torch.tensor(start), "extent": torch.tensor(self.cache.shape(scan)),
         }  # fmt: skip
@@ -65,10 +68,8 @@ class Crops(Dataset):
             sample["mask"] = torch.from_numpy(self.cache.read_mask(scan, start, self.size))[None]
         if self.targets is not None:
             sample["target"] = self.targets[scan]
-        if self.partners is not None:
-            sample |= self._partner(scan, start, self.partners.get(scan, []), generator)
-        if self.reports is not None:
-            sample["report"] = self.reports[scan]
+        for field in self.fields:
+            sample |= field.read(self, scan, start, generator)
         return sample
 
     def __len__(self) -> int:
@@ -87,7 +88,7 @@ class Crops(Dataset):
         if self.masks and generator.random() < 0.5 and (places := self._structures(scan)):
             voxels = places[generator.integers(len(places))]
             centre = voxels[generator.integers(len(voxels))]
-            start = [_inside(int(c) - size // 2, n, size) for c, n, size in zip(centre, shape, self.size)]
+            start = [start_inside(int(c) - size // 2, n, size) for c, n, size in zip(centre, shape, self.size)]
             return start, self.cache.read(scan, start, self.size)
         for attempt in range(TRIES):
             start = [
@@ -99,24 +100,6 @@ class Crops(Dataset):
                 break
         return start, source
 
-    def _partner(
-        self, scan: str, start: Sequence[int], others: list[str], generator: np.random.Generator
-    ) -> dict[str, torch.Tensor]:
-        """A scan of the list at the same relative place; the scan itself where it is empty, moved by up to `apart`."""
-        other = others[generator.integers(len(others))] if others else scan
-        room, its_room = ([n - s for n, s in zip(self.cache.shape(x), self.size)] for x in (scan, other))
-        place = [
-            round(s * its / own) if own > 0 and its > 0 else its // 2 for s, own, its in zip(start, room, its_room)
-        ]
-        if self.apart and not others:
-            spacing_mm = self.cache.spacing_mm
-            axis = max(range(len(place)), key=lambda i: (spacing_mm[i], i))
-            move = int(generator.integers(1, self.apart + 1)) * (1 if generator.random() < 0.5 else -1)
-            place[axis] = _inside(place[axis] + move, self.cache.shape(scan)[axis], self.size[axis])
-        source = self.cache.read(other, place, self.size)
-        valid = self._valid(other, place, source)
-        return {"partner": torch.from_numpy(source), "partner_valid": torch.from_numpy(valid)}
-
     def _structures(self, scan: str) -> list[np.ndarray]:
         """For each structure of the scan up to 500 of its voxels; read once, then kept."""
         if scan not in self._places:
@@ -125,7 +108,7 @@ class Crops(Dataset):
             self._places[scan] = [voxels[:: max(1, len(voxels) // 500)] for voxels in found if len(voxels)]
         return self._places[scan]
 
-    def _valid(self, scan: str, start: Sequence[int], source: np.ndarray) -> np.ndarray:
+    def valid(self, scan: str, start: Sequence[int], source: np.ndarray) -> np.ndarray:
         """(1, *source): body, neither the scan's air nor the padding around it."""
         inside = np.zeros(self.size, bool)
         shape = self.cache.shape(scan)
@@ -170,6 +153,6 @@ def crop_by_spacing(
     return found
 
 
-def _inside(start: int, length: int, size: int) -> int:
+def start_inside(start: int, length: int, size: int) -> int:
     """The start moved so that the crop stays inside of the scan, or is centred where the scan is the smaller one."""
     return min(max(start, 0), length - size) if length > size else (length - size) // 2

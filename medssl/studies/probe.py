@@ -35,8 +35,9 @@ from medssl.encoders import Encoder
 from medssl.evaluation import representation as probes
 from medssl.evaluation.intervals import Interval, auroc_interval, crossed_interval, patient_means
 from medssl.methods.base import Method
-from medssl.methods.clip import CLIP, reports_in
+from medssl.methods.clip import CLIP
 from medssl.preprocessing.cache import Cache
+from medssl.preprocessing.sample_fields import reports_in
 from medssl.training.models import fresh_encoder, load_method
 
 Kind = Literal["knn", "linear", "kmeans", "anomaly", "regression", "zeroshot", "retrieval"]

@@ -42,6 +42,7 @@ from medssl.methods.simclr import SimCLR
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops, crop_by_spacing, source_within
 from medssl.preprocessing.fingerprint import ANISOTROPIC
+from medssl.preprocessing.sample_fields import readers, resolve, select_scans
 from medssl.training.callbacks.health import Health
 from medssl.training.config import Hardware, Monitoring, TrainConfig
 from medssl.training.engine import (
@@ -112,12 +113,16 @@ def pretrain(
         raise MedsslError(
             "no scan to pretrain on: expected at least one of a training patient; look at the split's column"
         )
-    rows = pretext.usable(cache.manifest[cache.manifest["scan"].isin(allowed)])
-    told = pretext.crop_settings(rows)
+    fields = resolve(pretext.sample_fields)
+    rows, remarks = select_scans(fields, cache.manifest[cache.manifest["scan"].isin(allowed)])
+    for remark in remarks:
+        rank_zero_only(console.print)(remark)
+    field_readers = readers(fields, rows)
     config = {
         "encoder": describe(encoder), "method": describe_method(pretext) | _about(pretext), "crop": size,
         **asdict(train), **split.to_record(), "devices": hardware.devices, "transductive": transductive,
-        "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), told=told), "data_spec": cache.data_spec.to_record(),
+        "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), fields=[repr(r) for r in field_readers]),
+        "data_spec": cache.data_spec.to_record(),
     }  # fmt: skip
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
     finished = runs.finished(out, name, resume)
@@ -129,7 +134,9 @@ def pretrain(
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
         scans = list(rows["scan"])
-        crops = Crops(cache, scans, source_within(cache, scans, pretext.source_size(size), size), seed, **told)
+        crops = Crops(
+            cache, scans, source_within(cache, scans, pretext.source_size(size), size), seed, fields=field_readers
+        )
         health = Health(cache, scans, size, train, monitoring)
         try:
             cost = _fit(pretext, crops, health, out, train, hardware, resume)

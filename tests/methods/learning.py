@@ -35,6 +35,7 @@ from medssl.evaluation import representation as probes
 from medssl.methods import Method, Rotation, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.crops import Crops, source_within
+from medssl.preprocessing.sample_fields import readers, resolve
 from medssl.training.models import fresh_encoder
 from medssl.training.pretrain import pretrain, pretraining_scans
 from medssl.views import recipes
@@ -153,8 +154,8 @@ def restoration(method: Method, cache: Cache, seed: int, count: int = 32) -> flo
     shown = []
     for scans in (seen, unseen):
         source = source_within(cache, scans, method.source_size(CROP), CROP)
-        settings = method.crop_settings(cache.manifest[cache.manifest["scan"].isin(scans)])
-        crops = Crops(cache, scans, source, seed + 1, **settings)
+        fields = readers(resolve(method.sample_fields), cache.manifest[cache.manifest["scan"].isin(scans)])
+        crops = Crops(cache, scans, source, seed + 1, fields=fields)
         batch = method.cpu().eval().make_views(default_collate([crops[n] for n in range(count)]))
         shown.append(method.reconstruct(batch))
     known, new = shown

@@ -17,6 +17,7 @@ from medssl.methods import Joint, Method, PatientContrast, Rotation, SimCLR, Sim
 from medssl.methods.check import synthetic_batch
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.sample_fields import Partner
 from medssl.training.config import TrainConfig
 from medssl.training.module import PretrainingModule
 from medssl.training.pretrain import pretrain
@@ -54,17 +55,16 @@ def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
     assert float(found) == pytest.approx(weighted, abs=1e-5)
 
 
-def test_a_part_that_pairs_patients_gets_its_partners(cache: Cache) -> None:
+def test_a_part_that_pairs_patients_gets_its_partners() -> None:
     joint = Joint(small(), [Rotation, PatientContrast])
-    assert joint.crop_settings(cache.manifest) == PatientContrast(small()).crop_settings(cache.manifest)
+    assert joint.sample_fields == PatientContrast(small()).sample_fields == (Partner(),)
     joint.set_up_views(DataSpec(3, modality="MR"), SIZE)
     batch = synthetic_batch(joint.encoder, joint.source_size(SIZE), 3)
     views = joint.make_views(dict(batch))["views"]
     others = joint.make_views({**batch, "partner": batch["partner"].flip(0)})["views"]
     assert [torch.equal(a, b) for a, b in zip(views, others)] == [True, True, False]
-    two_kinds = Joint(small(), [PatientContrast, partial(PatientContrast, positives="neighbour")])
-    with pytest.raises(MedsslError, match="two parts of Joint ask for other .*apart"):
-        two_kinds.crop_settings(cache.manifest)
+    with pytest.raises(MedsslError, match="the sample field partner was asked for as .*patient.* and as .*neighbour"):
+        Joint(small(), [PatientContrast, partial(PatientContrast, positives="neighbour")])
 
 
 def test_its_loss_is_the_weighted_sum_of_the_published_formulae_in_float64(agrees) -> None:

@@ -80,7 +80,7 @@ def test_a_voxel_keeps_its_place_in_the_scan_through_crop_turn_and_zoom() -> Non
     for axis, grid in enumerate(torch.meshgrid(*axes, indexing="ij")):
         batch["source"] = grid[None, None].repeat(4, 1, 1, 1, 1)
         made = method.make_views(dict(batch))
-        apart = (made["views"][0][:, 0] - made["place_views"][0][:, axis]).abs()[made["valid_views"][0][:, 0] > 0]
+        apart = (made["views"][0][:, 0] - made["coordinate_views"][0][:, axis]).abs()[made["valid_views"][0][:, 0] > 0]
         assert apart.quantile(0.99) < 2 / (extent[axis] - 1), "more than a voxel off"
 
 
@@ -93,7 +93,11 @@ def test_the_error_in_place_is_weighted_in(agrees) -> None:
         predicted = method.predict(batch["views"][0], method.mask_of(batch))
     restored, places, x, truth, body, mask = (
         t.double().numpy()
-        for t in (*predicted, *(batch[k][0] for k in ("views", "place_views", "valid_views")), method.mask_of(batch))
+        for t in (
+            *predicted,
+            *(batch[k][0] for k in ("views", "coordinate_views", "valid_views")),
+            method.mask_of(batch),
+        )
     )
     hidden = (np.abs(restored - x) * body * mask).sum() / (body * mask).sum()
     off = (np.abs(places - truth) * body).sum() / (2 * body.sum())

@@ -22,6 +22,7 @@ from medssl.methods.shared.contrast import nt_xent, similarities
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.sample_fields import Partner, PartnerReader, resolve, select_scans
 from medssl.training.module import PretrainingModule
 from medssl.training.pretrain import pretrain
 from tests.options import options
@@ -360,7 +361,7 @@ def test_partners_are_other_scans_of_the_patient_on_one_grid_or_next_in_the_seri
             "shape": [[8, 8, 8], [8, 8, 8], [9, 8, 8], [4, 4, 4], [4, 4, 4], [4, 4, 4]],
         }
     )
-    found = {p: PatientContrast(residual_unet(3), p).partners(rows) for p in ("patient", "aligned", "neighbour")}
+    found = {p: Partner(p).partners(rows) for p in ("patient", "aligned", "neighbour")}
     assert found["patient"] == {
         "a": ["b", "c"], "b": ["a", "c"], "c": ["a", "b"],
         "d-000": ["d-001", "d-002"], "d-001": ["d-000", "d-002"], "d-002": ["d-000", "d-001"],
@@ -375,8 +376,8 @@ def test_a_partner_is_cut_from_the_same_place_or_some_slices_further(cache: Cach
     manifest = cache.manifest
     scans, size = list(manifest["scan"]), (12, 12, 8)
     patients = dict(zip(manifest["scan"], manifest["patient"]))
-    partners = PatientContrast(residual_unet(3)).partners(manifest)
-    crops = Crops(cache, scans, size, seed=2, partners=partners)
+    partners = Partner().partners(manifest)
+    crops = Crops(cache, scans, size, seed=2, fields=[PartnerReader(partners, 0)])
     assert 0 < sum(map(bool, partners.values())) < len(scans)
     for n in range(len(scans)):
         sample = crops[n]
@@ -384,7 +385,7 @@ def test_a_partner_is_cut_from_the_same_place_or_some_slices_further(cache: Cach
         assert all(patients[other] == patients[scan] for other in partners[scan])
         mates = [cache.read(other, start, size) for other in partners[scan] or [scan]]  # one shape: one place
         assert any(np.array_equal(sample["partner"].numpy(), mate) for mate in mates)
-    moved = Crops(cache, scans, size, seed=2, partners={}, apart=3)
+    moved = Crops(cache, scans, size, seed=2, fields=[PartnerReader({}, 3)])
     for n in range(8):
         sample = moved[n]
         scan, (x, y, z) = scans[sample["scan"]], sample["start"].tolist()
@@ -399,13 +400,13 @@ def test_the_second_view_is_the_partners_and_the_share_is_said(cache: Cache, tmp
     assert [torch.equal(a, b) for a, b in zip(views, other)] == [True, False]
     pretrain(cache.path, tmp_path / "a", SMALLEST(), METHODS["PatientContrast"], **options(steps=1, **SETTINGS))
     assert "scans (" in (said := capfd.readouterr().err)
-    assert "have a partner; the others meet a second view of themselves" in " ".join(said.split())
+    assert "have a partner; the others are paired with a second view of themselves" in " ".join(said.split())
 
 
 def test_a_cohort_without_partners_is_warned_of(cache: Cache) -> None:
     alone = cache.manifest.drop_duplicates("patient")
     with pytest.warns(UserWarning, match="plain SimCLR"):
-        METHODS["PatientContrast"](SMALLEST()).usable(alone)
+        select_scans(resolve(METHODS["PatientContrast"](SMALLEST()).sample_fields), alone)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -14,6 +14,7 @@ from medssl.datasets.index import index
 from medssl.encoders import Encoder, ResidualUNet
 from medssl.methods import MaskedMotion, Method, NextSlice
 from medssl.preprocessing.cache import Cache, prepare
+from medssl.preprocessing.sample_fields import resolve, select_scans
 from medssl.training.pretrain import pretrain
 from tests.methods.learning import restoration
 from tests.methods.test_masked import ENCODERS, small_batch
@@ -78,10 +79,13 @@ def test_frames_are_looked_for_before_the_first_step(sequences: Cache, cache: Ca
         pretrain(
             cache.path, tmp_path / "still", ResidualUNet(3, width=4, blocks=(1, 1)), MaskedMotion, **options(**settings)
         )
-    along_time, count = NextSlice(encoder, along="frames", ahead=1), len(cache.manifest)
-    with pytest.raises(MedsslError, match=f"{count} of {count} scans to pretrain on hold one frame: NextSlice"):
-        along_time.usable(cache.manifest)
-    assert along_time.usable(sequences.manifest) is sequences.manifest
+    fields = resolve(NextSlice(encoder, along="frames", ahead=1).sample_fields)
+    count = len(cache.manifest)
+    with pytest.raises(
+        MedsslError, match=f"{count} of {count} scans to pretrain on hold one frame: the method expected sequences"
+    ):
+        select_scans(fields, cache.manifest)
+    assert select_scans(fields, sequences.manifest)[0] is sequences.manifest
 
 
 @pytest.fixture(scope="module")
