@@ -30,8 +30,10 @@ from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.datamodule import CropData
+from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.config import FinetuneConfig
-from medssl.training.engine import CropData, SoundGradients, StepBar, adamw, quiet_third_parties
+from medssl.training.engine import StepBar, adamw, quiet_third_parties
 from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_pretrained, save_weights
 from medssl.training.pretrain import default_crop
 from medssl.training.task import Task, TaskName, task_named
@@ -187,7 +189,7 @@ def train_model(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[SoundGradients(), *([StepBar()] if progress else [])],
+        callbacks=[GradientGuard(), *([StepBar()] if progress else [])],
     )
     crops = task.crops(cache, training, size, seed)
     data = CropData(crops, settings.batch_size, settings.steps * settings.accumulate)

@@ -41,20 +41,15 @@ from medssl.methods import Method
 from medssl.methods.simclr import SimCLR
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops, crop_by_spacing, source_within
+from medssl.preprocessing.datamodule import CropData
 from medssl.preprocessing.fingerprint import ANISOTROPIC
 from medssl.preprocessing.sample_fields import readers, resolve, select_scans
+from medssl.training.callbacks.checkpoints import CheckpointSaver, SafeCheckpoints
+from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.callbacks.health import Health
 from medssl.training.config import Hardware, Monitoring, TrainConfig
-from medssl.training.engine import (
-    CropData,
-    KeepCheckpoint,
-    SafeCheckpoints,
-    SoundGradients,
-    StepBar,
-    estimate,
-    quiet_third_parties,
-    spoken,
-)
+from medssl.training.engine import StepBar, quiet_third_parties, spoken
+from medssl.training.estimate import estimate
 from medssl.training.models import describe_method, save_weights
 from medssl.training.module import PretrainingModule
 
@@ -272,10 +267,10 @@ def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, 
         default_root_dir=out,
         logger=TensorBoardLogger(out, name="", version="tensorboard"),
         callbacks=[
-            SoundGradients(),
+            GradientGuard(),
             health,
             Curves(out / "metrics.csv", health, log_every, checkpoint_every, begun),
-            KeepCheckpoint(out / "last.ckpt", checkpoint_every),
+            CheckpointSaver(out / "last.ckpt", checkpoint_every),
             StepBar(),
         ],
     )

@@ -24,8 +24,11 @@ from medssl.encoders import ResidualUNet
 from medssl.methods import Rotation, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops, Steps
-from medssl.training import engine as training
-from medssl.training.engine import Bar, CropData, SafeCheckpoints, bfloat16_is_sound, spoken
+from medssl.preprocessing.datamodule import CropData
+from medssl.training.callbacks import gradient_guard
+from medssl.training.callbacks.checkpoints import SafeCheckpoints
+from medssl.training.callbacks.gradient_guard import bfloat16_is_sound
+from medssl.training.engine import Bar, spoken
 from medssl.training.pretrain import pretrain, pretraining_scans
 from tests.options import options
 
@@ -164,7 +167,7 @@ def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, t
     assert (tmp_path / "cut" / "last.ckpt").exists()
     assert not (tmp_path / "cut" / "encoder.safetensors").exists()
     if how == signal.SIGTERM:
-        assert "again to go on" in str(runs.read(tmp_path / "cut").reason)
+        assert "again to continue" in str(runs.read(tmp_path / "cut").reason)
     pretrain(
         cache.path,
         tmp_path / "cut",
@@ -254,7 +257,7 @@ def test_bfloat16_gradients_are_right_for_maps_that_are_not_refused(depth: int) 
 def test_bfloat16_is_refused_where_its_gradients_are_wrong(
     cache: Cache, tmp_path: Path, monkeypatch, sound: bool
 ) -> None:
-    monkeypatch.setattr(training, "bfloat16_is_sound", lambda: sound)
+    monkeypatch.setattr(gradient_guard, "bfloat16_is_sound", lambda: sound)
 
     def go(name: str, encoder, crop=(16, 16, 16), precision: str = "bf16-mixed"):
         settings = {"crop": crop, "steps": 1, "batch_size": 4, "accelerator": "cpu", "precision": precision}
@@ -275,7 +278,7 @@ def test_bfloat16_is_refused_where_its_gradients_are_wrong(
 )
 def test_maps_less_deep_than_the_kernel_are_refused_where_weights_learn(kernel: int, depth: int, refused: bool) -> None:
     conv, x = nn.Conv3d(1, 1, kernel, padding="same"), torch.zeros(1, 1, depth, 8, 8)
-    conv.register_forward_pre_hook(training._refuse_shallow)
+    conv.register_forward_pre_hook(gradient_guard._check_depth)
     with pytest.raises(MedsslError, match="less deep than the kernel") if refused else nullcontext():
         conv(x)
     with torch.no_grad():
