@@ -105,7 +105,7 @@ def test_pretraining_leaves_test_and_validation_patients_out(cache: Cache, pretr
     roles = split(cache.manifest, 0)
     seen = pd.read_parquet(pretrained / "seen.parquet")
     assert set(seen["patient"]) == set(roles.index[roles == "train"])
-    assert len(pretraining_scans(cache, 0, transductive=True)) == len(cache.manifest)
+    assert len(pretraining_scans(cache, transductive=True)) == len(cache.manifest)
 
 
 def test_a_run_ends_in_record_weights_curves_and_pictures(pretrained: Path) -> None:
