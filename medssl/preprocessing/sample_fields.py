@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.preprocessing.cohort import indexed_scan
+from medssl.datasets.manifest import scan_of_frame
 from medssl.preprocessing.crops import Crops, FieldReader, start_inside
 
 Positives = Literal["patient", "aligned", "neighbour"]
@@ -119,7 +119,7 @@ class Partner(SampleField):
     def partners(self, manifest: pd.DataFrame) -> dict[str, list[str]]:
         """scan -> the other scans that may be its positive."""
         grids = manifest["shape"].map(tuple)
-        series = manifest["scan"].map(indexed_scan)
+        series = manifest["scan"].map(scan_of_frame)
         keys = {"patient": [manifest["patient"]], "aligned": [manifest["patient"], grids], "neighbour": [series]}
         partners = {}
         for _, scans in manifest.groupby([k.rename(str(i)) for i, k in enumerate(keys[self.positives])])["scan"]:
