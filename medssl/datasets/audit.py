@@ -1,4 +1,4 @@
-"""What text headers held that is not kept: fields by tag or name, and in how many files. Never a value.
+"""Which text of headers is dropped: fields by tag or name, and in how many files. No value is written.
 
 Private DICOM elements are named by number alone, and so is every field whose name somebody could have made up (keys of
 NRRD, MetaImage and PNG are free text).
@@ -64,8 +64,8 @@ Field = tuple[str, str, str, str, str]
 def audit(files: Iterable[tuple[Path, str]], jobs: int = 1) -> pd.DataFrame:
     """Count the header fields of (file, format) pairs whose text is dropped or replaced; one row a field."""
     counts: Counter[Field] = Counter()
-    for found in run_parallel(_fields_of, list(dict.fromkeys(files)), jobs, "audit"):
-        counts.update(found)
+    for fields in run_parallel(_fields_of, list(dict.fromkeys(files)), jobs, "audit"):
+        counts.update(fields)
     return pd.DataFrame([(*field, count) for field, count in sorted(counts.items())], columns=list(COLUMNS))
 
 
@@ -76,11 +76,11 @@ def write_audit(files: Iterable[tuple[Path, str]], out: Path, jobs: int) -> None
 
 def _fields_of(entry: tuple[Path, str]) -> set[Field]:
     path, format = entry
-    if format not in FINDERS:
+    if format not in FIELD_READERS:
         return set()
     try:
         with readable_errors("the header"):
-            return {(format, *field) for field in FINDERS[format](path)}
+            return {(format, *field) for field in FIELD_READERS[format](path)}
     except ScanError:
         return {(format, "the whole header", "cannot be read", "", "nothing")}
 
@@ -153,4 +153,4 @@ def _image(path: Path) -> Iterator[tuple[str, str, str, str]]:
     yield from (("text", key if key in PNG_TEXT else "other", "", "nothing") for key in chunks)
 
 
-FINDERS = {"dicom": _dicom, "nifti": _nifti, "nrrd": _nrrd, "metaimage": _metaimage, "image": _image}
+FIELD_READERS = {"dicom": _dicom, "nifti": _nifti, "nrrd": _nrrd, "metaimage": _metaimage, "image": _image}

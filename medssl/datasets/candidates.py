@@ -1,4 +1,4 @@
-"""Scans on their way into the manifest, kept on disk: an archive may be larger than the memory.
+"""Scans on their way into the manifest, held on disk: an archive may be larger than the memory.
 
 with CandidateStore(out) as candidates:
     candidates.add(Candidate(source, path, [str(path)], "nifti", header=header))

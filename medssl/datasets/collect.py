@@ -18,7 +18,7 @@ from medssl.datasets.notices import Notice
 from medssl.scans.dicom.series import Series, group_slices
 from medssl.scans.dicom.slices import Slice, read_slices
 from medssl.scans.dicom.volume import series_header
-from medssl.scans.paths import kind, run_parallel, suffix, walk
+from medssl.scans.paths import file_format, run_parallel, suffix, walk
 from medssl.scans.read import check_mask, files_of, read_headers
 
 File = tuple[Source, Path, str]  # a file, what it lies in, and its format
@@ -126,7 +126,7 @@ def _readable_files(sources: Sequence[Source], leave_out: Path, skipped: Counter
     """The files of a format that is read; the others are counted by their suffix."""
     source_of = {source.path: source for source in sources}
     for root, path in walk(list(source_of), leave_out=leave_out):
-        format = kind(path)
+        format = file_format(path)
         if format is not None:
             yield source_of[root], path, format
         elif not _holds_voxels_of_mhd(path):

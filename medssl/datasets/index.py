@@ -43,7 +43,7 @@ from medssl.datasets.reports import count_reports
 from medssl.scans import geometry
 from medssl.scans.dicom.corrections import check_corrections
 from medssl.scans.modality import check_code
-from medssl.scans.paths import kind, run_parallel, suffix
+from medssl.scans.paths import file_format, run_parallel, suffix
 from medssl.scans.privacy import Pseudonyms
 
 LOOK_FIRST = "look at it, then --accept-burned-in-risk keeps it, or set BurnedInAnnotation (0028,0301) to NO"
@@ -230,4 +230,4 @@ def _audited_files(out: Path) -> Iterator[tuple[Path, str]]:
         for file in row.files if row.format == "dicom" else row.files[:1]:
             yield Path(file), row.format
         if row.mask:
-            yield Path(row.mask), kind(Path(row.mask)) or ""
+            yield Path(row.mask), file_format(Path(row.mask)) or ""

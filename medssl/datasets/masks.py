@@ -1,11 +1,11 @@
-"""Which file is the mask of which scan, by a path pattern; and which files are masks and so never scans.
+"""Which file is the mask of which scan, by a path pattern; and which files are masks and so no scans.
 
 The pattern is relative to the image's folder (for a DICOM series: to the parent of its folder). {name} is the
 file's (or series folder's) name, {stem} the same without its suffix: "../labels/{name}",
 "{stem}_mask.nii.gz".
 
     template = MaskTemplate("../labels/{name}")
-    masks, never_scans = template.split(files, dicom_folders)
+    pairs, masks = template.split(files, dicom_folders)
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ ANY = "\ue000"  # a character no file name has, where the pattern has a field
 
 
 class MaskTemplate:
-    """A mask path pattern. Raises MedsslError for an unknown {field}, or one that names the image itself."""
+    """A pattern that leads from an image to its mask.
+
+    Args:
+        template: The pattern, such as "../labels/{name}".
+
+    Raises:
+        MedsslError: A {field} is unknown, or the pattern names the image itself.
+    """
 
     def __init__(self, template: str) -> None:
         try:
@@ -42,10 +49,10 @@ class MaskTemplate:
 
     def path(self, image: Path) -> Path:
         """Where the mask of this image (or DICOM series folder) should lie; a folder with one file means the file."""
-        bare = image.name if image.is_dir() else stem(image)
-        found = _normal(image.parent / self.template.format(name=image.name, stem=bare))
-        inside = list(found.iterdir()) if found.is_dir() and found != image else []
-        return inside[0] if len(inside) == 1 else found
+        without_suffix = image.name if image.is_dir() else stem(image)
+        mask = _normal(image.parent / self.template.format(name=image.name, stem=without_suffix))
+        inside = list(mask.iterdir()) if mask.is_dir() and mask != image else []
+        return inside[0] if len(inside) == 1 else mask
 
     def split(self, files: Iterable[Path], folders: Iterable[Path]) -> tuple[dict[Path, Path], set[Path]]:
         """({image: its mask}, every file that is a mask and therefore no scan)."""
@@ -63,8 +70,8 @@ class MaskTemplate:
         own_folders = {image.parent for image in pairs}
         mask_folders = {mask.parent for mask in pairs.values()} - own_folders - set(pairs)  # a series' own folder
         patterns = [self._pattern(folder) for folder in own_folders]
-        found = set(pairs.values()) | {path for path in files if path.parent in mask_folders}
-        return found | {path for path in files if any(pattern.fullmatch(str(path)) for pattern in patterns)}
+        masks = set(pairs.values()) | {path for path in files if path.parent in mask_folders}
+        return masks | {path for path in files if any(pattern.fullmatch(str(path)) for pattern in patterns)}
 
     def _pattern(self, folder: Path) -> re.Pattern:
         text = str(_normal(folder / self.template.format(name=ANY, stem=ANY)))

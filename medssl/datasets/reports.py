@@ -1,4 +1,4 @@
-"""Report text, kept only when asked for (`index --report COLUMN`), after words that may name somebody are taken out.
+"""Report text, kept only on request (`index --report COLUMN`), after words that may name somebody are removed.
 
     scrub("Seen by Dr. Ann Lee on 2021-03-04. The liver is normal.", known=[])
     # "Seen by [removed] on [removed]. The liver is normal."

@@ -22,7 +22,7 @@ import pandas as pd
 from medssl.core.errors import MedsslError
 
 ROLES = ("train", "validation", "test")
-LEAST_FOR_VALIDATION = 10  # patients; a smaller budget trains all of them on the fixed schedule
+MIN_PATIENTS_FOR_VALIDATION = 10  # patients; a smaller budget trains all of them on the fixed schedule
 VALIDATION_SHARE = 0.2
 
 
@@ -54,8 +54,17 @@ def split(
     """A role (train, validation, test) for each patient, indexed by patient.
 
     Stratified over all label columns with few values. Patients who share a scan with identical voxels count as one
-    person. `column` takes the roles from that label column instead (MedMNIST's own `split`), and refuses a patient
-    who appears under two roles.
+    person.
+
+    Args:
+        manifest: The scans.
+        seed: Seed of the draw.
+        validation: Share of the patients for validation.
+        test: Share of the patients for the test.
+        column: Take the roles from this label column instead (MedMNIST's own `split`).
+
+    Raises:
+        MedsslError: Shares do not fit, there are too few patients, or the column gives a patient two roles.
     """
     if column is not None:
         return _given_roles(manifest, column)
@@ -83,8 +92,15 @@ def label_budgets(
 ) -> pd.DataFrame:
     """The patients of each draw and budget: columns draw, budget_name, budget, patient, role (train, validation).
 
-    classes: for each patient, the classes or structures labelled in them. draws: the same number everywhere;
-    by default ten below a 10% budget, five below 100%, three at 100%.
+    Args:
+        roles: The role of each patient, as `split` returns it.
+        classes: For each patient, the classes or structures labelled in them.
+        budgets: Shares ("5%", "0.05") or numbers ("3p") of the labelled training patients.
+        seed: Seed of the draws.
+        draws: The same number everywhere; by default ten below a 10% budget, five below 100%, three at 100%.
+
+    Raises:
+        MedsslError: A budget comes to no patient or to more than there are, or no training patient has a label.
     """
     train = [p for p in roles.index[roles == "train"] if p in classes]
     if not train:
@@ -156,7 +172,7 @@ def _order(train: list[str], classes: Mapping[str, Iterable], generator: np.rand
 
 def _validation(chosen: list[str], cover: int) -> set[str]:
     """Patients cut from the budget to choose a checkpoint on; none where the budget is small."""
-    if len(chosen) < LEAST_FOR_VALIDATION:
+    if len(chosen) < MIN_PATIENTS_FOR_VALIDATION:
         return set()
     rest = chosen[cover:]
     every = round(1 / VALIDATION_SHARE)
@@ -164,7 +180,7 @@ def _validation(chosen: list[str], cover: int) -> set[str]:
 
 
 def _systematic(count: int, shares: tuple[float, ...], generator: np.random.Generator) -> list[str]:
-    """Roles spread evenly over `count` places, so that any run of neighbours has them in proportion."""
+    """Roles distributed evenly over `count` places, so that any run of neighbours has them in proportion."""
     bounds = np.cumsum(shares)
     offset = generator.random()
     steps = (np.arange(count) * 0.6180339887498949 + offset) % 1.0
@@ -200,10 +216,10 @@ def _strata(manifest: pd.DataFrame) -> pd.Series:
     columns = sorted(c for c in manifest if c.startswith("label.") and 1 < manifest[c].nunique() <= 10)
     if not columns:
         return pd.Series("", index=manifest["person"].unique())
-    most = manifest.groupby("person", sort=False)[columns].agg(
+    commonest = manifest.groupby("person", sort=False)[columns].agg(
         lambda v: v.mode().astype(str).min() if v.notna().any() else ""
     )
-    return most.astype(str).agg("|".join, axis=1)
+    return commonest.astype(str).agg("|".join, axis=1)
 
 
 def _given_roles(manifest: pd.DataFrame, column: str) -> pd.Series:
@@ -217,10 +233,10 @@ def _given_roles(manifest: pd.DataFrame, column: str) -> pd.Series:
         raise MedsslError(
             f"the split column {column} holds {len(unknown)} other value(s): expected train, validation and test"
         )
-    both = roles.groupby(manifest["patient"]).nunique()
-    if (both > 1).any():
+    counts = roles.groupby(manifest["patient"]).nunique()
+    if (counts > 1).any():
         raise MedsslError(
-            f"{int((both > 1).sum())} patient(s) stand in two roles of the split column {column}, the first is "
-            f"{both.index[both > 1][0]}: expected one role a patient; leave --split-column out to split by patient"
+            f"{int((counts > 1).sum())} patient(s) stand in two roles of the split column {column}, the first is "
+            f"{counts.index[counts > 1][0]}: expected one role a patient; leave --split-column out to split by patient"
         )
     return roles.groupby(manifest["patient"], sort=False).first().rename("role")

@@ -29,7 +29,7 @@ from medssl.datasets.quality import voxel_flags
 from medssl.preprocessing.fingerprint import intensity
 from medssl.preprocessing.grid import conform
 from medssl.scans import geometry
-from medssl.scans.paths import kind
+from medssl.scans.paths import file_format
 from medssl.scans.read import files_of, read_scan
 from medssl.scans.scan import Scan
 
@@ -182,7 +182,7 @@ def _state(job: Job, gone_is_fine: bool) -> str | None:
     if gone_is_fine and not all(Path(file).exists() for file in files):
         return None
     if source["mask"]:
-        files += files_of(Path(source["mask"]), kind(Path(source["mask"])) or "")[1:]
+        files += files_of(Path(source["mask"]), file_format(Path(source["mask"])) or "")[1:]
     seen = [(os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     told = [seen, job.settings, job.rows[0]["modality"], source["member"], source.get("correct")]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

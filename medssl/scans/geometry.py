@@ -1,4 +1,4 @@
-"""Where voxels lie: spacing, orientation, turning to RAS+, resampling, and whether two grids agree.
+"""Where voxels lie: spacing, orientation, reorienting to RAS+, resampling, and whether two grids agree.
 
 array, affine = to_ras(scan.array, scan.affine)            # (C, X, Y, Z), axes along R, A, S
 array = resample(array, spacing(affine), (1.0, 1.0, 1.0))
@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from medssl.core.errors import ScanError
 
-AGREE_MM = 0.1  # grids of an image and its mask may lie this far apart
+SAME_GRID_MM = 0.1  # grids of an image and its mask may lie this far apart
 SHEAR_DEGREES = 1.0  # a NIfTI's axes may be this far from right angles
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SPACING_LIMITS_MM = (1e-3, 1e3)
@@ -31,8 +31,11 @@ def orientation(affine: np.ndarray) -> str:
 
 
 def check_affine(affine: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Notes on an affine that can be used. Raises ScanError for one that cannot: not finite, zero steps,
-    sheared."""
+    """Notes on an affine that can be used.
+
+    Raises:
+        ScanError: The affine is not finite, has a step of zero, or is sheared.
+    """
     if not np.isfinite(affine).all():
         raise ScanError("the affine holds a number that is not finite: expected millimetres; fix the header")
     steps = spacing(affine)
@@ -54,23 +57,21 @@ def _check_shear(unit: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -
             f"{SHEAR_DEGREES:g}; resample the volume to a straight grid first"
         )
     shift_mm = cosines.max() * max(n * s for n, s in zip(shape, spacing(affine)))
-    return (f"affine sheared by {degrees:.3f} degrees: taken as straight",) if shift_mm > AGREE_MM else ()
+    return (f"affine sheared by {degrees:.3f} degrees: taken as straight",) if shift_mm > SAME_GRID_MM else ()
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn and flip (C, *S) so that its axes run nearest to R, A, S; no voxel changes. Returns it with its
-    affine."""
-    return turn(array, affine, "RAS")
+    """Permute and flip (C, *S) so that its axes run nearest to R, A, S; no voxel changes. Returns it with its affine."""
+    return reorient(array, affine, "RAS")
 
 
-def turn(array: np.ndarray, affine: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """Turn and flip (C, *S) to the axes of `target` ("LPS", ...); no voxel changes. Returns it with its
-    affine."""
+def reorient(array: np.ndarray, affine: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """Permute and flip (C, *S) to the axes of `target` ("LPS", ...); no voxel changes. Returns it with its affine."""
     move = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(target))
     )
-    turned = nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), move)
-    return np.moveaxis(turned, -1, 0), affine @ nib.orientations.inv_ornt_aff(move, array.shape[1:])
+    reoriented = nib.orientations.apply_orientation(np.moveaxis(array, 0, -1), move)
+    return np.moveaxis(reoriented, -1, 0), affine @ nib.orientations.inv_ornt_aff(move, array.shape[1:])
 
 
 def ras_order(affine: np.ndarray, values: tuple) -> tuple:
@@ -88,31 +89,29 @@ def corners_apart_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ..
 def check_same_grid(
     shape: tuple[int, ...], affine: np.ndarray, mask_shape: tuple[int, ...], mask_affine: np.ndarray
 ) -> None:
-    """Raises ScanError unless a mask lies on its image's grid, whatever the storage order of either."""
+    """Raise ScanError unless a mask lies on its image's grid; either may be stored in any order."""
     if len(shape) == 3 and len(mask_shape) == 3:
-        turned, affine = _grid_in_ras(shape, affine)
-        mask_turned, mask_affine = _grid_in_ras(mask_shape, mask_affine)
-    else:
-        turned, mask_turned = shape, mask_shape
-    if turned != mask_turned:
+        shape, affine = _grid_in_ras(shape, affine)
+        mask_shape, mask_affine = _grid_in_ras(mask_shape, mask_affine)
+    if shape != mask_shape:
         raise ScanError(
-            f"the mask has shape {_times(mask_turned)}, its image {_times(turned)}: expected the same grid; resample "
+            f"the mask has shape {_shape_text(mask_shape)}, its image {_shape_text(shape)}: expected the same grid; resample "
             "the mask onto the image"
         )
-    apart = corners_apart_mm(affine, mask_affine, turned) if len(turned) == 3 else 0.0
-    if apart > AGREE_MM:
+    apart = corners_apart_mm(affine, mask_affine, shape) if len(shape) == 3 else 0.0
+    if apart > SAME_GRID_MM:
         raise ScanError(
-            f"mask and image lie {apart:.2f} mm apart: expected at most {AGREE_MM} mm; resample the mask onto the image"
+            f"mask and image lie {apart:.2f} mm apart: expected at most {SAME_GRID_MM} mm; resample the mask onto the image"
         )
 
 
 def _grid_in_ras(shape: tuple[int, ...], affine: np.ndarray) -> tuple[tuple[int, ...], np.ndarray]:
     nothing = np.broadcast_to(np.int8(0), (1, *shape))
-    turned, affine = to_ras(nothing, affine)
-    return turned.shape[1:], affine
+    reoriented, affine = to_ras(nothing, affine)
+    return reoriented.shape[1:], affine
 
 
-def _times(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in shape)
 
 
@@ -128,10 +127,14 @@ def resample(
     shape: tuple[int, ...] | None = None,
     nearest: bool = False,
 ) -> np.ndarray:
-    """(C, *S) at another spacing about the same centre: linear, blurred first where it gets coarser; or
-    nearest.
+    """(C, *S) at another spacing about the same centre, as float32: linear, blurred first where it gets coarser.
 
-    shape: of the result, to come back to a grid one started from. float32 out, or its own type.
+    Args:
+        array: (C, *S).
+        old_mm: Its spacing.
+        new_mm: The spacing of the result.
+        shape: The shape of the result, to return to a grid one started from.
+        nearest: Take the nearest voxel instead, and keep the type.
     """
     shape = shape or resampled_shape(array.shape[1:], old_mm, new_mm)
     factors = [new / old for old, new in zip(old_mm, new_mm)]

@@ -1,7 +1,7 @@
-"""Files: what lies in a folder and what kind each file is.
+"""Files: what lies in a folder and which format each file has.
 
 for source, path in walk([Path("archive")]):
-    kind(path)            # "dicom", "nifti", "nrrd", "metaimage", "image", "npz" or None
+    file_format(path)     # "dicom", "nifti", "nrrd", "metaimage", "image", "npz" or None
 """
 
 from __future__ import annotations
@@ -34,16 +34,22 @@ SUFFIXES = {
     ".dicom": "dicom",
     ".ima": "dicom",
 }
-INFLATE_LIMIT = 1032  # deflate cannot do better than 1032 to 1: a header that claims more is lying
+INFLATE_LIMIT = 1032  # deflate packs at most 1032 to 1: a header that claims more is wrong
 CHUNK = 1 << 20
 CONNECT_S = 20
 
 
 def walk(sources: Sequence[Path], leave_out: Path | None = None) -> Iterator[tuple[Path, Path]]:
-    """(source, file) for every file under the sources, each once, folder by folder in the order of the names; hidden
-    files and the folder `leave_out` are skipped, and links to what is met anyway.
+    """(source, file) for every file under the sources, each once, folder by folder in the order of the names.
 
-    Raises MedsslError for a source that does not exist.
+    Hidden files are skipped, and so are links to files that lie under the sources themselves.
+
+    Args:
+        sources: Folders and files.
+        leave_out: A folder to skip.
+
+    Raises:
+        MedsslError: A source does not exist.
     """
     for source in sources:
         if not source.exists():
@@ -74,13 +80,12 @@ def _first_met(link: Path, roots: list[Path], linked: set[Path]) -> bool:
     return True
 
 
-def kind(path: Path) -> str | None:
-    """How to read a file: by its suffix, else by DICOM's magic word at byte 128; None for everything else."""
-    name = path.name.lower()
-    found = SUFFIXES.get(suffix(path))
-    if found is None and name != "dicomdir" and _has_dicom_magic(path):
+def file_format(path: Path) -> str | None:
+    """The format by the suffix, else by DICOM's magic word at byte 128; None for everything else."""
+    format = SUFFIXES.get(suffix(path))
+    if format is None and path.name.lower() != "dicomdir" and _has_dicom_magic(path):
         return "dicom"
-    return found
+    return format
 
 
 def suffix(path: Path) -> str:
@@ -90,17 +95,20 @@ def suffix(path: Path) -> str:
 
 
 def stem(path: Path) -> str:
-    """The file's name without its suffix, `.nii.gz` cut off whole; a suffix we do not know belongs to the
-    name."""
+    """The file's name without its suffix, `.nii.gz` cut off whole; an unknown suffix belongs to the name."""
     end = suffix(path)
     return path.name[: -len(end)] if end in SUFFIXES else path.name
 
 
 def gunzip(data: bytes, expected: int | None = None) -> bytes:
-    """Unpack gzip members to the end, CRC and length checked; never grows past `expected` bytes plus one
-    chunk.
+    """Unpack all gzip members; their CRC and length are checked.
 
-    Raises ScanError for damage, truncation, or more bytes than the header claimed.
+    Args:
+        data: The packed bytes.
+        expected: How many bytes the file's header claims; at most one chunk more is unpacked.
+
+    Raises:
+        ScanError: The data are damaged or truncated, or unpack to more bytes than expected.
     """
     limit = len(data) * INFLATE_LIMIT if expected is None else expected + CHUNK
     out = bytearray()
@@ -137,8 +145,13 @@ def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
 
 @contextlib.contextmanager
 def readable_errors(what: str) -> Iterator[None]:
-    """Whatever a parser trips over becomes a ScanError with its class alone, its warnings and logs are kept
-    quiet: their text may quote a header or a path."""
+    """Turn any exception of a parser into a ScanError that names its class alone, and silence warnings and logs.
+
+    Their text may quote a header or a path.
+
+    Args:
+        what: What is being read, to begin the message with.
+    """
     loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile", "nibabel.global")]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:

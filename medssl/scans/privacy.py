@@ -1,5 +1,4 @@
-"""Keyed pseudonyms, and the short list of header fields that are kept. Everything else in a header is
-dropped.
+"""Keyed pseudonyms, and the short list of header fields that are read. Everything else in a header is dropped.
 
 A pseudonym is HMAC-SHA256 under a random key that lies beside `sources.parquet` and never in a cache: without
 the key nobody can guess a patient's number and check it. This lowers a risk; it is not a claim of anonymity.
@@ -83,8 +82,14 @@ HEADER_FIELDS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-PIXEL_FIELDS = ("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "ExtendedOffsetTable",
-                "ExtendedOffsetTableLengths")  # also needed to decode the pixels; never kept  # fmt: skip
+PIXEL_FIELDS = (  # also needed to decode the pixels; not stored anywhere
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PlanarConfiguration",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
 
 
 CAPTURES = "1.2.840.10008.5.1.4.1.1.7"  # SOP classes of secondary capture, single and multi-frame, start like this
@@ -92,10 +97,13 @@ SCREEN_WORDS = ("SCREEN", "CAPTURE")  # "SCREEN SAVE", "SCREENSHOT", "SECONDARY 
 
 
 class Pseudonyms:
-    """Stable keyed names: `of(kind, text) -> 12 hex characters`; the key file is made once, for its owner's
-    eyes.
+    """Stable keyed names: `of(kind, text) -> 12 hex characters`.
 
-    Raises MedsslError for a key file of the wrong length.
+    Args:
+        key_file: The key; made when it is first used, readable by its owner only.
+
+    Raises:
+        MedsslError: The key file has the wrong length.
     """
 
     def __init__(self, key_file: Path) -> None:

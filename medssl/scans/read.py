@@ -20,7 +20,7 @@ from medssl.scans.formats.images import image_header, npz_headers, read_image, r
 from medssl.scans.formats.metaimage import data_file, metaimage_header, read_metaimage
 from medssl.scans.formats.nifti import nifti_header, read_nifti
 from medssl.scans.formats.nrrd import nrrd_header, read_nrrd
-from medssl.scans.paths import kind, readable_errors
+from medssl.scans.paths import file_format, readable_errors
 from medssl.scans.scan import Header, Scan
 
 HEADERS = {"nifti": nifti_header, "nrrd": nrrd_header, "metaimage": metaimage_header, "image": image_header}
@@ -31,7 +31,8 @@ LARGEST_STRUCTURE = 255
 def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
     """(member, header) of every scan in a file that is not DICOM; member is None but for .npz.
 
-    Raises ScanError for a file that cannot be used.
+    Raises:
+        ScanError: The file cannot be used.
     """
     with readable_errors("the header"):
         return list(npz_headers(path)) if format == "npz" else [(None, HEADERS[format](path))]
@@ -40,7 +41,8 @@ def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
 def files_of(path: Path, format: str) -> list[Path]:
     """A scan's file, and the one beside it that holds its voxels where it is a MetaImage header alone.
 
-    Raises ScanError where that one is missing or lies elsewhere.
+    Raises:
+        ScanError: That one is missing or lies elsewhere.
     """
     beside = data_file(path) if format == "metaimage" else None
     return [path] if beside is None else [path, beside]
@@ -56,12 +58,20 @@ def read_scan(
     mask: str | None = None,
     correct: str | None = None,
 ) -> Scan:
-    """The scan with all its voxels, and its mask on the same grid; axes as stored, affine says where they
-    run.
+    """The scan with all its voxels, axes as stored, and its mask on the same grid.
 
-    modality: for formats that do not say; DICOM's own word stands. correct: "tilt,spacing" or one
-    of them, for a DICOM series that needs it. Raises ScanError for what cannot be
-    trusted.
+    Args:
+        files: The scan's files.
+        format: One of those that `paths.file_format` names.
+        id: The scan's pseudonym.
+        patient: The patient's pseudonym.
+        modality: For formats that do not say it; DICOM's own stands.
+        member: Which scan, where the files hold several.
+        mask: The file of its mask.
+        correct: "tilt,spacing" or one of them, for a DICOM series that needs it.
+
+    Raises:
+        ScanError: Something about the files cannot be trusted.
     """
     if format == "dicom":
         scan = read_series(files, id, patient, member, check_corrections([correct or ""]))
@@ -85,8 +95,8 @@ def read_scan(
 
 
 def check_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raises ScanError, from headers alone, for a mask on another grid than the image with this affine and shape."""
-    format = kind(path)
+    """Raise ScanError, from headers alone, for a mask on another grid than the image with this affine and shape."""
+    format = file_format(path)
     if format == "dicom":
         return check_segmentation(path, affine, shape)
     if format not in HEADERS:
@@ -97,20 +107,20 @@ def check_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def read_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(*S) uint8 structures on the grid of the image with this affine and shape, whatever order the mask is
-    stored in.
+    """(*S) uint8 structures on the grid of the image with this affine and shape; the mask may be stored in any order.
 
-    Raises ScanError for another grid, and for values that are not whole numbers from 0 to 255.
+    Raises:
+        ScanError: The mask lies on another grid, or holds values that are not whole numbers from 0 to 255.
     """
     check_mask(path, affine, shape)
-    if kind(path) == "dicom":
+    if file_format(path) == "dicom":
         return read_segmentation(path, affine, shape)
     with readable_errors("the mask"):
-        array, header = READERS[kind(path) or ""](path)
+        array, header = READERS[file_format(path) or ""](path)
     if array.shape[0] != 1:
         raise ScanError(f"the mask has {array.shape[0]} channels: expected one; store structures as numbers 1, 2, ...")
     if len(shape) == 3:
-        array, _ = geometry.turn(array, header.affine, geometry.orientation(affine))
+        array, _ = geometry.reorient(array, header.affine, geometry.orientation(affine))
     return _structures(array[0])
 
 

@@ -21,14 +21,16 @@ import numpy as np
 class Scan:
     """One image or volume of one patient.
 
-    array: (C, *S), the stored type (CT: int16 HU; MR and the rest: as the file has it, rescale applied).
-    affine: (4, 4) float64, voxel index -> mm in RAS+ (2D: diagonal, pixel size).
-    spacing_mm: one number an axis of S.
-    patient, id: pseudonyms; never a name, a path or an identifier from a header.
-    modality: DICOM's code in capitals (CT, MR, DX, US, ...); OT where nobody said.
-    mask: (*S) integer structure labels on the same grid, 0 is background; None where there is none.
-    frames: number of time points; a 4D scan holds them as channels and says so here, otherwise 1.
-    notes: what was done or noticed while reading ("MONOCHROME1 inverted"), in fixed words and numbers only.
+    Attributes:
+        array: (C, *S), the stored type (CT: int16 HU; MR and the rest: as the file has it, rescale applied).
+        affine: (4, 4) float64, voxel index -> mm in RAS+ (2D: diagonal, pixel size).
+        spacing_mm: One number an axis of S.
+        patient: A pseudonym, not a name or an identifier from a header.
+        id: A pseudonym, not a path or an identifier from a header.
+        modality: DICOM's code in capitals (CT, MR, DX, US, ...); OT where it is unknown.
+        mask: (*S) integer structure labels on the same grid, 0 is background; None where there is none.
+        frames: Number of time points; a 4D scan holds them as channels and says so here, otherwise 1.
+        notes: What was done or noticed while reading ("MONOCHROME1 inverted"), in fixed words and numbers only.
     """
 
     array: np.ndarray
@@ -51,13 +53,17 @@ class Scan:
 class Header:
     """What a file says of itself before any voxel is read; lengths and orders as stored, affine as in `Scan`.
 
-    shape: S, without channels. channels: C, or None where only the pixels can tell (grey stored as RGB).
-    patient, site: raw text, for a pseudonym to be made of at once; neither is ever written down.
-    labels: what the file itself carries as labels (MedMNIST).
-    affine_rule: where a volume's affine comes from: sform, qform, pixdim (NIfTI); directions, spacings, no space
-    (NRRD, MetaImage); None for DICOM and images. qform_apart_mm: how far the qform lies from the sform used.
-    burned_in_risk: why text may be burned into the pixels, None where nothing says so.
-    corrected: "tilt", "spacing" where it was asked for and is needed.
+    Attributes:
+        shape: S, without channels.
+        channels: C, or None where only the pixels can tell (grey stored as RGB).
+        patient: Raw text that becomes a pseudonym at once and is not written anywhere.
+        site: Raw text that becomes a pseudonym at once and is not written anywhere.
+        labels: What the file itself holds as labels (MedMNIST).
+        affine_rule: Where a volume's affine comes from: sform, qform, pixdim (NIfTI); directions, spacings, no space
+            (NRRD, MetaImage); None for DICOM and images.
+        qform_apart_mm: How far the qform lies from the sform used.
+        burned_in_risk: Why text may be burned into the pixels, None where nothing says so.
+        corrected: "tilt", "spacing" where the user asked for it and it is needed.
     """
 
     modality: str

@@ -46,7 +46,7 @@ def test_turning_is_undone_by_turning_back():
     array = ct_like((4, 5, 6))[None]
     turned, affine = geometry.to_ras(array, PSR)
     assert geometry.orientation(affine) == "RAS"
-    back, again = geometry.turn(turned, affine, "PSR")
+    back, again = geometry.reorient(turned, affine, "PSR")
     assert (back == array).all()
     assert np.allclose(again, PSR)
     expected = nib.as_closest_canonical(nib.Nifti1Image(array[0], PSR))

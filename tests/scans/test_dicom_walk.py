@@ -19,8 +19,8 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from medssl.scans.dicom.fast_header import CHARACTERS, walk
-from medssl.scans.dicom.slices import PIXEL_TAGS, _plain
+from medssl.scans.dicom.fast_header import CHARACTERS, read_elements
+from medssl.scans.dicom.slices import PIXEL_TAGS, _unpacked_pixels
 from tests.scans.scan_makers import SHARED, slice_dataset
 
 WANTED = frozenset(PIXEL_TAGS)
@@ -53,10 +53,10 @@ def by_pydicom(path) -> dict:
 
 
 def by_us(data: bytes) -> dict | None:
-    walked = walk(data, WANTED, whole=True)
-    if walked is None:
+    header = read_elements(data, WANTED, whole=True)
+    if header is None:
         return None
-    return described(walked.dataset)
+    return described(header.dataset)
 
 
 def described(dataset: Dataset) -> dict:
@@ -73,21 +73,21 @@ def test_elements_are_those_of_pydicom(tmp_path, syntax: UID) -> None:
         assert found is None  # without a VR nobody knows what has no length
     else:
         assert found == by_pydicom(path)
-        assert walk(path.read_bytes(), WANTED).dataset.InstitutionName == "Krankenhaus Köln"
+        assert read_elements(path.read_bytes(), WANTED).dataset.InstitutionName == "Krankenhaus Köln"
 
 
 def test_pixels_begin_where_it_says(tmp_path) -> None:
     data = written(tmp_path / "a.dcm").read_bytes()
-    walked = walk(data, WANTED)
-    assert np.frombuffer(data, "<i2", 30, walked.pixels_at).tolist() == list(range(30))
-    assert walked.pixels_length == 60
+    header = read_elements(data, WANTED)
+    assert np.frombuffer(data, "<i2", 30, header.pixels_at).tolist() == list(range(30))
+    assert header.pixels_length == 60
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
 def test_the_unusual_is_left_to_pydicom(tmp_path, syntax: UID) -> None:
     data = written(tmp_path / "a.dcm", syntax).read_bytes()
-    assert walk(data, WANTED) is None
-    assert walk(data[132:], WANTED) is None
+    assert read_elements(data, WANTED) is None
+    assert read_elements(data[132:], WANTED) is None
 
 
 def test_damage_is_read_as_pydicom_reads_it_or_left_to_it(tmp_path) -> None:
@@ -131,13 +131,13 @@ def test_plain_pixels_are_those_of_pydicom(bits: int, signed: int) -> None:
                             HighBit=bits - 1, PixelRepresentation=signed)  # fmt: skip
     dataset.PixelData = values.astype(f"<{'iu'[1 - signed]}{allocated // 8}").tobytes()
     dataset["PixelData"].VR = "OW"
-    assert _plain(dataset).tolist() == pixel_array(dataset).ravel().tolist()
-    assert _plain(dataset).ravel().tolist() == values.ravel().tolist()
+    assert _unpacked_pixels(dataset).tolist() == pixel_array(dataset).ravel().tolist()
+    assert _unpacked_pixels(dataset).ravel().tolist() == values.ravel().tolist()
 
 
 def test_pixels_with_an_overlay_in_their_unused_bits_are_left_to_pydicom() -> None:
     plane = np.full((5, 6), 100, np.int16)
     plane[2, 2] |= 1 << 13
     dataset = slice_dataset(plane, (0, 0, 0), BitsStored=12, HighBit=11, PixelRepresentation=0)
-    assert _plain(dataset) is None
+    assert _unpacked_pixels(dataset) is None
     assert (pixel_array(dataset) == 100).all()

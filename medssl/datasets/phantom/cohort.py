@@ -79,13 +79,21 @@ def phantom(
 ) -> Path:
     """Make the cohort in `out` and return `out`; a finished cohort of the same settings is left as it is.
 
-    shape, spacing_mm: columns, rows and slices, as (X, Y, Z). The torso is scaled to fill the smaller side of
-    a slice, so a smaller field of view shows a smaller person. The first patients of a longer cohort
-    are those of a shorter one. `jobs` processes draw patients side by side and change nothing in the result.
+    The torso is scaled to fill the smaller side of a slice, so a smaller field of view shows a smaller person. The first
+    patients of a longer cohort are those of a shorter one.
 
-    Raises MedsslError for a count, seed, shape or spacing that makes no cohort, and where `out` holds
-    something else already.
+    Args:
+        out: The folder to write to.
+        patients: How many patients.
+        seed: The same seed and settings give the same bytes.
+        shape: Columns, rows and slices.
+        spacing_mm: Of columns, rows and slices.
+        jobs: Processes that draw patients side by side, -1 for one a core; the result is the same.
 
+    Raises:
+        MedsslError: A count, seed, shape or spacing makes no cohort, or `out` holds something else already.
+
+    Example:
         phantom(Path("cohort"), patients=8, shape=(32, 32, 24), spacing_mm=(10, 10, 12))
     """
     out = Path(out)
@@ -155,7 +163,7 @@ class Plan:
 
 
 def _check(patients: int, seed: int, shape: tuple, spacing_mm: tuple, jobs: int) -> None:
-    """Refuse settings that make no cohort, in words."""
+    """Raise MedsslError for settings that make no cohort."""
     if patients < 1:
         raise MedsslError(f"patients is {patients}: expected 1 or more; pass --patients 40")
     if seed < 0:
@@ -176,18 +184,18 @@ def _check(patients: int, seed: int, shape: tuple, spacing_mm: tuple, jobs: int)
 
 
 def _made_before(out: Path, settings: dict) -> bool:
-    """Whether `out` holds this very cohort, whole; refuse to mix two cohorts in one folder."""
+    """Whether `out` holds this very cohort, complete; raises MedsslError rather than mix two cohorts in one folder."""
     record = out / "phantom.json"
     try:
-        found = json.loads(record.read_text()) if record.exists() else None
+        recorded = json.loads(record.read_text()) if record.exists() else None
     except ValueError:
-        found = None
-    if found != settings and any((out / part).exists() for part in ("dicom", "masks", "labels.csv", "reports.csv")):
+        recorded = None
+    if recorded != settings and any((out / part).exists() for part in ("dicom", "masks", "labels.csv", "reports.csv")):
         raise MedsslError(
-            f"the output folder holds other data (settings {found}): expected an empty folder or a cohort of "
+            f"the output folder holds other data (settings {recorded}): expected an empty folder or a cohort of "
             f"{settings}; choose another folder, or remove this one first"
         )
-    return found == settings and (out / "labels.csv").exists()
+    return recorded == settings and (out / "labels.csv").exists()
 
 
 def _plan(patients: int, seed: int) -> list[Plan]:

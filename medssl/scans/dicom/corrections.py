@@ -2,7 +2,7 @@
 
 tilt: each slice is moved in its own plane, by linear interpolation, onto a straight grid that has grown so that
 nothing is cut off. spacing: slices are resampled, linearly, in even steps of their median from the first one on; a
-missing slice is made up from its neighbours, but never a gap wider than three steps. Both say so in the notes.
+missing slice is interpolated from its neighbours, but no gap wider than three steps. The notes of a scan say what was done.
 
     array = correction.apply(array, padding=-1024)             # (C, X, Y, Z)
 """
@@ -17,17 +17,21 @@ import numpy as np
 from medssl.core.errors import MedsslError, ScanError, nearest
 
 CORRECTIONS = ("tilt", "spacing")
-BENT_MM = 0.1  # a tilt shifts the slices in proportion to their depth, within this
+MAX_BEND_MM = 0.1  # a tilt shifts the slices in proportion to their depth, within this
 WHOLE = 1e-6  # voxels: a shift this close to a whole number needs no interpolation
 WIDEST_GAP = 3.0  # in steps: more than that would be made up
 
 
 @dataclass(frozen=True)
 class Correction:
-    """One correction: name, what the notes say, and how to do it.
+    """One correction, ready to be applied.
 
-    shifts: (slices, 2) voxels by which each slice moves along columns and rows (tilt). at: fractional slice numbers of
-    the new slices (spacing). grown: voxels that the grid gains along columns and rows.
+    Attributes:
+        name: "tilt" or "spacing".
+        note: What the notes of the scan say.
+        shifts: (slices, 2) voxels by which each slice moves along columns and rows (tilt).
+        at: Fractional slice numbers of the new slices (spacing).
+        grown: Voxels that the grid gains along columns and rows.
     """
 
     name: str
@@ -44,7 +48,11 @@ class Correction:
 
 
 def check_corrections(correct: Sequence[str] | None) -> tuple[str, ...]:
-    """The names in `correct` (also "tilt,spacing" in one word). Raises MedsslError for an unknown one."""
+    """The names in `correct` (also "tilt,spacing" in one word), in the order of `CORRECTIONS`.
+
+    Raises:
+        MedsslError: A name is unknown.
+    """
     names = [name.strip() for word in correct or () for name in word.split(",") if name.strip()]
     for name in names:
         if name not in CORRECTIONS:
@@ -57,28 +65,39 @@ def straighten(
 ) -> tuple[np.ndarray, Correction]:
     """Positions (slices, 3) on a line along the normal, and the shear that brings the slices there.
 
-    depth: (slices,) mm along the normal. line: (slices, 3), where a straight stack would lie. axes: (3, 2), one column
-    and one row further. Raises ScanError where the shift is not in proportion to the depth.
+    Args:
+        positions: (slices, 3) mm.
+        depth: (slices,) mm along the normal.
+        line: (slices, 3) mm, where a straight stack would lie.
+        axes: (3, 2) mm, one column and one row further.
+        degrees: The tilt, for messages.
+
+    Raises:
+        ScanError: The shift is not in proportion to the depth.
     """
     shift_mm = positions - line
     slope = shift_mm.T @ (depth - depth[0]) / np.sum((depth - depth[0]) ** 2)
-    bent = float(np.linalg.norm(shift_mm - np.outer(depth - depth[0], slope), axis=1).max())
-    if bent > BENT_MM:
+    bend_mm = float(np.linalg.norm(shift_mm - np.outer(depth - depth[0], slope), axis=1).max())
+    if bend_mm > MAX_BEND_MM:
         raise ScanError(
-            f"slices shift sideways unevenly, up to {bent:.2f} mm beside a tilt of {degrees:.1f} degrees: expected at most "
-            f"{BENT_MM} mm; this is no gantry tilt and not corrected"
+            f"slices shift sideways unevenly, up to {bend_mm:.2f} mm beside a tilt of {degrees:.1f} degrees: expected at most "
+            f"{MAX_BEND_MM} mm; this is no gantry tilt and not corrected"
         )
     shifts = shift_mm @ axes / (axes**2).sum(axis=0)
     start = shifts.min(axis=0)
     shifts = shifts - start
     grown = tuple(int(n) for n in np.ceil(shifts.max(axis=0) - WHOLE))
-    most = float(np.linalg.norm(shift_mm, axis=1).max())
-    note = f"gantry tilt of {degrees:.1f} degrees corrected: slices moved by up to {most:.2f} mm onto a straight grid"
+    max_shift_mm = float(np.linalg.norm(shift_mm, axis=1).max())
+    note = f"gantry tilt of {degrees:.1f} degrees corrected: slices moved by up to {max_shift_mm:.2f} mm onto a straight grid"
     return line + axes @ start, Correction("tilt", note, shifts=shifts, grown=(grown[0], grown[1]))
 
 
 def even_steps(positions: np.ndarray, depth: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, Correction]:
-    """Positions (slices, 3) in steps of the median, and the resampling to them. Raises ScanError for a wide gap."""
+    """Positions (slices, 3) in steps of the median, and the resampling to them.
+
+    Raises:
+        ScanError: A gap is too wide.
+    """
     steps = np.diff(depth)
     step = float(np.median(steps))
     if steps.max() > (WIDEST_GAP + 0.1) * step:
@@ -88,8 +107,8 @@ def even_steps(positions: np.ndarray, depth: np.ndarray, normal: np.ndarray) -> 
         )
     new = depth[0] + step * np.arange(int((depth[-1] - depth[0]) / step + 1e-3) + 1)
     at = np.interp(new, depth, np.arange(len(depth)))
-    made_up = int(sum(np.rint(steps / step) - 1 > 0))
-    gaps = f", {made_up} gaps filled in from their neighbours" if made_up else ""
+    filled = int(sum(np.rint(steps / step) - 1 > 0))
+    gaps = f", {filled} gaps filled in from their neighbours" if filled else ""
     note = (
         f"uneven spacing corrected: steps of {steps.min():.3f} to {steps.max():.3f} mm resampled to {step:.3f} mm{gaps}"
     )

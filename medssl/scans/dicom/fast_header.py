@@ -1,9 +1,10 @@
-"""The usual DICOM header, walked element by element in one piece of memory: a few fields of it cost a quarter of what
-pydicom needs for them. Whatever is not usual (big endian, deflated, no preamble, an unknown VR, a sequence among the
-wanted fields, a header longer than the bytes given, ...) is pydicom's: `walk` gives None.
+"""The usual DICOM header, read element by element from memory: a few fields take a quarter of the time pydicom needs.
 
-    walked = walk(data, frozenset([0x00280010, 0x00280011]))
-    walked.dataset.Rows, walked.pixels_at
+What is not usual (big endian, deflated, no preamble, an unknown VR, a sequence among the wanted fields, a header longer
+than the bytes given, ...) is left to pydicom: `read_elements` returns None.
+
+    header = read_elements(data, frozenset([0x00280010, 0x00280011]))
+    header.dataset.Rows, header.pixels_at
 """
 
 from __future__ import annotations
@@ -32,19 +33,30 @@ LONG = {vr.value.encode(): vr.value for vr in VR if vr.value in EXPLICIT_VR_LENG
 _explicit, _implicit, _length = Struct("<HH2sH").unpack_from, Struct("<HHL").unpack_from, Struct("<L").unpack_from
 
 
-class Walked(NamedTuple):
-    """dataset: the wanted elements as pydicom has them, raw. pixels_at, pixels_length: bytes from the file's start, and
-    of PixelData's value (UNDEFINED where it is packed); None, 0 where there is none."""
+class FastHeader(NamedTuple):
+    """What was read.
+
+    Attributes:
+        dataset: The wanted elements as pydicom has them, raw.
+        pixels_at: Where the value of PixelData begins, in bytes from the start of the file; None where there is none.
+        pixels_length: The length of that value in bytes; UNDEFINED where it is packed, 0 where there is none.
+    """
 
     dataset: Dataset
     pixels_at: int | None
     pixels_length: int
 
 
-def walk(data: bytes, wanted: frozenset[int], whole: bool = False) -> Walked | None:
+def read_elements(data: bytes, wanted: frozenset[int], whole: bool = False) -> FastHeader | None:
     """The wanted top-level elements of a file that begins with `data`, up to its pixels.
 
-    whole: the file ends with `data`. None for what only pydicom reads.
+    Args:
+        data: The first bytes of the file.
+        wanted: The tags to read.
+        whole: The file ends with `data`.
+
+    Returns:
+        None for a file that is left to pydicom.
     """
     try:
         syntax, at = _file_header(data)
@@ -80,11 +92,11 @@ def _known_syntax(value: bytes) -> UID | None:
     return None if unusual or syntax in (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian) else syntax
 
 
-def _elements(data: bytes, at: int, syntax: UID, wanted: frozenset[int], whole: bool) -> Walked:
+def _elements(data: bytes, at: int, syntax: UID, wanted: frozenset[int], whole: bool) -> FastHeader:
     explicit = syntax != ImplicitVRLittleEndian
     if explicit != (0x40 < data[at + 4] < 0x5B and 0x40 < data[at + 5] < 0x5B):
         raise _Unusual  # it is not written as it says
-    found: dict[BaseTag, DataElement | RawDataElement] = {}
+    elements: dict[BaseTag, DataElement | RawDataElement] = {}
     encoding: str | list[str] = ENCODING
     start, length = None, 0
     while not (whole and at == len(data)):
@@ -103,14 +115,14 @@ def _elements(data: bytes, at: int, syntax: UID, wanted: frozenset[int], whole: 
             raise _Unusual
         if tag in wanted or tag == CHARACTERS:
             value = data[start:at] if length else cast("bytes | None", empty_value_for_VR(vr, raw=True))
-            found[BaseTag(tag)] = RawDataElement(BaseTag(tag), vr, length, value, start, not explicit, True)
+            elements[BaseTag(tag)] = RawDataElement(BaseTag(tag), vr, length, value, start, not explicit, True)
             encoding = _encoding(value or b"") if tag == CHARACTERS else encoding
     else:
         start, length = None, 0
-    dataset = Dataset(found)
+    dataset = Dataset(elements)
     dataset.set_original_encoding(not explicit, True, encoding)
     dataset.file_meta = _file_meta(syntax)
-    return Walked(dataset, start, length)
+    return FastHeader(dataset, start, length)
 
 
 def _next(data: bytes, at: int, explicit: bool) -> tuple[int, str | None, int, int]:

@@ -5,7 +5,7 @@
 2. Slices at one place are frames, in the order of: temporal position, acquisition number, trigger time, dimension
    indices (enhanced files), InstanceNumber, acquisition time, place in the file. Frame k is the k-th slice of every
    place; its temporal position and b-value must be the same everywhere.
-3. Refused: places with unequal numbers of slices, slices at one place that nothing puts in order. Copies that are equal
+3. Rejected: places with unequal numbers of slices, slices at one place that nothing puts in order. Copies that are equal
    to the pixel are dropped first, with a note; so is a whole series that was stored twice.
 
     for kind in by_kind(slices): ...
@@ -34,15 +34,19 @@ def by_kind(slices: Sequence[Slice]) -> list[list[Slice]]:
     kinds: dict[tuple, list[Slice]] = defaultdict(list)
     for item in slices:
         kinds[item.component, item.echo_ms].append(item)
-    return [part for kind in kinds.values() for part in _by_words(kind)]
+    return [part for kind in kinds.values() for part in _by_image_type(kind)]
 
 
 def sort_frames(slices: Sequence[Slice]) -> tuple[Frames, tuple[str, ...]]:
-    """((frame: its slices by place), ...), and notes. Raises ScanError where rule 2 cannot be kept."""
+    """((frame: its slices by place), ...), and notes.
+
+    Raises:
+        ScanError: The slices do not fit rule 2.
+    """
     places = _places(slices)
     if len(places) == len(slices):
         return (tuple(place[0] for place in places),), ()
-    places = _once(places)
+    places = _without_second_copy(places)
     if len({len(place) for place in places}) > 1 or any(_ties(place) for place in places):
         places = _without_copies(places)
     copies = len(slices) - sum(map(len, places))
@@ -65,13 +69,13 @@ def normal_of(item: Slice) -> np.ndarray:
     return np.cross(orientation[:3], orientation[3:])
 
 
-def _by_words(kind: list[Slice]) -> list[list[Slice]]:
+def _by_image_type(kind: list[Slice]) -> list[list[Slice]]:
     """Apart by ImageType where one place holds several slices; a lone volume may vary in it."""
     if any(item.position is None for item in kind) or len(_places(kind)) == len(kind):
         return [kind]
     parts: dict[tuple, list[Slice]] = defaultdict(list)
     for item in kind:
-        parts[item.words].append(item)
+        parts[item.image_type].append(item)
     return list(parts.values())
 
 
@@ -88,30 +92,32 @@ def _ties(place: Sequence[Slice]) -> bool:
 
 
 def _without_copies(places: list[list[Slice]]) -> list[list[Slice]]:
-    """Each place without the slices that are equal to another of it in every pixel, and in when they were taken where
-    the place holds several frames."""
+    """Each place without the slices that equal another of the place in every pixel, and in time where there are frames."""
     prints = _fingerprints([item for place in places if len(place) > 1 for item in place])
     fewest = min(map(len, places))
     return [place if len(place) == 1 else _distinct(place, prints, fewest == 1) for place in places]
 
 
-def _once(places: list[list[Slice]]) -> list[list[Slice]]:
-    """A series that was stored twice under other numbers, once; any other as it is: no two moments are equal to the pixel."""
-    for some in ([places[len(places) // 2]], places):  # the middle first: most series need no more
-        prints = _fingerprints([item for place in some for item in place])
-        kept = [_distinct(place, prints, lone=True) for place in some]
-        if any(len(place) > 1 for place in kept):
+def _without_second_copy(places: list[list[Slice]]) -> list[list[Slice]]:
+    """One copy of a series that was stored twice under other numbers; any other series as it is.
+
+    Pixels decide: no two moments of a scan are equal to the pixel.
+    """
+    for sample in ([places[len(places) // 2]], places):  # the middle first: most series need no more
+        prints = _fingerprints([item for place in sample for item in place])
+        distinct = [_distinct(place, prints, lone=True) for place in sample]
+        if any(len(place) > 1 for place in distinct):
             return places
-    return kept
+    return distinct
 
 
 def _distinct(place: list[Slice], prints: dict[tuple[str, int], str], lone: bool) -> list[Slice]:
-    """lone: the other places hold one slice, so a copy with another number is a copy all the same."""
-    kept: dict[tuple, Slice] = {}
+    """A place without slices that are equal to the pixel; with `lone`, other numbers do not make them distinct."""
+    distinct: dict[tuple, Slice] = {}
     for item in place:
         when = () if lone else item.order
-        kept.setdefault((prints[item.file, item.frame], item.slope, item.intercept, when), item)
-    return list(kept.values())
+        distinct.setdefault((prints[item.file, item.frame], item.slope, item.intercept, when), item)
+    return list(distinct.values())
 
 
 def _fingerprints(slices: Sequence[Slice]) -> dict[tuple[str, int], str]:

@@ -22,11 +22,11 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medssl.core.errors import ScanError
-from medssl.scans.dicom.fast_header import PIXELS, UNDEFINED, walk
+from medssl.scans.dicom.fast_header import PIXELS, UNDEFINED, read_elements
 from medssl.scans.paths import CHUNK, INFLATE_LIMIT
 
 HEAD_BYTES = 4096
-WALKED_BYTES = 1 << 16  # headers of usual files are shorter
+FAST_BYTES = 1 << 16  # headers of usual files are shorter
 SMALL_BYTES = 1 << 26  # a blank image may be packed very small: up to here no ratio is suspicious
 LARGEST_INFLATED_BYTES = 1 << 30
 TEXT_VRS = {"DS", "IS", "CS", "UI", "TM"}
@@ -48,21 +48,27 @@ class _Bounded(io.BufferedReader):
 
 
 def open_header(file: str, tags: Sequence[BaseTag] | None = None, pixels: bool = False) -> Dataset:
-    """The elements `tags` of a file (None: all), up to the pixels or with them; `.bytes_on_disk` is its size.
+    """The header of a file as pydicom's Dataset; its `bytes_on_disk` is the size of the file.
 
-    Raises ScanError for what is not DICOM, and for a deflated file that unpacks to more than 1 GiB.
+    Args:
+        file: The file.
+        tags: The elements to read; all by default.
+        pixels: Read PixelData too.
+
+    Raises:
+        ScanError: The file is not DICOM, or a deflated one that unpacks to more than 1 GiB.
     """
     with io.FileIO(file) as raw:
-        return (_walked(raw, frozenset(tags), pixels) if tags else None) or _parsed(raw, tags, pixels)
+        return (_read_fast(raw, frozenset(tags), pixels) if tags else None) or _read_with_pydicom(raw, tags, pixels)
 
 
-def _walked(raw: io.FileIO, tags: frozenset[int], pixels: bool) -> Dataset | None:
-    """The quick way, None where a file is not usual."""
+def _read_fast(raw: io.FileIO, tags: frozenset[int], pixels: bool) -> Dataset | None:
+    """The elements without pydicom, None where a file is not usual."""
     size = os.fstat(raw.fileno()).st_size
-    walked = walk(os.pread(raw.fileno(), WALKED_BYTES, 0), tags, whole=size <= WALKED_BYTES)
-    if walked is None or (pixels and walked.pixels_length == UNDEFINED):
+    header = read_elements(os.pread(raw.fileno(), FAST_BYTES, 0), tags, whole=size <= FAST_BYTES)
+    if header is None or (pixels and header.pixels_length == UNDEFINED):
         return None
-    dataset, at, length = walked
+    dataset, at, length = header
     if pixels and at is not None:
         value = os.pread(raw.fileno(), min(length, max(0, size - at)), at)
         dataset[PIXELS] = RawDataElement(BaseTag(PIXELS), "OW", length, value, at, False, True)
@@ -70,7 +76,7 @@ def _walked(raw: io.FileIO, tags: frozenset[int], pixels: bool) -> Dataset | Non
     return dataset
 
 
-def _parsed(raw: io.FileIO, tags: Sequence[BaseTag] | None, pixels: bool) -> Dataset:
+def _read_with_pydicom(raw: io.FileIO, tags: Sequence[BaseTag] | None, pixels: bool) -> Dataset:
     with _Bounded(raw) as stream:
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if head[128:132] != b"DICM" and head[:4] not in OLD_STARTS:
@@ -88,7 +94,7 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     value = _value(dataset, keyword)
     if isinstance(value, bytes):
         return tuple(float(part) for part in value.split(b"\\")) if value else ()
-    return tuple(float(part) for part in _many(value))
+    return tuple(float(part) for part in _as_list(value))
 
 
 def number(dataset: Dataset, keyword: str, missing: float) -> float:
@@ -99,7 +105,7 @@ def number(dataset: Dataset, keyword: str, missing: float) -> float:
 def words(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """The code words of one element in capitals, () where it is missing or empty."""
     value = _value(dataset, keyword)
-    parts = value.decode("latin-1").split("\\") if isinstance(value, bytes) else map(str, _many(value))
+    parts = value.decode("latin-1").split("\\") if isinstance(value, bytes) else map(str, _as_list(value))
     return tuple(part.strip(" \0").upper() for part in parts if part)
 
 
@@ -109,7 +115,7 @@ def word(dataset: Dataset, keyword: str) -> str:
 
 
 def syntax_of(dataset: Dataset) -> UID:
-    """The transfer syntax. Raises ScanError for one that is none of the standard's."""
+    """The transfer syntax; raises ScanError for one that is none of the standard's."""
     meta = getattr(dataset, "file_meta", None)
     syntax = UID((meta.get("TransferSyntaxUID") if meta else None) or ImplicitVRLittleEndian)
     if syntax.is_private or not syntax.is_transfer_syntax:
@@ -118,7 +124,7 @@ def syntax_of(dataset: Dataset) -> UID:
 
 
 def check_claim(dataset: Dataset) -> None:
-    """Raises ScanError where the header claims more pixels than its file can hold."""
+    """Raise ScanError where the header claims more pixels than its file can hold."""
     syntax, size = syntax_of(dataset), dataset.bytes_on_disk
     claimed = claimed_bytes(dataset)
     packed = syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian
@@ -170,7 +176,7 @@ def _value(dataset: Dataset, keyword: str):
     return dataset.get(keyword)
 
 
-def _many(value) -> list:
+def _as_list(value) -> list:
     """A value as a list: a lone number or word counts as one, nothing as none."""
     if value is None or value == "":
         return []
@@ -178,7 +184,7 @@ def _many(value) -> list:
 
 
 def _check_deflated(stream: _Bounded) -> None:
-    """Raises ScanError for a deflated file that unpacks to more than 1 GiB; leaves the stream at its start."""
+    """Raise ScanError for a deflated file that unpacks to more than 1 GiB; leaves the stream at its start."""
     head = stream.peek(144)[:144]
     if head[132:136] != b"\x02\0\0\0":
         raise ScanError("a deflated file without the length of its file header (0002,0000): convert the file first")

@@ -1,7 +1,7 @@
 """A Siemens mosaic: one picture that holds the slices of a volume as tiles, row by row.
 
 How many tiles there are and which way they run is only in Siemens' own CSA header (0029,1010); without it a
-mosaic is refused. The file's position is that of the whole picture's corner, so the first tile's corner lies
+mosaic is rejected. The file's position is that of the whole picture's corner, so the first tile's corner lies
 half the difference of the two sizes further in; the tiles then follow each other along the CSA header's slice
 normal, which may point against the cross product of row and column.
 
@@ -33,8 +33,11 @@ class Tiles:
 
 
 def read_tiles(dataset: Dataset, size: tuple[int, ...]) -> Tiles:
-    """The tiles of a mosaic of size (rows, columns). Raises ScanError where the header does not say, or contradicts
-    itself."""
+    """The tiles of a mosaic of size (rows, columns).
+
+    Raises:
+        ScanError: The header does not say how many tiles there are and where, or contradicts itself.
+    """
     from nibabel.nicom import csareader  # warns on import; slow
 
     csa = csareader.get_csa_header(dataset)
@@ -66,7 +69,11 @@ def tile_positions(
     orientation: tuple[float, ...],
     spacing_mm: tuple[float, ...],
 ) -> np.ndarray:
-    """(count, 3) mm in LPS: where each tile's first pixel lies. Raises ScanError for a normal that is none."""
+    """(count, 3) mm in LPS: where each tile's first pixel lies.
+
+    Raises:
+        ScanError: The slice normal does not stand at right angles to the slices.
+    """
     row, column = np.array(orientation).reshape(2, 3)
     cosine = float(np.dot(tiles.normal, np.cross(row, column)))
     if abs(abs(cosine) - 1) > SAME_DIRECTION:

@@ -1,7 +1,7 @@
-"""A mask kept as DICOM SEG, brought onto the grid of its image; structure numbers are the segment numbers.
+"""A mask stored as DICOM SEG, read on the grid of its image; structure numbers are the segment numbers.
 
 Frames may come in any order and be stored turned; planes without a frame are background. Each frame must cover one
-plane of the image to 0.1 mm. Refused in words: fractional segments, segments that overlap, numbers above 255, RTSTRUCT.
+plane of the image to 0.1 mm. Rejected: fractional segments, segments that overlap, numbers above 255, RTSTRUCT.
 
     check_segmentation(Path("seg.dcm"), affine, shape)               # headers alone
     mask = read_segmentation(Path("seg.dcm"), affine, shape)         # (X, Y, Z) uint8 on the image's grid
@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 
 from medssl.core.errors import ScanError
 from medssl.scans.dicom.header import check_claim, number, numbers, open_header, word
-from medssl.scans.dicom.slices import ENHANCED, LABEL_MAP, NO_SCAN, RTSTRUCT, SEGMENTATION
-from medssl.scans.geometry import AGREE_MM, LPS_TO_RAS
+from medssl.scans.dicom.slices import ENHANCED, LABEL_MAP, NOT_A_SCAN, RTSTRUCT, SEGMENTATION
+from medssl.scans.geometry import LPS_TO_RAS, SAME_GRID_MM
 from medssl.scans.paths import readable_errors
 
 LARGEST_STRUCTURE = 255
@@ -34,7 +34,7 @@ class Plane:
 
 
 def check_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raises ScanError for a DICOM file that is no mask for the image with this affine and shape."""
+    """Raise ScanError for a DICOM file that is no mask for the image with this affine and shape."""
     with readable_errors("the mask's header"):
         _planes(open_header(str(path)), affine, shape)
 
@@ -42,7 +42,8 @@ def check_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -
 def read_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """(X, Y, Z) uint8 structures on the grid with this affine (RAS+) and shape.
 
-    Raises ScanError as `check_segmentation` does, and for segments that overlap.
+    Raises:
+        ScanError: As for `check_segmentation`, and for segments that overlap.
     """
     from highdicom.seg import segread  # slow to import
 
@@ -62,10 +63,10 @@ def _paint(mask: np.ndarray, plane: Plane, frame: np.ndarray) -> None:
     at = plane.to_voxel @ np.stack([columns, rows, np.ones_like(rows)])
     values = frame[rows, columns] if plane.structure is None else np.full(len(rows), plane.structure)
     before = mask[tuple(at)]
-    both = (before > 0) & (before != values)
-    if both.any():
+    overlap = (before > 0) & (before != values)
+    if overlap.any():
         raise ScanError(
-            f"segments {int(before[both][0])} and {int(values[both][0])} of the DICOM SEG overlap in {int(both.sum())} "
+            f"segments {int(before[overlap][0])} and {int(values[overlap][0])} of the DICOM SEG overlap in {int(overlap.sum())} "
             "voxels of a plane: expected each voxel in one structure; merge or split the segments"
         )
     if len(values) and values.max() > LARGEST_STRUCTURE:
@@ -78,7 +79,7 @@ def _planes(dataset: Dataset, affine: np.ndarray, shape: tuple[int, ...]) -> lis
     kind = word(dataset, "SOPClassUID")
     if kind not in (SEGMENTATION, LABEL_MAP):
         raise ScanError(
-            NO_SCAN[RTSTRUCT] if kind == RTSTRUCT else "the mask is a DICOM file, but no SEG: expected DICOM SEG"
+            NOT_A_SCAN[RTSTRUCT] if kind == RTSTRUCT else "the mask is a DICOM file, but no SEG: expected DICOM SEG"
         )
     if word(dataset, "SegmentationType") == "FRACTIONAL":
         raise ScanError(
@@ -107,12 +108,12 @@ def _structure(group: Dataset, shared: Dataset) -> int:
     for place in (group, shared):
         items = place.get("SegmentIdentificationSequence")
         if items:
-            found = int(number(items[0], "ReferencedSegmentNumber", 0))
-            if not 1 <= found <= LARGEST_STRUCTURE:
+            structure = int(number(items[0], "ReferencedSegmentNumber", 0))
+            if not 1 <= structure <= LARGEST_STRUCTURE:
                 raise ScanError(
-                    f"segment number (0062,000B) is {found}: expected 1 to {LARGEST_STRUCTURE}; renumber the segments"
+                    f"segment number (0062,000B) is {structure}: expected 1 to {LARGEST_STRUCTURE}; renumber the segments"
                 )
-            return found
+            return structure
     raise ScanError("a frame of the DICOM SEG names no segment (0062,000B): expected one each; fix the header")
 
 
@@ -130,9 +131,9 @@ def _place(
     whole = np.rint(exact)
     corners = np.array([[c, r, 1] for c in (0, size[1] - 1) for r in (0, size[0] - 1)]).T
     apart = float(np.linalg.norm(affine[:3, :3] @ (exact - whole) @ corners, axis=0).max())
-    if apart > AGREE_MM:
+    if apart > SAME_GRID_MM:
         raise ScanError(
-            f"a plane of the DICOM SEG lies {apart:.2f} mm off the planes of its image: expected at most {AGREE_MM} mm; "
+            f"a plane of the DICOM SEG lies {apart:.2f} mm off the planes of its image: expected at most {SAME_GRID_MM} mm; "
             "resample the mask onto the image"
         )
     at = (whole @ corners).astype(int)

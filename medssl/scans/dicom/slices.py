@@ -65,11 +65,11 @@ OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
 GREY = {"MONOCHROME1", "MONOCHROME2"}
 UNPACKED = {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
-A_MASK = "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern with --mask"
+MASK_REASON = "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern with --mask"
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
-NO_SCAN = {  # SOP class -> why it is none
-    SEGMENTATION: A_MASK,
-    LABEL_MAP: A_MASK,
+NOT_A_SCAN = {  # SOP class -> why it is none
+    SEGMENTATION: MASK_REASON,
+    LABEL_MAP: MASK_REASON,
     RTSTRUCT: "an RTSTRUCT holds contours, no voxels, and is not read: convert it to DICOM SEG "
     "or NIfTI and give that with --mask",
     "1.2.840.10008.5.1.4.1.1.77.1.6": "a whole-slide image holds tiles, no scan: cut it into PNG or TIFF images first",
@@ -81,10 +81,15 @@ NO_SCAN = {  # SOP class -> why it is none
 class Slice:
     """One image plane: where it is, when and what it shows, how its numbers are to be read. mm in DICOM's LPS world.
 
-    spacing_mm: (between rows, between columns). number: SeriesNumber. order: what puts the frames of one place in
-    order, see dicom_frames. time: temporal position and b-value, the same at every place of one frame. component:
-    words for magnitude, phase and the like. echo_ms: its echo. words: all that ImageType says of its kind.
-    problem: why its series cannot be used, None when all is well.
+    Attributes:
+        spacing_mm: Between rows, between columns.
+        number: SeriesNumber.
+        order: What puts the frames of one place in order, see frames.py.
+        time: Temporal position and b-value, the same at every place of one frame.
+        component: Words for magnitude, phase and the like.
+        echo_ms: Echo time.
+        image_type: What ImageType says beyond its first two words.
+        problem: Why the series cannot be used, or None.
     """
 
     file: str
@@ -112,14 +117,15 @@ class Slice:
     time: tuple[float, ...]
     component: frozenset[str]
     echo_ms: float
-    words: tuple[str, ...]
+    image_type: tuple[str, ...]
     problem: str | None = None
 
 
 def read_slices(file: str) -> list[Slice]:
     """The slices of one file, from its header alone.
 
-    Raises ScanError for a file that is not DICOM, or holds no image.
+    Raises:
+        ScanError: The file is not DICOM, or holds no image.
     """
     with readable_errors("the DICOM header"):
         dataset = open_header(file, HEADER_TAGS)
@@ -139,11 +145,12 @@ def read_slices(file: str) -> list[Slice]:
 
 
 def read_pixels(file: str) -> tuple[np.ndarray, bool]:
-    """(frames, rows, columns, samples) as stored, MONOCHROME1 inverted; True with it when it was. A mosaic's tiles are
-    its frames.
+    """(frames, rows, columns, samples) as stored, with MONOCHROME1 inverted, and True where it was.
 
-    Raises ScanError for pixel data that is missing, truncated, damaged, or in a syntax no installed codec
-    reads.
+    The tiles of a mosaic are its frames.
+
+    Raises:
+        ScanError: Pixel data are missing, truncated or damaged, or no installed codec reads them.
     """
     with readable_errors("the DICOM file"):
         dataset = open_header(file, PIXEL_TAGS, pixels=True)
@@ -151,7 +158,7 @@ def read_pixels(file: str) -> tuple[np.ndarray, bool]:
         check_claim(dataset)
         _check_length(dataset)
         with readable_errors("pixel data (7FE0,0010)"):
-            pixels = _plain(dataset)
+            pixels = _unpacked_pixels(dataset)
             pixels = pixel_array(dataset) if pixels is None else pixels
         frames = int(number(dataset, "NumberOfFrames", 1))
         shape = (frames, dataset.Rows, dataset.Columns, int(number(dataset, "SamplesPerPixel", 1)))
@@ -162,11 +169,11 @@ def read_pixels(file: str) -> tuple[np.ndarray, bool]:
         pixels = pixels.reshape(shape)
         if frames == 1 and "MOSAIC" in words(dataset, "ImageType"):
             pixels = split_tiles(pixels[0], read_tiles(open_header(file), shape[1:3]).count)
-        return _upright(pixels, dataset)
+        return _invert_monochrome1(pixels, dataset)
 
 
 def _check_class(dataset: Dataset) -> None:
-    reason = NO_SCAN.get(word(dataset, "SOPClassUID"))
+    reason = NOT_A_SCAN.get(word(dataset, "SOPClassUID"))
     if reason:
         raise ScanError(reason)
     if "Rows" not in dataset or "Columns" not in dataset:
@@ -182,25 +189,25 @@ def _common(file: str, dataset: Dataset) -> dict[str, Any]:
     modality = known_modality(word(dataset, "Modality"))
     return {
         "file": file,
-        "series": _shared(word(dataset, "SeriesInstanceUID")),
-        "number": _key(dataset, "SeriesNumber"),
-        "patient": _shared(str(dataset.get("PatientID") or "").strip()),
+        "series": _interned(word(dataset, "SeriesInstanceUID")),
+        "number": _order_number(dataset, "SeriesNumber"),
+        "patient": _interned(str(dataset.get("PatientID") or "").strip()),
         "modality": modality,
         "manufacturer": privacy.known_manufacturer(dataset.get("Manufacturer")),
-        "site": _shared(str(dataset.get("InstitutionName") or "").strip()) or None,
-        "size": _shared((int(number(dataset, "Rows", 0)), int(number(dataset, "Columns", 0)))),
+        "site": _interned(str(dataset.get("InstitutionName") or "").strip()) or None,
+        "size": _interned((int(number(dataset, "Rows", 0)), int(number(dataset, "Columns", 0)))),
         "samples": int(number(dataset, "SamplesPerPixel", 1)),
         "frames_in_file": int(number(dataset, "NumberOfFrames", 1)),
         "localizer": "LOCALIZER" in kinds,
         "mosaic": "MOSAIC" in kinds,
         "burned_in": annotated == "YES",
         "burned_in_risk": privacy.burned_in_risk(annotated, word(dataset, "SOPClassUID"), modality, kinds),
-        "problem": _unreadable(dataset),
+        "problem": _pixel_problem(dataset),
     }
 
 
 @functools.lru_cache(1024)
-def _shared(value: Any) -> Any:
+def _interned(value: Any) -> Any:
     """The first object seen that equals this one: the slices of a series hold its texts and numbers once."""
     return value
 
@@ -212,8 +219,8 @@ def _slice(dataset: Dataset, common: dict[str, Any], frame: int, group: Dataset 
         frame=frame,
         enhanced=group is not None,
         position=geometry.get("ImagePositionPatient"),
-        orientation=_shared(geometry.get("ImageOrientationPatient")),
-        spacing_mm=_shared(geometry.get("PixelSpacing") or geometry.get("ImagerPixelSpacing")),
+        orientation=_interned(geometry.get("ImageOrientationPatient")),
+        spacing_mm=_interned(geometry.get("PixelSpacing") or geometry.get("ImagerPixelSpacing")),
         slope=geometry.get("RescaleSlope", (1.0,))[0],
         intercept=geometry.get("RescaleIntercept", (0.0,))[0],
         **(_kind(dataset, frame) if group is None else _enhanced_kind(dataset, frame, group, shared)),
@@ -223,15 +230,15 @@ def _slice(dataset: Dataset, common: dict[str, Any], frame: int, group: Dataset 
 def _kind(dataset: Dataset, frame: int) -> dict[str, Any]:
     """When and what a classic slice shows."""
     kinds = words(dataset, "ImageType")
-    temporal = _key(dataset, "TemporalPositionIdentifier")
-    before = temporal, _key(dataset, "AcquisitionNumber"), _key(dataset, "TriggerTime")
-    after = _key(dataset, "InstanceNumber"), _key(dataset, "AcquisitionTime"), float(frame)
+    temporal = _order_number(dataset, "TemporalPositionIdentifier")
+    before = temporal, _order_number(dataset, "AcquisitionNumber"), _order_number(dataset, "TriggerTime")
+    after = _order_number(dataset, "InstanceNumber"), _order_number(dataset, "AcquisitionTime"), float(frame)
     return {
         "order": (*before, (), *after),
-        "time": (temporal, _key(dataset, "DiffusionBValue")),
+        "time": (temporal, _order_number(dataset, "DiffusionBValue")),
         "component": (COMPONENTS & set(kinds)) | _ge_component(dataset),
-        "echo_ms": round(_key(dataset, "EchoTime"), 1),
-        "words": kinds[2:],
+        "echo_ms": round(_order_number(dataset, "EchoTime"), 1),
+        "image_type": kinds[2:],
     }
 
 
@@ -239,26 +246,28 @@ def _enhanced_kind(dataset: Dataset, frame: int, group: Dataset, shared: Dataset
     """When and what one frame of an enhanced multi-frame file shows."""
 
     def key(keyword: str) -> float:
-        return _key(_holder(group, shared, keyword), keyword)
+        return _order_number(_functional_group(group, shared, keyword), keyword)
 
-    kinds = words(_holder(group, shared, "FrameType"), "FrameType")
-    kinds += words(_holder(group, shared, "ComplexImageComponent"), "ComplexImageComponent")
-    indices = numbers(_holder(group, shared, "DimensionIndexValues"), "DimensionIndexValues")
+    kinds = words(_functional_group(group, shared, "FrameType"), "FrameType")
+    kinds += words(_functional_group(group, shared, "ComplexImageComponent"), "ComplexImageComponent")
+    indices = numbers(_functional_group(group, shared, "DimensionIndexValues"), "DimensionIndexValues")
     temporal = key("TemporalPositionIndex")
     before = temporal, key("FrameAcquisitionNumber"), key("NominalCardiacTriggerDelayTime")
-    after = _key(dataset, "InstanceNumber"), _key(dataset, "AcquisitionTime"), float(frame)
+    after = _order_number(dataset, "InstanceNumber"), _order_number(dataset, "AcquisitionTime"), float(frame)
     return {
         "order": (*before, indices, *after),
         "time": (temporal, key("DiffusionBValue")),
         "component": COMPONENTS & set(kinds),
         "echo_ms": round(key("EffectiveEchoTime"), 1),
-        "words": kinds[2:],
+        "image_type": kinds[2:],
     }
 
 
-def _key(dataset: Dataset, keyword: str) -> float:
-    """A number that puts slices in order or tells them apart; -1 where there is none: what is then left undecided is
-    refused in dicom_frames."""
+def _order_number(dataset: Dataset, keyword: str) -> float:
+    """A number that puts slices in order or tells them apart; -1 where there is none.
+
+    Slices that are then still without an order are rejected in frames.py.
+    """
     try:
         value = number(dataset, keyword, -1.0)
     except ValueError:
@@ -279,7 +288,7 @@ def _tiles(file: str, dataset: Dataset, whole: Slice) -> list[Slice]:
     from dataclasses import replace
 
     if whole.problem or whole.position is None or whole.orientation is None or whole.spacing_mm is None:
-        return [whole]  # refused later, with the tag
+        return [whole]  # rejected later, with the tag
     try:
         tiles = read_tiles(open_header(file), whole.size)
     except ScanError as error:
@@ -291,7 +300,7 @@ def _tiles(file: str, dataset: Dataset, whole: Slice) -> list[Slice]:
     ]
 
 
-def _unreadable(dataset: Dataset) -> str | None:
+def _pixel_problem(dataset: Dataset) -> str | None:
     """Why the pixels cannot be used, as far as a header can tell."""
     try:
         check_claim(dataset)
@@ -308,18 +317,18 @@ def _geometry(
     dataset: Dataset, group: Dataset | None, shared: Dataset
 ) -> tuple[dict[str, tuple[float, ...]], str | None]:
     """The numbers of `GEOMETRY` by keyword, and the first thing that is wrong with them."""
-    found, problem = {}, None
+    geometry, problem = {}, None
     for keyword, (tag, count) in GEOMETRY.items():
         try:
-            values = numbers(dataset if group is None else _holder(group, shared, keyword), keyword)
+            values = numbers(dataset if group is None else _functional_group(group, shared, keyword), keyword)
             if values:
                 _check_numbers(keyword, tag, values, count)
-                found[keyword] = values
+                geometry[keyword] = values
         except ScanError as error:
             problem = problem or str(error)
         except (TypeError, ValueError):
             problem = problem or f"{keyword} ({tag}) does not hold numbers: expected decimals; fix the header"
-    return found, problem
+    return geometry, problem
 
 
 def _check_numbers(keyword: str, tag: str, values: tuple[float, ...], count: int) -> None:
@@ -334,7 +343,7 @@ def _check_numbers(keyword: str, tag: str, values: tuple[float, ...], count: int
         raise ScanError(f"{keyword} ({tag}) is 0: expected a number that keeps the image; fix the header")
 
 
-def _holder(group: Dataset, shared: Dataset, keyword: str) -> Dataset:
+def _functional_group(group: Dataset, shared: Dataset, keyword: str) -> Dataset:
     """Where an enhanced file keeps a field of one frame: in the frame's own group, else in the shared one."""
     for place in (group, shared):
         items = place.get(ENHANCED.get(keyword, keyword))
@@ -359,14 +368,14 @@ def _check_codec(dataset: Dataset) -> None:
 
 
 def _check_length(dataset: Dataset) -> None:
-    expected, found = claimed_bytes(dataset), len(dataset.PixelData)
-    if not syntax_of(dataset).is_encapsulated and found < expected:
+    expected, stored = claimed_bytes(dataset), len(dataset.PixelData)
+    if not syntax_of(dataset).is_encapsulated and stored < expected:
         raise ScanError(
-            f"pixel data (7FE0,0010) is truncated: {found} bytes, expected {expected}; fetch the file again"
+            f"pixel data (7FE0,0010) is truncated: {stored} bytes, expected {expected}; fetch the file again"
         )
 
 
-def _plain(dataset: Dataset) -> np.ndarray | None:
+def _unpacked_pixels(dataset: Dataset) -> np.ndarray | None:
     """Grey pixels that lie unpacked in whole bytes, as pydicom decodes them (which takes ten times as long); None for all
     else."""
     allocated, stored = (int(number(dataset, keyword, 0)) for keyword in ("BitsAllocated", "BitsStored"))
@@ -381,8 +390,8 @@ def _plain(dataset: Dataset) -> np.ndarray | None:
     return None if unused else pixels  # bits beyond those stored: an overlay's
 
 
-def _upright(pixels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
-    """Bright is dense: MONOCHROME1 turned round within the range its bits can hold."""
+def _invert_monochrome1(pixels: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, bool]:
+    """MONOCHROME1 inverted within the range that its bits can hold, so that bright is dense; True where it was."""
     if dataset.get("PhotometricInterpretation") != "MONOCHROME1":
         return pixels, False
     if MODALITIES[known_modality(dataset.get("Modality"))].counts:

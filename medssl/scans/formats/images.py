@@ -31,8 +31,11 @@ NO_SIZE = "pixel size unknown: 1 mm assumed"
 
 
 def image_header(path: Path) -> Header:
-    """What an image file claims. Raises ScanError for damage, a decompression bomb, and pages or types not
-    read."""
+    """The header of an image file; nothing is decoded.
+
+    Raises:
+        ScanError: Damage, a decompression bomb, several pages, types of pixel that are not read.
+    """
     size, channels = _tiff_claim(path) if _is_tiff(path) else _pillow_claim(path)
     if math.prod(size) > PIXEL_LIMIT:
         raise ScanError(
@@ -43,12 +46,15 @@ def image_header(path: Path) -> Header:
 
 
 def read_image(path: Path) -> tuple[np.ndarray, Header]:
-    """(C, H, W) as stored, C is 1 or 3, and the header. Raises ScanError as `image_header` does, and for
-    damage."""
+    """(C, H, W) as stored, C is 1 or 3, and the header.
+
+    Raises:
+        ScanError: As for `image_header`, and for damage.
+    """
     image_header(path)
     try:
         array, notes = _tiff_pixels(path) if _is_tiff(path) else _pillow_pixels(path)
-    except Exception as error:  # decoders meet damage with whatever they trip over
+    except Exception as error:  # decoders raise all kinds of exceptions on damage
         raise ScanError(
             f"the image cannot be decoded ({type(error).__name__}): it is damaged or cut short; fetch it again"
         ) from None
@@ -57,26 +63,31 @@ def read_image(path: Path) -> tuple[np.ndarray, Header]:
 
 
 def npz_headers(path: Path) -> list[tuple[str, Header]]:
-    """(member, header) for every image of a MedMNIST-style archive; labels and split ride in `header.labels`.
+    """(member, header) for every image of a MedMNIST-style archive; `header.labels` holds its labels and split.
 
-    Raises ScanError when the keys are not MedMNIST's, or an array is not what it claims.
+    Raises:
+        ScanError: The keys are not MedMNIST's, or an array is not what it claims.
     """
     shapes = _npz_shapes(path)
     splits = [split for split in SPLITS.split("|") if f"{split}_images" in shapes]
     if not splits:
         raise ScanError("the .npz holds no train_images, val_images or test_images: expected MedMNIST's keys")
-    found: list[tuple[str, Header]] = []
+    headers: list[tuple[str, Header]] = []
     for split in splits:
         labels = _npz_labels(path, split, shapes)
         shape, channels = _npz_image_shape(shapes[f"{split}_images"])
         for number, names in enumerate(labels):
             header = _header(shape, channels if channels == 1 else None, labels={"split": split, **names})
-            found.append((f"{split}_images/{number}", header))
-    return found
+            headers.append((f"{split}_images/{number}", header))
+    return headers
 
 
 def read_npz(path: Path, member: str) -> tuple[np.ndarray, Header]:
-    """(C, H, W) or (C, X, Y, Z) of one image of an archive, and its header. Raises ScanError for damage."""
+    """(C, H, W) or (C, X, Y, Z) of one image of an archive, and its header.
+
+    Raises:
+        ScanError: The archive is damaged.
+    """
     match = re.fullmatch(rf"((?:{SPLITS})_images)/(\d+)", member)
     if not match:
         raise ScanError("the archive's member is not SPLIT_images/NUMBER: index the folder again")
@@ -140,12 +151,12 @@ def _pillow_pixels(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
                 notes += ("turned upright as its EXIF tag says",)
             if image.mode in ("LA", "RGBA", "PA", "La", "RGBa"):
                 notes += ("transparency dropped",)
-            array = np.asarray(_plain(image))
+            array = np.asarray(_grey_or_rgb(image))
     array = array[..., None] if array.ndim == 2 else array
     return np.moveaxis(array, -1, 0), notes
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def _grey_or_rgb(image: Image.Image) -> Image.Image:
     """The image as grey or RGB, its bit depth kept."""
     if image.mode in ("1", "LA", "La"):
         return image.convert("L")
@@ -157,7 +168,7 @@ def _tiff_claim(path: Path) -> tuple[tuple[int, int], int]:
         with tifffile.TiffFile(path) as tiff:
             pages, shape = len(tiff.pages), tiff.series[0].shape
             kind = tiff.series[0].dtype.kind
-    except Exception as error:  # tifffile meets damage with whatever its parsing trips over
+    except Exception as error:  # tifffile raises all kinds of exceptions on damage
         raise ScanError(f"this is not a TIFF that can be read ({type(error).__name__}): fetch it again") from None
     if kind not in "iufb":
         raise ScanError("the TIFF does not hold plain numbers: expected integers or floats")

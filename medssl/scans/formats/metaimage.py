@@ -1,7 +1,7 @@
 """MetaImage (.mha, or .mhd with its voxels beside it): ITK's own format, checked before it is believed.
 
 The header is lines of `Key = value` that end with ElementDataFile: LOCAL, or the bare name of a file in the header's
-own folder. A path that leads anywhere else is refused, and so are lists of files and text voxels. Each row of
+own folder. A path that leads anywhere else is rejected, and so are lists of files and text voxels. Each row of
 TransformMatrix is where one axis of the array runs to, in ITK's LPS world; compressed voxels are zlib with its checksum.
 
     header = metaimage_header(Path("t1.mha"))
@@ -43,13 +43,17 @@ Fields = dict[str, str]
 
 
 def metaimage_header(path: Path) -> Header:
-    """What a MetaImage claims, held against its bytes. Raises ScanError for damage and for what is not read."""
+    """The header of a MetaImage, its claims held against the size of the file.
+
+    Raises:
+        ScanError: Damage, and kinds of MetaImage that are not read.
+    """
     fields, start = header_fields(path)
     data = data_file(path) or path
     there = data.stat().st_size - (start if data == path else 0)
     claimed = _claimed(fields)
-    if _yes(fields, "compresseddata"):
-        stored = _whole(fields, "compresseddatasize", there)
+    if _is_true(fields, "compresseddata"):
+        stored = _whole_number(fields, "compresseddatasize", there)
         if stored != there:
             raise ScanError(
                 f"CompressedDataSize is {stored}, {there} bytes are there: the file is damaged; fetch it again"
@@ -63,14 +67,17 @@ def metaimage_header(path: Path) -> Header:
 
 
 def read_metaimage(path: Path) -> tuple[np.ndarray, Header]:
-    """(C, X, Y, Z) or (C, H, W) as stored, and the header. Raises ScanError as `metaimage_header` does, and for
-    damage."""
+    """(C, X, Y, Z) or (C, H, W) as stored, and the header.
+
+    Raises:
+        ScanError: As for `metaimage_header`, and for voxels that are damaged or missing.
+    """
     header = metaimage_header(path)
     fields, start = header_fields(path)
     beside = data_file(path)
     data = beside.read_bytes() if beside else path.read_bytes()[start:]
     claimed = _claimed(fields)
-    if _yes(fields, "compresseddata"):
+    if _is_true(fields, "compresseddata"):
         data = _inflate(data, claimed)
     if len(data) != claimed:
         raise ScanError(f"{len(data)} bytes of voxels, the header claims {claimed}: fetch the file again")
@@ -83,7 +90,8 @@ def read_metaimage(path: Path) -> tuple[np.ndarray, Header]:
 def data_file(path: Path) -> Path | None:
     """The file beside a MetaImage header that holds its voxels, None where they follow the header itself.
 
-    Raises ScanError for a name that could lead out of the header's folder, and for a file that is not there.
+    Raises:
+        ScanError: The name could lead out of the header's folder, or the file is not there.
     """
     name = header_fields(path)[0]["elementdatafile"]
     if name.upper() == "LOCAL":
@@ -117,7 +125,7 @@ def header_fields(path: Path) -> tuple[Fields, int]:
 
 
 def _check_fields(fields: Fields) -> None:
-    if not _yes(fields, "binarydata", "True"):
+    if not _is_true(fields, "binarydata", "True"):
         raise ScanError("BinaryData is not True: voxels stored as text are not read; store them as binary")
     if fields.get("headersize", "0") != "0":
         raise ScanError("HeaderSize is not 0: a data file with a header of its own is not read; convert it first")
@@ -125,7 +133,7 @@ def _check_fields(fields: Fields) -> None:
         raise ScanError("ElementType is not a plain number: expected MET_SHORT, MET_FLOAT or the like; convert it")
 
 
-def _yes(fields: Fields, key: str, default: str = "False") -> bool:
+def _is_true(fields: Fields, key: str, default: str = "False") -> bool:
     return fields.get(key, default).lower() in ("true", "1")
 
 
@@ -142,7 +150,7 @@ def _numbers(fields: Fields, key: str, count: int) -> np.ndarray | None:
     return values
 
 
-def _whole(fields: Fields, key: str, default: int | None = None) -> int:
+def _whole_number(fields: Fields, key: str, default: int | None = None) -> int:
     word = fields.get(key, "" if default is None else str(default))
     if not (word.isascii() and word.isdigit() and len(word) < 19):
         raise ScanError(f"{key} of the MetaImage is not a whole number: the header is damaged or incomplete")
@@ -150,14 +158,14 @@ def _whole(fields: Fields, key: str, default: int | None = None) -> int:
 
 
 def _samples(fields: Fields) -> int:
-    samples = _whole(fields, "elementnumberofchannels", 1)
+    samples = _whole_number(fields, "elementnumberofchannels", 1)
     if samples < 1:
         raise ScanError(f"elementnumberofchannels is {samples}: expected 1 or more")
     return samples
 
 
 def _sizes(fields: Fields) -> tuple[int, ...]:
-    axes = _whole(fields, "ndims")
+    axes = _whole_number(fields, "ndims")
     if not 2 <= axes <= 4 or (axes == 4 and _samples(fields) > 1):
         raise ScanError(f"ndims is {axes}, with {_samples(fields)} channels: expected two to four axes in all")
     sizes = _numbers(fields, "dimsize", axes)
@@ -167,7 +175,7 @@ def _sizes(fields: Fields) -> tuple[int, ...]:
 
 
 def _dtype(fields: Fields) -> np.dtype:
-    big = _yes(fields, "binarydatabyteordermsb") or _yes(fields, "elementbyteordermsb")
+    big = _is_true(fields, "binarydatabyteordermsb") or _is_true(fields, "elementbyteordermsb")
     return np.dtype((">" if big else "<") + TYPES[fields["elementtype"]])
 
 

@@ -28,7 +28,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from medssl.core.errors import ScanError
 from medssl.scans.formats.volumes import describe_volume, with_channels
-from medssl.scans.geometry import AGREE_MM, corners_apart_mm
+from medssl.scans.geometry import SAME_GRID_MM, corners_apart_mm
 from medssl.scans.paths import INFLATE_LIMIT, gunzip
 from medssl.scans.scan import Header
 
@@ -173,7 +173,7 @@ def _affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, str, float
     apart_mm = None
     if sform is not None and qform is not None and np.isfinite(sform).all() and np.isfinite(qform).all():
         apart_mm = corners_apart_mm(to_mm @ sform, to_mm @ qform, shape)
-        if apart_mm > AGREE_MM:
+        if apart_mm > SAME_GRID_MM:
             notes += (f"sform and qform differ by {apart_mm:.2f} mm: sform used",)
     rule = "qform" if sform is None else "sform"
     return to_mm @ (qform if sform is None else sform), rule, apart_mm, notes
