@@ -1,26 +1,27 @@
-"""Which pretraining is worth it on these scans? Every method under one budget, probed at a few label budgets, one table.
+"""Which pretraining is worth it on these scans? Every method with one budget of steps, probed at a few label budgets.
 
     medssl compare --data CACHE --label finding --out comparisons/chest --crop 64 64 --steps 300 --batch-size 64
     medssl compare --data CACHE --label finding --out comparisons/chest --methods SimCLR MAE --encoders ResNet
 
-Each method is pretrained with the same steps, batch, crop, learning rate and seed on the first of the encoders that it can
-use, then judged frozen, by nearest neighbours and a linear probe (`study`'s cells: training patients' budgets, scored once
-on the test patients), beside a random encoder of the same shape. What cannot run, or collapses, stands in the table with
-the reason. Started again it does only what is missing; the table is `OUT/table.csv`, that of `--score-on validation` `OUT/table.validation.csv`.
+Each method is pretrained with the same settings and seed on the first of the encoders that it can use. The frozen
+encoders are then probed by nearest neighbours and a linear classifier, beside a random encoder of the same shape, in a
+`study` on the test patients. A method that cannot run, or collapses, stands in the table with the reason. Started again,
+`compare` does only what is missing. The table is `OUT/table.csv`, or `OUT/table.validation.csv` with
+`--score-on validation`.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
 
-import medssl.encoders
-import medssl.methods
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, Stopped
@@ -28,6 +29,7 @@ from medssl.core.registry import METHODS
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resnet import ResNet
+from medssl.encoders.vit import ViT
 from medssl.methods import Method
 from medssl.methods.joint import Joint
 from medssl.methods.rotation import Rotation
@@ -40,7 +42,24 @@ from medssl.training.config import TrainConfig
 from medssl.training.pretrain import default_crop, pretrain
 
 COLUMNS = ("method", "encoder", "probe", "budget", "auroc", "low", "high", "seconds", "memory_mib", "note")
+JOINT_PARTS: list[Callable[[Encoder], Method]] = [SimMIM, Rotation, SimCLR]
 console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The settings that all methods share."""
+
+    crop: tuple[int, ...]
+    train: TrainConfig
+    split: SplitSpec
+    seed: int
+
+    def made(self, run: runs.Run) -> bool:
+        """Whether a run, perhaps of an earlier call, had these settings."""
+        settings = asdict(self.train) | self.split.to_record()
+        same = all(run.config.get(name) == value for name, value in settings.items())
+        return same and run.seed == self.seed and tuple(run.config["crop"]) == self.crop
 
 
 def compare(
@@ -51,99 +70,113 @@ def compare(
     encoders: list[Encoder] | None = None,
     budgets: list[str] | None = None,
     crop: tuple[int, ...] | None = None,
-    steps: int = 300,
-    batch_size: int = 32,
-    lr: float = 1e-3,
-    precision: str = "32-true",
+    train: TrainConfig = TrainConfig(steps=300),
     draws: int | None = None,
     score_on: Literal["test", "validation"] = "test",
+    split: SplitSpec = SplitSpec(),
     seed: int = 0,
-    split_seed: int = 0,
-    split_column: str | None = None,
 ) -> pd.DataFrame:
-    """Pretrain with every method alike and probe each; returns the table, best first within a budget.
+    """Pretrain with every method alike and probe each.
 
-    label: the label column to tell apart. methods: all of medssl's by default, Joint as masking, rotation and contrast.
-    encoders: each method takes the first it can use; by default a small ResNet, then a small ViT. budgets: 1% and 10% of
-    the training patients by default. crop: voxels an axis; by default the largest that fits. steps, batch_size, lr,
-    precision: of every pretraining. draws: of each budget, as in study. score_on: explore on validation, publish test. seed: of
-    pretraining and probes. split_seed, split_column: who trains and who tests.
+    Args:
+        data: Cache made by `medssl prepare`.
+        out: Folder of the comparison.
+        label: Label column to classify.
+        methods: Pretext tasks; all of medssl by default, Joint as masking, rotation and contrast.
+        encoders: Each method takes the first that it can use; by default a small ResNet, then a small ViT.
+        budgets: Shares or numbers of the labelled training patients; 1% and 10% by default.
+        crop: Voxels along each axis; by default the largest that fits.
+        train: The optimisation of every pretraining.
+        draws: Draws of patients for each budget, as in `medssl study`.
+        score_on: Explore on validation, publish test.
+        split: How the patients are split.
+        seed: Seed of the pretraining and the probes.
+
+    Returns:
+        The table, best first within a budget and probe.
     """
     cache, out = Cache(Path(data)), Path(out)
     choices = encoders or default_encoders(cache)
-    size = tuple(crop or default_crop(cache, choices[-1]))
-    settings: dict[str, Any] = {"crop": size, "steps": steps, "batch_size": batch_size, "lr": lr, "precision": precision,
-                                "seed": seed, "split_seed": split_seed, "split_column": split_column}  # fmt: skip
+    pretraining = Pretraining(tuple(crop or default_crop(cache, choices[-1])), train, split, seed)
     notes: list[dict[str, Any]] = []
-    for name, method in _named(methods, choices):
-        refusals = [_refusal(method, encoder, size, batch_size) for encoder in choices]
-        failed = refusals[-1]
-        if None in refusals:  # an encoder takes it: what fails from here on is told, and no other encoder is tried
-            failed = _pretrained(cache, out, name, method, choices[refusals.index(None)], settings)
-        if failed is not None:
-            console.print(f"{name}: {failed}")
-            notes.append({"method": name, "note": failed})
-    study_options = {
-        "budgets": budgets or ["1%", "10%"],
-        "label": label,
-        "design": StudyDesign(modes=["linear", "knn"], draws=draws, score_on=score_on, seed=seed),
-        "split": SplitSpec(split_seed, split_column),
-    }
-    failures = {note["method"] for note in notes}
-    parts = [_studied(cache, out, encoder, settings, failures, study_options) for encoder in choices]
+    for name, method in _method_names(methods, choices):
+        reason = _pretrain_on_first_that_fits(cache, out, name, method, choices, pretraining)
+        if reason is not None:
+            console.print(f"{name}: {reason}")
+            notes.append({"method": name, "note": reason})
+    failed = {note["method"] for note in notes}
+    design = StudyDesign(modes=["linear", "knn"], draws=draws, score_on=score_on, seed=seed)
+    budgets = budgets or ["1%", "10%"]
+    parts = [_probe_all(cache, out, encoder, pretraining, failed, label, budgets, design) for encoder in choices]
     table = pd.concat([*parts, pd.DataFrame(notes, columns=COLUMNS)], ignore_index=True)
-    write_atomically(
-        out / ("table.csv" if score_on == "test" else "table.validation.csv"), table.to_csv(index=False).encode()
-    )
+    name = "table.csv" if score_on == "test" else "table.validation.csv"
+    write_atomically(out / name, table.to_csv(index=False).encode())
     return table
 
 
 def default_encoders(cache: Cache) -> list[Encoder]:
     """Small ones, for a CPU: a ResNet, and a ViT for the methods that need tokens."""
-    found: list[Encoder] = [ResNet(cache.dims, cache.channels, depth=10, width=16, max_pool=False)]
-    vit: Any = getattr(medssl.encoders, "ViT", None)
-    return found if vit is None else [*found, vit(cache.dims, cache.channels)]
+    return [ResNet(cache.dims, cache.channels, depth=10, width=16, max_pool=False), ViT(cache.dims, cache.channels)]
 
 
-def _named(
+def _method_names(
     methods: Sequence[Callable[[Encoder], Method]] | None, encoders: Sequence[Encoder]
 ) -> list[tuple[str, Callable[[Encoder], Method]]]:
-    """Methods with the names of their folders; a second of a kind is numbered."""
+    """Methods with the names of their folders; a second one of the same name is numbered."""
     if methods is None:
-        known = [name for name in METHODS.names() if name != "Joint"]
-        parts: list[Callable[[Encoder], Method]] = [SimMIM, Rotation, SimCLR]
-        return [*((name, METHODS.load(name)) for name in known), ("Joint", lambda encoder: Joint(encoder, parts))]
-    found: dict[str, Callable[[Encoder], Method]] = {}
+        alone = [name for name in METHODS.names() if name != "Joint"]
+        return [*((name, METHODS.load(name)) for name in alone), ("Joint", lambda encoder: Joint(encoder, JOINT_PARTS))]
+    named: dict[str, Callable[[Encoder], Method]] = {}
     for method in methods:
-        name = _name(method, encoders)
-        found[name if name not in found else f"{name}-{len(found)}"] = method
-    return list(found.items())
+        name = _method_name(method, encoders)
+        named[name if name not in named else f"{name}-{len(named)}"] = method
+    return list(named.items())
 
 
-def _name(method: Callable[[Encoder], Method], encoders: Sequence[Encoder]) -> str:
+def _method_name(method: Callable[[Encoder], Method], encoders: Sequence[Encoder]) -> str:
     for encoder in encoders:
-        try:
+        with suppress(MedsslError):  # reported when it is pretrained
             return type(method(encoder)).__name__
-        except MedsslError:
-            continue  # told when it is to be pretrained
     return getattr(method, "__name__", "method")
 
 
-def _pretrained(
-    cache: Cache, out: Path, name: str, method: Callable[[Encoder], Method], encoder: Encoder, settings: dict[str, Any]
+def _pretrain_on_first_that_fits(
+    cache: Cache,
+    out: Path,
+    name: str,
+    method: Callable[[Encoder], Method],
+    encoders: Sequence[Encoder],
+    pretraining: Pretraining,
 ) -> str | None:
-    """Pretrain into OUT/runs/ENCODER/METHOD; why it could not be done, or None."""
-    folder = out / "runs" / type(encoder).__name__ / name
-    before = runs.read(folder) if (folder / "run.json").exists() else None
-    if (
-        before is not None
-        and before.status == "failed"
-        and "collapsing" in (before.reason or "")
-        and _made_so(before, settings)
-    ):
-        return before.reason  # it would collapse again
+    """Return why it could not be done, or None. A failure on an encoder that fits is not tried on the next one."""
+    reason = None
+    for encoder in encoders:
+        reason = _misfit(method, encoder, pretraining)
+        if reason is None:
+            return _pretrain(cache, out / "runs" / type(encoder).__name__ / name, method, encoder, pretraining)
+    return reason
+
+
+def _misfit(method: Callable[[Encoder], Method], encoder: Encoder, pretraining: Pretraining) -> str | None:
+    """Why the method cannot use the encoder, or None."""
     try:
-        pretrain(cache.path, folder, encoder, method, **_pretraining_options(settings))
+        method(encoder).check(pretraining.crop, pretraining.train.batch_size)
+    except MedsslError as error:
+        return str(error)
+    return None
+
+
+def _pretrain(
+    cache: Cache, folder: Path, method: Callable[[Encoder], Method], encoder: Encoder, pretraining: Pretraining
+) -> str | None:
+    """Return why it failed, or None. A run that collapsed before would collapse again, so it is not repeated."""
+    before = runs.read(folder) if (folder / "run.json").exists() else None
+    collapsed = before is not None and before.status == "failed" and "collapsed_at_step" in before.metrics
+    if before is not None and collapsed and pretraining.made(before):
+        return before.reason
+    settings: dict[str, Any] = {field.name: getattr(pretraining, field.name) for field in fields(pretraining)}
+    try:
+        pretrain(cache.path, folder, encoder, method, **settings)
     except Stopped:
         raise
     except MedsslError as error:
@@ -153,63 +186,48 @@ def _pretrained(
     return None
 
 
-def _pretraining_options(settings: dict[str, Any]) -> dict[str, Any]:
-    train = {name: settings[name] for name in ("steps", "batch_size", "lr", "precision")}
-    split = SplitSpec(settings["split_seed"], settings["split_column"])
-    return {"crop": settings["crop"], "train": TrainConfig(**train), "split": split, "seed": settings["seed"]}
-
-
-def _refusal(method: Callable[[Encoder], Method], encoder: Encoder, size: tuple[int, ...], batch: int) -> str | None:
-    """Why the method cannot use the encoder, or None."""
-    try:
-        method(encoder).check(size, batch)
-    except MedsslError as error:
-        return str(error)
-    return None
-
-
-def _made_so(run: runs.Run, settings: dict[str, Any]) -> bool:
-    """Whether a run, perhaps of an earlier call, had the settings of this one."""
-    had = run.config | {"crop": tuple(run.config["crop"]), "seed": run.seed}
-    return all(had[name] == value for name, value in settings.items())
-
-
-def _studied(
+def _probe_all(
     cache: Cache,
     out: Path,
     encoder: Encoder,
-    settings: dict[str, Any],
-    failures: set[str],
-    study_options: dict[str, Any],
+    pretraining: Pretraining,
+    failed: set[str],
+    label: str,
+    budgets: list[str],
+    design: StudyDesign,
 ) -> pd.DataFrame:
-    """The probes of all runs on one encoder under these settings, and of a random one."""
-    kind, size = type(encoder).__name__, settings["crop"]
-    found = {p.parent: runs.read(p.parent) for p in sorted((out / "runs" / kind).glob("*/run.json"))}
-    folders = [
-        folder
-        for folder, run in found.items()
-        if run.status == "finished" and folder.name not in failures and _made_so(run, settings)
-    ]
-    if not folders:
+    """The probes of all finished runs on one encoder with these settings, and of a random encoder."""
+    kind = type(encoder).__name__
+    folders = [path.parent for path in sorted((out / "runs" / kind).glob("*/run.json"))]
+    records = {folder: runs.read(folder) for folder in folders if folder.name not in failed}
+    usable = {f: run for f, run in records.items() if run.status == "finished" and pretraining.made(run)}
+    if not usable:
         return pd.DataFrame(columns=COLUMNS)
-    arms = ["random-frozen", *map(str, folders)]
+    place, arms = out / "studies" / design.score_on / kind, ["random-frozen", *map(str, usable)]
+    crop, split = pretraining.crop, pretraining.split
     table = study(
-        cache.path,
-        out / "studies" / study_options["design"].score_on / kind,
-        "classification",
-        arms,
-        encoder=encoder,
-        crop=size,
-        **study_options,
+        cache.path, place, "classification", arms, budgets, label, encoder, crop=crop, design=design, split=split
     )
-    table = table[table["metric"] == "auroc"]
-    costs = {folder.name: runs.read(folder).cost for folder in folders}
-    rows = [
+    costs = {folder.name: run.cost for folder, run in usable.items()}
+    return _rows(table[table["metric"] == "auroc"], kind, costs)
+
+
+def _rows(table: pd.DataFrame, encoder: str, costs: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """The rows of a study's table with the cost of each method's pretraining, best first within a budget and probe."""
+    cost = [costs.get(arm, {}) for arm in table["arm"]]
+    rows = pd.DataFrame(
         {
-            "method": r["arm"], "encoder": kind, "probe": r["mode"], "budget": r["budget_name"], "auroc": r["mean"], "low": r["low"],
-            "high": r["high"], "seconds": costs.get(r["arm"], {}).get("seconds", 0.0),
-            "memory_mib": costs.get(r["arm"], {}).get("peak_memory_mib"), "note": r["note"],
-        }
-        for _, r in table.iterrows()
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=COLUMNS).sort_values(["budget", "probe", "auroc"], ascending=[True, True, False])
+            "method": table["arm"],
+            "encoder": encoder,
+            "probe": table["mode"],
+            "budget": table["budget_name"],
+            "auroc": table["mean"],
+            "low": table["low"],
+            "high": table["high"],
+            "seconds": [each.get("seconds", 0.0) for each in cost],
+            "memory_mib": [each.get("peak_memory_mib") for each in cost],
+            "note": table["note"],
+        },
+        columns=COLUMNS,
+    )
+    return rows.sort_values(["budget", "probe", "auroc"], ascending=[True, True, False])

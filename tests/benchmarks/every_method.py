@@ -17,6 +17,7 @@ import argparse
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,17 @@ from medssl.encoders.resnet import ResNet
 from medssl.encoders.vit import ViT
 from medssl.preprocessing.cache import Cache
 
+STEPS = 300
 THIRDS = ("small", "middle", "large")
 
 
 def chest(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
-    """Prepared at 64 x 64 pixels, and what `compare` is to be told."""
+    """Prepared at 64 x 64 pixels, and the options of `compare`."""
     source = data / "chest_xray"
     if not (out / "cache" / "cache.json").exists():
         medssl.index([source], out / "manifest", labels=source / "images.csv", patient="patient", label=["finding"], modality="DX")  # fmt: skip
         medssl.prepare(out / "manifest", out / "cache", size=(64, 64))
-    return out / "cache", {"label": "finding", "crop": (64, 64), "batch_size": 64}
+    return out / "cache", {"label": "finding", "crop": (64, 64), "train": medssl.TrainConfig(STEPS, 64)}
 
 
 def hippocampus(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
@@ -58,7 +60,12 @@ def hippocampus(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
         3, 1, width=16, blocks=(1, 1, 1)
     )  # strides up to 4: tiles of 8 voxels, for who asks where they lie
     encoders = [ResNet(3, 1, 10, 16, max_pool=False), ViT(3, 1), shallow]
-    return out / "cache", {"label": "volume", "crop": (32, 32, 32), "batch_size": 8, "encoders": encoders}
+    return out / "cache", {
+        "label": "volume",
+        "crop": (32, 32, 32),
+        "train": medssl.TrainConfig(STEPS, 8),
+        "encoders": encoders,
+    }
 
 
 def volume_of(mask: Path) -> float:
@@ -90,13 +97,13 @@ def best_of_families(validation: pd.DataFrame, encoder: str = "ResNet") -> dict[
 
 def full_study(name: str, data: Path, out: Path, settings: dict[str, Any], shared: dict[str, Any]) -> pd.DataFrame:
     """The best of each family, chosen on validation, fine-tuned on the test split's budgets."""
-    looked = medssl.compare(data, out, score_on="validation", **settings, **shared)
-    best = best_of_families(looked)
+    explored = medssl.compare(data, out, score_on="validation", **settings, **shared)
+    best = best_of_families(explored)
     if not best:
         raise SystemExit(f"{name}: no method finished on the ResNet, so there is nothing to fine-tune")
     print(f"\n{name}, chosen on the validation patients: {', '.join(f'{k} {v}' for k, v in best.items())}")
     arms = ["scratch", *(str(out / "runs" / "ResNet" / method) for method in best.values())]
-    train = medssl.FinetuneConfig(steps=100, batch_size=settings["batch_size"] // 2)
+    train = medssl.FinetuneConfig(steps=100, batch_size=settings["train"].batch_size // 2)
     return medssl.study(
         data,
         out / "families",
@@ -107,7 +114,7 @@ def full_study(name: str, data: Path, out: Path, settings: dict[str, Any], share
         crop=settings["crop"],
         train=train,
         design=medssl.StudyDesign(modes=["finetune"]),
-        split=medssl.SplitSpec(shared["split_seed"]),
+        split=shared["split"],
     )
 
 
@@ -148,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--draws", type=int)
     parser.add_argument("--score-on", choices=("test", "validation"), default="test", help="validation to explore")
     parser.add_argument("--split-seed", type=int, default=1, help="0 was looked at by the README's first studies")
@@ -160,18 +167,19 @@ def main() -> None:
     import medssl.methods
 
     chosen = given.methods and [getattr(medssl.methods, name) for name in given.methods]
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for name in given.only:
         data, settings = COHORTS[name](given.data, given.out / name)
-        shared = {"methods": chosen, "steps": given.steps, "draws": given.draws, "split_seed": given.split_seed}
+        settings["train"] = replace(settings["train"], steps=given.steps)
+        shared = {"methods": chosen, "draws": given.draws, "split": medssl.SplitSpec(given.split_seed)}
         table = medssl.compare(data, given.out / name, score_on=given.score_on, **settings, **shared)
-        print(f"\n{name}: {given.steps} steps of {settings['batch_size']}, label {settings['label']}")
+        print(f"\n{name}: {given.steps} steps of {settings['train'].batch_size}, label {settings['label']}")
         print(markdown(table, Cache(data)))
         seconds = table.drop_duplicates(["method", "encoder"])["seconds"].sum()
         if given.study:
             print(paired(full_study(name, data, given.out / name, settings, shared)))
-        told[name] = {"seconds": round(float(seconds)), "not": sorted(table.loc[table["auroc"].isna(), "method"])}
-    print(json.dumps(told))
+        report[name] = {"seconds": round(float(seconds)), "not": sorted(table.loc[table["auroc"].isna(), "method"])}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

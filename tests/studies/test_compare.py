@@ -12,10 +12,11 @@ from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import CLIP, Method, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache
+from medssl.training.config import TrainConfig
 
 module = importlib.import_module("medssl.studies.compare")
 compare = module.compare
-TINY = {"crop": (16, 16, 16), "steps": 2, "batch_size": 4, "budgets": ["50%"], "draws": 2}
+TINY = {"crop": (16, 16, 16), "train": TrainConfig(steps=2, batch_size=4), "budgets": ["50%"], "draws": 2}
 
 
 class Refuses(Method):
@@ -64,7 +65,9 @@ def test_what_fails_on_its_encoder_is_told_and_not_run_on_the_next(cache: Cache,
     table = compare(cache.path, tmp_path, methods=[Fails, SimCLR], **given, **TINY)
     assert "loss of Fails is nan" in table.set_index("method").loc["Fails", "note"]
     assert not (tmp_path / "runs" / "ResidualUNet").exists()
-    other = compare(cache.path, tmp_path, methods=[SimCLR, SimMIM], **given, **TINY | {"steps": 3})
+    other = compare(
+        cache.path, tmp_path, methods=[SimCLR, SimMIM], **given, **TINY | {"train": TrainConfig(steps=3, batch_size=4)}
+    )
     notes = other[other["auroc"].isna()].set_index("method")[
         "note"
     ]  # a run of other settings is not taken for this one
@@ -82,5 +85,5 @@ def test_the_command_line_names_methods_and_encoders() -> None:
 
 
 def test_by_default_every_method_is_compared(cache: Cache) -> None:
-    names = [name for name, _ in module._named(None, module.default_encoders(cache))]
+    names = [name for name, _ in module._method_names(None, module.default_encoders(cache))]
     assert set(names) == set(medssl.methods.__all__) - {"Method", "check_method"}
