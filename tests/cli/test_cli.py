@@ -226,8 +226,8 @@ def test_help_shows_options_as_the_readme_writes_them_and_print_config_gives_a_r
     assert yaml.safe_load(capsys.readouterr().out) == {"data": "cache", "out": "run"}
 
 
-UNDOCUMENTED = {"compare", "index", "plan", "prepare", "probe", "report", "review",
-                "study", "views", "where"}  # fmt: skip
+UNDOCUMENTED = {"index", "plan", "prepare", "probe", "report", "review",
+                "views", "where"}  # fmt: skip
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

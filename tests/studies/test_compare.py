@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import medssl.methods
-from medssl.cli.main import COMMANDS, _parse
+from medssl.cli.arguments import parse_arguments
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import CLIP, Method, SimCLR, SimMIM
@@ -78,10 +78,10 @@ def test_what_fails_on_its_encoder_is_told_and_not_run_on_the_next(cache: Cache,
 
 def test_the_command_line_names_methods_and_encoders() -> None:
     words = ["--data", "c", "--out", "o", "--label", "x", "--methods", "SimCLR", "SimMIM", "--encoders", "ResNet"]
-    settings = _parse("compare", COMMANDS["compare"], compare, words)
+    settings = parse_arguments(compare, "medssl compare", words=words)
     assert [type(m(e)).__name__ for e in settings["encoders"] for m in settings["methods"]] == ["SimCLR", "SimMIM"]
     with pytest.raises(MedsslError, match="there is no methods 'SimCRL'; did you mean SimCLR"):
-        _parse("compare", COMMANDS["compare"], compare, [*words[:6], "--methods", "SimCRL"])
+        parse_arguments(compare, "medssl compare", words=[*words[:6], "--methods", "SimCRL"])
 
 
 def test_by_default_every_method_is_compared(cache: Cache) -> None:
