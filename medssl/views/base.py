@@ -35,7 +35,7 @@ class View(Recorded, nn.Module, ABC):
     """Base class of all views: what is drawn, and how it is applied to 2D or 3D scans.
 
     A subclass defines `parameters_of` and `apply_to`, and `move_mask` as well if it moves voxels. One whose constructor
-    has arguments without defaults also overrides `example`.
+    has arguments without defaults also overrides `examples`.
 
     Attributes:
         probability: The chance that a sample gets the view at all.
@@ -44,12 +44,12 @@ class View(Recorded, nn.Module, ABC):
         differentiable: Whether a gradient reaches the input.
 
     Example:
-        class Scale(View):
-            def parameters_of(self, keys):
-                return {"factor": uniform(keys, 1, 0.9, 1.1)[:, 0]}
-
-            def apply_to(self, x, params):
-                return x * per_sample(params["factor"], x)
+        >>> class Scale(View):
+        ...     def parameters_of(self, keys):
+        ...         return {"factor": uniform(keys, 1, 0.9, 1.1)[:, 0]}
+        ...
+        ...     def apply_to(self, x, params):
+        ...         return x * per_sample(params["factor"], x)
     """
 
     probability: float = 1.0
@@ -71,9 +71,9 @@ class View(Recorded, nn.Module, ABC):
         return mask
 
     @classmethod
-    def example(cls, dims: int) -> View:
-        """A view of this class for `dims` spatial axes, for tests and pictures."""
-        return cls()
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        """Views of this class for `dims` spatial axes, with all settings that matter, for the tests of the contract."""
+        return (cls(),)
 
     def draw(self, keys: Tensor) -> Params:
         """Parameters for a batch.
@@ -158,7 +158,8 @@ class Compose(View):
     """Views one after the other, each with keys of its own.
 
     Example:
-        Compose([Gamma(), Noise()])
+        >>> from medssl.views.intensity import Gamma, Noise
+        >>> view = Compose([Gamma(), Noise()])
     """
 
     def __init__(self, views: Sequence[View]):

@@ -18,9 +18,9 @@ from medssl.views.intensity import Gamma, Noise
 from medssl.views.random import make_keys
 
 
-def example_of(view_class: type[View], dims: int) -> View:
-    """A view of a class to try it with, for 2 or 3 spatial axes."""
-    return Compose([Gamma(), Noise()]) if view_class is Compose else view_class.example(dims)
+def examples_of(view_class: type[View], dims: int) -> tuple[View, ...]:
+    """Views of a class to try it with, for 2 or 3 spatial axes."""
+    return (Compose([Gamma(), Noise()]),) if view_class is Compose else view_class.examples(dims)
 
 
 def check_view(view: View, dims: int, size: Sequence[int] | None = None, channels: int = 1, batch: int = 3) -> None:

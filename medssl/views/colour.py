@@ -91,6 +91,10 @@ class StainJitter(View):
             raise MedsslError(f"stains is {stains!r}: expected 'ruifrok' or 'macenko'")
         self.scale, self.shift, self.stains, self.probability = scale, shift, stains, probability
 
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(), cls(stains="macenko"))
+
     def parameters_of(self, keys: Tensor) -> Params:
         return {
             "scale": 1 + uniform(derive_keys(keys, 1), 2, -self.scale, self.scale),

@@ -50,6 +50,10 @@ class LowDoseXray(View):
         self.photons, self.attenuation, self.electronic = photons, attenuation, electronic
         self.bright_is_dense, self.probability = bright_is_dense, probability
 
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(), cls(bright_is_dense=False))
+
     def parameters_of(self, keys: Tensor) -> Params:
         return {"photons": log_uniform(keys, self.photons), "key": derive_keys(keys, 51)}
 

@@ -44,6 +44,10 @@ class Window(View):
             )
         self.level_hu, self.width_hu, self.jitter_hu, self.tails = level_hu, width_hu, jitter_hu, tails
 
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(jitter_hu=40), cls(level_hu=0.4, width_hu=0.8, jitter_hu=0.1, tails=0.1))
+
     def parameters_of(self, keys: Tensor) -> Params:
         move = uniform(keys, 2, -self.jitter_hu, self.jitter_hu)
         return {"level_hu": self.level_hu + move[:, 0], "width_hu": self.width_hu + move[:, 1]}
@@ -106,6 +110,10 @@ class BrightnessContrast(View):
         check_range("contrast", contrast, 0, 1)
         self.brightness, self.contrast = brightness, contrast
         self.probability, self.about_air = probability, about_air
+
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(), cls(about_air=True))
 
     def parameters_of(self, keys: Tensor) -> Params:
         drawn = uniform(keys, 2, -1, 1)

@@ -70,9 +70,10 @@ class PerSample(View):
             )
 
     @classmethod
-    def example(cls, dims: int) -> View:
+    def examples(cls, dims: int) -> tuple[View, ...]:
         pair = ("image", "mask")
-        return cls(MonaiCompose([RandFlipd(pair, prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)]))
+        noisy = MonaiCompose([RandFlipd(pair, prob=0.5, spatial_axis=0), RandGaussianNoised("image", prob=0.5)])
+        return (cls(noisy),)
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {"key": derive_keys(keys, 21)}

@@ -153,6 +153,10 @@ class PatchMask(View):
         check_range("PatchMask's ratio", ratio, 0.01, 0.99)
         self.ratio, self.block, self.kind, self.fill, self.probability = ratio, block, kind, fill, probability
 
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(), cls(0.5, 4, "high-frequency"), cls(block=4, kind="block"))
+
     def parameters_of(self, keys: Tensor) -> Params:
         return {"key": derive_keys(keys, 1)}
 

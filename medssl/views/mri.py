@@ -278,6 +278,10 @@ class Motion(View):
         self.rotate_degrees, self.shift_mm, self.moves = rotate_degrees, shift_mm, moves
         self.axes, self.spacing_mm, self.probability = tuple(axes), spacing_mm, probability
 
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(), cls(moves=3))
+
     def parameters_of(self, keys: Tensor) -> Params:
         turns, shifts = (
             uniform(derive_keys(keys, i), 3 * self.moves, -1, 1).reshape(-1, self.moves, 3) for i in (1, 2)

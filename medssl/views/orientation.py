@@ -40,8 +40,8 @@ class RightAngle(View):
         self.axes, self.dims, self.probability = axes, (axes,), probability
 
     @classmethod
-    def example(cls, dims: int) -> View:
-        return cls(dims)
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(dims),)
 
     def parameters_of(self, keys: Tensor) -> Params:
         return {"turn": (uniform(keys, 1)[:, 0] * len(orientations(self.axes))).long()}

@@ -57,8 +57,8 @@ class Recipe(Compose):
         self.family = family
 
     @classmethod
-    def example(cls, dims: int) -> View:
-        return contrastive(DataSpec(dims, modality="MR"), (16,) * dims)
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (contrastive(DataSpec(dims, modality="MR"), (16,) * dims),)
 
 
 def contrastive(data_spec: DataSpec, size: Size) -> View:

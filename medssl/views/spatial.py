@@ -119,9 +119,9 @@ class Resample(View):
             raise MedsslError(f'outside "{self.outside}": expected a value such as 0.0, or "error"')
 
     @classmethod
-    def example(cls, dims: int) -> View:
+    def examples(cls, dims: int) -> tuple[View, ...]:
         turns = (20.0,) * (3 if dims == 3 else 1)
-        return cls((16,) * dims, (0.7, 1.2), 1.2, turns, 0.5, shear_degrees=5, elastic_mm=1.5)
+        return (cls((16,) * dims, (0.7, 1.2), 1.2, turns, 0.5, shear_degrees=5, elastic_mm=1.5), cls((12,) * dims))
 
     def parameters_of(self, keys: Tensor) -> Params:
         dims, device = len(self.size), keys.device

@@ -38,6 +38,10 @@ class Speckle(View):
         check_range("Speckle's grain", grain)
         self.max_sigma, self.grain, self.probability = max_sigma, grain, probability
 
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(), cls(grain=0))
+
     def parameters_of(self, keys: Tensor) -> Params:
         return {"sigma": uniform(keys, 1, 0, self.max_sigma)[:, 0], "key": derive_keys(keys, 41)}
 
@@ -80,6 +84,10 @@ class Shadow(View):
         check_range("Shadow's start", start, 0, 1)
         self.strength, self.width, self.start = strength, width, start
         self.depth_axis, self.probability = depth_axis, probability
+
+    @classmethod
+    def examples(cls, dims: int) -> tuple[View, ...]:
+        return (cls(), cls(depth_axis=1))
 
     def parameters_of(self, keys: Tensor) -> Params:
         ranges = {"strength": self.strength, "width": self.width, "start": self.start}

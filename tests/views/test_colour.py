@@ -7,8 +7,6 @@ from matplotlib import colors
 from torchvision.transforms.v2 import functional as tv
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View
-from medssl.views.check import check_view
 from medssl.views.colour import RUIFROK, ColourJitter, StainJitter, estimate_stains
 from medssl.views.random import make_keys
 from tests.views.references import agrees
@@ -16,12 +14,6 @@ from tests.views.references import agrees
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
     return make_keys(seed, (torch.arange(count),))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("view", [ColourJitter(), StainJitter(), StainJitter(stains="macenko")])
-def test_the_contract(view: View, dims: int) -> None:
-    check_view(view, dims, size=(12, 10, 8)[:dims], channels=3)
 
 
 def test_neutral_parameters_leave_the_image_as_it_is() -> None:

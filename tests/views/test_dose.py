@@ -6,8 +6,6 @@ import torch
 from scipy import stats
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View
-from medssl.views.check import check_view
 from medssl.views.dose import LowDoseCT, LowDoseXray, poisson_like
 from medssl.views.random import make_keys, normal_like
 from tests.views.references import agrees
@@ -15,12 +13,6 @@ from tests.views.references import agrees
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
     return make_keys(seed, (torch.arange(count),))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("view", [LowDoseXray(), LowDoseXray(bright_is_dense=False), LowDoseCT()])
-def test_the_contract(view: View, dims: int) -> None:
-    check_view(view, dims, size=(10, 9, 8)[:dims], channels=2)
 
 
 def test_so_many_photons_that_nothing_changes() -> None:

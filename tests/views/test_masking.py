@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View
-from medssl.views.check import check_view
 from medssl.views.masking import (
     Cutout,
     InPainting,
@@ -103,17 +101,6 @@ def test_masks_refuse_what_means_nothing() -> None:
         patch_mask(keys(1), (16, 16), 4, 0.5, "stripes")
     with pytest.raises(MedsslError, match="between 0 and 1"):
         patch_mask(keys(1), (16, 16), 4, 1.0)
-
-
-EVERY = [
-    Cutout(), InPainting(), OutPainting(), LocalShuffle(), PatchMask(block=4), PatchMask(0.5, 4, "high-frequency"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("view", EVERY, ids=lambda v: type(v).__name__)
-def test_the_contract(view: View, dims: int) -> None:
-    check_view(view, dims, size=(12, 16, 8)[:dims], channels=2)
 
 
 @pytest.mark.parametrize("size", [(20, 30), (20, 16, 24)])

@@ -6,8 +6,6 @@ import torch
 from scipy import stats
 
 from medssl.core.errors import MedsslError
-from medssl.views.base import View
-from medssl.views.check import check_view
 from medssl.views.kspace import smooth_noise
 from medssl.views.random import make_keys
 from medssl.views.ultrasound import Shadow, Speckle
@@ -16,12 +14,6 @@ from tests.views.references import agrees
 
 def keys(count: int, seed: int = 0) -> torch.Tensor:
     return make_keys(seed, (torch.arange(count),))
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("view", [Speckle(), Speckle(grain=0), Shadow(), Shadow(depth_axis=1, probability=1.0)])
-def test_the_contract(view: View, dims: int) -> None:
-    check_view(view, dims, size=(12, 9, 10)[:dims], channels=2)
 
 
 def test_neutral_parameters_leave_the_image_as_it_is() -> None:
