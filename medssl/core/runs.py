@@ -37,6 +37,7 @@ from medssl.core.spec import plain
 STALE_S = 120.0  # a running record whose heartbeat is older than this belongs to a process that died
 FORMAT = 2  # of run.json; format 1 had no number, and named a class by the path of its file
 CLASS_OF_FORMAT_1 = re.compile(r"medssl\.(?:\w+\.)+(\w+)")
+ARGUMENTS_OF_FORMAT_1 = {"most_width": "max_width"}
 NOT_DATA = re.compile(r"medssl(\.\w+)+(:\w+)?|(tcp|tls|ucx|inproc|wss?)://.*", re.DOTALL)
 PACKAGES = ("medssl", "torch", "monai", "lightly", "pytorch-lightning", "numpy", "blosc2")
 
@@ -255,9 +256,10 @@ def check_is_data(value: Any) -> None:
 
 
 def _with_bare_class_names(value: Any) -> Any:
-    """Part of a record of format 1 with `ResNet` in place of `medssl.encoders.resnet.ResNet`, wherever the file lay."""
+    """Part of a record of format 1 with `ResNet` in place of `medssl.encoders.resnet.ResNet`, wherever the file lay, and
+    with today's names of arguments."""
     if isinstance(value, dict):
-        return {key: _with_bare_class_names(item) for key, item in value.items()}
+        return {ARGUMENTS_OF_FORMAT_1.get(key, key): _with_bare_class_names(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_with_bare_class_names(item) for item in value]
     named = CLASS_OF_FORMAT_1.fullmatch(value) if isinstance(value, str) else None

@@ -16,7 +16,12 @@ from medssl.encoders.base import Encoder
 
 
 class Decoder(nn.Module):
-    """Transposed convolutions up, skips joined, one convolution a level; `head` is the only part that knows the classes."""
+    """Transposed convolutions upwards, each level joined with the encoder's own, then one convolution.
+
+    Args:
+        encoder: The encoder whose pyramid the decoder takes.
+        out_channels: Channels of the result; only `head` depends on them.
+    """
 
     def __init__(self, encoder: Encoder, out_channels: int):
         super().__init__()

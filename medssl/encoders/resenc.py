@@ -16,7 +16,15 @@ from medssl.encoders.base import Encoder
 
 
 class ResidualUNet(Encoder):
-    """width: channels of the finest level, doubled a level up to `most_width`. blocks: residual blocks a level."""
+    """nnU-Net's residual encoder.
+
+    Args:
+        dims: 2 for images, 3 for volumes.
+        in_channels: Channels of a scan.
+        width: Channels of the finest level, doubled with each level up to `max_width`.
+        blocks: Number of residual blocks of each level.
+        max_width: Largest number of channels.
+    """
 
     def __init__(
         self,
@@ -24,17 +32,26 @@ class ResidualUNet(Encoder):
         in_channels: int = 1,
         width: int = 32,
         blocks: tuple[int, ...] = (1, 3, 4, 6),
-        most_width: int = 320,
+        max_width: int = 320,
     ):
-        channels = [min(width * 2**i, most_width) for i in range(len(blocks))]
+        channels = [min(width * 2**i, max_width) for i in range(len(blocks))]
         super().__init__(dims, in_channels, channels, [(2**i,) * dims for i in range(len(blocks))])
-        self.width, self.blocks, self.most_width = width, tuple(blocks), most_width
+        self.width, self.blocks, self.max_width = width, tuple(blocks), max_width
         self.net = ResidualEncoder(
-            in_channels, len(blocks), channels, nn.Conv2d if dims == 2 else nn.Conv3d, 3, [1] + [2] * (len(blocks) - 1),
-            list(blocks), conv_bias=True, norm_op=nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
-            norm_op_kwargs={"eps": 1e-5, "affine": True}, nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
+            in_channels,
+            len(blocks),
+            channels,
+            nn.Conv2d if dims == 2 else nn.Conv3d,
+            kernel_sizes=3,
+            strides=[1] + [2] * (len(blocks) - 1),
+            n_blocks_per_stage=list(blocks),
+            conv_bias=True,
+            norm_op=nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d,
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin=nn.LeakyReLU,
+            nonlin_kwargs={"inplace": True},
             return_skips=True,
-        )  # fmt: skip
+        )
 
     def features(self, x: Tensor) -> list[Tensor]:
         return self.net(x)

@@ -1,4 +1,4 @@
-"""ResNet in 2D and 3D, depth and width free (He et al., CVPR 2016; arXiv 1512.03385), from MONAI's parts.
+"""ResNet in 2D and 3D, of any depth and width (He et al., CVPR 2016; arXiv 1512.03385), from MONAI's parts.
 
 ResNet(dims=2, depth=50)                               # the usual one
 ResNet(dims=3, depth=10, width=16, max_pool=False)     # small crops on a CPU
@@ -25,10 +25,18 @@ BLOCKS = {
 
 
 class ResNet(Encoder):
-    """depth: 10, 18, 34 (basic blocks), 50, 101, 152 (bottlenecks).
+    """A residual network.
 
-    width: channels of the first stage. max_pool: False halves the stem's stride, for crops under 96 voxels an axis.
-    norm: "instance" for batches of one or two.
+    Args:
+        dims: 2 for images, 3 for volumes.
+        in_channels: Channels of a scan.
+        depth: 10, 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        width: Channels of the first stage.
+        max_pool: Whether the stem pools; without it the stem's stride is 2 in place of 4, for crops below 96 voxels.
+        norm: Kind of normalisation; "instance" for batches of one or two.
+
+    Raises:
+        MedsslError: An unknown depth.
     """
 
     def __init__(
@@ -51,11 +59,18 @@ class ResNet(Encoder):
         super().__init__(dims, in_channels, stem[0] + channels, stem[1] + strides)
         self.depth, self.width, self.max_pool, self.norm = depth, width, max_pool, norm
         self.net = MonaiResNet(
-            block="bottleneck" if depth >= 50 else "basic", layers=list(BLOCKS[depth]), block_inplanes=planes,
-            spatial_dims=dims, n_input_channels=in_channels, conv1_t_size=7 if max_pool else 3, conv1_t_stride=2,
-            no_max_pool=not max_pool, feed_forward=False, bias_downsample=False,
+            block="bottleneck" if depth >= 50 else "basic",
+            layers=list(BLOCKS[depth]),
+            block_inplanes=planes,
+            spatial_dims=dims,
+            n_input_channels=in_channels,
+            conv1_t_size=7 if max_pool else 3,
+            conv1_t_stride=2,
+            no_max_pool=not max_pool,
+            feed_forward=False,
+            bias_downsample=False,
             norm=(norm, {"affine": True}),
-        )  # fmt: skip
+        )
 
     def features(self, x: Tensor) -> list[Tensor]:
         net = self.net

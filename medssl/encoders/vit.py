@@ -5,10 +5,10 @@ ViT(dims=3, patch=(8, 8, 4))                           # thick slices, on a CPU
 tokens = ViT(dims=3).tokens(x, keep)                   # (B, K, width): only the kept patches are encoded
 
 Positions are sines and cosines of the patch's place, computed for the grid at hand, so that a crop of another size needs
-no interpolation. There is no class token: `forward` averages the patches, which is as good (He et al. 2022, table 9) and
-leaves one way to read a scan. The finer levels of the pyramid are transposed convolutions of the last token map (Li et
-al., Exploring plain vision transformer backbones, ECCV 2022; arXiv 2203.16527). They belong to `features` alone: a
-pretext that looks at tokens or vectors leaves them as they were drawn, and segmentation learns them.
+no interpolation. There is no class token: `forward` averages the patches, which is as good (He et al. 2022, table 9). The
+finer levels of the pyramid are transposed convolutions of the last token map (Li et
+al., Exploring plain vision transformer backbones, ECCV 2022; arXiv 2203.16527). Only `features` uses
+them: a pretext that works on tokens or vectors leaves them at their initial values, and segmentation trains them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
-from medssl.encoders.base import TokenEncoder
+from medssl.encoders.tokens import TokenEncoder, blocks, positions, run_blocks, take, to_patches
 
 
 class ViT(TokenEncoder):
-    """patch: voxels of a patch's edge, powers of two, one number or one an axis. width: length of a token.
+    """A vision transformer; by default ViT-Ti (Touvron et al. 2021) at half its depth, for crops of 32 to 96 voxels.
 
-    The default is ViT-Ti (Touvron et al. 2021) at half its depth, with patches for crops of 32 to 96 voxels.
+    Args:
+        dims: 2 for images, 3 for volumes.
+        in_channels: Channels of a scan.
+        patch: Voxels along the edge of a patch, a power of two: one number, or one for each axis.
+        width: Length of a token; 8 and `heads` divide it.
+        depth: Number of transformer blocks.
+        heads: Attention heads of a block.
+
+    Raises:
+        MedsslError: A patch, width, heads or depth that cannot be.
     """
 
     def __init__(
@@ -77,70 +85,11 @@ class ViT(TokenEncoder):
         return levels[::-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.tokens(x).mean(1)  # the coarsest level, averaged, without the finer ones
-
-
-def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
-    """`depth` pre-norm transformer blocks, initialised as in MAE; torch's own, with fused attention."""
-    made = nn.ModuleList(
-        nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        for _ in range(depth)
-    )
-    for module in made.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
-    return made
-
-
-def run_blocks(layers: nn.ModuleList, tokens: Tensor, attend: Tensor | None = None) -> Tensor:
-    """(B, N, D) through the blocks; `attend` (B, N, N) is True where token i may look at token j."""
-    mask = None
-    if attend is not None:
-        attention: Any = layers[0].self_attn
-        mask = ~attend.repeat_interleave(attention.num_heads, dim=0)  # torch's masks say what may not be seen
-    for layer in layers:
-        tokens = layer(tokens, src_mask=mask)
-    return tokens
-
-
-def positions(grid: Sequence[int], width: int, device: torch.device | None = None) -> Tensor:
-    """(N, width) sines and cosines of each patch's place, an equal share of the width an axis (Vaswani et al. 2017).
-
-    What the axes cannot share evenly stays 0. Places count in patches, whatever the size of the crop.
-    """
-    count = width // (2 * len(grid))
-    speeds = 1 / 10000 ** (torch.arange(count, device=device, dtype=torch.float32) / count)
-    places = torch.cartesian_prod(*[torch.arange(n, device=device, dtype=torch.float32) for n in grid])
-    angles = places.reshape(-1, len(grid), 1) * speeds  # (N, axes, count)
-    found = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
-    return nn.functional.pad(found, (0, width - found.shape[1]))
-
-
-def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """(B, C, *S) -> (B, N, C * voxels of a patch): patches in raster order, the last axis fastest; channel by channel."""
-    grid, dims = [n // p for n, p in zip(x.shape[2:], patch)], len(patch)
-    split = x.reshape(*x.shape[:2], *[n for pair in zip(grid, patch) for n in pair])
-    return (
-        split.permute(0, *range(2, 2 + 2 * dims, 2), 1, *range(3, 3 + 2 * dims, 2)).flatten(1 + dims).flatten(1, dims)
-    )
-
-
-def from_patches(patches: Tensor, patch: Sequence[int], grid: Sequence[int]) -> Tensor:
-    """The inverse of `to_patches`: (B, N, C * voxels of a patch) -> (B, C, *S)."""
-    dims = len(grid)
-    apart = patches.reshape(len(patches), *grid, -1, *patch)
-    order = [0, 1 + dims, *[axis for i in range(dims) for axis in (1 + i, 2 + dims + i)]]
-    return apart.permute(order).reshape(len(patches), apart.shape[1 + dims], *[g * p for g, p in zip(grid, patch)])
-
-
-def take(tokens: Tensor, which: Tensor) -> Tensor:
-    """(B, N, D) and numbers of tokens (B, K) -> (B, K, D)."""
-    return tokens.gather(1, which[..., None].expand(-1, -1, tokens.shape[2]))
+        return self.tokens(x).mean(1)  # the coarsest level, averaged: the finer ones are not computed
 
 
 def finer_strides(patch: Sequence[int]) -> list[tuple[int, ...]]:
-    """The pyramid's strides, fine to coarse: halved from the patch until none is above 2."""
+    """The strides of the pyramid, fine to coarse: the patch, halved until none is above 2."""
     strides = [tuple(patch)]
     while max(strides[0]) > 2:
         strides.insert(0, tuple(n // 2 if n == max(strides[0]) else n for n in strides[0]))

@@ -19,8 +19,8 @@ from lightly.models.modules import AIMPredictionHead
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.encoders.base import Encoder, TokenEncoder
-from medssl.encoders.vit import from_patches
+from medssl.encoders.base import Encoder
+from medssl.encoders.tokens import TokenEncoder, from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import mean_square, patches_and_body, targets, with_tokens
 from medssl.preprocessing.data_spec import DataSpec

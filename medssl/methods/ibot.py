@@ -21,8 +21,8 @@ from lightly.loss import DINOLoss, IBOTPatchLoss
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
-from medssl.encoders.base import Encoder, TokenEncoder
-from medssl.encoders.vit import to_patches
+from medssl.encoders.base import Encoder
+from medssl.encoders.tokens import TokenEncoder, to_patches
 from medssl.methods.shared.patches import check_hides, with_tokens
 from medssl.methods.shared.self_distillation import SelfDistillation
 from medssl.views.masking import patch_mask

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
-from medssl.encoders.base import Encoder, TokenEncoder
-from medssl.encoders.vit import blocks, from_patches, positions, run_blocks, take
+from medssl.encoders.base import Encoder
+from medssl.encoders.tokens import TokenEncoder, blocks, from_patches, positions, run_blocks, take
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import check_hides, mean_square, patches_and_body, targets, with_tokens
 from medssl.preprocessing.data_spec import DataSpec

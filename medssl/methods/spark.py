@@ -30,7 +30,7 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
-from medssl.encoders.vit import from_patches
+from medssl.encoders.tokens import from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared.patches import mean_square, patches_and_body, targets
 from medssl.preprocessing.data_spec import DataSpec

@@ -10,7 +10,9 @@ import pytest
 
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
-from medssl.core.errors import MedsslError
+from medssl.core.errors import DiskFull, MedsslError
+from medssl.core.spec import describe, rebuild
+from medssl.encoders import ResidualUNet
 
 
 def test_a_finished_run_reads_back_with_metrics_cost_and_versions(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(MedsslError, match="disk is full"):
+    with pytest.raises(DiskFull, match="disk is full"):
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
@@ -96,3 +98,14 @@ def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch
 def test_identity_depends_on_every_part_and_not_on_their_order() -> None:
     assert runs.identity(a=1, b=(2, 3)) == runs.identity(b=[2, 3], a=1)
     assert runs.identity(a=1) != runs.identity(a=2)
+
+
+def test_a_record_of_format_1_is_read_with_todays_names_of_classes_and_arguments(tmp_path: Path) -> None:
+    with runs.recording(tmp_path, "pretrain", {"encoder": describe(ResidualUNet(2, width=4))}, "data", 0):
+        pass
+    record = json.loads((tmp_path / "run.json").read_text())
+    old = {"class_path": "medssl.encoders.resenc.ResidualUNet", "init_args": {"dims": 2, "width": 4, "most_width": 8}}
+    (tmp_path / "run.json").write_text(json.dumps(record | {"format": 1, "config": {"encoder": old}}))
+    encoder = rebuild(runs.read(tmp_path).config["encoder"])
+    assert isinstance(encoder, ResidualUNet)
+    assert encoder.channels == (4, 8, 8, 8)

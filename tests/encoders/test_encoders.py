@@ -11,7 +11,7 @@ MAKERS = {
     "ResNet18 small crops": lambda dims: ResNet(dims, 2, depth=18, width=4, max_pool=False),
     "ResNet50 instance norm": lambda dims: ResNet(dims, depth=50, width=4, max_pool=False, norm="instance"),
     "ResidualUNet": lambda dims: ResidualUNet(dims, width=4, blocks=(1, 2, 1)),
-    "ResidualUNet capped": lambda dims: ResidualUNet(dims, 2, width=4, blocks=(1, 1, 1, 1), most_width=8),
+    "ResidualUNet capped": lambda dims: ResidualUNet(dims, 2, width=4, blocks=(1, 1, 1, 1), max_width=8),
 }
 
 

@@ -7,7 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from medssl.core.errors import MedsslError
 from medssl.encoders import Decoder, ViT, check_encoder
-from medssl.encoders.vit import from_patches, positions, to_patches
+from medssl.encoders.tokens import from_patches, positions, to_patches
 
 
 def small(dims: int, **settings) -> ViT:

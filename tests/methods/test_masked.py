@@ -13,7 +13,7 @@ from lightly.models.modules.masked_causal_vision_transformer import MaskedCausal
 
 from medssl.core.errors import MedsslError
 from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
-from medssl.encoders.vit import positions, take, to_patches
+from medssl.encoders.tokens import positions, take, to_patches
 from medssl.methods import AIM, IBOT, MAE, MaskedMotion, Method, NextSlice, SimMIM, SparK, check_method
 from medssl.methods.check import synthetic_batch
 from medssl.methods.shared.patches import targets

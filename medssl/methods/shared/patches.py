@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
-from medssl.encoders.base import Encoder, TokenEncoder
-from medssl.encoders.vit import to_patches
+from medssl.encoders.base import Encoder
+from medssl.encoders.tokens import TokenEncoder, to_patches
 
 
 def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:

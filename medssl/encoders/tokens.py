@@ -1,0 +1,95 @@
+"""Encoders of patches (tokens), and what they share with the methods that mask or predict patches.
+
+tokens = ViT(dims=3).tokens(x, keep)                   # (B, K, width): only the kept patches are encoded
+patches = to_patches(x, (8, 8, 8))                     # (B, N, C * 512)
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medssl.encoders.base import Encoder
+
+
+class TokenEncoder(Encoder):
+    """An encoder of patches, each as large as the coarsest stride, that can encode some of them alone."""
+
+    @abstractmethod
+    def tokens(self, x: Tensor, keep: Tensor | None = None, attend: Tensor | None = None) -> Tensor:
+        """Encode all patches, or some of them.
+
+        Args:
+            x: (B, in_channels, *S).
+            keep: (B, K) numbers of the patches to encode, the same count in each sample; all of them by default.
+            attend: (B, N, N), True where patch i may look at patch j.
+
+        Returns:
+            (B, N, out_dim), patches in raster order, or (B, K, out_dim).
+        """
+
+    def grid(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The number of patches that a crop has along each axis."""
+        return tuple(n // p for n, p in zip(size, self.strides[-1]))
+
+
+def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
+    """(B, C, *S) -> (B, N, C * voxels of a patch): patches in raster order, the last axis fastest; channel by channel."""
+    grid, dims = [n // p for n, p in zip(x.shape[2:], patch)], len(patch)
+    split = x.reshape(*x.shape[:2], *[n for pair in zip(grid, patch) for n in pair])
+    in_order = split.permute(0, *range(2, 2 + 2 * dims, 2), 1, *range(3, 3 + 2 * dims, 2))
+    return in_order.flatten(1 + dims).flatten(1, dims)
+
+
+def from_patches(patches: Tensor, patch: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """The inverse of `to_patches`: (B, N, C * voxels of a patch) -> (B, C, *S)."""
+    dims = len(grid)
+    apart = patches.reshape(len(patches), *grid, -1, *patch)
+    order = [0, 1 + dims, *[axis for i in range(dims) for axis in (1 + i, 2 + dims + i)]]
+    return apart.permute(order).reshape(len(patches), apart.shape[1 + dims], *[g * p for g, p in zip(grid, patch)])
+
+
+def take(tokens: Tensor, numbers: Tensor) -> Tensor:
+    """(B, N, D) and numbers of tokens (B, K) -> (B, K, D)."""
+    return tokens.gather(1, numbers[..., None].expand(-1, -1, tokens.shape[2]))
+
+
+def positions(grid: Sequence[int], width: int, device: torch.device | None = None) -> Tensor:
+    """(N, width) sines and cosines of each patch's place in the grid, an equal share of the width an axis (Vaswani et al. 2017).
+
+    What the axes cannot share evenly stays 0. Places count in patches, whatever the size of the crop.
+    """
+    count = width // (2 * len(grid))
+    speeds = 1 / 10000 ** (torch.arange(count, device=device, dtype=torch.float32) / count)
+    places = torch.cartesian_prod(*[torch.arange(n, device=device, dtype=torch.float32) for n in grid])
+    angles = places.reshape(-1, len(grid), 1) * speeds  # (N, axes, count)
+    waves = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+    return nn.functional.pad(waves, (0, width - waves.shape[1]))
+
+
+def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
+    """`depth` pre-norm transformer blocks, initialised as in MAE; torch's own, with fused attention."""
+    made = nn.ModuleList(
+        nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+        for _ in range(depth)
+    )
+    for module in made.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    return made
+
+
+def run_blocks(layers: nn.ModuleList, tokens: Tensor, attend: Tensor | None = None) -> Tensor:
+    """(B, N, D) through the blocks; `attend` (B, N, N) is True where token i may look at token j."""
+    mask = None
+    if attend is not None:
+        attention: Any = layers[0].self_attn
+        mask = ~attend.repeat_interleave(attention.num_heads, dim=0)  # torch's masks say what may not be seen
+    for layer in layers:
+        tokens = layer(tokens, src_mask=mask)
+    return tokens
