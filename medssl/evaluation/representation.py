@@ -28,23 +28,10 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.evaluation.metrics import auroc
 from medssl.preprocessing.cache import Cache
-from medssl.views import recipes
 from medssl.views.base import View
-from medssl.views.random import make_keys
+from medssl.views.center_crops import center_crops
 
 EMBEDDED_VOXELS = 2**20  # in one forward pass: bounds the memory, whatever the size of a scan
-
-
-def middles(cache: Cache, scans: Sequence[str], size: Sequence[int], view: View | None = None) -> torch.Tensor:
-    """(N, C, *size): the middle of each scan as a model sees it at test time (padded with air where it is smaller), or a
-    `view` of it."""
-    stacked = []
-    for scan in scans:
-        start = [(n - s) // 2 for n, s in zip(cache.shape(scan), size)]
-        stacked.append(torch.from_numpy(np.asarray(cache.read(scan, start, size), np.float32)))
-    x = torch.stack(stacked)
-    view = view or recipes.plain(cache.data_spec)
-    return view(x, view.draw(make_keys(0, (torch.arange(len(x)),))))
 
 
 @torch.no_grad()
@@ -63,7 +50,7 @@ def embed(
     encoder.to(device).eval()
     parts = []
     for i in range(0, len(scans), batch):
-        x = middles(cache, scans[i : i + batch], size, view).to(device)
+        x = center_crops(cache, scans[i : i + batch], size, view).to(device)
         parts.append((encoder.features(x)[-1] if dense else encoder(x)).cpu())
     encoder.to(own).train(training)
     return torch.cat(parts).float().numpy()

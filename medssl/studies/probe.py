@@ -39,6 +39,7 @@ from medssl.methods.clip import CLIP
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.sample_fields import reports_in
 from medssl.training.models import fresh_encoder, load_method
+from medssl.views.center_crops import center_crops
 
 Kind = Literal["knn", "linear", "kmeans", "anomaly", "regression", "zeroshot", "retrieval"]
 Found = dict[str, Interval | float]  # metric -> its value, with an interval where it has one
@@ -281,6 +282,6 @@ def middle_batch(method: Method, cache: Cache, scan: str, size: Sequence[int], n
         name: value[None] if isinstance(value, torch.Tensor) else torch.tensor([value])
         for name, value in sample.items()
     }
-    x, valid = probes.middles(cache, [scan], size), batch["valid"].float()
+    x, valid = center_crops(cache, [scan], size), batch["valid"].float()
     views = len(method._views) or 1
     return batch | {"views": [x] * views, "valid_views": [valid] * views}

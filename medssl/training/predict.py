@@ -33,12 +33,12 @@ from medssl.datasets.index import index
 from medssl.datasets.manifest import read_table
 from medssl.encoders import Encoder
 from medssl.evaluation import representation as probes
-from medssl.evaluation.representation import middles
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.scans.read import read_scan
 from medssl.training.finetune import load_model
 from medssl.training.models import Classifier, Segmenter, classify, pretrained_encoder, segment_probabilities
+from medssl.views.center_crops import center_crops
 
 BATCH = 64  # images that are classified at once
 
@@ -158,7 +158,7 @@ def _probabilities(model: Classifier, record: Run, cache: Cache) -> pd.DataFrame
     scans = list(cache.manifest["scan"])
     device = next(model.parameters()).device
     parts = [
-        classify(model, middles(cache, scans[i : i + BATCH], record.config["crop"]).to(device)).cpu().numpy()
+        classify(model, center_crops(cache, scans[i : i + BATCH], record.config["crop"]).to(device)).cpu().numpy()
         for i in track(range(0, len(scans), BATCH), "scans")
     ]
     scores = pd.DataFrame(np.concatenate(parts), columns=[f"p.{name}" for name in record.config["classes"]])
@@ -169,7 +169,7 @@ def _write_mask(
     model: Segmenter, record: Run, cache: Cache, scan: str, sources: Path | None, out: Path
 ) -> dict[str, Any]:
     device = next(model.parameters()).device
-    x = middles(cache, [scan], cache.shape(scan))[0].to(device)
+    x = center_crops(cache, [scan], cache.shape(scan))[0].to(device)
     probabilities = segment_probabilities(model, x, record.config["crop"]).cpu().numpy()
     shape, affine = _own_grid(cache, scan, sources)
     values = np.array([0, *map(int, record.config["classes"])], np.uint8)

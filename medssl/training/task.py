@@ -199,13 +199,13 @@ class Classification(Task):
                 )
 
     def _predict(self, model: Any, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> list[np.ndarray]:
-        from medssl.evaluation.representation import middles
         from medssl.training.models import classify
+        from medssl.views.center_crops import center_crops
 
         device = next(model.parameters()).device
         probabilities: list[np.ndarray] = []
         for start in range(0, len(scans), CLASSIFIED_AT_ONCE):
-            x = middles(cache, scans[start : start + CLASSIFIED_AT_ONCE], size).to(device)
+            x = center_crops(cache, scans[start : start + CLASSIFIED_AT_ONCE], size).to(device)
             probabilities += list(classify(model, x).cpu().numpy())
         return probabilities
 
@@ -280,13 +280,13 @@ class Segmentation(Task):
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray], cases: pd.DataFrame
     ) -> dict[str, dict[str, Any]]:
         """All masks; and of the worst, the median and the best case the slice that holds most of the reference."""
-        from medssl.evaluation.representation import middles
+        from medssl.views.center_crops import center_crops
 
         dice_of_case, pictures = mean_dice(cases).fillna(1.0), dict[str, Any]()
         order = dice_of_case.argsort().to_numpy()
         for number, case in enumerate(dict.fromkeys([order[0], order[len(order) // 2], order[-1]])):
             scan = scans[case]
-            image = middles(cache, [scan], cache.shape(scan))[0, 0].numpy()
+            image = center_crops(cache, [scan], cache.shape(scan))[0, 0].numpy()
             arrays = {"image": image, "reference": cache.read_mask(scan), "prediction": predictions[case]}
             if image.ndim == 3:
                 place = int((arrays["reference"] > 0).sum(axis=(0, 1)).argmax())
@@ -296,13 +296,13 @@ class Segmentation(Task):
         return {"examples.npz": pictures, "masks.npz": dict(zip(scans, predictions))}
 
     def _predict(self, model: Any, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> list[np.ndarray]:
-        from medssl.evaluation.representation import middles
         from medssl.training.models import segment
+        from medssl.views.center_crops import center_crops
 
         device = next(model.parameters()).device
         values, masks = np.array([0, *self.structures], np.uint8), []
         for scan in scans:
-            x = middles(cache, [scan], cache.shape(scan))[0].to(device)
+            x = center_crops(cache, [scan], cache.shape(scan))[0].to(device)
             masks.append(values[segment(model, x, size).cpu().numpy()])
         return masks
 
