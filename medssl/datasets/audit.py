@@ -24,9 +24,10 @@ from pydicom.valuerep import VR
 
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import ScanError
+from medssl.core.parallel import run_parallel
 from medssl.scans.formats import metaimage, nifti
 from medssl.scans.formats.images import image_header
-from medssl.scans.paths import readable_errors, run_parallel
+from medssl.scans.paths import readable_errors
 from medssl.scans.privacy import HEADER_FIELDS
 
 BECAME = {  # elements that are read, but whose text is not kept

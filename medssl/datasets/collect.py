@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medssl.core.errors import MedsslError, ScanError
+from medssl.core.parallel import run_parallel
 from medssl.datasets.candidates import BATCH, Candidate, CandidateStore, Source
 from medssl.datasets.masks import MaskTemplate
 from medssl.datasets.notices import Notice
 from medssl.scans.dicom.series import Series, group_slices
 from medssl.scans.dicom.slices import Slice, read_slices
 from medssl.scans.dicom.volume import series_header
-from medssl.scans.paths import file_format, run_parallel, suffix, walk
+from medssl.scans.paths import file_format, suffix, walk
 from medssl.scans.read import check_mask, files_of, read_headers
 
 File = tuple[Source, Path, str]  # a file, what it lies in, and its format

@@ -21,6 +21,7 @@ import pandas as pd
 
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
+from medssl.core.parallel import run_parallel
 from medssl.datasets.audit import write_audit
 from medssl.datasets.base import IndexOptions, named_dataset
 from medssl.datasets.candidates import BATCH, Candidate, CandidateStore, named_sources
@@ -43,7 +44,7 @@ from medssl.datasets.reports import count_reports
 from medssl.scans import geometry
 from medssl.scans.dicom.corrections import check_corrections
 from medssl.scans.modality import check_code
-from medssl.scans.paths import file_format, run_parallel, suffix
+from medssl.scans.paths import file_format, suffix
 from medssl.scans.privacy import Pseudonyms
 
 LOOK_FIRST = "look at it, then --accept-burned-in-risk keeps it, or set BurnedInAnnotation (0028,0301) to NO"

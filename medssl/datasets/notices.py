@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from medssl.core.progress import console
+
 NAMES_SHOWN = 5
 
 
@@ -22,8 +24,5 @@ class Notice:
 
 def print_notices(notices: Iterable[Notice]) -> None:
     """Print each as a warning on stderr."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
     for notice in notices:
         console.print(f"warning: {notice}", markup=False, highlight=False, soft_wrap=True)

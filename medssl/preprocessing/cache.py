@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from medssl.core.atomic import remove_leftovers, write_atomically
 from medssl.core.errors import MedsslError, nearest
+from medssl.core.parallel import run_parallel
 from medssl.datasets.manifest import check_any_usable, read_table, scan_of_frame, to_parquet
 from medssl.datasets.quality import check_flags, flag_duplicates, join_flags, reject_flagged
 from medssl.preprocessing.cohort import VERSION, choose_scans, grid_settings, one_a_frame
@@ -35,7 +36,6 @@ from medssl.preprocessing.data_spec import DataSpec
 from medssl.preprocessing.fingerprint import fingerprint
 from medssl.preprocessing.grid import valid
 from medssl.preprocessing.store import Job, cache_scan
-from medssl.scans.paths import run_parallel
 
 OPEN_FILES = 256
 CACHED = ("digest", "mask_digest", "shape", "spacing_mm", "channels")

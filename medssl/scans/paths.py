@@ -7,14 +7,12 @@ for source, path in walk([Path("archive")]):
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from medssl.core.errors import MedsslError, ScanError
 
@@ -36,7 +34,6 @@ SUFFIXES = {
 }
 INFLATE_LIMIT = 1032  # deflate packs at most 1032 to 1: a header that claims more is wrong
 CHUNK = 1 << 20
-CONNECT_S = 20
 
 
 def walk(sources: Sequence[Path], leave_out: Path | None = None) -> Iterator[tuple[Path, Path]]:
@@ -192,77 +189,3 @@ def _has_dicom_magic(path: Path) -> bool:
             return file.read(132)[128:] == b"DICM"
     except OSError:
         return False
-
-
-def run_parallel(
-    work: Callable[[Any], Any],
-    items: Iterable[Any],
-    jobs: int,
-    title: str,
-    total: int | None = None,
-    batch: int = 1,
-    scheduler: str | None = None,
-) -> Iterator[Any]:
-    """`work(item)` for each item of a stream, in its order, with a progress bar on stderr.
-
-    jobs: processes, -1 for one a core. batch: items that are sent at once, for work that takes milliseconds.
-    scheduler: the address of a dask.distributed cluster whose workers see the same files; it takes the place of `jobs`.
-    Raises MedsslError for a cluster that cannot be reached.
-    """
-    from rich.console import Console
-    from rich.progress import track
-
-    alone = jobs == 1 and scheduler is None
-    results = (work(item) for item in items) if alone else _spread(work, items, jobs, batch, scheduler)
-    console = Console(stderr=True)
-    yield from track(results, title, total, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _spread(work, items: Iterable[Any], jobs: int, batch: int, scheduler: str | None) -> Iterator[Any]:
-    from joblib import delayed
-
-    if jobs == 0:
-        raise MedsslError("jobs is 0: expected a number of processes, or -1 for one a core")
-    stream = iter(items)
-    batches = iter(lambda: list(itertools.islice(stream, batch)), [])
-    first = next(batches, None)
-    if first is None:
-        return
-    calls = (delayed(_each)(work, part) for part in itertools.chain([first], batches))
-    with _pool(jobs, scheduler) as pool:
-        for results in pool(calls):
-            yield from results
-
-
-def _each(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    return [work(item) for item in items]
-
-
-@contextlib.contextmanager
-def _pool(jobs: int, scheduler: str | None) -> Iterator[Any]:
-    """joblib's Parallel, on processes of this machine or on the dask cluster at an address."""
-    import joblib
-
-    options: dict[str, Any] = {"return_as": "generator", "batch_size": 1, "pre_dispatch": "4 * n_jobs"}
-    if scheduler is None:
-        yield joblib.Parallel(jobs, **options)
-        return
-    with _client(scheduler) as client:
-        with joblib.parallel_config("dask", client=client, wait_for_workers_timeout=CONNECT_S):
-            pool = joblib.Parallel(-1, **options)
-        yield pool
-
-
-def _client(scheduler: str) -> Any:
-    try:
-        from dask.distributed import Client
-    except ImportError:
-        raise MedsslError(
-            "--scheduler needs dask.distributed, which is not installed: pip install 'medssl[cluster]'"
-        ) from None
-    try:
-        return Client(scheduler, timeout=CONNECT_S, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        raise MedsslError(
-            f"no dask scheduler answers at {scheduler!r} ({type(error).__name__}): expected tcp://HOST:PORT or tls://HOST:PORT"
-        ) from None

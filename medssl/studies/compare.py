@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from rich.console import Console
 
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, Stopped
+from medssl.core.progress import console
 from medssl.core.registry import METHODS
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
@@ -43,7 +43,6 @@ from medssl.training.pretrain import default_crop, pretrain
 
 COLUMNS = ("method", "encoder", "probe", "budget", "auroc", "low", "high", "seconds", "memory_mib", "note")
 JOINT_PARTS: list[Callable[[Encoder], Method]] = [SimMIM, Rotation, SimCLR]
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)

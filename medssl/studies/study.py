@@ -9,21 +9,20 @@ head's seed in each draw, so their differences are paired. The test split is rea
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
-from rich.console import Console
 
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import DiskFull, MedsslError
+from medssl.core.parallel import run_workers
+from medssl.core.progress import ProgressBar, console
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.studies.cell import is_done, run_cell
@@ -31,10 +30,8 @@ from medssl.studies.plan import Cell, Plan, StudyDesign, StudySettings, make_pla
 from medssl.studies.protocol import protocol_points
 from medssl.studies.summary import summarise
 from medssl.training.config import FinetuneConfig
-from medssl.training.engine import Bar, quiet_third_parties
+from medssl.training.engine import quiet_third_parties
 from medssl.training.task import TaskName
-
-console = Console(stderr=True)
 
 
 def study(
@@ -110,23 +107,13 @@ def _copy_pretraining(plan: Plan) -> None:
 def _work_all(plan: Plan, settings: StudySettings, jobs: int) -> None:
     """Do every cell that is not done, here or in `jobs` processes that share the cores; ends when all are settled."""
     begun = time.time()
-    with _progress(plan) as (progress, bar):
+    with _progress(plan) as report:
         if jobs < 2:
-            _work(plan, begun, lambda: progress.update(bar, completed=_count_done(plan)))
-            return
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # of torch, at import, once a worker
-        context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=_worker, args=(settings, threads, begun), daemon=True) for _ in range(jobs)]
-        for worker in workers:
-            worker.start()
-        while any(w.is_alive() for w in workers):
-            time.sleep(1.0)
-            progress.update(bar, completed=_count_done(plan))
-    if any(w.exitcode for w in workers):
-        raise MedsslError(
-            "a worker process stopped before its time: expected every cell to be tried; run the same command again to go on"
-        )
+            _work(plan, begun, report)
+        else:
+            threads = max(1, (os.cpu_count() or 1) // jobs)
+            run_workers(_worker, (settings, threads, begun), jobs, report)
+            report()
 
 
 def _worker(settings: StudySettings, threads: int, begun: float) -> None:
@@ -173,8 +160,10 @@ def _count_done(plan: Plan) -> int:
 
 
 @contextmanager
-def _progress(plan: Plan) -> Iterator[tuple[Bar, Any]]:
+def _progress(plan: Plan) -> Iterator[Callable[[], None]]:
+    """A progress bar over the cells; yields the function that brings it up to date."""
     done = _count_done(plan)
     console.print(f"{len(plan.cells)} cells, {done} of them done before; {len(plan.scored)} scans to score in each")
-    with Bar(console) as progress:
-        yield progress, progress.add_task("cells", total=len(plan.cells), completed=done)
+    with ProgressBar() as bar:
+        task = bar.add_task("cells", total=len(plan.cells), completed=done)
+        yield lambda: bar.update(task, completed=_count_done(plan))

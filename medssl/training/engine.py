@@ -10,17 +10,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightly.utils.scheduler import CosineWarmupScheduler
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import nn
+
+from medssl.core.progress import ProgressBar
 
 
 def adamw(
@@ -47,35 +39,13 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Bar(Progress):
-    """What, how far, since when, how long still; where no bar can move (the log of a cluster), a line every tenth."""
-
-    def __init__(self, console: Console):
-        shown = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        super().__init__(*shown, console=console, speed_estimate_period=24 * 3600)
-
-    def update(self, task_id: TaskID, **given: Any) -> None:
-        task = self.tasks[self.task_ids.index(task_id)]
-        before = int(10 * task.percentage / 100)
-        super().update(task_id, **given)
-        if not self.console.is_terminal and not task.finished and int(10 * task.percentage / 100) > before:
-            left = "" if task.time_remaining is None else f", about {spoken(task.time_remaining)} to go"
-            self.console.print(
-                f"{task.description}: {task.completed:.0f} of {task.total:.0f} after {spoken(task.elapsed or 0)}{left}"
-            )
 
 
 class StepBar(pl.Callback):
     """A progress bar over optimiser steps, on standard error."""
 
     def __init__(self) -> None:
-        self.bar = Bar(Console(stderr=True))
+        self.bar = ProgressBar()
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
@@ -108,10 +78,3 @@ def quiet_third_parties() -> None:
         ".*torch.jit.*",
     ):
         warnings.filterwarnings("ignore", text)
-
-
-def spoken(seconds: float) -> str:
-    """75 -> '1 min 15 s', for people."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

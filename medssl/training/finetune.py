@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
 from safetensors.torch import load
 from torch import Tensor
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
+from medssl.core.progress import console
 from medssl.core.spec import describe, describes_same
 from medssl.datasets.splits import SplitSpec, label_budgets
 from medssl.encoders import Encoder
@@ -41,7 +41,6 @@ from medssl.views import recipes
 from medssl.views.random import derive_keys
 
 CHECKS = 5  # evaluations of the validation patients during training, if there are any
-console = Console(stderr=True)
 
 
 def finetune(

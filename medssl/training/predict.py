@@ -22,12 +22,12 @@ import nibabel
 import numpy as np
 import pandas as pd
 import torch
-from rich.progress import track
 from scipy.ndimage import affine_transform
 
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
+from medssl.core.progress import track
 from medssl.core.runs import Run
 from medssl.datasets.index import index
 from medssl.datasets.manifest import read_table

@@ -27,12 +27,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
 from torch.utils.data import default_collate
 
 from medssl.core import runs
 from medssl.core.atomic import npz, write_atomically
 from medssl.core.errors import MedsslError
+from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
@@ -48,12 +48,10 @@ from medssl.training.callbacks.checkpoints import CheckpointSaver, SafeCheckpoin
 from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.callbacks.health import Health
 from medssl.training.config import Hardware, Monitoring, TrainConfig
-from medssl.training.engine import StepBar, quiet_third_parties, spoken
+from medssl.training.engine import StepBar, quiet_third_parties
 from medssl.training.estimate import estimate
 from medssl.training.models import describe_method, save_weights
 from medssl.training.module import PretrainingModule
-
-console = Console(stderr=True)
 
 
 def pretrain(
@@ -292,7 +290,7 @@ def _announce_duration(
         monitoring_s = health.seconds(method, train.steps - begun, trainer.world_size)
     console.print(
         f"{type(method).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: about "
-        f"{spoken(expected['seconds'] + monitoring_s)} ({spoken(monitoring_s)} of them to monitor the representation) and "
+        f"{format_duration(expected['seconds'] + monitoring_s)} ({format_duration(monitoring_s)} of them to monitor the representation) and "
         f"{expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
     )
 

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from medssl.cli.main import main
 from medssl.core.errors import MedsslError
+from medssl.core.parallel import run_parallel
 from medssl.datasets.index import index
 from medssl.datasets.manifest import Columns, manifest_frame, read_table, source_files, to_parquet
 from medssl.preprocessing.cache import Cache, prepare
@@ -27,7 +28,7 @@ from medssl.preprocessing.cohort import VERSION
 from medssl.preprocessing.crops import Crops, Steps, crop_by_spacing
 from medssl.preprocessing.fingerprint import target_spacing
 from medssl.scans.dicom.slices import read_slices
-from medssl.scans.paths import run_parallel, walk
+from medssl.scans.paths import walk
 from tests.scans.scan_makers import ct_like, tree, write_nifti, write_series
 
 

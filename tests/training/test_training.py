@@ -1,6 +1,5 @@
 """Crops are a function of seed and number alone; checkpoints survive; a resumed run equals an undisturbed one."""
 
-import io
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
@@ -28,7 +26,6 @@ from medssl.preprocessing.datamodule import CropData
 from medssl.training.callbacks import gradient_guard
 from medssl.training.callbacks.checkpoints import SafeCheckpoints
 from medssl.training.callbacks.gradient_guard import bfloat16_is_sound
-from medssl.training.engine import Bar, spoken
 from medssl.training.pretrain import pretrain, pretraining_scans
 from tests.options import options
 
@@ -224,10 +221,6 @@ def test_an_encoder_for_other_scans_is_refused_before_training(cache: Cache, tmp
     assert not (tmp_path / "a").exists()
 
 
-def test_times_are_spoken_plainly() -> None:
-    assert [spoken(s) for s in (5, 75, 3720)] == ["5 s", "1 min 15 s", "1 h 2 min"]
-
-
 def test_the_run_is_named_by_the_scans_it_sees_not_by_their_number(cache: Cache, tmp_path: Path, monkeypatch) -> None:
     scans, found = list(cache.manifest["scan"]), []
     for part in (scans[:6], scans[6:12]):
@@ -284,15 +277,3 @@ def test_maps_less_deep_than_the_kernel_are_refused_where_weights_learn(kernel: 
     with torch.no_grad():
         conv(x)
     conv(x) if not refused else conv.requires_grad_(False)(x)
-
-
-def test_a_log_gets_a_line_every_tenth_and_a_terminal_a_bar() -> None:
-    for terminal in (False, True):
-        said = io.StringIO()
-        with Bar(Console(file=said, force_terminal=terminal, width=100)) as bar:
-            task = bar.add_task("loss", total=40)
-            for step in range(41):
-                bar.update(task, completed=step, description=f"loss {step}")
-        lines = [line for line in said.getvalue().splitlines() if " of 40 after " in line]
-        assert len(lines) == (0 if terminal else 9)
-        assert terminal or lines[4].startswith("loss 20: 20 of 40 after 0 s")
