@@ -39,8 +39,6 @@ def adamw(
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-
-
 class StepBar(pl.Callback):
     """A progress bar over optimiser steps, on standard error."""
 
