@@ -45,6 +45,7 @@ from medssl.preprocessing.datamodule import CropData
 from medssl.preprocessing.fingerprint import ANISOTROPIC
 from medssl.preprocessing.sample_fields import readers, resolve, select_scans
 from medssl.training.callbacks.checkpoints import CheckpointSaver, SafeCheckpoints
+from medssl.training.callbacks.curves import Curves
 from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.callbacks.health import Health
 from medssl.training.config import Hardware, Monitoring, TrainConfig
@@ -182,38 +183,6 @@ def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
     if cache.dims == 3 and max(cache.spacing_mm) > ANISOTROPIC * min(cache.spacing_mm):
         return crop_by_spacing(cache.spacing_mm, [int(n) for n in median], most, encoder.strides[-1])
     return tuple(int(max(s, min(n, most) // s * s)) for n, s in zip(median, encoder.strides[-1]))
-
-
-class Curves(pl.Callback):
-    """Loss, learning rate and health, a row a step, in `metrics.csv`; a resumed run goes on where its checkpoint stood."""
-
-    def __init__(self, path: Path, health: Health, every: int, checkpoint_every: int, begun: int):
-        self.path, self.health, self.every, self.checkpoint_every = path, health, every, checkpoint_every
-        kept = pd.read_csv(path).query("step <= @begun") if begun and path.exists() else pd.DataFrame()
-        self.rows: list[dict[str, float]] = kept.to_dict("records")
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        step = trainer.global_step
-        if not trainer.is_global_zero or trainer.fit_loop._should_accumulate():
-            return
-        if step % self.every == 0 or step == trainer.max_steps:
-            logged = {"loss": round(float(trainer.callback_metrics["loss"]), 6)}
-            logged |= {f"method.{name}": round(value, 6) for name, value in module.method.monitored_values().items()}
-            if step == self.health.looked:
-                logged |= {k: round(v, 6) for k, v in self.health.last.items() if k != "loss"}
-            self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})
-        if step % self.checkpoint_every == 0:
-            self._write()  # before the checkpoint, so that a run resumed from it has all rows up to it
-
-    def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self._write()
-
-    def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
-        self._write()
-
-    def _write(self) -> None:
-        if self.rows:
-            write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False).encode())
 
 
 def _fit(
