@@ -55,10 +55,11 @@ class Cache:
         if about is None or not about["complete"]:
             state = "is not finished" if about else "is no cache (cache.json is missing)"
             raise MedsslError(f"{self.path} {state}: run medssl prepare with this folder as --out")
-        if about.get("settings", {}).get("version") != VERSION:
+        version = about.get("settings", {}).get("version", "unknown")
+        if version != VERSION:
             raise MedsslError(
-                f"{self.path.name} was made by another version of medssl: expected cache version {VERSION}; run medssl prepare "
-                "into a new folder"
+                f"{self.path.name} is a cache of format {version}, made by another version of medssl: expected format "
+                f"{VERSION}; run medssl prepare into a new folder"
             )
         manifest = read_table(self.path / "manifest.parquet")
         self.manifest = manifest[manifest.status == "ok"].reset_index(drop=True)

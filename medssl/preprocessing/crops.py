@@ -4,7 +4,7 @@
     crops[17]["source"]                                    # (C, 48, 48, 48), always the same
 
 The sample that step k sees is a function of the seed and k, never of the number of workers or of a restart: resuming is
-nothing but starting `Steps` at the step of the checkpoint. Light to import, since every loader process does.
+nothing but starting `StepSampler` at the step of the checkpoint. Light to import, since every loader process does.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Crops(Dataset):
         return inside[None] & self.cache.valid(source).any(axis=0, keepdims=True)
 
 
-class Steps(Sampler):
+class StepSampler(Sampler):
     """The sample numbers of every batch from `start` to `total`, this rank's share of each."""
 
     def __init__(self, batch_size: int, total: int, start: int = 0, rank: int = 0, world: int = 1):

@@ -9,11 +9,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from medssl.preprocessing.crops import Crops, Steps
+from medssl.preprocessing.crops import Crops, StepSampler
 
 
 class CropData(pl.LightningDataModule):
-    """`Crops` in the order of `Steps`, for any number of devices and workers.
+    """`Crops` in the order of `StepSampler`, for any number of devices and workers.
 
     Args:
         crops: The samples.
@@ -29,7 +29,7 @@ class CropData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        steps = Steps(self.batch_size, self.total, self.start, rank, world)
+        steps = StepSampler(self.batch_size, self.total, self.start, rank, world)
         context = {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
         pinned = torch.cuda.is_available()
         return DataLoader(self.crops, batch_sampler=steps, num_workers=self.workers, pin_memory=pinned, **context)  # type: ignore[arg-type]

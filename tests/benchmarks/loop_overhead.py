@@ -24,7 +24,7 @@ from medssl.datasets.phantom.cohort import phantom
 from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
 from medssl.preprocessing.cache import Cache, prepare
-from medssl.preprocessing.crops import Crops, Steps
+from medssl.preprocessing.crops import Crops, StepSampler
 from medssl.training.config import Monitoring, TrainConfig
 from medssl.training.pretrain import pretrain, pretraining_scans
 
@@ -39,7 +39,7 @@ def bare(cache: Cache, steps: int, precision: str) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     module.to(device)
     crops = Crops(cache, pretraining_scans(cache), module.source_size(CROP), 0)
-    loader = DataLoader(crops, batch_sampler=Steps(BATCH, steps))
+    loader = DataLoader(crops, batch_sampler=StepSampler(BATCH, steps))
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
     begun = time.perf_counter()
     for batch in loader:

@@ -410,7 +410,11 @@ def test_a_cache_of_another_version_is_refused_in_words(tmp_path):
     path = tmp_path / "c" / "cache.json"
     about = json.loads(path.read_text())
     about["settings"]["version"] = 0
-    for other in (about, {k: v for k, v in about.items() if k != "settings"}):
+    without = {key: value for key, value in about.items() if key != "settings"}
+    for other, version in ((about, "0"), (without, "unknown")):
         path.write_text(json.dumps(other))
-        with pytest.raises(MedsslError, match="another version of medssl"):
+        with pytest.raises(
+            MedsslError,
+            match=f"cache of format {version}, made by another version of medssl: expected format 3; run medssl prepare",
+        ):
             Cache(tmp_path / "c")

@@ -25,7 +25,7 @@ from medssl.datasets.index import index
 from medssl.datasets.manifest import Columns, manifest_frame, read_table, source_files, to_parquet
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.cohort import VERSION
-from medssl.preprocessing.crops import Crops, Steps, crop_by_spacing
+from medssl.preprocessing.crops import Crops, StepSampler, crop_by_spacing
 from medssl.preprocessing.fingerprint import target_spacing
 from medssl.scans.dicom.slices import read_slices
 from medssl.scans.paths import walk
@@ -268,7 +268,7 @@ def test_the_fingerprint_is_written_and_plan_tells_it_without_preparing(tmp_path
 
 def keys(cache, workers, start=0, total=6):
     crops = Crops(cache, list(cache.manifest.scan), (6, 6, 6), seed=3, masks=True)
-    loader = DataLoader(crops, batch_sampler=Steps(4, total, start), num_workers=workers)
+    loader = DataLoader(crops, batch_sampler=StepSampler(4, total, start), num_workers=workers)
     return [
         (batch["key"].tolist(), batch["start"].tolist(), batch["source"].sum((1, 2, 3, 4)).tolist()) for batch in loader
     ]

@@ -21,7 +21,7 @@ from medssl.datasets.splits import split
 from medssl.encoders import ResidualUNet
 from medssl.methods import Rotation, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache
-from medssl.preprocessing.crops import Crops, Steps
+from medssl.preprocessing.crops import Crops, StepSampler
 from medssl.preprocessing.datamodule import CropData
 from medssl.training.callbacks import gradient_guard
 from medssl.training.callbacks.checkpoints import SafeCheckpoints
@@ -51,7 +51,7 @@ def test_batches_do_not_depend_on_the_number_of_workers(cache: Cache, workers: i
 
 
 def test_ranks_share_a_step_without_overlap() -> None:
-    halves = [list(Steps(2, 5, 1, rank, 2)) for rank in (0, 1)]
+    halves = [list(StepSampler(2, 5, 1, rank, 2)) for rank in (0, 1)]
     assert [sorted(a + b) for a, b in zip(*halves)] == [[4 * s + i for i in range(4)] for s in range(1, 5)]
 
 
