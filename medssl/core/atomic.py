@@ -50,7 +50,7 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise told(error) from None
+        raise readable_error(error) from None
 
 
 def npz(arrays: dict[str, np.ndarray]) -> bytes:
@@ -60,8 +60,8 @@ def npz(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def told(error: OSError) -> MedsslError:
-    """An error of the file system in words that hold no path."""
+def readable_error(error: OSError) -> MedsslError:
+    """An error of the file system as a message that holds no path."""
     if error.errno in FULL:
         return DiskFull(
             "the disk is full: expected room for the next file; what was finished is kept: free some space and run the "

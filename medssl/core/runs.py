@@ -214,8 +214,8 @@ def recording(
         yield recorder
         status: dict[str, Any] = {"status": "finished"}
     except BaseException as error:
-        told = str(error) if isinstance(error, MedsslError) else type(error).__name__
-        status = {"status": "stopped" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed", "reason": told}
+        reason = str(error) if isinstance(error, MedsslError) else type(error).__name__
+        status = {"status": "stopped" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed", "reason": reason}
         raise
     finally:
         recorder.close()
