@@ -215,7 +215,10 @@ def recording(
         status: dict[str, Any] = {"status": "finished"}
     except BaseException as error:
         reason = str(error) if isinstance(error, MedsslError) else type(error).__name__
-        status = {"status": "stopped" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed", "reason": reason}
+        status = {
+            "status": "stopped" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed",
+            "reason": reason,
+        }
         raise
     finally:
         recorder.close()
