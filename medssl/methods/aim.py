@@ -1,12 +1,12 @@
-"""AIM: read a scan patch by patch and predict the next one, as a language model predicts the next word.
+"""AIM: read a scan patch by patch and predict the next patch, as a language model predicts the next word.
 
 El-Nouby et al., Scalable Pre-training of Large Autoregressive Image Models, ICML 2024 (arXiv 2401.08541).
 
     medssl pretrain --data CACHE --encoder ViT --method AIM --method.order slice --crop 48 48 48
 
-Of each scan a prefix of random length may be seen both ways, so that the encoder learns to attend both ways, as it does
-when it is used; what follows is predicted patch by patch, each from those before it. Deviations: the paper's head (12
-blocks, 2048 wide, for a trunk of 24) is smaller here, for the small default ViT; air and padding do not count.
+The patches of a prefix of random length attend to each other in both directions, as all patches do when the encoder is
+used; the patches after it are predicted one by one, each from those before it. Deviations: the paper's head (12 blocks,
+2048 wide, for a trunk of 24) is smaller here, for the small default ViT; air and padding do not count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.tokens import TokenEncoder, from_patches
 from medssl.methods.base import Method
-from medssl.methods.shared.patches import mean_square, patches_and_body, targets, with_tokens
+from medssl.methods.shared import salts
+from medssl.methods.shared.masked_mean import masked_mean
+from medssl.methods.shared.patches import patches_and_body, targets, with_tokens
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -30,10 +32,14 @@ from medssl.views.random import derive_keys, uniform
 
 
 class AIM(Method):
-    """order: in which patches follow each other: "raster", the last axis fastest, or "slice", the last axis slowest, one
-    (axial) slice of patches after the other.
+    """The mean squared error of each patch after the prefix, predicted from the patches before it.
 
-    normalise: predict each patch with mean 0 and variance 1 (as the paper) rather than as it is.
+    Args:
+        order: How patches follow each other: "raster", the last axis fastest, or "slice", the last axis slowest, one
+            (axial) slice of patches after the other.
+        head_depth: Layers of the head that predicts.
+        head_width: Width of its layers.
+        normalise: Whether to predict each patch with mean 0 and variance 1, as the paper does.
     """
 
     encoder: TokenEncoder
@@ -58,42 +64,42 @@ class AIM(Method):
         return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        x, follows = batch["views"][0], self.sequence(batch["views"][0])
+        x, order = batch["views"][0], self.sequence(batch["views"][0])
         patches, body = patches_and_body(x, batch["valid_views"][0], self.patch)
         target, _, _ = targets(patches, body, self.normalise)
         prefix = self.prefix_of(batch)
-        after = torch.arange(1, len(follows), device=x.device) >= prefix[:, None]  # (B, N - 1): not seen both ways
-        counted = body[:, follows[1:]] * after[..., None]
-        return mean_square(self.predict(x, prefix), target[:, follows[1:]], counted)
+        after = torch.arange(1, len(order), device=x.device) >= prefix[:, None]  # (B, N - 1), beyond the prefix
+        counted = body[:, order[1:]] * after[..., None]
+        return masked_mean((self.predict(x, prefix) - target[:, order[1:]]).square(), counted)
 
     def sequence(self, x: Tensor) -> Tensor:
-        """(N,): the numbers of the patches in the order in which they are read."""
+        """(N,) int64: the numbers of the patches in reading order."""
         grid = self.encoder.grid(x.shape[2:])
         numbers = torch.arange(torch.Size(grid).numel(), device=x.device).reshape(grid)
         return (numbers.movedim(-1, 0) if self.order == "slice" else numbers).flatten()
 
     def prefix_of(self, batch: dict[str, Any]) -> Tensor:
-        """(B,): how many patches may be seen both ways, uniform from 1 to all but one."""
+        """(B,) int64: the length of the prefix, uniform from 1 to all patches but one."""
         count = torch.Size(self.encoder.grid(batch["views"][0].shape[2:])).numel()
-        return 1 + (uniform(derive_keys(batch["key"], 503), 1)[:, 0] * (count - 1)).long()
+        return 1 + (uniform(derive_keys(batch["key"], salts.PREFIX), 1)[:, 0] * (count - 1)).long()
 
     def predict(self, x: Tensor, prefix: Tensor) -> Tensor:
         """(B, C, *S) -> (B, N - 1, C * voxels of a patch): the second patch of the sequence, the third, ..., the last."""
-        follows = self.sequence(x)
-        rank = follows.argsort()
+        order = self.sequence(x)
+        rank = order.argsort()
         attend = (rank <= rank[:, None]) | (rank < prefix[:, None, None])  # (B, N, N)
-        return self.head(self.encoder.tokens(x, attend=attend)[:, follows[:-1]])
+        return self.head(self.encoder.tokens(x, attend=attend)[:, order[:-1]])
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What follows the prefix, each patch predicted from the true ones before it."""
-        x, follows = batch["views"][0], self.sequence(batch["views"][0])
+        """The scan after its prefix, each patch predicted from the true ones before it."""
+        x, order = batch["views"][0], self.sequence(batch["views"][0])
         patches, body = patches_and_body(x, batch["valid_views"][0], self.patch)
         _, mean, deviation = targets(patches, body, self.normalise)
         prefix = self.prefix_of(batch)
-        found = torch.zeros_like(patches)
-        found[:, follows[1:]] = self.predict(x, prefix).to(x.dtype)
-        seen = (follows.argsort() < prefix[:, None])[..., None]
-        made = {"corrupted": patches * seen, "restored": torch.where(seen, patches, found * deviation + mean)}
+        predicted = torch.zeros_like(patches)
+        predicted[:, order[1:]] = self.predict(x, prefix).to(x.dtype)
+        visible = (order.argsort() < prefix[:, None])[..., None]
+        made = {"corrupted": patches * visible, "restored": torch.where(visible, patches, predicted * deviation + mean)}
         grid = self.encoder.grid(x.shape[2:])
         return {"source": x} | {name: from_patches(p, self.patch, grid) for name, p in made.items()}
 

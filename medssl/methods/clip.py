@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightly.utils import dist
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.methods.shared.devices import device_count, gather_all, own_rows
 from medssl.methods.shared.text import HashedText, LocalText
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -88,16 +88,12 @@ def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor | None 
 
     same: (B,) numbers; pairs with the same one (a report that reads the same) are left out of each other's negatives.
     """
-    own = torch.arange(len(images), device=images.device) + dist.rank() * len(images)
-    leave = torch.zeros(len(images), len(images) * dist.world_size(), dtype=torch.bool, device=images.device)
-    if same is not None:  # on this device; a twin on another one is a negative, as in the paper
-        mine = slice(dist.rank() * len(images), (dist.rank() + 1) * len(images))
-        leave[:, mine] = (same[:, None] == same[None]) & ~torch.eye(len(images), dtype=torch.bool, device=images.device)
+    own = own_rows(images)
+    excluded = torch.zeros(len(images), len(images) * device_count(), dtype=torch.bool, device=images.device)
+    if same is not None:  # on this device; an equal report on another one is a negative, as in the paper
+        excluded[:, own] = (same[:, None] == same[None]) & ~torch.eye(
+            len(images), dtype=torch.bool, device=images.device
+        )
     sides = ((images, texts), (texts, images))
-    logits = [(scale * a @ everywhere(b).T).masked_fill(leave, -torch.inf) for a, b in sides]
+    logits = [(scale * a @ gather_all(b).T).masked_fill(excluded, -torch.inf) for a, b in sides]
     return torch.stack([F.cross_entropy(side, own) for side in logits]).mean()
-
-
-def everywhere(x: Tensor) -> Tensor:
-    """(B, D) of this device -> (devices x B, D), with gradient."""
-    return torch.cat(dist.gather(x)) if dist.world_size() > 1 else x

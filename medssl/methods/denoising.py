@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
+from medssl.methods.shared import salts
 from medssl.methods.shared.restoring import Restoring
 from medssl.views.random import derive_keys, normal_like, uniform
 
@@ -45,7 +46,7 @@ class DenoisingAutoencoder(Restoring):
         self.noise, self.strength = noise, strength
 
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
-        keys = derive_keys(keys, 503)
+        keys = derive_keys(keys, salts.NOISE)
         if self.noise == "masking":
             lost = uniform(keys, x[0, 0].numel()) < self.strength
             return torch.where(lost.reshape(len(x), 1, *x.shape[2:]), 0.0, x)

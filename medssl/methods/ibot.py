@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.tokens import TokenEncoder, to_patches
+from medssl.methods.shared import salts
 from medssl.methods.shared.patches import check_hides, with_tokens
 from medssl.methods.shared.self_distillation import SelfDistillation
 from medssl.views.masking import patch_mask
@@ -106,7 +107,7 @@ class IBOT(SelfDistillation):
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
         """(2B, 1, *S), 1 where masked for the student: compact regions, different ones in each view."""
         size = batch["views"][0].shape[2:]
-        keys = torch.cat([derive_keys(batch["key"], 501 + i) for i in range(2)])
+        keys = torch.cat([derive_keys(batch["key"], salts.MASK + i) for i in range(2)])
         return patch_mask(keys, size, self.patch, self.mask_ratio, "block")
 
     def counted(self, mask: Tensor, body: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
+from medssl.methods.shared import salts
 from medssl.methods.shared.relation import Relational, RelationHead, cells, check_tiles, fitting
 from medssl.views.random import derive_keys, uniform
 
@@ -48,10 +49,10 @@ class Jigsaw(Relational):
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         keys, size = batch["key"], batch["views"][0].shape[2:]
         tile, cell = self.layout(size)
-        right = (uniform(derive_keys(keys, 508), 1)[:, 0] * self.permutations).long()
+        right = (uniform(derive_keys(keys, salts.PERMUTATION), 1)[:, 0] * self.permutations).long()
         corners = self.cells.to(keys.device) * torch.tensor(cell, device=keys.device)
         room = torch.tensor([c - t + 1 for c, t in zip(cell, tile)], device=keys.device)
-        moved = uniform(derive_keys(keys, 509), corners.numel()).reshape(len(keys), *corners.shape) * room
+        moved = uniform(derive_keys(keys, salts.TILE_JITTER), corners.numel()).reshape(len(keys), *corners.shape) * room
         parts = self.tiles(batch, corners + moved.long(), tile)
         order = self.orders.to(keys.device)[right]
         return parts[torch.arange(len(parts), device=keys.device)[:, None], order], right

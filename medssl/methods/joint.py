@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.methods.shared import salts
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.preprocessing.sample_fields import resolve
 from medssl.views.base import View
@@ -80,7 +81,7 @@ class Joint(Method):
             mine = slice(start, start + count)
             lists = ("views", "valid_views", "coordinate_views")
             own: dict[str, Any] = {name: batch[name][mine] for name in lists if name in batch}
-            own["key"] = derive_keys(batch["key"], 700 + number) if number else batch["key"]
+            own["key"] = derive_keys(batch["key"], salts.PART + number) if number else batch["key"]
             made.append(batch | own)
             start += count
         return made

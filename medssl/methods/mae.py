@@ -1,10 +1,10 @@
-"""Masked autoencoder: encode the few patches that are seen, let a light decoder predict the many that are not.
+"""Masked autoencoder: encode the few visible patches, let a small decoder predict the many masked ones.
 
 He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022 (arXiv 2111.06377).
 
     medssl pretrain --data CACHE --encoder ViT --method MAE --crop 48 48 48
 
-What is hidden never enters the encoder, so that a step costs a fraction of one on all patches. Deviations: no class
+Masked patches never enter the encoder, so a step costs a fraction of one on all patches. Deviations: no class
 token; the paper's decoder (8 blocks, 512 wide) belongs to a ViT-L, here it is 4 blocks, 192 wide, for the small default
 ViT; air and padding neither count in the loss nor in a patch's mean and variance.
 """
@@ -21,7 +21,9 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.tokens import TokenEncoder, blocks, from_patches, positions, run_blocks, take
 from medssl.methods.base import Method
-from medssl.methods.shared.patches import check_hides, mean_square, patches_and_body, targets, with_tokens
+from medssl.methods.shared import salts
+from medssl.methods.shared.masked_mean import masked_mean
+from medssl.methods.shared.patches import check_hides, patches_and_body, targets, with_tokens
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -30,9 +32,15 @@ from medssl.views.random import derive_keys
 
 
 class MAE(Method):
-    """mask_ratio: share of the patches hidden. mask_kind: which, see `medssl.views.masking.masking_order`.
+    """The mean squared error of the masked patches.
 
-    normalise: predict each patch with mean 0 and variance 1 (the paper's better features) rather than as it is.
+    Args:
+        mask_ratio: Share of the patches that is masked.
+        mask_kind: How they are chosen, see `medssl.views.masking.masking_order`.
+        decoder_depth: Transformer blocks of the decoder.
+        decoder_width: Width of the decoder.
+        decoder_heads: Attention heads of the decoder.
+        normalise: Whether to predict each patch with mean 0 and variance 1, which gave the paper better features.
     """
 
     encoder: TokenEncoder
@@ -68,38 +76,41 @@ class MAE(Method):
         return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        keep, hidden = self.kept_and_hidden(batch)
+        visible, masked = self.visible_and_masked(batch)
         x, body = patches_and_body(batch["views"][0], batch["valid_views"][0], self.patch)
-        counted = take(body, hidden)
-        target, _, _ = targets(take(x, hidden), counted, self.normalise)
-        return mean_square(self.predict(batch["views"][0], keep, hidden), target, counted)
+        counted = take(body, masked)
+        target, _, _ = targets(take(x, masked), counted, self.normalise)
+        return masked_mean((self.predict(batch["views"][0], visible, masked) - target).square(), counted)
 
-    def kept_and_hidden(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Numbers of patches (B, K) and (B, N - K), in each sample as many, chosen by its key."""
+    def visible_and_masked(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Numbers of patches (B, K) and (B, N - K), of the visible and the masked ones, as many in each sample."""
         x = batch["views"][0]
         order = masking_order(
-            derive_keys(batch["key"], 501), self.encoder.grid(x.shape[2:]), self.mask_kind, x
+            derive_keys(batch["key"], salts.MASK), self.encoder.grid(x.shape[2:]), self.mask_kind, x
         ).argsort(1)
         count = round(self.mask_ratio * order.shape[1])
-        hidden, keep = order.split([count, order.shape[1] - count], dim=1)
-        return keep, hidden
+        masked, visible = order.split([count, order.shape[1] - count], dim=1)
+        return visible, masked
 
-    def predict(self, x: Tensor, keep: Tensor, hidden: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, N - K, C * voxels of a patch): the hidden patches, from the kept ones alone."""
+    def predict(self, x: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, N - K, C * voxels of a patch): the masked patches, from the visible ones alone."""
         places = positions(self.encoder.grid(x.shape[2:]), self.decoder_width, x.device)
-        seen = self.project(self.encoder.tokens(x, keep)) + places[keep]
-        both = torch.cat([seen, self.hidden + places[hidden]], dim=1)  # in any order: each knows its place
-        return self.head(self.norm(run_blocks(self.blocks, both)[:, keep.shape[1] :]))
+        encoded = self.project(self.encoder.tokens(x, visible)) + places[visible]
+        tokens = torch.cat([encoded, self.hidden + places[masked]], dim=1)  # in any order: each knows its place
+        return self.head(self.norm(run_blocks(self.blocks, tokens)[:, visible.shape[1] :]))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """As in the paper's figures a normalised patch is shown with the level and contrast of the true one."""
-        x, (keep, hidden) = batch["views"][0], self.kept_and_hidden(batch)
+        x, (visible, masked) = batch["views"][0], self.visible_and_masked(batch)
         patches, body = patches_and_body(x, batch["valid_views"][0], self.patch)
-        _, mean, deviation = targets(take(patches, hidden), take(body, hidden), self.normalise)
-        found = self.predict(x, keep, hidden) * deviation + mean
-        where = hidden[..., None].expand_as(found)
+        _, mean, deviation = targets(take(patches, masked), take(body, masked), self.normalise)
+        predicted = self.predict(x, visible, masked) * deviation + mean
+        where = masked[..., None].expand_as(predicted)
         grid = self.encoder.grid(x.shape[2:])
-        made = {"corrupted": patches.scatter(1, where, 0.0), "restored": patches.scatter(1, where, found.to(x.dtype))}
+        made = {
+            "corrupted": patches.scatter(1, where, 0.0),
+            "restored": patches.scatter(1, where, predicted.to(x.dtype)),
+        }
         return {"source": x} | {name: from_patches(p, self.patch, grid) for name, p in made.items()}
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:

@@ -1,13 +1,13 @@
-"""Masked sequences (cine, fMRI, diffusion): hide the same blocks in every frame, predict the frames and how they change.
+"""Masked sequences (cine, fMRI, diffusion): mask the same blocks in every frame, predict the frames and how they change.
 
-Tong et al., VideoMAE, NeurIPS 2022 (arXiv 2203.12602), for the tubes: a block hidden in one frame alone could be copied
+Tong et al., VideoMAE, NeurIPS 2022 (arXiv 2203.12602), for the tubes: a block masked in one frame alone could be copied
 from the next. Yang et al., MotionMAE, 2022 (arXiv 2210.04154), for the differences of successive frames as a second target.
 
     medssl prepare MANIFEST --frames sequence --out CACHE
     medssl pretrain --data CACHE --encoder.in-channels 20 --method MaskedMotion
 
-A sequence lies in the cache with its frames as channels, so that any encoder of so many channels will do. Deviations: the
-hidden tubes become one learned value a frame and a U-Net decoder restores them, as in SimMIM; differences are those of the
+The cache holds the frames of a sequence as channels, so any encoder with that many channels works. Deviations: masked
+tubes become one learned value for each frame and a U-Net decoder restores them, as in SimMIM; differences are those of the
 predicted frames, without a second head; the error is absolute; the paper's 90% is for 16 frames of 224 pixels. Air and
 padding do not count.
 """
@@ -24,7 +24,8 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
-from medssl.methods.simmim import mean_error
+from medssl.methods.shared import salts
+from medssl.methods.shared.masked_mean import masked_mean
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -33,8 +34,12 @@ from medssl.views.random import derive_keys
 
 
 class MaskedMotion(Method):
-    """mask_ratio: share of the tubes hidden. mask_block: voxels of a tube's edge. motion_weight: of the error in the
-    differences of successive frames against that in the frames; 0 leaves it out.
+    """The mean absolute error of masked tubes, in the frames and in their differences.
+
+    Args:
+        mask_ratio: Share of the tubes that is masked.
+        mask_block: Voxels of a tube's edge.
+        motion_weight: Weight of the error in the differences of successive frames; 0 leaves it out.
     """
 
     decoder: Decoder
@@ -60,23 +65,25 @@ class MaskedMotion(Method):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, tubes = batch["views"][0], self.tubes_of(batch)
-        found, counted = self.predict(x, tubes), batch["valid_views"][0] * tubes
-        return mean_error(found, x, counted) + self.motion_weight * mean_error(
-            found.diff(dim=1), x.diff(dim=1), counted
-        )
+        predicted, counted = self.predict(x, tubes), batch["valid_views"][0] * tubes
+        error = masked_mean((predicted - x).abs(), counted)
+        motion = masked_mean((predicted.diff(dim=1) - x.diff(dim=1)).abs(), counted)
+        return error + self.motion_weight * motion
 
     def tubes_of(self, batch: dict[str, Any]) -> Tensor:
-        """(B, 1, *S), 1 where every frame is hidden: the sample's share of blocks, chosen by its key."""
-        return patch_mask(derive_keys(batch["key"], 501), batch["views"][0].shape[2:], self.mask_block, self.mask_ratio)
+        """(B, 1, *S), 1 where every frame is masked: the same number of blocks in each sample, chosen by its key."""
+        return patch_mask(
+            derive_keys(batch["key"], salts.MASK), batch["views"][0].shape[2:], self.mask_block, self.mask_ratio
+        )
 
     def predict(self, x: Tensor, tubes: Tensor) -> Tensor:
-        """(B, frames, *S) -> (B, frames, *S), from what is outside of the tubes."""
+        """(B, frames, *S) -> (B, frames, *S), from what lies outside the tubes."""
         return self.decoder(self.encoder.features(torch.where(tubes > 0, self.hidden, x)))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        x, hidden = batch["views"][0], self.tubes_of(batch) > 0
-        restored = torch.where(hidden, self.predict(x, hidden.float()), x)
-        return {"source": x, "corrupted": torch.where(hidden, torch.zeros_like(x), x), "restored": restored}
+        x, masked = batch["views"][0], self.tubes_of(batch) > 0
+        restored = torch.where(masked, self.predict(x, masked.float()), x)
+        return {"source": x, "corrupted": torch.where(masked, torch.zeros_like(x), x), "restored": restored}
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

@@ -75,9 +75,9 @@ class MoCo(StudentTeacher):
         query_view, key_view = batch["views"]
         queries, keys = self.project(query_view), self.targets(key_view)
         scans = batch["scan"].to(keys)[:, None]
-        _, kept = self.bank(torch.cat([F.normalize(keys, dim=1), scans], dim=1), update=self.training)
-        never = scans == kept[None, -1]
-        return info_nce_of_queue(queries, keys, kept[:-1].T, self.temperature, self.similarity, never)
+        _, entries = self.bank(torch.cat([F.normalize(keys, dim=1), scans], dim=1), update=self.training)
+        excluded = scans == entries[None, -1]
+        return info_nce_of_queue(queries, keys, entries[:-1].T, self.temperature, self.similarity, excluded)
 
     def symmetric_loss(self, batch: dict[str, Any]) -> Tensor:
         """v3: each view asks once and answers once."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
+from medssl.methods.shared import salts
 from medssl.methods.shared.restoring import Restoring
 from medssl.views.base import per_sample
 from medssl.views.curves import BezierCurve
@@ -46,14 +47,14 @@ class ModelsGenesis(Restoring):
         self.bend = BezierCurve(probability=nonlinear)
 
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
-        chances = uniform(derive_keys(keys, 513), 3)
+        chances = uniform(derive_keys(keys, salts.DAMAGE), 3)
         shuffled = torch.where(
-            per_sample(chances[:, 0] < self.shuffle, x), shuffle_blocks(x, derive_keys(keys, 514)), x
+            per_sample(chances[:, 0] < self.shuffle, x), shuffle_blocks(x, derive_keys(keys, salts.SHUFFLING)), x
         )
-        bent = self.bend(shuffled, self.bend.draw(derive_keys(keys, 515)))
-        covered = self.covered(derive_keys(keys, 516), x.shape[2:], chances[:, 2] < self.inward)
+        bent = self.bend(shuffled, self.bend.draw(derive_keys(keys, salts.CURVE)))
+        covered = self.covered(derive_keys(keys, salts.PAINTING), x.shape[2:], chances[:, 2] < self.inward)
         covered = covered & per_sample(chances[:, 1] < self.paint, x)
-        noise = uniform(derive_keys(keys, 517), x[0, 0].numel()).reshape(covered.shape).to(x.dtype)
+        noise = uniform(derive_keys(keys, salts.PAINTED_NOISE), x[0, 0].numel()).reshape(covered.shape).to(x.dtype)
         return torch.where(covered, noise, bent)
 
     def covered(self, keys: Tensor, size: Sequence[int], inward: Tensor) -> Tensor:

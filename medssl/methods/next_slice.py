@@ -22,7 +22,8 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
-from medssl.methods.simmim import mean_error
+from medssl.methods.shared import salts
+from medssl.methods.shared.masked_mean import masked_mean
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -51,29 +52,31 @@ class NextSlice(Method):
         return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        x, (to_come, asked) = batch["views"][0], self.to_come(batch)
-        return mean_error(self.predict(x, to_come), x, batch["valid_views"][0] * asked)
+        x, (future, counted) = batch["views"][0], self.future_of(batch)
+        return masked_mean((self.predict(x, future) - x).abs(), batch["valid_views"][0] * counted)
 
-    def to_come(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Twice a mask that meets (B, C, *S): what is hidden, and what of it is predicted: the first `ahead` of it."""
+    def future_of(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Two masks that broadcast to (B, C, *S): what is masked, and the first `ahead` of it, which the loss counts."""
         x = batch["views"][0]
         axis = 1 if self.along == "frames" else x.ndim - 1
         count = x.shape[axis]
-        known = 1 + (uniform(derive_keys(batch["key"], 504), 1) * (count - self.ahead)).long()  # (B, 1)
+        known = (
+            1 + (uniform(derive_keys(batch["key"], salts.FIRST_TO_PREDICT), 1) * (count - self.ahead)).long()
+        )  # (B, 1)
         place = torch.arange(count, device=x.device) - known  # (B, count)
         shape = [len(x), *[count if a == axis else 1 for a in range(1, x.ndim)]]
         return (place >= 0).reshape(shape), ((place >= 0) & (place < self.ahead)).reshape(shape)
 
-    def predict(self, x: Tensor, to_come: Tensor) -> Tensor:
-        """(B, C, *S), of which `to_come` is not seen -> every voxel (B, C, *S)."""
-        return self.decoder(self.encoder.features(torch.where(to_come, self.hidden, x)))
+    def predict(self, x: Tensor, future: Tensor) -> Tensor:
+        """(B, C, *S), of which `future` is masked -> every voxel (B, C, *S)."""
+        return self.decoder(self.encoder.features(torch.where(future, self.hidden, x)))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What lies beyond the prediction is left black in all three."""
-        x, (to_come, asked) = batch["views"][0], self.to_come(batch)
+        x, (future, counted) = batch["views"][0], self.future_of(batch)
         black = torch.zeros_like(x)
-        known, source = torch.where(to_come, black, x), torch.where(to_come & ~asked, black, x)
-        return {"source": source, "corrupted": known, "restored": torch.where(asked, self.predict(x, to_come), known)}
+        known, source = torch.where(future, black, x), torch.where(future & ~counted, black, x)
+        return {"source": source, "corrupted": known, "restored": torch.where(counted, self.predict(x, future), known)}
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
+from medssl.methods.shared import salts
 from medssl.methods.shared.relation import Relational, RelationHead, cells, check_tiles, fitting
 from medssl.views.random import derive_keys, uniform
 
@@ -39,12 +40,12 @@ class RelativeLocation(Relational):
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         keys, size = batch["key"], batch["views"][0].shape[2:]
         tile, pitch, reach = self.layout(size)
-        right = (uniform(derive_keys(keys, 506), 1)[:, 0] * len(self.around)).long()
+        right = (uniform(derive_keys(keys, salts.SIDE), 1)[:, 0] * len(self.around)).long()
         chosen = torch.stack([torch.ones_like(self.around[right.cpu()]), self.around[right.cpu()]], 1).to(keys.device)
         middle = torch.tensor([(n - t) // 2 for n, t in zip(size, tile)], device=keys.device)
         starts = middle + (chosen - 1) * torch.tensor(pitch, device=keys.device)
         span = torch.tensor(reach, device=keys.device)
-        moved = uniform(derive_keys(keys, 507), starts[0].numel()).reshape(starts.shape) * (2 * span + 1)
+        moved = uniform(derive_keys(keys, salts.SIDE_JITTER), starts[0].numel()).reshape(starts.shape) * (2 * span + 1)
         return self.tiles(batch, starts + moved.long() - span, tile), right
 
     def layout(self, size: Sequence[int]) -> tuple[tuple[int, ...], list[int], list[int]]:

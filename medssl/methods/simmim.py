@@ -25,6 +25,8 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
+from medssl.methods.shared import salts
+from medssl.methods.shared.masked_mean import masked_mean
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -73,14 +75,14 @@ class SimMIM(Method):
         x, mask = batch["views"][0], self.mask_of(batch)
         body = batch["valid_views"][0]
         restored, places = self.predict(self.seen(batch), mask)
-        loss = mean_error(restored, x, body if self.restore_intensity else body * mask)
+        loss = masked_mean((restored - x).abs(), body if self.restore_intensity else body * mask)
         if not self.place_weight:
             return loss
-        return loss + self.place_weight * mean_error(places, batch["coordinate_views"][0], body)
+        return loss + self.place_weight * masked_mean((places - batch["coordinate_views"][0]).abs(), body)
 
     def seen(self, batch: dict[str, Any]) -> Tensor:
         """What the encoder is shown of the view, before the mask."""
-        x, keys = batch["views"][0], derive_keys(batch["key"], 502)
+        x, keys = batch["views"][0], derive_keys(batch["key"], salts.INTENSITY_CHANGE)
         return self.corruption(x, self.corruption.draw(keys)) if self.restore_intensity else x
 
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,7 +94,7 @@ class SimMIM(Method):
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
         """(B, 1, *S), 1 where hidden: in each sample the same number of blocks, chosen by its key."""
         size = batch["views"][0].shape[2:]
-        return patch_mask(derive_keys(batch["key"], 501), size, self.mask_block, self.mask_ratio)
+        return patch_mask(derive_keys(batch["key"], salts.MASK), size, self.mask_block, self.mask_ratio)
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x, mask = batch["views"][0], self.mask_of(batch)
@@ -109,8 +111,3 @@ class SimMIM(Method):
                 f"the crop {tuple(crop)} does not divide into blocks of {self.mask_block} voxels: the nearest that does is "
                 f"--crop {nearest}, or choose another --method.mask_block"
             )
-
-
-def mean_error(found: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-    """The mean absolute error over the voxels where `counted` (B, 1 or C, *S) is 1; 0 where there is none."""
-    return ((found - truth).abs() * counted).sum() / counted.expand_as(truth).sum().clamp(min=1)

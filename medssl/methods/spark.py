@@ -1,4 +1,4 @@
-"""SparK: masked modelling for convolutions. Hidden regions stay empty through every layer, and a U-Net fills them in.
+"""SparK: masked modelling for convolutions. Masked regions stay empty through every layer, and a U-Net fills them in.
 
 Tian et al., Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling, ICLR 2023 (arXiv
 2301.03580); S3D, its volumetric use: Wald et al., Revisiting MAE pre-training for 3D medical image segmentation, CVPR
@@ -6,8 +6,8 @@ Tian et al., Designing BERT for Convolutional Networks: Sparse and Hierarchical 
 
     medssl pretrain --data CACHE --encoder ResidualUNet --method SparK --crop 48 48 48
 
-A plain convolution lets the mask's edge leak into what is seen, further with every layer, and its norms count the holes.
-Here what lies in a hidden block is emptied after each convolution and pooling, and norms see the visible places alone,
+A plain convolution lets the edge of the mask leak into what is visible, further with every layer, and its norms count the holes.
+Here what lies in a masked block is set to 0 after each convolution and pooling, and norms see the visible places alone,
 which is what a submanifold sparse convolution computes, without its library. Deviations: blocks are as large as the
 encoder's own coarsest stride (32 in the paper); the decoder is the one that segmentation will use; air and padding do not
 count.
@@ -32,7 +32,9 @@ from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.encoders.tokens import from_patches
 from medssl.methods.base import Method
-from medssl.methods.shared.patches import mean_square, patches_and_body, targets
+from medssl.methods.shared import salts
+from medssl.methods.shared.masked_mean import masked_mean
+from medssl.methods.shared.patches import patches_and_body, targets
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -44,9 +46,12 @@ MIXERS = (_ConvNd, _MaxPoolNd, _AvgPoolNd)
 
 
 class SparK(Method):
-    """mask_ratio: share of the blocks hidden. mask_kind: which, see `medssl.views.masking.masking_order`.
+    """The mean squared error of the masked blocks.
 
-    normalise: predict each block with mean 0 and variance 1, as the paper does, rather than as it is.
+    Args:
+        mask_ratio: Share of the blocks that is masked.
+        mask_kind: How they are chosen, see `medssl.views.masking.masking_order`.
+        normalise: Whether to predict each block with mean 0 and variance 1, as the paper does.
     """
 
     decoder: Decoder
@@ -67,33 +72,33 @@ class SparK(Method):
         return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        x, seen = batch["views"][0], self.seen_of(batch)
-        truth, counted = patches_and_body(x, batch["valid_views"][0] * (1 - seen), self.block)
+        x, visible = batch["views"][0], self.visible_of(batch)
+        truth, counted = patches_and_body(x, batch["valid_views"][0] * (1 - visible), self.block)
         body = patches_and_body(x, batch["valid_views"][0], self.block)[1]
-        found, _ = patches_and_body(self.predict(x, seen), seen, self.block)
-        return mean_square(found, targets(truth, body, self.normalise)[0], counted)
+        predicted, _ = patches_and_body(self.predict(x, visible), visible, self.block)
+        return masked_mean((predicted - targets(truth, body, self.normalise)[0]).square(), counted)
 
-    def seen_of(self, batch: dict[str, Any]) -> Tensor:
-        """(B, 1, *S), 1 where visible: in each sample as many blocks, chosen by its key."""
+    def visible_of(self, batch: dict[str, Any]) -> Tensor:
+        """(B, 1, *S), 1 where visible: the same number of blocks in each sample, chosen by its key."""
         x = batch["views"][0]
-        keys = derive_keys(batch["key"], 501)
+        keys = derive_keys(batch["key"], salts.MASK)
         return 1 - patch_mask(keys, x.shape[2:], self.block, self.mask_ratio, self.mask_kind, image=x).to(x.dtype)
 
-    def predict(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(B, C, *S) and what is visible of it (B, 1, *S) -> every voxel (B, C, *S), normalised where that is asked."""
-        with visible_only(self.encoder, seen):
-            pyramid = self.encoder.features(x * seen)
-        return self.decoder([torch.where(at(seen, p) > 0, p, h.to(p.dtype)) for p, h in zip(pyramid, self.hidden)])
+    def predict(self, x: Tensor, visible: Tensor) -> Tensor:
+        """(B, C, *S) and what is visible of it (B, 1, *S) -> every voxel (B, C, *S), normalised if `normalise` is set."""
+        with visible_only(self.encoder, visible):
+            pyramid = self.encoder.features(x * visible)
+        return self.decoder([torch.where(at(visible, p) > 0, p, h.to(p.dtype)) for p, h in zip(pyramid, self.hidden)])
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """As in the paper's figures a normalised block is shown with the level and contrast of the true one."""
-        x, seen = batch["views"][0], self.seen_of(batch)
+        x, visible = batch["views"][0], self.visible_of(batch)
         truth, body = patches_and_body(x, batch["valid_views"][0], self.block)
         _, mean, deviation = targets(truth, body, self.normalise)
-        found, _ = patches_and_body(self.predict(x, seen), seen, self.block)
+        predicted, _ = patches_and_body(self.predict(x, visible), visible, self.block)
         grid = [n // b for n, b in zip(x.shape[2:], self.block)]
-        whole = from_patches(found * deviation + mean, self.block, grid)
-        return {"source": x, "corrupted": x * seen, "restored": torch.where(seen > 0, x, whole.to(x.dtype))}
+        whole = from_patches(predicted * deviation + mean, self.block, grid)
+        return {"source": x, "corrupted": x * visible, "restored": torch.where(visible > 0, x, whole.to(x.dtype))}
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
@@ -101,33 +106,38 @@ class SparK(Method):
         if not 0 < round(self.mask_ratio * count) < count:
             raise MedsslError(
                 f"the crop {tuple(crop)} holds {count} blocks of {self.block} voxels, the encoder's coarsest stride, of which "
-                f"mask_ratio {self.mask_ratio} hides {round(self.mask_ratio * count)}: expected some hidden and some seen; pass "
+                f"mask_ratio {self.mask_ratio} masks {round(self.mask_ratio * count)}: expected some masked and some visible; pass "
                 f"a larger --crop or an encoder of fewer levels"
             )
 
 
 @contextmanager
-def visible_only(encoder: nn.Module, seen: Tensor) -> Iterator[None]:
-    """Within it, the encoder's layers neither see nor fill what is hidden; as many voxels visible in each sample.
+def visible_only(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
+    """Within this context, the encoder's layers neither read nor fill what is masked.
 
-    seen: (B, 1, *S), 1 where visible, in blocks that every stride of the encoder divides.
+    Args:
+        encoder: Convolutions, pools and norms only, see `check_convolutional`.
+        visible: (B, 1, *S), 1 where visible, in blocks that every stride of the encoder divides; the same number of voxels
+            in each sample.
     """
     shapes: dict[nn.Module, torch.Size] = {}
 
     def gather(module: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
         x = given[0]
         shapes[module] = x.shape
-        found = x.flatten(2).gather(2, visible(seen, x).expand(-1, x.shape[1], -1))
-        return found.reshape(*found.shape, *[1] * (x.ndim - 3))  # (B, C, visible, 1, ...): still of the norm's dims
+        values = x.flatten(2).gather(2, visible_places(visible, x).expand(-1, x.shape[1], -1))
+        return values.reshape(
+            *values.shape, *[1] * (x.ndim - 3)
+        )  # (B, C, visible, 1, ...): as many dims as the norm expects
 
     def scatter(module: nn.Module, _: Any, out: Tensor) -> Tensor:
         shape = shapes.pop(module)
         empty = out.new_zeros(shape)
-        where = visible(seen, empty).expand(-1, shape[1], -1)
+        where = visible_places(visible, empty).expand(-1, shape[1], -1)
         return empty.flatten(2).scatter(2, where, out.flatten(2)).reshape(shape)
 
     def empty(module: nn.Module, _: Any, out: Tensor) -> Tensor:
-        return out * at(seen, out)
+        return out * at(visible, out)
 
     hooks: list[Any] = []
     for module in encoder.modules():
@@ -142,18 +152,18 @@ def visible_only(encoder: nn.Module, seen: Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def at(seen: Tensor, x: Tensor) -> Tensor:
+def at(visible: Tensor, x: Tensor) -> Tensor:
     """The mask on the grid of a level, (B, 1, *S of x)."""
-    return F.interpolate(seen, size=x.shape[2:], mode="nearest").to(x.dtype)
+    return F.interpolate(visible, size=x.shape[2:], mode="nearest").to(x.dtype)
 
 
-def visible(seen: Tensor, x: Tensor) -> Tensor:
-    """(B, 1, count): the numbers of the visible places on the grid of a level."""
-    return at(seen, x).flatten(1).nonzero()[:, 1].reshape(len(x), 1, -1)
+def visible_places(visible: Tensor, x: Tensor) -> Tensor:
+    """(B, 1, count) int64: the numbers of the visible places on the grid of a level."""
+    return at(visible, x).flatten(1).nonzero()[:, 1].reshape(len(x), 1, -1)
 
 
 def check_convolutional(encoder: Encoder) -> None:
-    """Raise MedsslError for an encoder with layers that `visible_only` cannot keep from looking at what is hidden."""
+    """Raise MedsslError for an encoder with layers that `visible_only` cannot keep from reading what is masked."""
     for module in encoder.modules():
         if next(module.parameters(recurse=False), None) is not None and not isinstance(module, NORMS + MIXERS):
             raise MedsslError(

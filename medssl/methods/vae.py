@@ -25,6 +25,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.autoencoder import check_narrow
 from medssl.methods.base import Method
+from medssl.methods.shared import salts
 from medssl.methods.shared.restoring import FromCode, ToCode
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -55,7 +56,7 @@ class VAE(Method):
         x = batch["views"][0]
         code = self.posterior(x)
         drawn = code.mean + code.stddev * normal_like(
-            code.mean, derive_keys(batch["key"], 504)
+            code.mean, derive_keys(batch["key"], salts.LATENT_NOISE)
         )  # reparametrised, by key
         restored = self.from_code(drawn, x.shape[2:])
         spread = (restored - x).square().mean().detach().sqrt().clamp(min=1e-4)

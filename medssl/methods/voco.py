@@ -25,6 +25,7 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.methods.shared import salts
 from medssl.methods.shared.relation import cells, check_tiles, cut, own_intensities
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -72,7 +73,9 @@ class VoCo(Method):
         tile = [n // g for n, g in zip(size, grid)]
         bases = (cells(grid) * torch.tensor(tile)).to(keys.device).expand(len(keys), -1, -1)
         room = torch.tensor([n - t + 1 for n, t in zip(size, tile)], device=keys.device)
-        drawn = uniform(derive_keys(keys, 510), self.queries * len(tile)).reshape(len(keys), self.queries, len(tile))
+        drawn = uniform(derive_keys(keys, salts.RANDOM_CROPS), self.queries * len(tile)).reshape(
+            len(keys), self.queries, len(tile)
+        )
         return bases, (drawn * room).long(), tile
 
     def grid_of(self, size: Sequence[int]) -> list[int]:

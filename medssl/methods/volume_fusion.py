@@ -24,6 +24,8 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
+from medssl.methods.shared import salts
+from medssl.methods.shared.masked_mean import masked_mean
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View, per_sample
@@ -54,7 +56,7 @@ class VolumeFusion(Method):
         fused, classes, counted = self.fuse(batch)
         logits = self.decoder(self.encoder.features(fused)).float()
         entropy = F.cross_entropy(logits, classes, reduction="none")[:, None]
-        return (entropy * counted).sum() / counted.sum().clamp(min=1) + dice_loss(logits, classes, counted)
+        return masked_mean(entropy, counted) + dice_loss(logits, classes, counted)
 
     def fuse(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """The fused scans (B, C, *S), the class of each voxel's coefficient (B, *S), and what counts (B, 1, *S)."""
@@ -66,10 +68,10 @@ class VolumeFusion(Method):
     def classes_of(self, keys: Tensor, size: Sequence[int]) -> Tensor:
         """(B, *size) int64, 0..coefficients: boxes one over the other, of each sample by its key alone."""
         fewest, most = self.boxes
-        count = fewest + (uniform(derive_keys(keys, 511), 1)[:, 0] * (most - fewest + 1)).long()
+        count = fewest + (uniform(derive_keys(keys, salts.BOX_COUNT), 1)[:, 0] * (most - fewest + 1)).long()
         classes = torch.zeros(len(keys), *size, dtype=torch.int64, device=keys.device)
         for n in range(most):
-            one = derive_keys(derive_keys(keys, 512), n)
+            one = derive_keys(derive_keys(keys, salts.BOXES), n)
             value = (uniform(derive_keys(one, 0), 1)[:, 0] * (self.coefficients + 1)).long()
             inside = random_box(derive_keys(one, 1), size, BOX) & per_sample(n < count, classes)
             classes = torch.where(inside, per_sample(value, classes), classes)

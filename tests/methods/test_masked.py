@@ -85,7 +85,7 @@ def test_mae_is_the_published_loss_in_float64(normalise: bool, agrees) -> None:
     torch.manual_seed(0)
     method = MAE(ENCODERS["vit"](3), decoder_depth=1, decoder_width=16, decoder_heads=2, normalise=normalise)
     batch = small_batch(method, (16, 16, 16))
-    keep, hidden = method.kept_and_hidden(batch)
+    keep, hidden = method.visible_and_masked(batch)
     with torch.no_grad():
         found = float(method.loss(batch))
         predicted = method.predict(batch["views"][0], keep, hidden).double().numpy()
@@ -111,7 +111,7 @@ def test_mae_s_decoder_and_loss_equal_lightly_s(agrees) -> None:
     method = MAE(ENCODERS["vit"](2), decoder_depth=2, decoder_width=16, decoder_heads=2).eval()
     batch = small_batch(method, (32, 32))
     batch["valid_views"][0].fill_(1.0)
-    x, (keep, hidden) = batch["views"][0], method.kept_and_hidden(batch)
+    x, (keep, hidden) = batch["views"][0], method.visible_and_masked(batch)
     theirs = MaskedVisionTransformerDecoderTIMM(
         16, 16, depth=2, num_heads=2, num_prefix_tokens=0, norm_layer=torch.nn.LayerNorm, mask_token=method.hidden
     )
@@ -144,7 +144,7 @@ def test_mae_does_not_see_what_it_hides_nor_count_air() -> None:
     torch.manual_seed(0)
     method = MAE(ENCODERS["vit"](2), decoder_width=24, decoder_depth=1)
     batch = small_batch(method, (32, 32))
-    keep, hidden = method.kept_and_hidden(batch)
+    keep, hidden = method.visible_and_masked(batch)
     x = batch["views"][0]
     other = with_other_hidden(x, hidden, method.encoder)
     assert not torch.equal(other, x)
@@ -163,7 +163,7 @@ def test_mae_shows_the_seen_as_it_is_and_the_hidden_by_its_prediction() -> None:
     torch.manual_seed(0)
     method = MAE(ENCODERS["vit"](3), normalise=False, decoder_width=24, decoder_depth=1)
     batch = small_batch(method, (16, 16, 16))
-    keep, hidden = method.kept_and_hidden(batch)
+    keep, hidden = method.visible_and_masked(batch)
     shown = {name: to_patches(x, (8, 8, 8)) for name, x in method.reconstruct(batch).items()}
     for name in ("corrupted", "restored"):
         assert torch.equal(take(shown[name], keep), take(shown["source"], keep))
@@ -177,7 +177,7 @@ def test_spark_is_the_published_loss_in_float64(normalise: bool, agrees) -> None
     torch.manual_seed(0)
     method = SparK(ENCODERS["unet"](2), normalise=normalise)
     batch = small_batch(method, (16, 16))
-    seen = method.seen_of(batch)
+    seen = method.visible_of(batch)
     with torch.no_grad():
         found = float(method.loss(batch))
         predicted = method.predict(batch["views"][0], seen).double().numpy()
@@ -229,7 +229,7 @@ def test_spark_keeps_hidden_blocks_empty_at_every_level_and_does_not_see_them(en
     torch.manual_seed(0)
     method = SparK(ENCODERS[encoder](dims))
     batch = small_batch(method, (32,) * dims, 2)
-    x, seen = batch["views"][0], method.seen_of(batch)
+    x, seen = batch["views"][0], method.visible_of(batch)
     with visible_only(method.encoder, seen):
         pyramid = method.encoder.features(x * seen)
     for level in pyramid:

@@ -8,7 +8,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import VAE, Autoencoder, DenoisingAutoencoder, Method, ModelsGenesis, check_method
 from medssl.methods.check import synthetic_batch
-from medssl.methods.shared.restoring import squared_error
+from medssl.methods.shared.masked_mean import masked_mean
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views.masking import random_box, shuffle_blocks
 from medssl.views.random import make_keys
@@ -73,7 +73,7 @@ def test_restoring_counts_the_squared_error_of_body_alone(name: str, agrees) -> 
 
 def test_a_batch_of_air_alone_gives_zero_and_no_nan() -> None:
     x = torch.rand(2, 1, 8, 8)
-    assert float(squared_error(x, x * 0, torch.zeros(2, 1, 8, 8))) == 0.0
+    assert float(masked_mean(x.square(), torch.zeros(2, 1, 8, 8))) == 0.0
 
 
 def test_autoencoder_counts_every_voxel_and_nothing_leads_around_the_code(agrees) -> None:

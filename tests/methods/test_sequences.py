@@ -27,7 +27,7 @@ def test_next_slice_counts_the_next_ones_alone_and_sees_none_of_what_is_to_come(
     torch.manual_seed(0)
     method = NextSlice(ENCODERS["unet frames"](3), along, ahead=2)
     batch = small_batch(method, (8, 8, 16))
-    to_come, asked = method.to_come(batch)
+    to_come, asked = method.future_of(batch)
     x, axis = batch["views"][0], 1 if along == "frames" else 4
     with torch.no_grad():
         found = float(method.loss(batch))

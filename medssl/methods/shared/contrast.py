@@ -13,10 +13,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from lightly.utils import dist
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
+from medssl.methods.shared.devices import device_count, gather_all, own_rows
 
 Similarity = Literal["cosine", "dot", "euclidean"]
 
@@ -37,19 +37,19 @@ def similarities(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Ten
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float, similarity: Similarity = "cosine") -> Tensor:
     """Cross-entropy of each query's own key among the keys of the batch (van den Oord et al. 2018, arXiv 1807.03748)."""
-    logits = similarities(queries, everyone(keys), similarity) / temperature
+    logits = similarities(queries, gather_all(keys), similarity) / temperature
     return F.cross_entropy(logits, own_rows(queries))
 
 
 def info_nce_of_queue(
-    queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, similarity: Similarity, never: Tensor
+    queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, similarity: Similarity, excluded: Tensor
 ) -> Tensor:
     """Cross-entropy of each query's own key against a queue (Q, D) of keys of earlier batches (He et al., CVPR 2020).
 
-    never: (B, Q), true where an entry of the queue is no negative of the query.
+    excluded: (B, Q), true where an entry of the queue is no negative of the query.
     """
     positive = similarities(queries[:, None], keys[:, None], similarity)[:, 0]  # (B, 1)
-    negative = similarities(queries, queue, similarity).masked_fill(never, -torch.inf)
+    negative = similarities(queries, queue, similarity).masked_fill(excluded, -torch.inf)
     answers = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
     return F.cross_entropy(torch.cat([positive, negative], dim=1) / temperature, answers)
 
@@ -59,22 +59,12 @@ def nt_xent(a: Tensor, b: Tensor, groups: Tensor, temperature: float, similarity
 
     groups: (B,) whole numbers; with all of them different and the cosine this is lightly's `NTXentLoss`.
     """
-    queries, count = torch.cat([a, b]), len(a) * dist.world_size()
-    logits = similarities(queries, torch.cat([everyone(a), everyone(b)]), similarity) / temperature
+    queries, count = torch.cat([a, b]), len(a) * device_count()
+    logits = similarities(queries, torch.cat([gather_all(a), gather_all(b)]), similarity) / temperature
     answers = torch.cat([own_rows(a) + count, own_rows(a)])
-    never = (groups[:, None] == everyone(groups)[None]).repeat(2, 2)
-    never[torch.arange(2 * len(a)), answers] = False
-    return F.cross_entropy(logits.masked_fill(never, -torch.inf), answers)
-
-
-def own_rows(x: Tensor) -> Tensor:
-    """(B,): where this device's rows lie among everyone's."""
-    return torch.arange(len(x), device=x.device) + dist.rank() * len(x)
-
-
-def everyone(x: Tensor) -> Tensor:
-    """(B, ...) -> (B * devices, ...), with gradients, device after device."""
-    return torch.cat(dist.gather(x)) if dist.world_size() > 1 else x
+    excluded = (groups[:, None] == gather_all(groups)[None]).repeat(2, 2)
+    excluded[torch.arange(2 * len(a)), answers] = False
+    return F.cross_entropy(logits.masked_fill(excluded, -torch.inf), answers)
 
 
 def check_temperature(temperature: float) -> None:

@@ -1,7 +1,7 @@
-"""What the methods that predict patches share: their targets, voxel by voxel, and the error over what counts.
+"""Shared by methods that predict patches: the targets, and the checks of encoder and crop.
 
 target, mean, deviation = targets(patches, counted)
-loss = mean_square(predicted, target, counted)
+loss = masked_mean((predicted - target).square(), counted)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from medssl.encoders.tokens import TokenEncoder, to_patches
 
 
 def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
-    """The encoder, if it can encode single patches. Raises MedsslError if it cannot."""
+    """The encoder, if it can encode single patches; raises MedsslError if it cannot."""
     if not isinstance(encoder, TokenEncoder):
         raise MedsslError(
             f"{method} came with a {type(encoder).__name__}: expected an encoder of patches; pass --encoder ViT, or for "
@@ -27,13 +27,13 @@ def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
 
 
 def check_hides(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: float) -> None:
-    """Raise MedsslError unless some of the crop's patches are hidden and some are seen."""
+    """Raise MedsslError unless some of the crop's patches are masked and some are visible."""
     count = torch.Size(encoder.grid(crop)).numel()
-    hidden = round(mask_ratio * count)
-    if not 0 < hidden < count:
+    masked = round(mask_ratio * count)
+    if not 0 < masked < count:
         raise MedsslError(
             f"the crop {tuple(crop)} holds {count} patches of {encoder.strides[-1]} voxels, of which mask_ratio {mask_ratio} "
-            f"hides {hidden}: expected some hidden and some seen; pass a larger --crop or a smaller --encoder.patch"
+            f"masks {masked}: expected some masked and some visible; pass a larger --crop or a smaller --encoder.patch"
         )
 
 
@@ -43,10 +43,16 @@ def patches_and_body(x: Tensor, body: Tensor, patch: Sequence[int]) -> tuple[Ten
 
 
 def targets(patches: Tensor, counted: Tensor, normalise: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """What is to be predicted of each patch, and the mean and deviation that turn it back into voxels.
+    """The targets of a prediction of patches, normalised as in He et al. 2022 (arXiv 2111.06377), section 4.1.
 
-    (B, N, P) -> (B, N, P) and twice (B, N, 1). Normalised, a patch has mean 0 and variance 1 over its counted voxels (He
-    et al. 2022, section 4.1: contrast within the patch matters, not its level), with their code's unbiased variance.
+    Args:
+        patches: (B, N, P), the voxels of each patch.
+        counted: (B, N, P), 1 where a voxel counts.
+        normalise: Whether each patch gets mean 0 and variance 1 over its counted voxels, with the unbiased variance of
+            the authors' code: the contrast within a patch matters, not its level.
+
+    Returns:
+        The targets (B, N, P), and the mean and the deviation (B, N, 1) that turn a prediction back into voxels.
     """
     if not normalise:
         return patches, torch.zeros_like(patches[..., :1]), torch.ones_like(patches[..., :1])
@@ -55,8 +61,3 @@ def targets(patches: Tensor, counted: Tensor, normalise: bool = True) -> tuple[T
     variance = ((patches - mean).square() * counted).sum(-1, keepdim=True) / (count - 1).clamp(min=1)
     deviation = (variance + 1e-6).sqrt()
     return (patches - mean) / deviation, mean, deviation
-
-
-def mean_square(found: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-    """The mean squared error over the voxels where `counted` is 1; 0 where there is none."""
-    return ((found - truth).square() * counted).sum() / counted.sum().clamp(min=1)

@@ -23,6 +23,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.methods.shared import salts
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -87,7 +88,9 @@ class RelationHead(nn.Module):
 
 def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
     """(B, n, C, *tile): each tile seen through `view` with a key of its own."""
-    each = derive_keys(derive_keys(keys, 505)[:, None], torch.arange(tiles.shape[1], device=keys.device)).flatten()
+    each = derive_keys(
+        derive_keys(keys, salts.TILE_INTENSITY)[:, None], torch.arange(tiles.shape[1], device=keys.device)
+    ).flatten()
     return view(tiles.flatten(0, 1), view.draw(each)).reshape(tiles.shape)
 
 

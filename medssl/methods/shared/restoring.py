@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
+from medssl.methods.shared.masked_mean import masked_mean
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -52,7 +53,8 @@ class Restoring(Method):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]
-        return squared_error(self.restore(self.corrupt(x, batch["key"])), x, batch["valid_views"][0])
+        restored = self.restore(self.corrupt(x, batch["key"]))
+        return masked_mean((restored - x).square(), batch["valid_views"][0])
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x = batch["views"][0]
@@ -109,8 +111,3 @@ def _level(conv: Any, source: int, target: int, ratio: Sequence[int]) -> nn.Modu
     return nn.Sequential(
         larger, conv(source, target, 3, padding=1), nn.GroupNorm(1, target), nn.LeakyReLU(inplace=True)
     )
-
-
-def squared_error(found: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
-    """The mean squared error over the voxels where `counted` (B, 1, *S) is 1; 0 where there is none."""
-    return ((found - truth).square() * counted).sum() / (counted.sum() * truth.shape[1]).clamp(min=1)
