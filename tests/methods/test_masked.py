@@ -307,8 +307,8 @@ def test_ibot_is_the_published_loss_in_float64(agrees) -> None:
     counted = method.counted(mask, torch.cat(batch["valid_views"]))
     student = torch.nn.Sequential(method.encoder, method.head)
     with torch.no_grad():
-        said, said_of_patches = (t.double().numpy() for t in method.answers(method.teacher, x, counted))
-        answered, of_patches = (t.double().numpy() for t in method.answers(student, method.covered(x, mask), counted))
+        said, said_of_patches = (t.double().numpy() for t in method.logits(method.teacher, x, counted))
+        answered, of_patches = (t.double().numpy() for t in method.logits(student, method.masked(x, mask), counted))
         centres = (
             method.dino.center.double().numpy().reshape(1, 8),
             method.ibot.center.value.double().numpy().reshape(1, 8),
@@ -344,7 +344,7 @@ def test_ibot_hides_from_the_student_and_does_not_count_air() -> None:
     batch = small_batch(method, (16, 16, 16))
     batch["views"].append(batch["views"][0]), batch["valid_views"].append(batch["valid_views"][0])
     x, mask = torch.cat(batch["views"]), method.mask_of(batch)
-    assert torch.equal(method.covered(torch.where(mask > 0, 9.0, x), mask), method.covered(x, mask))
+    assert torch.equal(method.masked(torch.where(mask > 0, 9.0, x), mask), method.masked(x, mask))
     assert method.counted(mask, torch.ones_like(mask)).float().sum(1).tolist() == [2.0] * 6  # of 8 patches
     assert not method.counted(mask, torch.zeros_like(mask)).any()
     batch["valid_views"] = [torch.zeros(3, 1, 16, 16, 16)] * 2
