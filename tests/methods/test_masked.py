@@ -391,7 +391,7 @@ def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
         IBOT(ENCODERS["unet"](3))
     with pytest.raises(MedsslError, match="patch_weight -1"):
         IBOT(encoder, patch_weight=-1)
-    with pytest.raises(MedsslError, match="of which mask_ratio 0.3 hides 0"):
+    with pytest.raises(MedsslError, match="of which mask_ratio 0.3 masks 0"):
         IBOT(encoder).check((8, 8, 8), 4)
     with pytest.raises(MedsslError, match="mask_ratio is 1.0"):
         MAE(encoder, mask_ratio=1.0)
@@ -399,5 +399,5 @@ def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
         MAE(encoder, decoder_width=10)
     with pytest.raises(MedsslError, match="--crop 24 16 16"):
         MAE(encoder).check((22, 16, 16), 4)
-    with pytest.raises(MedsslError, match=r"holds 1 patches of \(8, 8, 8\) voxels, of which mask_ratio 0.75 hides 1"):
+    with pytest.raises(MedsslError, match=r"holds 1 patches of \(8, 8, 8\) voxels, of which mask_ratio 0.75 masks 1"):
         MAE(encoder).check((8, 8, 8), 4)
