@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from medssl.core.runs import Run
+from medssl.core.runs import FORMAT, Run
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.style import BASELINE_STYLES, arm_name, counted, difference, status_name
 
@@ -86,14 +86,19 @@ def study_facts(run: Run) -> str:
 
 
 def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
-    """List what a reader must keep in mind about a study: unfinished cells, exploration, test scans seen before."""
+    """List what a reader must keep in mind: an older version, unfinished cells, exploration, test scans seen before."""
     config, finished = run.config, int((cells["status"] == "finished").sum())
     planned = config.get("cells", len(cells))
     lines = []
-    if finished < planned:
+    current = run.format >= FORMAT
+    if not current:
         lines.append(
-            f"Incomplete: {finished} of {planned} cells are finished. Run the same study command to finish it."
+            f"Older version: this study was written by {run.writer} and is shown as it was recorded. This version cannot "
+            "add cells to it; to continue, run the study again with another --out."
         )
+    if finished < planned:
+        remedy = " Run the same study command to finish it." if current else ""
+        lines.append(f"Incomplete: {finished} of {planned} cells are finished.{remedy}")
     if config.get("score_on", "test") != "test":
         lines.append(
             "Exploratory: the scores are those of validation patients. They help to choose a setting, but they are no "

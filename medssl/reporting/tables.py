@@ -191,6 +191,14 @@ def incomplete_cells(cells: pd.DataFrame, damaged: list[str]) -> Table | None:
     return table if table.rows else None
 
 
+def unreadable_runs(reasons: dict[str, str]) -> Table | None:
+    """List the runs that cannot be shown; reasons: folder -> reason."""
+    table = Table(["run", "reason"])
+    for name, reason in reasons.items():
+        table.add(name, without_paths(reason))
+    return table if table.rows else None
+
+
 def protocol(points: dict[str, dict[str, Any]]) -> Table | None:
     """List the points of an honest study: met, not met or not applicable, with the evidence."""
     table = Table(["#", "=point", "=", "evidence"])

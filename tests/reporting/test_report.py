@@ -291,6 +291,28 @@ def test_broken_and_missing_cells_are_shown_as_such(tmp_path):
     assert SECRET not in text
 
 
+def test_a_study_of_an_older_version_says_so_and_one_of_a_newer_version_is_listed(tmp_path):
+    study = make_study(tmp_path)
+    about = json.loads((study / "run.json").read_text())
+    data_spec = about["config"].pop("data_spec")
+    old = {key: value for key, value in about.items() if key != "format"} | {"config": about["config"] | data_spec}
+    (study / "run.json").write_text(json.dumps(old))
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "run.json").write_text(json.dumps(about | {"format": 99}))
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    (odd / "run.json").write_text(json.dumps(about | {"config": {"task": "segmentation", "arms": None} | data_spec}))
+    text = text_of(report(tmp_path))
+    assert "Older version: this study was written by medssl 0.1.0 (record format 1)" in text
+    assert "better in 3 and worse in 0" in text
+    assert "Runs that cannot be shown" in text
+    assert "expected record format" in text
+    assert "its files are not as this version expects them (TypeError): run the study again" in text
+    with pytest.raises(MedsslError, match="expected record format"):
+        report(newer)
+
+
 def test_study_without_a_finished_cell(tmp_path):
     config = {
         "task": "segmentation",

@@ -45,20 +45,51 @@ def report(runs: Path, out: Path | None = None) -> Path:
     root = Path(runs)
     if (root / "run.json").exists():
         read(root)  # a broken record of the very run that was asked for is an error
-    records = table(root) if root.is_dir() else pd.DataFrame()
-    kinds = records.reindex(columns=["folder", "kind"]).groupby("kind")["folder"].apply(list).to_dict()
-    studies, pretraining = ([root / folder for folder in kinds.get(kind, [])] for kind in ("study", "pretrain"))
+    records = (table(root) if root.is_dir() else pd.DataFrame()).reindex(columns=["folder", "kind", "status", "reason"])
+    studies, pretraining = (records.loc[records["kind"] == kind, "folder"].tolist() for kind in ("study", "pretrain"))
+    unreadable = _unreadable_runs(records, studies)
     if not (studies or pretraining):
-        raise MedsslError(f"{runs} holds no study and no pretraining run: expected a folder that `medssl study` wrote")
-    known = _pretraining_runs(pretraining)
-    views = [study_view(folder, known) for folder in studies]
+        reasons = "".join(f"; {name} cannot be read: {reason}" for name, reason in unreadable.items())
+        raise MedsslError(
+            f"{runs} holds no study and no pretraining run: expected a folder that `medssl study` wrote{reasons}"
+        )
+    known = _pretraining_runs([root / name for name in pretraining])
+    views = []
+    for name in studies:
+        try:
+            views.append(_checked_view(root / name, known))
+        except MedsslError as error:
+            if name == ".":
+                raise
+            unreadable[name] = str(error)
     used = {run_id for view in views for run_id in view["uses"]}
-    others = {run_id: known[run_id] for run_id in known if run_id not in used}
-    html = render("report.html.j2", studies=views, others=_other_runs(others), version=version("medssl"))
+    others = _other_runs({run_id: known[run_id] for run_id in known if run_id not in used})
+    problems = tables.unreadable_runs(unreadable)
+    html = render("report.html.j2", studies=views, others=others, unreadable=problems, version=version("medssl"))
     target = Path(out) if out else root / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, html.encode())
     return target
+
+
+def _unreadable_runs(records: pd.DataFrame, studies: list[str]) -> dict[str, str]:
+    """Folder -> reason of every record that cannot be read, but for the cells of the studies, which list their own."""
+    broken = records[records["status"] == "broken"]
+    prefixes = tuple("cells/" if study == "." else f"{study}/cells/" for study in studies)
+    return {
+        name: str(reason) for name, reason in zip(broken["folder"], broken["reason"]) if not name.startswith(prefixes)
+    }
+
+
+def _checked_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[str, Any]:
+    """The view of a study; MedsslError, with what to do, where its files are not as this version expects them."""
+    try:
+        return study_view(folder, pretrained)
+    except (*UNREADABLE, TypeError, AttributeError) as error:
+        raise MedsslError(
+            f"the study in {folder.name} was written by {read(folder).writer}, and its files are not as this version "
+            f"expects them ({type(error).__name__}): run the study again with another --out"
+        ) from error
 
 
 def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[str, Any]:
