@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medssl.cli.messages import traceback_without_texts
-from medssl.core.atomic import FULL, readable_error
+from medssl.core.atomic import DISK_FULL_CODES, readable_error
 from medssl.core.errors import MedsslError, Stopped, nearest
 
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130, debug)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL_CODES:
             return _fail(f"error: {readable_error(error)}", 2, debug)
         return _fail(f"error: {_place(error)}, a bug in medssl; run again with --debug", 1, debug)
 

@@ -18,13 +18,20 @@ import numpy as np
 
 from medssl.core.errors import DiskFull, MedsslError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write beside the target, sync, replace: a reader or a kill sees the old file or the new one, never half.
+    """Write a file so that a reader, or a restart after a kill, sees the old content or the new one and never a part.
 
-    Raises DiskFull, or MedsslError when the folder cannot be written to; what was there before stays.
+    Args:
+        path: The file; folders that are missing are made.
+        content: All of the new content.
+        mode: Permissions of the file.
+
+    Raises:
+        DiskFull: There is no room; the old file stays.
+        MedsslError: The folder cannot be written to; the old file stays.
     """
     with atomic_file(path, mode) as file:
         file.write(content)
@@ -32,9 +39,15 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A file to write to piece by piece that takes its place, synced, when the block ends well; else nothing changes.
+    """An open file that replaces `path` when the block ends; if the block raises, `path` stays as it was.
 
-    Raises MedsslError as `write_atomically` does.
+    Args:
+        path: The file; folders that are missing are made.
+        mode: Permissions of the file.
+
+    Raises:
+        DiskFull: There is no room; the old file stays.
+        MedsslError: The folder cannot be written to; the old file stays.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,25 +66,28 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
         raise readable_error(error) from None
 
 
-def npz(arrays: dict[str, np.ndarray]) -> bytes:
-    """Arrays as the bytes of a compressed .npz, to be written atomically."""
+def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
+    """The content of a compressed .npz file with these arrays, for `write_atomically`."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
 def readable_error(error: OSError) -> MedsslError:
-    """An error of the file system as a message that holds no path."""
-    if error.errno in FULL:
+    """The error to raise in place of one of the file system, whose text would show a path."""
+    if error.errno in DISK_FULL_CODES:
         return DiskFull(
-            "the disk is full: expected room for the next file; what was finished is kept: free some space and run the "
+            "the disk is full: expected room for the next file; finished results are kept: free some space and run the "
             "same command again"
         )
     code = errno.errorcode.get(error.errno or 0, "unknown error")
-    return MedsslError(f"a file could not be written ({code}): expected a folder this user may write to")
+    return MedsslError(
+        f"a file could not be written ({code}): expected a folder that this user may write to; pass another --out, or "
+        f"change the folder's permissions"
+    )
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary files a killed run left in a folder."""
+    """Delete the temporary files that a killed process left in a folder."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)

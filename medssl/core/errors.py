@@ -1,9 +1,9 @@
-"""What medssl says when it cannot go on: one sentence with what came in, what was expected, what to do.
+"""Errors that a user can act on: one sentence with the value received, what was expected and what to do.
 
     raise MedsslError("spacing_mm is (1.0, 0.0, 1.0): expected three positive numbers; pass --spacing-mm 1 1 1")
 
-Messages carry numbers, tags and pseudonyms. They never carry a path, a name or any text from a header,
-unless the user typed that text in this very command.
+Messages hold numbers, DICOM tags and pseudonyms. They never hold a path, a name or text from a header, unless the user
+typed that text in this very command.
 """
 
 from __future__ import annotations
@@ -13,25 +13,35 @@ from collections.abc import Iterable
 
 
 class MedsslError(Exception):
-    """A problem the user can mend; the command line prints it without a traceback and exits with 2."""
+    """A problem that the user can fix; the command line prints the message without a traceback and exits with 2."""
 
 
 class Stopped(MedsslError):
-    """Work stopped by hand or by a signal, with nothing lost; the command line exits with 130."""
+    """The user or a signal stopped the work; its state is saved, and the command line exits with 130."""
 
 
 class DiskFull(MedsslError):
-    """No room to write a result; whatever else is tried would fail too."""
+    """There is no room to write a result, so every further write would fail too."""
 
 
 class ScanError(MedsslError):
-    """One scan that cannot be read or trusted: it is left out and reported, the others go on."""
+    """One scan cannot be read or trusted; it is left out and reported, and the work goes on with the others."""
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """'; did you mean A or B? known: A, B, C' for an unknown word, to end an error message with; each with the prefix."""
+    """The end of a message about an unknown name: the names most like it, then all of them.
+
+    Args:
+        word: The unknown name.
+        known: The names that exist.
+        prefix: Written before each name, such as "--".
+
+    >>> nearest("SimCRL", ["SimCLR", "MAE"])
+    '; did you mean SimCLR? known: MAE, SimCLR'
+    """
     names = sorted(set(known))
-    lower = {name.lower(): name for name in names}
-    close = [lower[hit] for hit in difflib.get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
-    guess = f"; did you mean {' or '.join(prefix + hit for hit in close)}?" if close else ";"
-    return f"{guess} known: {', '.join(prefix + name for name in names)}"
+    by_lower_case = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), by_lower_case, n=3, cutoff=0.5)
+    suggestion = " or ".join(prefix + by_lower_case[name] for name in close)
+    question = f"; did you mean {suggestion}?" if close else ";"
+    return f"{question} known: {', '.join(prefix + name for name in names)}"

@@ -1,10 +1,10 @@
-"""Name -> class, for encoders, methods, views and datasets; adding one is adding one file, and only the named file is imported.
+"""Classes by their names: encoders, methods, views and datasets.
 
     ENCODERS.names()          # ("ResNet", "ResidualUNet", "ViT"), read from the text of the files
     ENCODERS.load("ViT")      # imports medssl.encoders.vit alone
 
-A class counts when it stands in a file of its room, has a public name, derives from the room's base and leaves no
-abstract method open.
+A class is registered by being in a file of its room, with a public name, if it derives from the room's base class and
+defines every abstract method. So a new class needs one file and no list.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Registry:
-    """The classes of one room.
+    """The registered classes of one room.
 
     Attributes:
-        room: The folder of the package, such as "encoders".
-        base: The class in the room's `base.py` that all derive from, such as "Encoder".
+        room: Folder of the package, such as "encoders".
+        base: Name of the base class, which is in the room's `base.py`, such as "Encoder".
     """
 
     room: str
@@ -36,6 +36,7 @@ class Registry:
 
     @property
     def package(self) -> str:
+        """The room as Python imports it, such as "medssl.encoders"."""
         return f"medssl.{self.room}"
 
     def names(self) -> tuple[str, ...]:
@@ -43,26 +44,33 @@ class Registry:
         return tuple(sorted(_modules(self)))
 
     def load(self, name: str) -> type:
-        """The class called `name`.
+        """The class called `name`; its file is imported.
 
         Raises:
-            MedsslError: There is none; the message has the nearest names.
+            MedsslError: There is no such class; the message has the nearest names.
         """
         modules = _modules(self)
         if name not in modules:
             raise MedsslError(f"there is no {self.base.lower()} {name!r}{nearest(name, modules)}")
-        kind = getattr(importlib.import_module(modules[name]), name)
+        cls = getattr(importlib.import_module(modules[name]), name)
         base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
-        if not (inspect.isclass(kind) and issubclass(kind, base)) or inspect.isabstract(kind):
-            raise MedsslError(f"{modules[name]}.{name} is no complete {self.base}: expected one that can be built")
-        return kind
+        if not (inspect.isclass(cls) and issubclass(cls, base)) or inspect.isabstract(cls):
+            raise MedsslError(
+                f"{modules[name]}.{name} cannot be built: expected a subclass of {self.base} that defines all abstract "
+                f"methods; define them"
+            )
+        return cls
 
     def classes(self) -> dict[str, type]:
-        """All of them by name, every file imported."""
+        """All classes by name; every file is imported."""
         return {name: self.load(name) for name in self.names()}
 
     def attribute(self, name: str) -> Any:
-        """`load` for a package's `__getattr__`: raises AttributeError where there is no such class."""
+        """What a package's `__getattr__` returns for `name`.
+
+        Raises:
+            AttributeError: There is no such class.
+        """
         if name not in _modules(self):
             raise AttributeError(f"module {self.package!r} has no attribute {name!r}")
         return self.load(name)
@@ -72,35 +80,35 @@ ENCODERS = Registry("encoders", "Encoder")
 METHODS = Registry("methods", "Method")
 VIEWS = Registry("views", "View")
 DATASETS = Registry("datasets", "Dataset")
-ALL = (ENCODERS, METHODS, VIEWS)  # whose classes a record may name
+ALL = (ENCODERS, METHODS, VIEWS)  # a record may name the classes of these
 
 
-def in_a_registered_room(module: str) -> bool:
-    """Whether a module is a file of one of the rooms."""
+def is_in_registered_room(module: str) -> bool:
+    """Whether a module, such as "medssl.encoders.vit", is a file of one of the rooms in `ALL`."""
     return module.rpartition(".")[0] in {registry.package for registry in ALL}
 
 
-def holds(name: str) -> bool:
+def is_registered(name: str) -> bool:
     """Whether an encoder, method or view is called `name`."""
     return any(name in registry.names() for registry in ALL)
 
 
 def find(name: str) -> type:
-    """The encoder, method or view called `name`.
+    """The encoder, method or view called `name`, which a record names.
 
     Raises:
-        MedsslError: There is none.
+        MedsslError: There is no such class; the message has the nearest names.
     """
     for registry in ALL:
         if name in registry.names():
             return registry.load(name)
-    known = [known for registry in ALL for known in registry.names()]
+    known = [other for registry in ALL for other in registry.names()]
     raise MedsslError(f"the record names {name!r}, which is no encoder, method or view of medssl{nearest(name, known)}")
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A class as its text shows it."""
+    """A class as the text of its file shows it."""
 
     module: str
     bases: tuple[str, ...]
@@ -110,7 +118,7 @@ class _Source:
 
 @functools.cache
 def _modules(registry: Registry) -> dict[str, str]:
-    """Class name -> module, for the classes that count."""
+    """Class name -> module, for the registered classes."""
     folder = PACKAGE / registry.room
     classes: dict[str, _Source] = {}
     for path in sorted(folder.rglob("*.py")):
@@ -118,7 +126,7 @@ def _modules(registry: Registry) -> dict[str, str]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef):
                 classes.setdefault(node.name, _source(module, node))
-    return {name: source.module for name, source in classes.items() if _counts(name, registry, classes)}
+    return {name: source.module for name, source in classes.items() if _qualifies(name, registry, classes)}
 
 
 def _source(module: str, node: ast.ClassDef) -> _Source:
@@ -131,14 +139,14 @@ def _source(module: str, node: ast.ClassDef) -> _Source:
 
 
 def _with_ancestors(name: str, classes: dict[str, _Source]) -> set[str]:
-    """The class and all its bases, those outside of the room without theirs."""
+    """The class and its bases, as far as the files of the room show them."""
     bases = classes[name].bases if name in classes else ()
     return {name}.union(*(_with_ancestors(base, classes) for base in bases))
 
 
-def _counts(name: str, registry: Registry, classes: dict[str, _Source]) -> bool:
-    line = _with_ancestors(name, classes)
-    known = [classes[ancestor] for ancestor in line if ancestor in classes]
-    open_methods = set().union(*(s.abstract for s in known)) - set().union(*(s.defines for s in known))
+def _qualifies(name: str, registry: Registry, classes: dict[str, _Source]) -> bool:
+    ancestors = _with_ancestors(name, classes)
+    sources = [classes[ancestor] for ancestor in ancestors if ancestor in classes]
+    undefined = set().union(*(s.abstract for s in sources)) - set().union(*(s.defines for s in sources))
     public = not name.startswith("_") and classes[name].module.rpartition(".")[0] == registry.package
-    return public and registry.base in line and not open_methods
+    return public and registry.base in ancestors and not undefined

@@ -1,4 +1,4 @@
-"""Where `apps/` and `configs/` lie: beside the package in a checkout, inside it where a wheel was installed.
+"""Where `apps/` and `configs/` are: beside the package in a checkout, inside it where a wheel was installed.
 
 resource("configs")
 """
@@ -12,6 +12,6 @@ CHECKOUT = PACKAGE.parent
 
 
 def resource(name: str) -> Path:
-    """The folder `name` that this copy of medssl carries."""
+    """The folder called `name` that this copy of medssl was installed with."""
     installed = PACKAGE / name
     return installed if installed.is_dir() else CHECKOUT / name

@@ -1,8 +1,7 @@
-"""The run record: what was done, with what, from what, and what came out. Imports no torch.
+"""The run record: settings, data, parent run, versions, results and cost of one run, in the run's own folder.
 
-One folder a run. `run.json` in it carries the status (running with a heartbeat, finished, stopped by hand, failed with
-the reason)
-and is replaced atomically, so a reader never sees half a record. `table` is a glob into a DataFrame.
+`run.json` has the status: running (with a heartbeat), finished, stopped by hand, or failed (with the reason). It is
+replaced atomically, so a reader never sees half a record. `table` reads all records below a folder into a DataFrame.
 
     from medssl.core import runs
     runs.table("runs")[["kind", "status", "metrics.auroc", "cost.seconds"]]
@@ -34,17 +33,36 @@ from medssl.core.errors import MedsslError, Stopped
 from medssl.core.resources import CHECKOUT
 from medssl.core.spec import plain
 
-STALE_S = 120.0  # a running record whose heartbeat is older than this belongs to a process that died
-FORMAT = 2  # of run.json; format 1 had no number, and named a class by the path of its file
+STALE_S = 120.0  # the process of a running record whose heartbeat is older than this has died
+FORMAT = 2  # of run.json; records of format 1 have no such field, and name a class by the path of its file
 CLASS_OF_FORMAT_1 = re.compile(r"medssl\.(?:\w+\.)+(\w+)")
 ARGUMENTS_OF_FORMAT_1 = {"most_width": "max_width"}
-NOT_DATA = re.compile(r"medssl(\.\w+)+(:\w+)?|(tcp|tls|ucx|inproc|wss?)://.*", re.DOTALL)
+CODE_OR_ADDRESS = re.compile(r"medssl(\.\w+)+(:\w+)?|(tcp|tls|ucx|inproc|wss?)://.*", re.DOTALL)
 PACKAGES = ("medssl", "torch", "monai", "lightly", "pytorch-lightning", "numpy", "blosc2")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A record as it stands in `run.json`; see `read` and `table`."""
+    """The content of a `run.json`; see `read` and `table`.
+
+    Attributes:
+        id: Hash of everything the run depends on; see `identity`.
+        kind: The command that made the run, such as "pretrain".
+        config: The settings, with the class and arguments of each encoder and method.
+        data: Digest of the scans that the run used.
+        seed: Seed of all random choices.
+        parent: Id of the run that the weights come from.
+        commit: Commit of the code that ran.
+        status: "running", "finished", "stopped" or "failed".
+        reason: Why a run failed or was stopped.
+        started: Time of the start, in seconds since 1970.
+        heartbeat: Time of the latest write of the record, in seconds since 1970.
+        metrics: Results.
+        cost: Seconds, peak memory, samples per second.
+        versions: Versions of Python and the packages that results depend on.
+        protocol: How a study was made, point by point, for its report.
+        format: Format of the record; see `FORMAT`.
+    """
 
     id: str
     kind: str
@@ -65,17 +83,17 @@ class Run:
 
     @property
     def writer(self) -> str:
-        """The version of medssl that wrote the record, for messages."""
+        """The version of medssl that wrote the record, to be named in messages."""
         return f"medssl {self.versions.get('medssl', 'of an unknown version')} (record format {self.format})"
 
     @property
     def stale(self) -> bool:
-        """Says it is running, but its process has not been heard of for two minutes."""
+        """Whether the status is "running" although the last heartbeat is over two minutes old."""
         return self.status == "running" and time.time() - self.heartbeat > STALE_S
 
 
 def identity(**parts: Any) -> str:
-    """Twelve hex digits that name a run by everything it depends on.
+    """Twelve hex digits, the hash of everything that a run depends on, in any order.
 
     >>> identity(arm="scratch", draw=0) == identity(draw=0, arm="scratch")
     True
@@ -84,10 +102,12 @@ def identity(**parts: Any) -> str:
 
 
 def read(folder: Path | str) -> Run:
-    """The record in `folder`; one of an older format is given in today's, with its `format` as it was.
+    """The record of the run in `folder`.
+
+    A record of format 1 is converted: classes and arguments have their present names, and `format` stays 1.
 
     Raises:
-        MedsslError: There is no record, it is broken, a newer medssl wrote it, or it holds more than data.
+        MedsslError: There is no record, it is broken, a newer medssl wrote it, or it names code or an address.
     """
     path = Path(folder) / "run.json"
     if not path.exists():
@@ -95,9 +115,9 @@ def read(folder: Path | str) -> Run:
     try:
         stored = json.loads(path.read_text())
         run = Run(**{"format": 1} | {k: v for k, v in stored.items() if k in Run.__dataclass_fields__})
-        _check_kinds(run)
+        _check_field_types(run)
         if run.format < 2:
-            run = replace(run, config=_with_bare_class_names(run.config))
+            run = replace(run, config=_convert_format_1(run.config))
         _check_format(run)
         check_is_data(asdict(run))
         return run
@@ -105,84 +125,108 @@ def read(folder: Path | str) -> Run:
         raise MedsslError(f"the run.json in {folder} is broken ({type(error).__name__}): run the job again") from error
 
 
-def finished(folder: Path, name: str, resume: bool = False) -> Run | None:
-    """The run in this folder if it is done and the very one called `name`, else None.
+def finished_run(folder: Path, run_id: str, resume: bool = False) -> Run | None:
+    """The run in `folder` if it has this id and is finished, else None.
 
-    Raises MedsslError where a run of other settings would be overwritten: a finished one, and one that can be gone on
-    with (`resume`).
+    Args:
+        folder: Folder of a run, or of none yet.
+        run_id: Id of the run that is about to start.
+        resume: Whether an unfinished run with a checkpoint may be continued, so that it must not be replaced either.
+
+    Raises:
+        MedsslError: The folder holds a run with other settings or data, which this one would overwrite.
     """
     if not (folder / "run.json").exists():
         return None
-    before = read(folder)
-    _check_can_go_on(folder, before)
-    if before.id != name and (before.status == "finished" or (resume and (folder / "last.ckpt").exists())):
+    present = read(folder)
+    _check_can_be_continued(folder, present)
+    finished = present.status == "finished"
+    if present.id != run_id and (finished or (resume and (folder / "last.ckpt").exists())):
+        start_over = "" if finished else ", or --resume false to start over"
         raise MedsslError(
-            f"{folder.name} holds the {before.status} run {before.id}, made with other settings or data than this one "
-            f"({name}): nothing was changed; give another --out, or the settings of the first"
-            f"{'' if before.status == 'finished' else ', or --resume false to start over'}"
+            f"{folder.name} holds the {present.status} run {present.id}, made with other settings or data than this one "
+            f"({run_id}): nothing was changed; give another --out, or the settings of the run that it holds{start_over}"
         )
-    return before if before.status == "finished" else None
+    return present if finished else None
 
 
-def holds(folder: Path, name: str) -> bool:
-    """Whether the folder's record is that of the run called `name`."""
-    return (folder / "run.json").exists() and read(folder).id == name
+def has_id(folder: Path, run_id: str) -> bool:
+    """Whether `folder` holds the record of the run with this id."""
+    return (folder / "run.json").exists() and read(folder).id == run_id
 
 
 def table(root: Path | str) -> pd.DataFrame:
-    """All runs below `root`, one row each, nested fields as `config.*`, `metrics.*`, `cost.*`.
+    """All runs below a folder, whole or broken.
 
-    A broken record is a row with status "broken"; a running one without a heartbeat is "stale".
+    Args:
+        root: Folder of runs, at any depth.
+
+    Returns:
+        One row for each run, with nested fields as columns `config.*`, `metrics.*`, `cost.*`. The status of a record
+        that cannot be read is "broken", that of a running one with an old heartbeat "stale".
     """
     return as_table([row(Path(root), path.parent) for path in sorted(Path(root).glob("**/run.json"))])
 
 
 def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows of `row` as `table` returns them."""
+    """The table that `table` returns, from the rows that `row` makes."""
     return pd.DataFrame(rows, columns=None if rows else ["folder", "id", "kind", "status"])
 
 
 def row(root: Path, folder: Path) -> dict[str, Any]:
-    """The row of one run's folder below `root`; see `table`."""
-    about: dict[str, Any] = {"folder": str(folder.relative_to(root))}
+    """The row of the run in `folder`, below `root`, in the table of `table`."""
+    place: dict[str, Any] = {"folder": str(folder.relative_to(root))}
     try:
         run = read(folder)
     except MedsslError as error:
-        why = type(error.__cause__).__name__ if isinstance(error.__cause__, OSError) else error.__cause__ or error
-        return about | {"id": folder.name, "status": "broken", "reason": str(why)}
-    return about | flatten(plain(asdict(run))) | ({"status": "stale"} if run.stale else {})
+        cause = error.__cause__ or error
+        reason = type(cause).__name__ if isinstance(cause, OSError) else str(cause)  # an OSError's text has a path
+        return place | {"id": folder.name, "status": "broken", "reason": reason}
+    return place | flatten(plain(asdict(run))) | ({"status": "stale"} if run.stale else {})
 
 
 class Recorder:
-    """The open record of a run in progress; made by `recording`."""
+    """The record of a run in progress, made by `recording`; a thread keeps its heartbeat fresh.
+
+    Attributes:
+        folder: Folder of the run.
+        run: The record as last written.
+        peak_memory_bytes: Highest memory use of this process so far.
+    """
 
     def __init__(self, folder: Path, run: Run):
-        self.folder, self.run, self.peak_rss = folder, run, 0
+        self.folder, self.run, self.peak_memory_bytes = folder, run, 0
         self._stop, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self.update()
         self._thread.start()
 
     def update(self, **changes: Any) -> None:
-        """Replace fields of the record on disk (dicts are merged), with a fresh heartbeat."""
+        """Write the record with a new heartbeat.
+
+        Args:
+            changes: Fields with their new values; a dict is merged into the field's present one.
+        """
         with self._lock:
             merged: dict[str, Any] = {
-                k: {**getattr(self.run, k), **v} if isinstance(v, dict) else v for k, v in changes.items()
+                name: {**getattr(self.run, name), **value} if isinstance(value, dict) else value
+                for name, value in changes.items()
             }
             self.run = replace(self.run, heartbeat=time.time(), **merged)
             write_atomically(self.folder / "run.json", (_json(asdict(self.run), indent=1) + "\n").encode())
 
     def close(self) -> None:
+        """End the heartbeat."""
         self._stop.set()
         self._thread.join()
 
     def _beat(self) -> None:
         process, last = psutil.Process(), time.time()
         while not self._stop.wait(0.5):
-            self.peak_rss = max(self.peak_rss, process.memory_info().rss)
+            self.peak_memory_bytes = max(self.peak_memory_bytes, process.memory_info().rss)
             if time.time() - last > STALE_S / 8:
                 last = time.time()
-                with suppress(MedsslError):  # a full disk costs a heartbeat, and is said where a result is written
+                with suppress(MedsslError):  # one missed heartbeat is harmless: writing a result reports a full disk
                     self.update()
 
 
@@ -190,83 +234,101 @@ class Recorder:
 def recording(
     folder: Path, kind: str, config: dict, data: str, seed: int, parent: str | None = None
 ) -> Iterator[Recorder]:
-    """Keep a run's record while the block runs: finished at its end, failed with the reason if it raises.
+    """Record a run while the block runs: finished at its end, failed with the reason if it raises.
 
-    Time and peak memory are measured here, so every kind of run has them under `cost`.
+    Time and peak memory are measured here, so that every kind of run has them under `cost`.
+
+    Args:
+        folder: Folder of the run; made if it is missing.
+        kind: The command, such as "pretrain".
+        config: The settings.
+        data: Digest of the scans.
+        seed: Seed of all random choices.
+        parent: Id of the run that the weights come from.
+
+    Raises:
+        MedsslError: The folder holds another kind of run or one of an older version, or the settings name code.
     """
     check_is_data(config)
     folder.mkdir(parents=True, exist_ok=True)
-    name = identity(kind=kind, config=config, data=data, seed=seed, parent=parent)
-    before = read(folder) if (folder / "run.json").exists() else None
-    if before is not None and before.kind != kind:
-        raise MedsslError(
-            f"{folder.name} holds a {before.kind} run: expected a new folder or one of a {kind} run; give another --out"
-        )
-    if before is not None:
-        _check_can_go_on(folder, before)
-    same = before is not None and before.id == name
-    spent = float(before.cost.get("seconds") or 0.0) if same and before else 0.0
-    begun = time.time()
-    started = before.started if same and before else begun
-    run = Run(name, kind, config, data, seed, parent, commit(), started=started, versions=versions())
+    run_id = identity(kind=kind, config=config, data=data, seed=seed, parent=parent)
+    present = _present_run(folder, kind)
+    continued = present if present is not None and present.id == run_id else None
+    start = time.time()
+    started = continued.started if continued else start
+    earlier_seconds = float(continued.cost.get("seconds") or 0.0) if continued else 0.0
+    run = Run(run_id, kind, config, data, seed, parent, commit(), started=started, versions=versions())
     recorder = Recorder(folder, run)
+    outcome: dict[str, Any] = {"status": "finished"}
     try:
         yield recorder
-        status: dict[str, Any] = {"status": "finished"}
     except BaseException as error:
+        stopped = isinstance(error, (KeyboardInterrupt, Stopped))
         reason = str(error) if isinstance(error, MedsslError) else type(error).__name__
-        status = {
-            "status": "stopped" if isinstance(error, (KeyboardInterrupt, Stopped)) else "failed",
-            "reason": reason,
-        }
+        outcome = {"status": "stopped" if stopped else "failed", "reason": reason}
         raise
     finally:
         recorder.close()
-        seconds = round(spent + time.time() - begun, 2)  # of all attempts at this very run
-        recorder.update(**status, cost={"seconds": seconds, "peak_memory_mib": recorder.peak_rss >> 20})
+        seconds = round(earlier_seconds + time.time() - start, 2)  # of all attempts at this run
+        recorder.update(**outcome, cost={"seconds": seconds, "peak_memory_mib": recorder.peak_memory_bytes >> 20})
+
+
+def _present_run(folder: Path, kind: str) -> Run | None:
+    """The run that a new one of this kind continues or replaces; raises MedsslError if it must do neither."""
+    if not (folder / "run.json").exists():
+        return None
+    present = read(folder)
+    if present.kind != kind:
+        raise MedsslError(
+            f"{folder.name} holds a {present.kind} run: expected a new folder or one of a {kind} run; give another --out"
+        )
+    _check_can_be_continued(folder, present)
+    return present
 
 
 def commit() -> str:
-    """The commit the running code comes from, `+` if it was changed since; the version where there is no git."""
+    """The commit of the running code, with `+` if files were changed since; the version where there is no git."""
     if not (CHECKOUT / ".git").exists():
         return f"medssl {version('medssl')}"
     git = ["git", "-C", str(CHECKOUT)]
     head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
-    return (head.stdout.strip() or "uncommitted") + ("+" if dirty.stdout.strip() else "")
+    changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=False)
+    return (head.stdout.strip() or "uncommitted") + ("+" if changes.stdout.strip() else "")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages a result depends on."""
+    """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def check_is_data(value: Any) -> None:
-    """Raise MedsslError where a record, at any depth, names code of medssl or the address of a machine.
+    """Reject a record that names code of medssl or the address of a machine, at any depth.
 
-    A class stands in a record by its bare name, so nothing in it has a reason to look like either.
+    A record names a class by its bare name, so it never needs a dotted path or an address.
+
+    Raises:
+        MedsslError: A text in `value`, or a key, is one of these.
     """
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple):
         for item in value:
             check_is_data(item)
-    elif isinstance(value, str) and NOT_DATA.fullmatch(value):
+    elif isinstance(value, str) and CODE_OR_ADDRESS.fullmatch(value):
         raise MedsslError(
-            f"the record names {value!r}: expected data, and classes by the bare names of encoders, methods and views that "
-            f"this version has; a record that names code or an address is never used"
+            f"the record names {value!r}, which is code or an address: expected data alone, with classes by the bare names "
+            f"of encoders, methods and views; restore the record from a copy, or run the job again"
         )
 
 
-def _with_bare_class_names(value: Any) -> Any:
-    """Part of a record of format 1 with `ResNet` in place of `medssl.encoders.resnet.ResNet`, wherever the file lay, and
-    with today's names of arguments."""
+def _convert_format_1(value: Any) -> Any:
+    """Part of a record of format 1 with today's names: `ResNet` for `medssl.encoders.resnet.ResNet`, and so on."""
     if isinstance(value, dict):
-        return {ARGUMENTS_OF_FORMAT_1.get(key, key): _with_bare_class_names(item) for key, item in value.items()}
+        return {ARGUMENTS_OF_FORMAT_1.get(key, key): _convert_format_1(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_bare_class_names(item) for item in value]
-    named = CLASS_OF_FORMAT_1.fullmatch(value) if isinstance(value, str) else None
-    return named[1] if named and registry.holds(named[1]) else value
+        return [_convert_format_1(item) for item in value]
+    match = CLASS_OF_FORMAT_1.fullmatch(value) if isinstance(value, str) else None
+    return match[1] if match and registry.is_registered(match[1]) else value
 
 
 def _check_format(run: Run) -> None:
@@ -277,29 +339,29 @@ def _check_format(run: Run) -> None:
         )
 
 
-def _check_can_go_on(folder: Path, before: Run) -> None:
-    """A run of an older format is read and used, but neither continued nor replaced: its parts were identified otherwise."""
-    if before.format < FORMAT:
+def _check_can_be_continued(folder: Path, run: Run) -> None:
+    """Raise MedsslError for a run of an older format: its id was made in another way, so it cannot be recognised."""
+    if run.format < FORMAT:
         raise MedsslError(
-            f"{folder.name} holds a {before.kind} run written by {before.writer}: it can be read and reported, but this "
+            f"{folder.name} holds a {run.kind} run written by {run.writer}: it can be read and reported, but this "
             f"version (record format {FORMAT}) cannot continue it; give another --out, or install that version of medssl "
             f"to continue it"
         )
 
 
-def _check_kinds(run: Run) -> None:
-    """Raises TypeError for a record whose fields are not what their readers count on."""
-    wanted: dict[str, Any] = dict.fromkeys(("id", "kind", "data", "commit", "status"), str)
-    wanted |= dict.fromkeys(("config", "metrics", "cost", "versions", "protocol"), dict)
-    wanted |= dict.fromkeys(("started", "heartbeat"), (int, float)) | dict.fromkeys(("seed", "format"), int)
-    wanted |= dict.fromkeys(("parent", "reason"), (str, type(None)))
-    for name, kind in wanted.items():
-        if not isinstance(getattr(run, name), kind):
-            raise TypeError(f"{name} is of another kind than expected")
+def _check_field_types(run: Run) -> None:
+    """Raise TypeError for a record with a field of the wrong type."""
+    types: dict[str, Any] = dict.fromkeys(("id", "kind", "data", "commit", "status"), str)
+    types |= dict.fromkeys(("config", "metrics", "cost", "versions", "protocol"), dict)
+    types |= dict.fromkeys(("started", "heartbeat"), (int, float)) | dict.fromkeys(("seed", "format"), int)
+    types |= dict.fromkeys(("parent", "reason"), (str, type(None)))
+    for name, expected in types.items():
+        if not isinstance(getattr(run, name), expected):
+            raise TypeError(f"the field {name} has the wrong type")
 
 
 def flatten(record: dict, prefix: str = "") -> dict:
-    """Nested dicts as one, with dotted names.
+    """Nested dicts as one dict with dotted names.
 
     >>> flatten({"cost": {"seconds": 2.0}, "seed": 0})
     {'cost.seconds': 2.0, 'seed': 0}
@@ -318,11 +380,11 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """JSON has no NaN: write null."""
+    """A value that JSON can hold; NaN and infinity, which it lacks, become null."""
     if isinstance(value, dict):
-        return {str(k): _clean(v) for k, v in value.items()}
+        return {str(key): _clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_clean(v) for v in value]
+        return [_clean(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value.item() if hasattr(value, "item") else value

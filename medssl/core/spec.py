@@ -1,14 +1,14 @@
-"""What an object was built with, as data that loses nothing, and the object built again from that data.
+"""The class and arguments that an object was built with, as data without loss, and new objects from that data.
 
     spec = describe(ResNet(dims=2, depth=50))   # {"class_path": "ResNet", "init_args": {"dims": 2, "depth": 50, ...}}
     encoder = rebuild(spec)                     # new weights, the same arguments
 
 The arguments are captured when the object is built, so no class has to keep them as attributes. A spec is JSON and can be
-pasted into a YAML configuration. What JSON does not have is written as a dict with one key: `{"$tuple": [1, 2]}`,
+pasted into a YAML configuration. Values that JSON lacks are dicts with one key: `{"$tuple": [1, 2]}`,
 `{"$float": "nan"}`, `{"$dict": [[key, value], ...]}`.
 
-A spec never imports code: it names a class of the registry by its bare name. A class of the user's own has a dotted
-path, and only `external`, an object that the user made himself, can supply it.
+Reading a spec never imports code: it names a registered class by its bare name. The user's own class has a dotted path in
+a spec, and `rebuild` takes it only from `external`, an object that the user's own code made.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ class Recorded:
 
     Attributes:
         built_inside: Arguments that are lists of factories, each with the name of the argument that the object passes to
-            them: `{"parts": "encoder"}` means that `self.parts` holds what the factories in the argument `parts` made
-            from `encoder`. A factory may be any function, so the record holds what it made.
-        refuses_at_once: Whether building an object fails if an argument cannot be recorded. If not, `describe` fails.
+            them: `{"parts": "encoder"}` means that `self.parts` are the objects that the factories in the argument
+            `parts` made from `encoder`. A factory may be any function, so the record describes these objects.
+        must_be_recordable: Whether building an object fails if an argument cannot be recorded. If not, `describe` fails.
     """
 
     built_inside: ClassVar[dict[str, str]] = {}
-    refuses_at_once: ClassVar[bool] = True
+    must_be_recordable: ClassVar[bool] = True
     _arguments: dict[str, Any]
     _external: dict[str, type]  # dotted path -> class, for those of this object that lie outside medssl
     _problem: str  # why the arguments could not be recorded
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        made = super().__new__(cls)
-        state = vars(made)  # not setattr: torch's modules take attributes only after their __init__
+        instance = super().__new__(cls)
+        state = vars(instance)  # not setattr: torch's modules take attributes only after their __init__
         state["_external"] = {} if _is_registered(cls) else {_path(cls): cls}
         try:
             bound = _signature(cls).bind(*args, **kwargs)
         except TypeError:  # copy and pickle make an empty object and fill it; any other call fails in __init__
-            return made
+            return instance
         try:
             state["_arguments"] = _encode_arguments(cls, bound, state["_external"])
         except MedsslError as error:
-            if cls.refuses_at_once:
+            if cls.must_be_recordable:
                 raise
             state["_problem"] = str(error)
-        return made
+        return instance
 
 
 R = TypeVar("R", bound=Recorded)
@@ -67,10 +67,16 @@ T = TypeVar("T")
 
 
 def describe(thing: Recorded) -> dict[str, Any]:
-    """The class and the arguments that an object was built with, as JSON data.
+    """The class and arguments that an object was built with, as JSON data.
+
+    Args:
+        thing: An encoder, method or view.
+
+    Returns:
+        `{"class_path": ..., "init_args": {...}}`, with every argument and nested objects in the same form.
 
     Raises:
-        MedsslError: `thing` is not Recorded, or one of its arguments cannot be recorded.
+        MedsslError: `thing` is of another kind, or one of its arguments cannot be recorded.
     """
     if not isinstance(thing, Recorded):
         raise MedsslError(
@@ -90,20 +96,19 @@ def rebuild(spec: dict[str, Any], base: type[T], external: Recorded | None = Non
 
     Args:
         spec: What `describe` returned.
-        base: What the object has to be, such as Encoder; a class of another kind is refused before it is built.
-        external: An object whose own class, and the classes of its arguments, the spec may name although they lie
-            outside medssl.
-        more: Arguments to add to those of the spec.
+        base: The expected base class, such as Encoder; another class is rejected before it is built.
+        external: An object of the user's own class. The spec may name this class and those of its arguments, although
+            they are outside medssl.
+        more: Further arguments of the object, beside those in the spec.
 
     Raises:
         MedsslError: The spec names a class that it must not name, or its arguments do not fit.
     """
     build = _factory(spec, _external_classes(external))
-    kind = build.args[0]
-    if not issubclass(kind, base):
+    if not issubclass(build.args[0], base):
         raise MedsslError(
-            f"the record names {spec['class_path']} where it needs an object of the kind {base.__name__}: expected one; "
-            f"restore the record from a copy, or run the job again"
+            f"the record names {spec['class_path']}, which is no {base.__name__}: expected the name of one; restore the "
+            f"record from a copy, or run the job again"
         )
     return build(**more)
 
@@ -114,7 +119,7 @@ def twin(thing: R) -> R:
 
 
 def plain(value: Any) -> Any:
-    """A spec, or any part of a record, as people and options write it: tuples as lists, NaN as "nan"."""
+    """A spec, or any part of a record, in the form of a YAML file: tuples as lists, NaN as "nan"."""
     if isinstance(value, list):
         return [plain(item) for item in value]
     if not isinstance(value, dict):
@@ -129,14 +134,14 @@ def plain(value: Any) -> Any:
 
 
 def describes_same(spec: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two specs mean the same object, be its lists written as lists or as tuples."""
+    """Whether two specs describe the same object; a list and a tuple with the same items count as equal."""
     return plain(spec) == plain(other)
 
 
 def _signature(kind: type) -> inspect.Signature:
-    """Of `__init__` without self."""
-    whole = inspect.signature(kind.__init__)  # type: ignore[misc]
-    return whole.replace(parameters=list(whole.parameters.values())[1:])
+    """The signature of `__init__` without self."""
+    signature = inspect.signature(kind.__init__)  # type: ignore[misc]
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def _path(kind: type) -> str:
@@ -144,7 +149,7 @@ def _path(kind: type) -> str:
 
 
 def _is_registered(kind: type) -> bool:
-    return registry.in_a_registered_room(kind.__module__) and kind.__name__ == kind.__qualname__
+    return registry.is_in_registered_room(kind.__module__) and kind.__name__ == kind.__qualname__
 
 
 def _external_classes(thing: Recorded | None) -> dict[str, type]:
@@ -159,7 +164,7 @@ def _without(spec: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _encode_arguments(cls: type[Recorded], bound: inspect.BoundArguments, external: dict[str, type]) -> dict[str, Any]:
-    """Every argument; a default that cannot be recorded is left out, since the class itself holds it."""
+    """All arguments as data; a default that cannot be recorded is left out, since the class defines it."""
     arguments = {}
     for name, parameter in bound.signature.parameters.items():
         value = bound.arguments.get(name, parameter.default)
@@ -188,15 +193,15 @@ def _encode(value: Any, where: str, external: dict[str, type]) -> Any:
         pairs = [
             [_encode(k, f"{where}, a key", external), _encode(v, f"{where}[{k!r}]", external)] for k, v in value.items()
         ]
-        taken = any(type(key) is not str or key.startswith("$") or key == "class_path" for key in value)
-        return {"$dict": pairs} if taken else dict(pairs)
+        ambiguous = any(type(key) is not str or key.startswith("$") or key == "class_path" for key in value)
+        return {"$dict": pairs} if ambiguous else dict(pairs)
     if isinstance(value, Recorded):
         external |= _external_classes(value)
         return describe(value)
     raise MedsslError(
         f"{where} = a {kind.__module__}.{kind.__qualname__}, which a run record cannot hold: expected numbers, texts, None, "
-        f"lists, tuples or dicts of these, an encoder, a method or a view; pass a name or numbers from which the class "
-        f"makes it"
+        f"lists, tuples or dicts of these, an encoder, a method or a view; pass a name or numbers, and let the class make "
+        f"the object from them"
     )
 
 
@@ -219,7 +224,10 @@ def _decode(value: Any, external: dict[str, type]) -> Any:
 def _factory(spec: dict[str, Any], external: dict[str, type]) -> functools.partial:
     """`_build` of a class and its arguments, as a spec describes them; both are checked before it is called."""
     if not isinstance(spec, dict) or not isinstance(spec.get("init_args"), dict):
-        raise MedsslError("a record describes no object where one is needed: expected class_path and init_args")
+        raise MedsslError(
+            "the record has something else where it must describe an object: expected class_path and init_args; restore the "
+            "record from a copy, or run the job again"
+        )
     kind = _class_named(spec.get("class_path"), external)
     try:
         arguments = {
@@ -247,8 +255,8 @@ def _build(kind: type, arguments: dict[str, Any], **more: Any) -> Any:
     signature = _signature(kind)
     if unknown := sorted(given.keys() - signature.parameters.keys()):
         raise MedsslError(
-            f"the record gives {kind.__name__} an argument {unknown[0]!r}: expected {', '.join(signature.parameters)}; it "
-            f"was written by another version, run the job again"
+            f"the record gives {kind.__name__} the argument {unknown[0]!r}: expected {', '.join(signature.parameters)}; "
+            f"another version of medssl wrote the record: use that version, or run the job again"
         )
     bound = inspect.BoundArguments(signature, given)
     try:
@@ -267,6 +275,6 @@ def _class_named(path: Any, external: dict[str, type]) -> type[Recorded]:
     if room and not room.startswith("medssl."):
         raise MedsslError(
             f"the record names the class {path}, which is outside medssl, and a record is never allowed to import code: "
-            f"name it yourself, with --encoder {path}"
+            f"expected the class on the command line; if it is your own, add --encoder {path}"
         )
     return registry.find(name)

@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from medssl.core import runs
-from medssl.core.atomic import npz, write_atomically
+from medssl.core.atomic import npz_bytes, write_atomically
 from medssl.evaluation.representation import embed, knn_scores, linear_scores
 from medssl.studies.arms import TrainingData
 from medssl.studies.plan import Cell, Plan
@@ -50,7 +50,7 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
         cases, metrics = plan.task.score(plan.cache, plan.scored, predictions)
         if cell.draw == 0:
             for name, arrays in plan.task.examples(plan.cache, plan.scored, predictions, cases).items():
-                write_atomically(folder / name, npz(arrays))
+                write_atomically(folder / name, npz_bytes(arrays))
         write_atomically(folder / "predictions.parquet", cases.to_parquet())
         trained = cell.mode == "finetune"
         samples = cell.settings.steps * cell.settings.batch_size if trained else len(cell.training)

@@ -98,7 +98,7 @@ def finetune(
         **split.to_record(),
     }
     name = runs.identity(kind="finetune", config=config, data=cache.digest, seed=seed, parent=parent_id)
-    if (before := runs.finished(out, name)) is not None:
+    if (before := runs.finished_run(out, name)) is not None:
         console.print(f"{out} is already finished; nothing to do")
         return before
     with runs.recording(out, "finetune", config, cache.digest, seed, parent_id) as record:

@@ -30,7 +30,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import default_collate
 
 from medssl.core import runs
-from medssl.core.atomic import npz, write_atomically
+from medssl.core.atomic import npz_bytes, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
@@ -119,11 +119,11 @@ def pretrain(
         "data_spec": cache.data_spec.to_record(),
     }  # fmt: skip
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
-    finished = runs.finished(out, name, resume)
+    finished = runs.finished_run(out, name, resume)
     if finished is not None:
         console.print(f"{out} is already finished; nothing to do")
         return finished
-    if not (resume and runs.holds(out, name)):
+    if not (resume and runs.has_id(out, name)):
         for left in ("last.ckpt", "metrics.csv"):  # of another attempt: never to be resumed from by this one
             (out / left).unlink(missing_ok=True)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
@@ -275,4 +275,4 @@ def _save_examples(method: Method, crops: Crops, out: Path, count: int = 4) -> N
         for kind, x in shown.items():
             for n, volume in enumerate(x[:, 0].float().numpy()):
                 pictures[f"{kind}.{n}"] = volume if volume.ndim == 2 else volume[:, :, volume.shape[2] // 2]
-        write_atomically(out / "examples.npz", npz(pictures))
+        write_atomically(out / "examples.npz", npz_bytes(pictures))

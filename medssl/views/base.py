@@ -56,7 +56,7 @@ class View(Recorded, nn.Module, ABC):
     dims: tuple[int, ...] = (2, 3)
     channels: int | None = None
     differentiable: bool = True
-    refuses_at_once = False  # a view may wrap any function, such as a MONAI transform
+    must_be_recordable = False  # a view may wrap any function, such as a MONAI transform
 
     @abstractmethod
     def parameters_of(self, keys: Tensor) -> Params:

@@ -1,5 +1,6 @@
-"""The command line: fast help, errors in words with the nearest names, exit codes, and classes from outside."""
+"""The command line: fast help, messages with the nearest names, exit codes, and classes of the user's own."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
         "init_args": {"dims": 3, "in_channels": 1, "width": 6},
     }
     assert config["method"]["init_args"]["weight"] == 0.5
-    common = ["--data", str(cache.path), "--out", str(model), "--task", "segmentation", "--arms", "scratch", str(run),
+    common = ["study", "--data", str(cache.path), "--out", str(model), "--task", "segmentation", "--arms", "scratch", str(run),
               "--budgets", "1p", "--draws", "2", "--steps", "2", "--batch-size", "2"]  # fmt: skip
     assert main(common) == 2  # a record never imports a class from outside ...
     assert main([*common, "--encoder", "somebodys.Tiny", "--encoder.width", "6"]) == 0  # ... the user may name it
@@ -133,7 +134,7 @@ def test_a_new_method_is_one_file_and_is_compared_under_its_own_name(
              "--encoders", '[{"class_path": "ResNet", "init_args": {"depth": 10, "width": 4, "max_pool": false}}]',
              "--crop", "16", "16", "16", "--steps", "2", "--batch-size", "4", "--budgets", "50%", "--draws", "2"]  # fmt: skip
     try:
-        assert main([*words]) == 0
+        assert main(["compare", *words]) == 0
     finally:
         sys.modules.pop("my_file", None)
     table = pd.read_csv("compared/table.csv")
@@ -147,15 +148,18 @@ def test_a_new_method_is_one_file_and_is_compared_under_its_own_name(
 def test_the_python_of_the_readme_runs_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Cache
 ) -> None:
-    """Word for word but for the number of steps and draws, on the cohort it names, from a folder of the user's own."""
+    """Word for word but for smaller numbers, on the cohort it names, from a folder of the user's own."""
     example, method = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     medssl.phantom("scans", patients=10)
-    short = example.replace("steps=500", "steps=2").replace(
-        ', "20%", "100%"])', "], design=StudyDesign(draws=1), train=FinetuneConfig(2, 2))"
-    )
-    assert short.count("steps=2") == short.count("draws=1") == 1
+    smaller = {
+        "steps=500": "steps=2, batch_size=2",
+        "width=16": "width=4, blocks=(1, 1)",
+        ', "20%", "100%"])': "], design=StudyDesign(draws=1), train=FinetuneConfig(2, 2))",
+    }
+    assert all(example.count(text) == 1 for text in smaller)
+    short = functools.reduce(lambda text, pair: text.replace(*pair), smaller.items(), example)
     exec(short, {"FinetuneConfig": FinetuneConfig, "StudyDesign": StudyDesign})
     assert Path("report.html").exists()
     Path("mine.py").write_text(method)
@@ -180,7 +184,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["pretrain", "--data", "x", "--out", "y", "--method", "nowhere.Mine"], "expected nowhere.py in this folder"),
         (["pretrain", "--data", "x", "--out", "y", "--steps", "abc"], "--steps cannot be abc: expected a whole number"),
@@ -190,14 +194,14 @@ def test_the_python_of_the_readme_runs_as_it_stands(
         (["where", ".", "abc"], "holds no sources.parquet"),
     ],
 )
-def test_what_was_typed_wrong_is_said_with_what_to_type(
-    words: list[str], said: str, capsys: pytest.CaptureFixture
+def test_a_wrong_word_is_answered_with_what_to_type(
+    words: list[str], message: str, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(words) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert "jsonargparse" not in told
-    assert "Parser key" not in told
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert "jsonargparse" not in shown
+    assert "Parser key" not in shown
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
@@ -213,7 +217,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture) -> 
     assert COMMANDS[command].help in capsys.readouterr().out
 
 
-def test_help_shows_options_as_the_readme_writes_them_and_print_config_gives_a_recipe(
+def test_help_shows_options_as_the_readme_writes_them_and_print_config_prints_a_config(
     capsys: pytest.CaptureFixture,
 ) -> None:
     main(["pretrain", "--help"])
@@ -226,8 +230,7 @@ def test_help_shows_options_as_the_readme_writes_them_and_print_config_gives_a_r
     assert yaml.safe_load(capsys.readouterr().out) == {"data": "cache", "out": "run"}
 
 
-UNDOCUMENTED = {"probe", "index", "plan", "prepare", "report", "review",
-                "views", "where"}  # fmt: skip
+UNDOCUMENTED = {"plan", "prepare", "probe"}
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -240,7 +243,7 @@ def test_every_option_of_every_command_is_explained(command: str, request: pytes
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["pretrian"], "did you mean pretrain"),
         (["pretrain", "--stesp", "3"], "did you mean --steps"),
@@ -252,22 +255,22 @@ def test_every_option_of_every_command_is_explained(command: str, request: pytes
         (["index", "nowhere", "--out", "m"], "nowhere"),
         (["prepare", "nowhere", "--out", "m"], "manifest.parquet"),
         (["report", "nowhere"], "nowhere"),
-        (["x"], "without an option"),
+        (["study", "x"], "without an option"),
     ],
 )  # fmt: skip
-def test_mistakes_are_answered_in_words_with_exit_code_2(
+def test_mistakes_are_explained_with_exit_code_2(
     words: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(words) == 2
-    told = capsys.readouterr()
-    assert said in told.err, told.err
-    assert told.err.startswith("error: ")
-    assert "Traceback" not in told.err + told.out
+    shown = capsys.readouterr()
+    assert message in shown.err, shown.err
+    assert shown.err.startswith("error: ")
+    assert "Traceback" not in shown.err + shown.out
 
 
 def test_folders_with_nothing_usable_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -279,19 +282,19 @@ def test_folders_with_nothing_usable_are_refused(tmp_path: Path, capsys: pytest.
         assert "no scan" in capsys.readouterr().err
 
 
-def test_debug_shows_the_traceback_and_faults_of_our_own_are_one(
+def test_debug_shows_the_traceback_and_a_bug_in_medssl_exits_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(["pretrian", "--debug"]) == 2
     assert "Traceback" in capsys.readouterr().err
     monkeypatch.setattr("medssl.cli.doctor.doctor", lambda: 1 / 0)
     assert main(["doctor"]) == 1
-    told = capsys.readouterr().err
-    assert "ZeroDivisionError" in told
-    assert "Traceback" not in told
+    shown = capsys.readouterr().err
+    assert "ZeroDivisionError" in shown
+    assert "Traceback" not in shown
 
 
-def test_index_says_by_its_exit_code_that_scans_were_rejected_and_where_finds_files(
+def test_the_exit_code_of_index_shows_rejected_scans_and_where_finds_files(
     cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     patients = sorted((cohort / "dicom").iterdir())
@@ -327,19 +330,19 @@ def test_a_config_file_gives_what_the_options_do(cache: Cache, tmp_path: Path) -
     assert run.config["method"]["init_args"]["mask_ratio"] == 0.7
 
 
-def test_a_carried_recipe_is_found_by_name_and_a_misspelt_one_named(
+def test_a_config_of_medssl_is_found_by_name_and_a_misspelt_name_gets_the_nearest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     common = ["--data", "nowhere", "--out", "o"]
     assert main(["pretrain", "--config", "hippocampus_simmim", *common]) == 2
-    assert "is no cache" in capsys.readouterr().err  # the recipe was read; the data are what is missing
+    assert "is no cache" in capsys.readouterr().err  # the config was read; the data are missing
     assert main(["pretrain", "--config", "hipocampus_simmim", *common]) == 2
     assert "did you mean hippocampus_simmim" in capsys.readouterr().err
 
 
-def test_doctor_names_what_it_looked_at(capsys: pytest.CaptureFixture) -> None:
+def test_doctor_names_what_it_checked(capsys: pytest.CaptureFixture) -> None:
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "torch" in told
-    assert "GPU" in told
+    shown = capsys.readouterr().out
+    assert "torch" in shown
+    assert "GPU" in shown

@@ -16,7 +16,7 @@ import medssl
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
-from medssl.reporting.dashboard.runs import runs_below
+from medssl.reporting.dashboard.folder import runs_below
 
 CALL = {"init_args": {"arguments": ["--version"]}}
 CODE: dict[str, Any] = {
@@ -147,15 +147,27 @@ def test_no_command_uses_a_record_that_holds_code(
     assert not (tmp_path / "out" / "run.json").exists()
 
 
-@pytest.mark.parametrize("command", ["predict", "embed", "finetune --init", "study --arms", "sample"])
-@pytest.mark.parametrize("field", ["encoder", "method"])
-@pytest.mark.parametrize("name", ["main", "os.system", "SimMIM", "ResNet", "Gamma"])
+WRONG_CLASSES = {  # names that are not registered, code outside medssl, and classes of another kind than the field's
+    "encoder": ("main", "os.system", "SimMIM", "Gamma"),
+    "method": ("main", "os.system", "ResNet", "Gamma"),
+}
+READ_FIELDS = {command: ("encoder",) for command in ("predict", "embed", "finetune --init", "study --arms")} | {
+    "sample": ("encoder", "method")
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "name"),
+    [
+        (command, field, name)
+        for command in READ_FIELDS
+        for field in READ_FIELDS[command]
+        for name in WRONG_CLASSES[field]
+    ],
+)
 def test_a_record_names_a_registered_class_of_the_right_kind(
     command: str, field: str, name: str, pretrained: Path, cache: Cache, tmp_path: Path, nothing_runs: None
 ) -> None:
-    """A bare name that is not registered, code outside medssl, and a class of another kind than the field's."""
-    if (field, name) in (("encoder", "ResNet"), ("method", "SimMIM")) or (field == "method" and command != "sample"):
-        pytest.skip("the right kind, or a field that this command does not read")
     run = tmp_path / "run"
     shutil.copytree(pretrained, run)
     record = json.loads((run / "run.json").read_text())
@@ -175,7 +187,7 @@ def test_the_dashboard_shows_such_a_record_as_broken(tmp_path: Path, nothing_run
     assert set(runs_below(tmp_path)["status"]) == {"broken"}
 
 
-def test_a_run_is_not_begun_whose_record_would_be_refused(tmp_path: Path) -> None:
+def test_a_run_with_a_record_that_would_be_refused_does_not_start(tmp_path: Path) -> None:
     with (
         pytest.raises(MedsslError, match=r"the record names 'medssl\.cli\.main'"),
         runs.recording(tmp_path / "run", "pretrain", {"label": ["medssl.cli.main"]}, "data", 0),
@@ -207,13 +219,13 @@ def test_what_a_first_format_record_describes_is_built(tmp_path: Path) -> None:
 
 
 def test_a_run_of_an_older_format_is_neither_continued_nor_replaced(tmp_path: Path) -> None:
-    before = (write(tmp_path, RECORD) / "run.json").read_text()
+    written = (write(tmp_path, RECORD) / "run.json").read_text()
     expected = r"holds a pretrain run written by medssl 0\.1\.0 \(record format 1\).*give another --out"
     with pytest.raises(MedsslError, match=expected), runs.recording(tmp_path, "pretrain", {}, "data", 0):
         pass
     with pytest.raises(MedsslError, match=expected):
-        runs.finished(tmp_path, "abc")
-    assert (tmp_path / "run.json").read_text() == before
+        runs.finished_run(tmp_path, "abc")
+    assert (tmp_path / "run.json").read_text() == written
 
 
 def test_a_record_of_a_newer_format_is_refused_with_its_version(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import DiskFull, MedsslError
 from medssl.core.spec import describe, rebuild
-from medssl.encoders import ResidualUNet
+from medssl.encoders import Encoder, ResidualUNet
 
 
 def test_a_finished_run_reads_back_with_metrics_cost_and_versions(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
         assert len(set(content)) == 1
 
 
-def test_a_full_disk_is_said_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "file"
     write_atomically(target, b"old")
 
@@ -100,12 +100,12 @@ def test_identity_depends_on_every_part_and_not_on_their_order() -> None:
     assert runs.identity(a=1) != runs.identity(a=2)
 
 
-def test_a_record_of_format_1_is_read_with_todays_names_of_classes_and_arguments(tmp_path: Path) -> None:
+def test_a_record_of_format_1_is_read_with_present_names_of_classes_and_arguments(tmp_path: Path) -> None:
     with runs.recording(tmp_path, "pretrain", {"encoder": describe(ResidualUNet(2, width=4))}, "data", 0):
         pass
     record = json.loads((tmp_path / "run.json").read_text())
     old = {"class_path": "medssl.encoders.resenc.ResidualUNet", "init_args": {"dims": 2, "width": 4, "most_width": 8}}
     (tmp_path / "run.json").write_text(json.dumps(record | {"format": 1, "config": {"encoder": old}}))
-    encoder = rebuild(runs.read(tmp_path).config["encoder"])
+    encoder = rebuild(runs.read(tmp_path).config["encoder"], Encoder)
     assert isinstance(encoder, ResidualUNet)
     assert encoder.channels == (4, 8, 8, 8)
