@@ -16,7 +16,7 @@ from medssl.training.pretrain import pretrain
 from tests.options import options
 from tests.scans import scan_makers
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # pytest-xdist runs a process for each core; more threads would wait for each other
 
 
 @pytest.fixture(scope="session")
