@@ -82,7 +82,7 @@ def test_what_fails_names_nobody(tmp_path, capfd, monkeypatch):
     def breaks(*_, **__):
         raise ValueError(text)
 
-    monkeypatch.setattr("medssl.preprocessing.cache.grid_settings", breaks)
+    monkeypatch.setattr("medssl.preprocessing.cache.cache_settings", breaks)
     for debug in ([], ["--debug"]):
         assert run(capfd, ["prepare", m, "--out", c, *debug], said="ValueError") == 1
     monkeypatch.undo()

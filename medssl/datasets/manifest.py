@@ -193,6 +193,22 @@ def read_table(path: Path) -> pd.DataFrame:
     return _none_for_empty(pd.read_parquet(path))
 
 
+def read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The manifest that `medssl index` wrote, and by scan the files that each is made of.
+
+    Args:
+        folder: The folder of the manifest, or the manifest's file.
+
+    Raises:
+        MedsslError: One of the two tables is not there.
+    """
+    folder = folder.parent if folder.is_file() else folder
+    for name in ("manifest.parquet", "sources.parquet"):
+        if not (folder / name).is_file():
+            raise MedsslError(f"{folder} holds no {name}: expected the folder that medssl index wrote (--out)")
+    return read_table(folder / "manifest.parquet"), read_table(folder / "sources.parquet").set_index("scan")
+
+
 def to_parquet(frame: pd.DataFrame) -> bytes:
     """A table as Parquet bytes, without `attrs`."""
     buffer = io.BytesIO()

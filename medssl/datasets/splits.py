@@ -18,6 +18,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from medssl.core.errors import MedsslError
 
@@ -195,21 +197,15 @@ def _at_least_one(roles: dict[str, str], ordered: list[str], validation: float) 
             roles[next(p for p in ordered if roles[p] == common)] = wanted
 
 
-def _people(manifest: pd.DataFrame) -> dict[str, str]:
-    """Patients who share identical voxels are one person: a map from each patient to a representative."""
-    leader = {p: p for p in manifest["patient"]}
-
-    def find(p: str) -> str:
-        while leader[p] != p:
-            p = leader[p]
-        return p
-
-    digests = manifest.loc[manifest["digest"].notna(), ["digest", "patient"]]
-    for _, group in digests.groupby("digest", sort=False)["patient"]:
-        first, *others = [find(p) for p in group.unique()]
-        for other in others:
-            leader[other] = first
-    return {p: find(p) for p in leader}
+def _people(manifest: pd.DataFrame) -> dict[str, int]:
+    """The number of the person behind each patient: patients who share a scan with identical voxels are one person."""
+    patients, names = pd.factorize(manifest["patient"])
+    digests, distinct = pd.factorize(manifest["digest"])  # -1 where there is none
+    known = digests >= 0
+    count = len(names) + len(distinct)  # the nodes of a graph: patients, then the digests of their scans
+    ends = patients[known], len(names) + digests[known]
+    _, people = connected_components(coo_array((np.ones(known.sum()), ends), (count, count)), directed=False)
+    return dict(zip(names, people.tolist()))
 
 
 def _strata(manifest: pd.DataFrame) -> pd.Series:

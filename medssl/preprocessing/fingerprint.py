@@ -3,11 +3,11 @@
 After nnU-Net (Isensee et al. 2021, doi 10.1038/s41592-020-01008-z): the target is the median spacing; where the coarsest
 axis is more than 3 times coarser than the others, and has more than 3 times fewer voxels, that axis gets the 10th
 percentile of its spacings instead, so that the finer scans of the cohort keep their detail. Deviations: axes are the
-patient's (R, A, S), not the file's; the target is rounded to 0.01 mm; intensities are of body voxels, for want of labels,
-on the scale that the cache holds (CT: HU; MR: 0 to 1 between each scan's own 0.5 and 99.5 percentiles), and are there to
-be read: nothing is clipped or shifted by them.
+patient's (R, A, S), not the file's; the target is rounded to 0.01 mm; intensities are those of body voxels, since there
+are no labels, on the scale of the cache (CT: HU; MR: 0 to 1 between each scan's own 0.5 and 99.5 percentiles). They inform
+the reader: nothing is clipped or shifted by them.
 
-    about = fingerprint(rows, settings, intensities)         # as `fingerprint.json` in a cache, and `medssl plan` has it
+    about = fingerprint(rows, settings, intensities)         # `fingerprint.json` of a cache; `medssl plan` shows it
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 
 from medssl.datasets.quality import SAMPLED_VOXELS, sample_voxels
-from medssl.preprocessing.grid import valid
+from medssl.preprocessing.normalize import body_mask
 from medssl.scans.modality import family_of
 
 ANISOTROPIC = 3.0  # nnU-Net's threshold
 COARSE_PERCENTILE = 10
-QUANTILES = np.linspace(0, 1, 201)  # of each scan: the cohort's percentiles are those of all of them
+QUANTILES = np.linspace(0, 1, 201)  # of each scan; the cohort's percentiles are taken over all of these
 SAMPLED = 10_000  # voxels of a scan, as nnU-Net takes them
 AXES = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 SCALES = {
@@ -36,7 +36,14 @@ SCALES = {
 
 
 def target_spacing(rows: pd.DataFrame) -> tuple[list[float], str]:
-    """mm along R, A, S that volumes are resampled to, and the rule in words. rows: usable volumes of a manifest."""
+    """The spacing that a cohort's volumes are resampled to.
+
+    Args:
+        rows: The usable volumes of a manifest.
+
+    Returns:
+        mm along R, A, S, and a description of the rule that gave them.
+    """
     spacings, sizes = _along_patient(rows)
     target, size = np.median(spacings, axis=0), np.median(sizes, axis=0)
     rule = "the median of each axis"
@@ -48,10 +55,10 @@ def target_spacing(rows: pd.DataFrame) -> tuple[list[float], str]:
     return [max(0.01, round(float(step), 2)) for step in target], rule
 
 
-def intensity(array: np.ndarray, modality: str) -> dict[str, Any] | None:
-    """Mean, std and quantiles of about 10,000 body voxels of a scan in the cache; None for a scan without body."""
+def intensity_statistics(array: np.ndarray, modality: str) -> dict[str, Any] | None:
+    """Mean, standard deviation and quantiles of about 10,000 body voxels of a cached scan; None for a scan without body."""
     array = sample_voxels(array, SAMPLED_VOXELS)
-    voxels = array[valid(array, family_of(modality))]
+    voxels = array[body_mask(array, family_of(modality))]
     if not voxels.size:
         return None
     voxels = voxels[:: max(1, voxels.size // SAMPLED)].astype(np.float64)
@@ -60,57 +67,60 @@ def intensity(array: np.ndarray, modality: str) -> dict[str, Any] | None:
 
 
 def fingerprint(rows: pd.DataFrame, settings: dict[str, Any], intensities: Iterable[dict | None]) -> dict[str, Any]:
-    """What is known of a cohort and what was decided, to be written as JSON.
+    """What is known of a cohort and what was decided from it, to be written as JSON.
 
-    rows: usable rows of the manifest as indexed. intensities: of each of them, or of those that were looked at, in order.
+    Args:
+        rows: The usable scans of the manifest, as index wrote them.
+        settings: How they are prepared, see `plan.cache_settings`.
+        intensities: `intensity_statistics` of each scan in order; None for one that was not measured.
     """
     dims = settings["dims"]
     by_modality: dict[str, list[dict]] = defaultdict(list)
-    for modality, one in zip(rows.modality, intensities):
-        if one is not None:
-            by_modality[modality].append(one)
+    for modality, statistics in zip(rows.modality, intensities):
+        if statistics is not None:
+            by_modality[modality].append(statistics)
     about: dict[str, Any] = {"scans": len(rows), "dims": dims, "modality": settings["modality"]}
     if dims == 3:
         spacings, sizes = _along_patient(rows)
         median = np.median(spacings, axis=0)
-        about["spacing_mm"] = _spread(spacings)
-        about["size_voxels"] = _spread(sizes)
-        about["anisotropy"] = _short(median.max() / median.min())
+        about["spacing_mm"] = _distribution(spacings)
+        about["size_voxels"] = _distribution(sizes)
+        about["anisotropy"] = _rounded(median.max() / median.min())
     else:
-        about["size_voxels"] = _spread(np.array([list(shape) for shape in rows["shape"]]))
+        about["size_voxels"] = _distribution(np.array([list(shape) for shape in rows["shape"]]))
     about["intensity"] = {name: _pooled(scans) for name, scans in sorted(by_modality.items())}
     about["decided"] = _decided(rows, settings)
     return about
 
 
 def _along_patient(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """(scans, 3) mm and voxels along R, A, S; each scan's own order is in its orientation."""
+    """(scans, 3) mm and voxels along R, A, S; each scan's orientation gives the order of its axes."""
     order = {letters: np.argsort([AXES[letter] for letter in letters]) for letters in rows.orientation.unique()}
     spacings, sizes = (np.array([list(values) for values in rows[name]]) for name in ("spacing_mm", "shape"))
-    turn = np.array([order[letters] for letters in rows.orientation])
-    return np.take_along_axis(spacings, turn, 1), np.take_along_axis(sizes, turn, 1)
+    axes = np.array([order[letters] for letters in rows.orientation])
+    return np.take_along_axis(spacings, axes, 1), np.take_along_axis(sizes, axes, 1)
 
 
-def _spread(values: np.ndarray) -> dict[str, list[float]]:
-    """values: (scans, axes)."""
-    rows = {
-        "least": values.min(axis=0),
+def _distribution(values: np.ndarray) -> dict[str, list[float]]:
+    """Of (scans, axes) values, for each axis."""
+    statistics = {
+        "minimum": values.min(axis=0),
         "10th percentile": np.percentile(values, 10, axis=0),
         "median": np.median(values, axis=0),
         "90th percentile": np.percentile(values, 90, axis=0),
-        "most": values.max(axis=0),
+        "maximum": values.max(axis=0),
     }
-    return {name: [_short(value) for value in row] for name, row in rows.items()}
+    return {name: [_rounded(value) for value in row] for name, row in statistics.items()}
 
 
 def _pooled(scans: list[dict[str, Any]]) -> dict[str, float]:
-    """Every scan counts alike, as in nnU-Net."""
+    """The statistics of all scans together; every scan has the same weight, as in nnU-Net."""
     means, stds = (np.array([scan[name] for scan in scans]) for name in ("mean", "std"))
     points = np.concatenate([np.frombuffer(scan["quantiles"], "<f4") for scan in scans])
-    low, middle, high = np.percentile(points, (0.5, 50, 99.5))
-    spread = np.sqrt(max(0.0, np.mean(stds**2 + means**2) - means.mean() ** 2))
-    named = {"mean": means.mean(), "std": spread, "0.5th percentile": low, "median": middle, "99.5th percentile": high}
-    return {"scans": len(scans), **{name: _short(value) for name, value in named.items()}}
+    low, median, high = np.percentile(points, (0.5, 50, 99.5))
+    std = np.sqrt(max(0.0, np.mean(stds**2 + means**2) - means.mean() ** 2))
+    pooled = {"mean": means.mean(), "std": std, "0.5th percentile": low, "median": median, "99.5th percentile": high}
+    return {"scans": len(scans), **{name: _rounded(value) for name, value in pooled.items()}}
 
 
 def _decided(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Any]:
@@ -118,10 +128,11 @@ def _decided(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Any]:
     decided = {"intensity": SCALES[kind], "frames": settings.get("frames", "sequence")}
     if settings["dims"] == 2:
         return decided | {"size": settings["size"] or "each image's own"}
-    own, rule = target_spacing(rows)
-    chosen = rule if own == settings["spacing_mm"] else f"given, or decided before; now it would be {own}: {rule}"
-    return decided | {"spacing_mm": settings["spacing_mm"], "spacing_rule": chosen}
+    target, rule = target_spacing(rows)
+    if target != settings["spacing_mm"]:
+        rule = f"given, or decided before; now it would be {target}: {rule}"
+    return decided | {"spacing_mm": settings["spacing_mm"], "spacing_rule": rule}
 
 
-def _short(value: float) -> float:
+def _rounded(value: float) -> float:
     return float(f"{value:.5g}")

@@ -230,7 +230,7 @@ def test_help_shows_options_as_the_readme_writes_them_and_print_config_prints_a_
     assert yaml.safe_load(capsys.readouterr().out) == {"data": "cache", "out": "run"}
 
 
-UNDOCUMENTED = {"plan", "prepare", "probe"}
+UNDOCUMENTED = {"probe"}
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

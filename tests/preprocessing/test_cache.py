@@ -22,7 +22,7 @@ from PIL import Image
 from medssl.core.errors import MedsslError, ScanError
 from medssl.datasets.index import index
 from medssl.preprocessing.cache import Cache, prepare
-from medssl.preprocessing.grid import conform
+from medssl.preprocessing.store import resample_and_scale
 from medssl.scans import geometry
 from medssl.scans.scan import Scan
 from tests.scans.scan_makers import ct_like, tree, write_nifti, write_series
@@ -61,7 +61,7 @@ def test_resampling_leaves_every_point_of_the_world_where_it_was(spacing_mm):
     world = grid @ affine[:3, :3].T + affine[:3, 3]
     for axis in range(3):
         array = np.rint(world[..., axis] * 100 + 9000).astype(np.int16)[None]
-        out, _, moved = conform(scan_of(array, affine), spacing_mm)
+        out, _, moved = resample_and_scale(scan_of(array, affine), spacing_mm)
         assert np.allclose(geometry.spacing(moved), spacing_mm)
         inside = np.stack(np.meshgrid(*(np.arange(6, n - 6) for n in out.shape[1:]), indexing="ij"), -1)
         expected = (inside @ moved[:3, :3].T + moved[:3, 3])[..., axis]
@@ -71,7 +71,7 @@ def test_resampling_leaves_every_point_of_the_world_where_it_was(spacing_mm):
 
 def test_equal_spacing_is_left_alone():
     array = ct_like()[None]
-    out, mask, affine = conform(scan_of(array, mask=(array[0] > 0).astype(np.uint8)), (1.0, 1.0005, 1.0))
+    out, mask, affine = resample_and_scale(scan_of(array, mask=(array[0] > 0).astype(np.uint8)), (1.0, 1.0005, 1.0))
     assert (out == np.clip(array, -1024, None)).all()
     assert (mask == (array[0] > 0)).all()
     assert np.allclose(affine, np.eye(4))
@@ -79,14 +79,14 @@ def test_equal_spacing_is_left_alone():
 
 def test_downsampling_blurs_first():
     checker = (np.indices((32, 32, 32)).sum(0) % 2 * 1000).astype(np.int16)[None]
-    out, _, _ = conform(scan_of(checker), (3.0, 3.0, 3.0))
+    out, _, _ = resample_and_scale(scan_of(checker), (3.0, 3.0, 3.0))
     assert np.abs(out[0, 1:-1, 1:-1, 1:-1] - 500).max() < 120
 
 
 def test_masks_are_resampled_to_the_nearest():
     mask = np.zeros((20, 20, 20), np.uint8)
     mask[5:15, 5:15, 5:15] = 7
-    out, small, _ = conform(scan_of(ct_like((20, 20, 20))[None], mask=mask), (2.0, 2.0, 2.0))
+    out, small, _ = resample_and_scale(scan_of(ct_like((20, 20, 20))[None], mask=mask), (2.0, 2.0, 2.0))
     assert small.shape == out.shape[1:] == (10, 10, 10)
     assert set(np.unique(small)) == {0, 7}
     assert abs((small == 7).mean() - (mask == 7).mean()) < 0.05
@@ -94,17 +94,17 @@ def test_masks_are_resampled_to_the_nearest():
 
 def test_intensities():
     values = np.linspace(0, 1000, 10_000).astype(np.float32).reshape(1, 20, 20, 25)
-    out, _, _ = conform(scan_of(values, modality="MR"))
+    out, _, _ = resample_and_scale(scan_of(values, modality="MR"))
     assert out.dtype == np.float16
     assert np.quantile(out, 0.005) == pytest.approx(0, abs=1e-3)
     assert np.quantile(out, 0.995) == pytest.approx(1, abs=1e-3)
     spiked = values.copy()
     spiked[0, 0, 0, 0] = 1e9
-    assert conform(scan_of(spiked, modality="MR"))[0].max() == 4
+    assert resample_and_scale(scan_of(spiked, modality="MR"))[0].max() == 4
     image = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
-    assert (conform(scan_of(image, modality="DX"))[0] == (image / 255).astype(np.float16)).all()
+    assert (resample_and_scale(scan_of(image, modality="DX"))[0] == (image / 255).astype(np.float16)).all()
     hu = np.array([-3024, -1000, 50, 40_000], np.int32).reshape(1, 1, 2, 2)
-    out, _, _ = conform(scan_of(hu))
+    out, _, _ = resample_and_scale(scan_of(hu))
     assert out.dtype == np.int16
     assert out.ravel().tolist() == [-1024, -1000, 50, 32767]
 
@@ -119,7 +119,7 @@ def test_intensities():
 )
 def test_voxels_that_teach_nothing_are_refused(array, words):
     with pytest.raises(ScanError, match=words):
-        conform(scan_of(array))
+        resample_and_scale(scan_of(array))
 
 
 def test_a_cache_holds_what_was_prepared(tmp_path):
@@ -405,16 +405,16 @@ def test_hippocampus(shared, tmp_path):
     assert (cache.read_mask(scan) == np.asarray(image.dataobj)).all()
 
 
-def test_a_cache_of_another_version_is_refused_in_words(tmp_path):
+def test_a_cache_of_another_format_is_refused_with_what_made_it_and_what_to_do(tmp_path):
     made(tmp_path)
     path = tmp_path / "c" / "cache.json"
     about = json.loads(path.read_text())
-    about["settings"]["version"] = 0
-    without = {key: value for key, value in about.items() if key != "settings"}
-    for other, version in ((about, "0"), (without, "unknown")):
+    newer = about | {"settings": about["settings"] | {"version": 4}, "medssl": "0.9"}
+    without = {key: value for key, value in about.items() if key not in ("settings", "medssl")}
+    for other, found in ((newer, "format 4, made by medssl 0.9"), (without, "format unknown, made by another version")):
         path.write_text(json.dumps(other))
-        with pytest.raises(
-            MedsslError,
-            match=f"cache of format {version}, made by another version of medssl: expected format 3; run medssl prepare",
-        ):
-            Cache(tmp_path / "c")
+        for open_it in (Cache, lambda folder: prepare(tmp_path / "m", folder)):
+            with pytest.raises(
+                MedsslError, match=f"{found}.*: expected format 3; prepare the manifest into a new folder"
+            ):
+                open_it(tmp_path / "c")

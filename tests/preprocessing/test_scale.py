@@ -24,9 +24,9 @@ from medssl.core.parallel import run_parallel
 from medssl.datasets.index import index
 from medssl.datasets.manifest import Columns, manifest_frame, read_table, source_files, to_parquet
 from medssl.preprocessing.cache import Cache, prepare
-from medssl.preprocessing.cohort import VERSION
 from medssl.preprocessing.crops import Crops, StepSampler, crop_by_spacing
 from medssl.preprocessing.fingerprint import target_spacing
+from medssl.preprocessing.plan import CACHE_FORMAT
 from medssl.scans.dicom.slices import read_slices
 from medssl.scans.paths import walk
 from tests.scans.scan_makers import ct_like, tree, write_nifti, write_series
@@ -325,7 +325,7 @@ def test_a_large_manifest_opens_and_filters_in_seconds(tmp_path, count):
     spent = time.process_time() - begun
     assert len(manifest) == count
     assert len(thick) == count // 4
-    settings = {"version": VERSION, "size": None}
+    settings = {"version": CACHE_FORMAT, "size": None}
     about = {
         "complete": True,
         "settings": settings,
