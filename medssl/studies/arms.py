@@ -18,36 +18,14 @@ from typing import Any, Literal, Self
 from medssl.core import runs
 from medssl.core.errors import MedsslError, nearest
 from medssl.encoders import Encoder
-from medssl.preprocessing.cache import Cache
 from medssl.training.config import FinetuneConfig
-from medssl.training.finetune import train_model
 from medssl.training.models import load_encoder, load_pretrained
+from medssl.training.supervised import TrainingData, train_model
 from medssl.training.task import Task
 
 Mode = Literal["finetune", "linear", "knn"]
 NewEncoder = Callable[[int], Encoder]  # seed -> a randomly initialised encoder
 LONG = 3.0  # steps of `scratch-long` over those of `scratch`
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What one cell may learn from.
-
-    Attributes:
-        cache: Where the scans are.
-        task: The task, with its targets.
-        size: Voxels of a crop along each axis.
-        training: Labelled scans to train on.
-        validation: Labelled scans to choose a checkpoint by; none for a small budget.
-        unlabelled: The other scans of training patients, whose labels the budget did not buy.
-    """
-
-    cache: Cache
-    task: Task
-    size: tuple[int, ...]
-    training: Sequence[str]
-    validation: Sequence[str]
-    unlabelled: Sequence[str]
 
 
 class Arm(ABC):
@@ -95,7 +73,7 @@ class Arm(ABC):
 
     def train(self, model: Any, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:
         """Train the model in place, on the labelled scans alone unless an arm says otherwise."""
-        train_model(model, data.cache, data.task, data.training, data.validation, data.size, settings, seed)
+        train_model(model, data, settings, seed)
 
     def parent_id(self) -> str | None:
         """The id of the run it starts from."""

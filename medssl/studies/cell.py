@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from medssl.core import runs
 from medssl.core.atomic import npz_bytes, write_atomically
 from medssl.evaluation.representation import embed, knn_scores, linear_scores
-from medssl.studies.arms import TrainingData
 from medssl.studies.plan import Cell, Plan
+from medssl.training.supervised import TrainingData
 
 PROBES = {"linear": linear_scores, "knn": knn_scores}
 

@@ -1,4 +1,4 @@
-"""The settings of a training, as frozen dataclasses: the same fields in Python, on the command line and in YAML.
+"""The settings of a training: the same names in Python, on the command line and in YAML.
 
 pretrain("cache", "runs/a", encoder, SimCLR, train=TrainConfig(steps=500, lr=2e-3), hardware=Hardware(devices=2))
 
@@ -17,7 +17,7 @@ OnCollapse = Literal["stop", "warn"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The optimisation: AdamW with a linear warm-up and a cosine schedule.
+    """How weights are optimised: AdamW with a linear warm-up and a cosine schedule.
 
     Attributes:
         steps: Optimiser steps.
@@ -50,7 +50,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
-    """The optimisation of a classifier or segmenter. The new fields concern its encoder.
+    """How a classifier or segmenter is optimised. The additional fields concern its encoder.
 
     Attributes:
         encoder_share: Learning rate of a pretrained encoder as a share of the head's; 0.3 by default.

@@ -1,4 +1,4 @@
-"""What pretraining and fine-tuning share: the optimiser, the progress bar, and silence about settings chosen on purpose."""
+"""What pretraining and fine-tuning share: the optimiser with its schedule, the progress bar, and muted warnings of libraries."""
 
 from __future__ import annotations
 
@@ -18,22 +18,26 @@ from medssl.core.progress import ProgressBar
 def adamw(
     groups: Sequence[tuple[nn.Module, float]], lr: float, weight_decay: float, warmup: int, steps: int
 ) -> dict[str, Any]:
-    """AdamW with a linear warm-up and a cosine schedule, as Lightning takes it.
+    """Build AdamW with a linear warm-up and a cosine schedule.
 
     Args:
         groups: Modules, each with its share of the learning rate; a weight in several modules belongs to the first.
         lr: Peak learning rate.
-        weight_decay: Of matrices and kernels; vectors (norms, biases, tokens) are not decayed.
+        weight_decay: Weight decay of matrices and kernels; vectors (norms, biases, tokens) are not decayed.
         warmup: Steps of warm-up, at most half of `steps`.
         steps: Length of the whole schedule.
+
+    Returns:
+        Optimiser and schedule, in the form that Lightning's `configure_optimizers` returns.
     """
-    parameters, seen = [], set()
+    parameters, assigned = [], set()
     for module, share in groups:
-        own = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
-        seen |= {id(p) for p in own}
-        for decay, chosen in ((weight_decay, [p for p in own if p.ndim > 1]), (0.0, [p for p in own if p.ndim <= 1])):
-            if chosen:
-                parameters.append({"params": chosen, "lr": lr * share, "weight_decay": decay})
+        weights = [p for p in module.parameters() if p.requires_grad and id(p) not in assigned]
+        assigned |= {id(p) for p in weights}
+        matrices, vectors = [p for p in weights if p.ndim > 1], [p for p in weights if p.ndim <= 1]
+        for decay, members in ((weight_decay, matrices), (0.0, vectors)):
+            if members:
+                parameters.append({"params": members, "lr": lr * share, "weight_decay": decay})
     optimizer = torch.optim.AdamW(parameters, lr=lr)
     schedule = CosineWarmupScheduler(optimizer, warmup_epochs=max(1, min(warmup, steps // 2)), max_epochs=steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -51,9 +55,8 @@ class StepBar(pl.Callback):
             self.task = self.bar.add_task("loss", total=trainer.max_steps, completed=trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, *_: Any) -> None:
-        if (
-            trainer.is_global_zero and trainer.global_step % max(1, trainer.max_steps // 200) == 0
-        ):  # seldom: it waits for the GPU
+        every = max(1, trainer.max_steps // 200)  # reading the loss waits for the GPU
+        if trainer.is_global_zero and trainer.global_step % every == 0:
             self.bar.update(self.task, completed=trainer.global_step, description=f"loss {float(outputs['loss']):.3f}")
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -64,7 +67,7 @@ class StepBar(pl.Callback):
 
 
 def quiet_third_parties() -> None:
-    """Silence the warnings of libraries about settings chosen here on purpose, or about their own internals."""
+    """Mute the warnings of libraries about settings that are intended here, or about their own internals."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",

@@ -13,13 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pytorch_lightning as pl
-import torch
+import pandas as pd
 from safetensors.torch import load
-from torch import Tensor
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
@@ -30,17 +26,11 @@ from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.preprocessing.datamodule import CropData
-from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.config import FinetuneConfig
-from medssl.training.engine import StepBar, adamw, quiet_third_parties
 from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_pretrained, save_weights
 from medssl.training.pretrain import default_crop
+from medssl.training.supervised import TrainingData, train_model
 from medssl.training.task import Task, TaskName, task_named
-from medssl.views import recipes
-from medssl.views.random import derive_keys
-
-CHECKS = 5  # evaluations of the validation patients during training, if there are any
 
 
 def finetune(
@@ -83,7 +73,7 @@ def finetune(
     settings = train.resolved(pretrained=init is not None)
     subset = label_budgets(split.roles(cache.manifest), targets.seen, [budget], seed, 1)
     training, validation = (scans_of(cache, targets, subset, role) for role in ("train", "validation"))
-    parent_id = runs.read(init).id if init else None
+    scans = TrainingData(cache, targets, size, training, validation)
     config = {
         "task": task,
         "label": label,
@@ -97,154 +87,100 @@ def finetune(
         "data_spec": cache.data_spec.to_record(),
         **split.to_record(),
     }
+    parent_id = runs.read(init).id if init else None
     name = runs.identity(kind="finetune", config=config, data=cache.digest, seed=seed, parent=parent_id)
-    if (before := runs.finished_run(out, name)) is not None:
+    if (finished := runs.finished_run(out, name)) is not None:
         console.print(f"{out} is already finished; nothing to do")
-        return before
+        return finished
     with runs.recording(out, "finetune", config, cache.digest, seed, parent_id) as record:
         model = targets.build_model(fresh_encoder(spec, seed, encoder), seed)
-        loaded = load_pretrained(model, Path(init)) if init else []
-        console.print(
-            f"{len(training)} scans to train on, {len(validation)} to choose a checkpoint; loaded: "
-            f"{', '.join(loaded) or 'nothing'}"
-        )
-        score = train_model(model, cache, targets, training, validation, size, settings, seed, progress=True)
-        save_weights(model, out / "model.safetensors")
-        record.update(metrics={"validation_score": score} if validation else {})
+        metrics = _train_and_save(model, scans, init, settings, seed, out)
+        record.update(metrics=metrics)
     return runs.read(out)
 
 
-def load_model(folder: Path, encoder: Encoder | None = None) -> tuple[Classifier | Segmenter, runs.Run]:
-    """A fine-tuned model and its record, ready for `classify` or `segment`."""
-    run = runs.read(folder)
-    if run.kind != "finetune" or run.status != "finished":
-        raise MedsslError(f"{folder} holds a {run.status} {run.kind} run: expected a finished fine-tuned model")
-    config = run.config
-    task = task_named(config["task"])(tuple(config["classes"]))
-    model = task.build_model(fresh_encoder(config["encoder"], 0, encoder), seed=0)
+def _train_and_save(
+    model: Classifier | Segmenter, data: TrainingData, init: Path | None, settings: FinetuneConfig, seed: int, out: Path
+) -> dict[str, float]:
+    """Load the pretrained weights, train, and write `model.safetensors`; returns the validation score, if there is one."""
+    loaded = load_pretrained(model, Path(init)) if init else []
+    console.print(
+        f"{len(data.training)} scans to train on, {len(data.validation)} to choose a checkpoint; loaded: "
+        f"{', '.join(loaded) or 'nothing'}"
+    )
+    score = train_model(model, data, settings, seed, progress=True)
+    save_weights(model, out / "model.safetensors")
+    return {"validation_score": score} if data.validation else {}
+
+
+def load_model(folder: Path, encoder: Encoder | None = None) -> tuple[Task, Classifier | Segmenter, runs.Run]:
+    """Load a fine-tuned model.
+
+    Args:
+        folder: Folder of a finished fine-tuning run.
+        encoder: Encoder of a model whose encoder class lies outside medssl.
+
+    Returns:
+        The task, which can predict but not train; the model in evaluation mode; and the run's record.
+
+    Raises:
+        MedsslError: The folder holds another kind of run, or one that is not finished.
+    """
+    run = _read_finished(folder, "finetune", "fine-tuned model")
+    task = task_named(run.config["task"])(tuple(run.config["classes"]))
+    model = task.build_model(fresh_encoder(run.config["encoder"], 0, encoder), seed=0)
     model.load_state_dict(load((Path(folder) / "model.safetensors").read_bytes()))
-    return model.eval(), run
+    return task, model.eval(), run
+
+
+def _read_finished(folder: Path, kind: str, what: str) -> runs.Run:
+    run = runs.read(folder)
+    if run.kind != kind or run.status != "finished":
+        raise MedsslError(f"{folder} holds a {run.status} {run.kind} run: expected a finished {what}")
+    return run
 
 
 def architecture(
     cache: Cache, inits: Sequence[Path], encoder: Encoder | None, crop: Sequence[int] | None
 ) -> tuple[dict, tuple[int, ...]]:
-    """The one encoder that all runs in `inits` share, as a record, and the crop; checked against the cache."""
-    records = [runs.read(folder) for folder in inits]
-    for folder, record in zip(inits, records):
-        if record.kind != "pretrain" or record.status != "finished":
-            raise MedsslError(
-                f"{folder} holds a {record.status} {record.kind} run: expected a finished pretraining run"
-            )
-    specs = [record.config["encoder"] for record in records]
-    if encoder is not None:
-        specs.append(describe(encoder))
-    specs = specs or [describe(ResidualUNet(cache.dims, cache.channels))]
-    for other in specs[1:]:
-        if not describes_same(other, specs[0]):
-            raise MedsslError(
-                f"the arms have different encoders, {specs[0]} and {other}: expected one; compare them in two studies"
-            )
-    built = fresh_encoder(specs[0], 0, encoder)
+    """Find the one encoder that several models share, and the crop, and check both against the cache.
+
+    Args:
+        cache: Cache that the models are trained on.
+        inits: Folders of pretraining runs.
+        encoder: Encoder given by the user; a ResidualUNet if neither it nor a run is given.
+        crop: Voxels along each axis; by default those of the first run, or the largest that fit.
+
+    Returns:
+        The encoder as a record, and the crop.
+
+    Raises:
+        MedsslError: The encoders differ, do not fit the cache or the crop, or a run is not a finished pretraining run.
+    """
+    records = [_read_finished(folder, "pretrain", "pretraining run") for folder in inits]
+    spec = _common_encoder(records, encoder) or describe(ResidualUNet(cache.dims, cache.channels))
+    built = fresh_encoder(spec, 0, encoder)
     cache.data_spec.check_encoder(built)
     size = tuple(crop or (records[0].config["crop"] if records else default_crop(cache, built)))
     built.check_size(size)
     for record in records:
         cache.data_spec.warn_of_spacing(DataSpec.from_record(record.config))
-    return specs[0], size
+    return spec, size
 
 
-def scans_of(cache: Cache, task: Task, subset: Any, role: str) -> list[str]:
-    """The labelled scans of the patients of a subset who have this role, in the manifest's order."""
-    patients = set(subset["patient"][subset["role"] == role])
-    rows = zip(cache.manifest["scan"], cache.manifest["patient"])
-    return [scan for scan, patient in rows if patient in patients and scan in task.labels]
-
-
-def train_model(
-    model: Classifier | Segmenter,
-    cache: Cache,
-    task: Task,
-    training: Sequence[str],
-    validation: Sequence[str],
-    size: Sequence[int],
-    settings: FinetuneConfig,
-    seed: int,
-    progress: bool = False,
-) -> float:
-    """Train the model in place; with validation scans it ends at its best check. Returns that score (or NaN)."""
-    module = _Training(model, cache, task, validation, size, settings)
-    quiet_third_parties()
-    trainer = pl.Trainer(
-        max_steps=settings.steps,
-        max_epochs=-1,
-        precision=settings.precision,  # type: ignore[arg-type]
-        accumulate_grad_batches=settings.accumulate,
-        gradient_clip_val=1.0,
-        accelerator="auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[GradientGuard(), *([StepBar()] if progress else [])],
-    )
-    crops = task.crops(cache, training, size, seed)
-    data = CropData(crops, settings.batch_size, settings.steps * settings.accumulate)
-    trainer.fit(module, datamodule=data)
-    if module.best is not None:
-        model.load_state_dict(module.best[1])
-    return module.best[0] if module.best else float("nan")
-
-
-class _Training(pl.LightningModule):
-    """The optimisation of a model on a task; `best` holds the best validation score and its weights."""
-
-    def __init__(
-        self,
-        model: Classifier | Segmenter,
-        cache: Cache,
-        task: Task,
-        validation: Sequence[str],
-        size: Sequence[int],
-        settings: FinetuneConfig,
-    ):
-        super().__init__()
-        self.model, self.cache, self.task, self.validation = model, cache, task, list(validation)
-        self.size, self.settings = tuple(size), settings
-        self.view = recipes.finetune(cache.data_spec, size)
-        self.best: tuple[float, dict] | None = None
-
-    def configure_optimizers(self) -> Any:
-        settings = self.settings
-        groups = [(self.model.encoder, settings.encoder_share or 1.0), (self.model, 1.0)]
-        if settings.frozen:
-            self.model.encoder.requires_grad_(False)
-        return adamw(groups, settings.lr, settings.weight_decay, settings.warmup, settings.steps)
-
-    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        settings = self.settings
-        frozen = settings.frozen or self.global_step < (settings.head_first or 0.0) * settings.steps
-        self.model.encoder.requires_grad_(not frozen).train(not frozen)
-        params = self.view.draw(derive_keys(batch["key"], 0))
-        loss = self.task.loss(self.model, self.view, params, batch)
-        if not torch.isfinite(loss):
+def _common_encoder(records: Sequence[runs.Run], encoder: Encoder | None) -> dict | None:
+    """The encoder of all runs and the given one, as a record; None if there is neither."""
+    specs = [record.config["encoder"] for record in records] + ([describe(encoder)] if encoder is not None else [])
+    for other in specs[1:]:
+        if not describes_same(other, specs[0]):
             raise MedsslError(
-                f"the loss is {loss.item()} at step {self.global_step}: expected a finite number; lower --lr"
+                f"the arms have different encoders, {specs[0]} and {other}: expected one; compare them in two studies"
             )
-        return loss
+    return specs[0] if specs else None
 
-    def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
-        every = max(1, self.settings.steps // CHECKS)
-        is_check = self.global_step % every == 0 or self.global_step == self.settings.steps
-        if not self.validation or not is_check or self.trainer.fit_loop._should_accumulate():
-            return
-        score = self._validate()
-        if np.isfinite(score) and (self.best is None or score >= self.best[0]):
-            self.best = (score, {k: v.detach().clone() for k, v in self.model.state_dict().items()})
-        self.model.train()
 
-    def _validate(self) -> float:
-        predictions = self.task.predict(self.model, self.cache, self.validation, self.size, self.settings.precision)
-        return self.task.validation_score(self.cache, self.validation, predictions)
+def scans_of(cache: Cache, task: Task, subset: pd.DataFrame, role: str) -> list[str]:
+    """The labelled scans of the patients who have this role in a subset of `label_budgets`, in the manifest's order."""
+    patients = set(subset["patient"][subset["role"] == role])
+    pairs = zip(cache.manifest["scan"], cache.manifest["patient"])
+    return [scan for scan, patient in pairs if patient in patients and scan in task.labels]

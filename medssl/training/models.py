@@ -1,6 +1,6 @@
-"""An encoder with a head, and how it is applied to a whole scan.
+"""Models for classification and segmentation: built, loaded from a run, saved, and applied to a whole scan.
 
-model = Segmenter(encoder, Decoder(encoder, 1 + structures))
+model = Segmenter(encoder, classes=1 + structures)
 mask = segment(model, x, size=(32, 32, 32))            # (C, *S) in 0..1 -> (*S) class numbers
 """
 
@@ -25,7 +25,7 @@ from medssl.preprocessing.data_spec import DataSpec
 
 
 class Classifier(nn.Module):
-    """(B, C, *S) -> (B, classes) logits, linear on the pooled features."""
+    """A linear layer on the pooled features of an encoder: (B, C, *S) -> (B, classes) logits."""
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
@@ -36,7 +36,7 @@ class Classifier(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """(B, C, *S) -> (B, classes, *S) logits, class 0 the background."""
+    """A decoder on the feature pyramid of an encoder: (B, C, *S) -> (B, classes, *S) logits; class 0 is the background."""
 
     def __init__(self, encoder: Encoder, classes: int):
         super().__init__()
@@ -47,7 +47,17 @@ class Segmenter(nn.Module):
 
 
 def fresh_encoder(spec: dict, seed: int, external_encoder: Encoder | None = None) -> Encoder:
-    """A randomly initialised encoder as a record describes it; external_encoder: one of a class outside of medssl."""
+    """Build a randomly initialised encoder from a record.
+
+    Args:
+        spec: Record of the encoder, as `describe` makes it.
+        seed: Seed of the weights.
+        external_encoder: An encoder whose class lies outside medssl; it is copied in place of building from the record, if
+            the record describes it.
+
+    Raises:
+        MedsslError: The record does not name an encoder of medssl.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if external_encoder is not None and describes_same(describe(external_encoder), spec):
@@ -56,44 +66,69 @@ def fresh_encoder(spec: dict, seed: int, external_encoder: Encoder | None = None
 
 
 def describe_method(method: Method) -> dict:
-    """The method without its encoder, which a run's record describes apart."""
+    """The record of a method without its encoder, which a run's record holds under a key of its own."""
     spec = describe(method)
     spec["init_args"].pop("encoder", None)
     return spec
 
 
 def pretrained_encoder(folder: Path, encoder: Encoder | None = None) -> Encoder:
-    """The encoder of a pretraining run; `encoder` stands in for a class outside of medssl."""
+    """Load the encoder of a pretraining run, with its weights.
+
+    Args:
+        folder: Folder of the run.
+        encoder: Encoder of a run whose encoder class lies outside medssl.
+
+    Raises:
+        MedsslError: The run is not finished, or a weight does not fit.
+    """
     built = fresh_encoder(runs.read(folder).config["encoder"], 0, encoder)
     load_encoder(built, folder)
     return built
 
 
 def load_encoder(encoder: Encoder, folder: Path) -> None:
-    """Put a pretraining run's weights into an encoder. Raises MedsslError where any does not fit."""
+    """Load a pretraining run's weights into an encoder, in place. Raises MedsslError if a weight does not fit."""
     _load_exactly(encoder, folder / "encoder.safetensors")
 
 
 def load_pretrained(model: Classifier | Segmenter, folder: Path) -> list[str]:
-    """Put a pretraining run's weights into the model: every one of the encoder's, and the decoder's where there is one.
+    """Load a pretraining run's weights into a model, in place: the encoder, and the decoder if both have one.
 
-    Returns the names of the parts that were loaded. Raises MedsslError where a weight is missing, left over or of
-    another shape: nothing is ever left random without a word.
+    The last layer of the decoder is not loaded, because it belongs to the pretext.
+
+    Args:
+        model: Classifier or segmenter with the encoder of the run.
+        folder: Folder of the run.
+
+    Returns:
+        The names of the parts that were loaded.
+
+    Raises:
+        MedsslError: A weight is missing, left over or of another shape. No weight silently stays random.
     """
     load_encoder(model.encoder, folder)
     decoder = folder / "decoder.safetensors"
     if not (isinstance(model, Segmenter) and decoder.exists()):
         return ["encoder"]
     body = {k: v for k, v in load(decoder.read_bytes()).items() if not k.startswith("head.")}
-    kept = {k: v for k, v in model.decoder.state_dict().items() if k.startswith("head.")}
-    model.decoder.load_state_dict(body | kept)  # the head is the new task's
+    head = {k: v for k, v in model.decoder.state_dict().items() if k.startswith("head.")}
+    model.decoder.load_state_dict(body | head)
     return ["encoder", "decoder"]
 
 
 def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, runs.Run]:
-    """The whole method of a finished pretraining run, its own weights and views in it, in evaluation mode; and the record.
+    """Load the whole method of a pretraining run, with its encoder, its own weights and its views.
 
-    encoder: for a run whose encoder class lies outside of medssl.
+    Args:
+        folder: Folder of the run.
+        encoder: Encoder of a run whose encoder class lies outside medssl.
+
+    Returns:
+        The method in evaluation mode, and the run's record.
+
+    Raises:
+        MedsslError: The run is of another kind or not finished, or a weight does not fit.
     """
     run = runs.read(folder)
     if run.kind != "pretrain" or run.status != "finished":
@@ -106,31 +141,38 @@ def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, r
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """A module's state as safetensors, written whole or not at all."""
-    state = {
-        k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()
-    }  # clone: some share memory
-    write_atomically(path, save(state))
+    """Write a module's state as safetensors, atomically."""
+    state = module.state_dict()
+    own = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}  # safetensors takes no shared memory
+    write_atomically(path, save(own))
 
 
 def _load_exactly(module: nn.Module, path: Path) -> None:
     if not path.exists():
         raise MedsslError(f"{path.parent.name} holds no {path.name}: expected a finished pretraining run; run it again")
-    given, own = load(path.read_bytes()), module.state_dict()
-    wrong = sorted(
-        (given.keys() ^ own.keys()) | {k for k in given.keys() & own.keys() if given[k].shape != own[k].shape}
-    )
-    if wrong:
+    stored, expected = load(path.read_bytes()), module.state_dict()
+    shared = stored.keys() & expected.keys()
+    misfits = sorted((stored.keys() ^ expected.keys()) | {k for k in shared if stored[k].shape != expected[k].shape})
+    if misfits:
         raise MedsslError(
-            f"{len(wrong)} of {len(own)} weights do not fit the {path.stem}, the first is {wrong[0]}: expected the same names and "
-            f"shapes; build it as the record in {path.parent.name} says"
+            f"{len(misfits)} of {len(expected)} weights do not fit the {path.stem}, the first is {misfits[0]}: expected the "
+            f"same names and shapes; build it as the record in {path.parent.name} says"
         )
-    module.load_state_dict(given)
+    module.load_state_dict(stored)
 
 
 @torch.no_grad()
 def segment_probabilities(model: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
-    """(C, *S) -> (classes, *S) probabilities, by overlapping windows of `size` (a scan that is smaller is padded)."""
+    """Segment a whole scan by overlapping windows.
+
+    Args:
+        model: (B, C, *size) -> (B, classes, *size) logits.
+        x: (C, *S) scan; one that is smaller than a window is padded.
+        size: Voxels of a window along each axis.
+
+    Returns:
+        (classes, *S) probabilities.
+    """
     model.eval()
     logits = sliding_window_inference(
         x[None], tuple(size), 4, model, overlap=0.25, mode="gaussian", padding_mode="constant"
@@ -139,12 +181,12 @@ def segment_probabilities(model: nn.Module, x: Tensor, size: Sequence[int]) -> T
 
 
 def segment(model: nn.Module, x: Tensor, size: Sequence[int]) -> Tensor:
-    """(C, *S) -> (*S) uint8 class numbers."""
+    """Segment a whole scan (C, *S) into uint8 class numbers (*S); see `segment_probabilities`."""
     return segment_probabilities(model, x, size).argmax(0).to(torch.uint8)
 
 
 @torch.no_grad()
 def classify(model: nn.Module, x: Tensor, batch: int = 64) -> Tensor:
-    """(N, C, *size) -> (N, classes) probabilities."""
+    """Classify images (N, C, *size), `batch` of them at once: (N, classes) probabilities."""
     model.eval()
     return torch.cat([F.softmax(model(part).float(), dim=1) for part in x.split(batch)])

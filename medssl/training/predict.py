@@ -11,36 +11,26 @@ table of files and its key: share the results, not that folder.
 
 from __future__ import annotations
 
-import gzip
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import affine_transform
 
 from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
-from medssl.core.progress import track
-from medssl.core.runs import Run
 from medssl.datasets.index import index
-from medssl.datasets.manifest import read_table
 from medssl.encoders import Encoder
-from medssl.evaluation import representation as probes
+from medssl.evaluation import representation
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.scans.read import read_scan
 from medssl.training.finetune import load_model
-from medssl.training.models import Classifier, Segmenter, classify, pretrained_encoder, segment_probabilities
-from medssl.views.center_crops import center_crops
-
-BATCH = 64  # images that are classified at once
+from medssl.training.models import pretrained_encoder
 
 
 def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
@@ -61,18 +51,12 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
     Raises:
         MedsslError: The model was not made for such scans.
     """
-    model, record = load_model(Path(run), encoder)
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    out = Path(out)
+    task, model, record = load_model(Path(run), encoder)
+    model, out = model.to("cuda" if torch.cuda.is_available() else "cpu"), Path(out)
     with prepared_like(record.config, Path(scans), out) as (cache, sources):
-        if isinstance(model, Classifier):
-            table, name = _probabilities(model, record, cache), "probabilities.csv"
-        else:
-            progress = track(list(cache.manifest["scan"]), "masks")
-            table = pd.DataFrame([_write_mask(model, record, cache, scan, sources, out) for scan in progress])
-            name = "volumes.csv"
-        table = _with_rejects(table, cache)
-    write_atomically(out / name, table.to_csv(index=False).encode())
+        results = task.write_results(model, cache, record.config["crop"], sources, out)
+        table = _with_rejects(results, cache)
+    write_atomically(out / task.results_file, table.to_csv(index=False).encode())
     return table
 
 
@@ -91,14 +75,17 @@ def embed(
 
     Returns:
         The table of features, one row for each scan; a rejected scan has its reason and no numbers.
+
+    Raises:
+        MedsslError: The run was not made for such scans.
     """
     record, out = runs.read(run), Path(out)
     if record.kind == "pretrain":
         trained = pretrained_encoder(Path(run), encoder)
     else:
-        trained = load_model(Path(run), encoder)[0].encoder
+        trained = load_model(Path(run), encoder)[1].encoder
     with prepared_like(record.config, Path(scans), out) as (cache, _):
-        vectors = probes.embed(trained.eval(), cache, list(cache.manifest["scan"]), record.config["crop"])
+        vectors = representation.embed(trained.eval(), cache, list(cache.manifest["scan"]), record.config["crop"])
         features = pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])
         table = pd.concat([cache.manifest[["scan", "patient", "status"]], features], axis=1)
         table = _with_rejects(table, cache)
@@ -111,7 +98,7 @@ def embed(
 
 def _near_duplicates(manifest: pd.DataFrame, vectors: np.ndarray, above: float) -> pd.DataFrame:
     scans = list(manifest["scan"])
-    pairs = probes.near_duplicates(vectors, list(manifest["patient"]), above)
+    pairs = representation.near_duplicates(vectors, list(manifest["patient"]), above)
     return pd.DataFrame([(scans[i], scans[j], cosine) for i, j, cosine in pairs], columns=["scan", "other", "cosine"])
 
 
@@ -154,68 +141,8 @@ def _index_into(out: Path, scans: Path, modality: str) -> Path:
     return out / "manifest"
 
 
-def _probabilities(model: Classifier, record: Run, cache: Cache) -> pd.DataFrame:
-    scans = list(cache.manifest["scan"])
-    device = next(model.parameters()).device
-    parts = [
-        classify(model, center_crops(cache, scans[i : i + BATCH], record.config["crop"]).to(device)).cpu().numpy()
-        for i in track(range(0, len(scans), BATCH), "scans")
-    ]
-    scores = pd.DataFrame(np.concatenate(parts), columns=[f"p.{name}" for name in record.config["classes"]])
-    return pd.concat([cache.manifest[["scan", "patient", "status"]], scores], axis=1)
-
-
-def _write_mask(
-    model: Segmenter, record: Run, cache: Cache, scan: str, sources: Path | None, out: Path
-) -> dict[str, Any]:
-    device = next(model.parameters()).device
-    x = center_crops(cache, [scan], cache.shape(scan))[0].to(device)
-    probabilities = segment_probabilities(model, x, record.config["crop"]).cpu().numpy()
-    shape, affine = _own_grid(cache, scan, sources)
-    values = np.array([0, *map(int, record.config["classes"])], np.uint8)
-    mask = values[map_to_grid(probabilities, cache.affine(scan), shape, affine).argmax(0)]
-    image = nibabel.Nifti1Image(mask, affine)
-    write_atomically(out / f"{scan}.nii.gz", gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)[: mask.ndim]
-    unit, size = ("ml", spacing_mm.prod() / 1000) if mask.ndim == 3 else ("mm2", spacing_mm.prod())
-    return {"scan": scan, "status": "ok"} | {
-        f"{unit}.{v}": round(float((mask == v).sum() * size), 3) for v in values[1:]
-    }
-
-
 def _with_rejects(table: pd.DataFrame, cache: Cache) -> pd.DataFrame:
     """Add a row with the reason for each rejected scan."""
     manifest = pd.read_parquet(cache.path / "manifest.parquet")
     rejected = manifest.loc[manifest["status"] != "ok", ["scan", "status", "reason"]]
     return pd.concat([table, rejected], ignore_index=True) if len(rejected) else table
-
-
-def map_to_grid(volume: np.ndarray, affine: np.ndarray, shape: tuple[int, ...], target: np.ndarray) -> np.ndarray:
-    """Resample a volume to another grid with linear interpolation.
-
-    Args:
-        volume: (K, *S) on the first grid.
-        affine: (4, 4) of the first grid, from voxels to the world in mm.
-        shape: Size of the second grid.
-        target: (4, 4) of the second grid, from voxels to the same world.
-
-    Returns:
-        (K, *shape) on the second grid.
-    """
-    if volume.shape[1:] == tuple(shape) and np.allclose(affine, target, atol=1e-4):
-        return volume
-    target_to_source = np.linalg.inv(affine) @ target
-    dims = volume.ndim - 1
-    matrix, offset = target_to_source[:dims, :dims], target_to_source[:dims, 3]
-    channels = [affine_transform(v, matrix, offset, tuple(shape), order=1, mode="nearest") for v in volume]
-    return np.stack(channels)
-
-
-def _own_grid(cache: Cache, scan: str, sources: Path | None) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine of the original scan, or of the cached one if the files are not known."""
-    if sources is None:
-        return cache.shape(scan), cache.affine(scan)
-    source = read_table(sources).set_index("scan").loc[scan]
-    files, correct = list(source["files"]), source.get("correct")
-    original = read_scan(files, source["format"], scan, "", member=source["member"], correct=correct)
-    return original.array.shape[1:], original.affine

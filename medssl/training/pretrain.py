@@ -6,16 +6,16 @@
     run = medssl.pretrain("cache", "runs/simmim", encoder, SimMIM, train=TrainConfig(steps=500))
     run.metrics["effective_rank"]
 
-The test patients of the cache's split are left out (inductive), so that a later study is honest. The folder holds the
-record, `encoder.safetensors` (and `decoder.safetensors` where the pretext trained one), `method.safetensors` with all of
-the method, the curves, a checkpoint, and `seen.parquet`: the digests of the scans it saw, by which a study knows whether
-a test scan was among them.
+The test patients of the cache's split are left out, so that a later study can score on them. The folder of the run holds
+its record, `encoder.safetensors` (and `decoder.safetensors` if the pretext trained one), `method.safetensors` with the whole
+method, the curves, a checkpoint, example images of methods that restore, and `seen.parquet`: the digests of the scans that
+were trained on, by which a study finds out whether a test scan is among them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import default_collate
 
 from medssl.core import runs
-from medssl.core.atomic import npz_bytes, write_atomically
+from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
@@ -40,7 +40,7 @@ from medssl.encoders.resenc import ResidualUNet
 from medssl.methods import Method
 from medssl.methods.simclr import SimCLR
 from medssl.preprocessing.cache import Cache
-from medssl.preprocessing.crops import Crops, crop_by_spacing, source_within
+from medssl.preprocessing.crops import Crops, FieldReader, crop_by_spacing, source_within
 from medssl.preprocessing.datamodule import CropData
 from medssl.preprocessing.fingerprint import ANISOTROPIC
 from medssl.preprocessing.sample_fields import readers, resolve, select_scans
@@ -51,6 +51,7 @@ from medssl.training.callbacks.health import Health
 from medssl.training.config import Hardware, Monitoring, TrainConfig
 from medssl.training.engine import StepBar, quiet_third_parties
 from medssl.training.estimate import estimate
+from medssl.training.examples import save_examples
 from medssl.training.models import describe_method, save_weights
 from medssl.training.module import PretrainingModule
 
@@ -97,61 +98,84 @@ def pretrain(
     given = encoder or ResidualUNet(cache.dims, cache.channels)
     cache.data_spec.check_encoder(given)
     size = tuple(crop or default_crop(cache, given))
-    torch.manual_seed(seed)
-    encoder = twin(given)  # weights that the record's seed can draw again
-    pretext = method(encoder)
+    pretext = _new_method(method, given, seed)
     pretext.check(size, train.batch_size)
     pretext.set_up_views(cache.data_spec, size)
-    allowed = pretraining_scans(cache, split, transductive)
-    if not allowed:
-        raise MedsslError(
-            "no scan to pretrain on: expected at least one of a training patient; look at the split's column"
-        )
-    fields = resolve(pretext.sample_fields)
-    rows, remarks = select_scans(fields, cache.manifest[cache.manifest["scan"].isin(allowed)])
-    for remark in remarks:
-        rank_zero_only(console.print)(remark)
-    field_readers = readers(fields, rows)
+    manifest, field_readers = _samples(cache, pretext, pretraining_scans(cache, split, transductive))
     config = {
-        "encoder": describe(encoder), "method": describe_method(pretext) | _about(pretext), "crop": size,
-        **asdict(train), **split.to_record(), "devices": hardware.devices, "transductive": transductive,
-        "scans": len(rows), "cohort": runs.identity(scans=sorted(rows["digest"]), fields=[repr(r) for r in field_readers]),
+        **_method_record(pretext, given),
+        "crop": size,
+        **asdict(train),
+        **split.to_record(),
+        "devices": hardware.devices,
+        "transductive": transductive,
+        **_cohort_record(manifest, field_readers),
         "data_spec": cache.data_spec.to_record(),
-    }  # fmt: skip
+    }
     name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
     finished = runs.finished_run(out, name, resume)
     if finished is not None:
         console.print(f"{out} is already finished; nothing to do")
         return finished
     if not (resume and runs.has_id(out, name)):
-        for left in ("last.ckpt", "metrics.csv"):  # of another attempt: never to be resumed from by this one
-            (out / left).unlink(missing_ok=True)
+        _remove_unfinished(out)
     with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
-        scans = list(rows["scan"])
-        crops = Crops(
-            cache, scans, source_within(cache, scans, pretext.source_size(size), size), seed, fields=field_readers
-        )
+        scans = list(manifest["scan"])
+        source = source_within(cache, scans, pretext.source_size(size), size)
+        crops = Crops(cache, scans, source, seed, fields=field_readers)
         health = Health(cache, scans, size, train, monitoring)
         try:
             cost = _fit(pretext, crops, health, out, train, hardware, resume)
         finally:
             if record is not None:
-                record.update(metrics=health.last)
+                record.update(metrics=health.latest)
         if record is not None:
-            _save(pretext, crops, rows, out)
+            _save(pretext, crops, manifest, out)
             record.update(cost=cost)
     return runs.read(out)
 
 
-def _about(method: Method) -> dict[str, Any]:
-    """What a method's arguments do not say of it: its views, and what its loss sends no gradient to."""
+def _new_method(method: Callable[[Encoder], Method], encoder: Encoder, seed: int) -> Method:
+    """The method on an encoder like the given one, with weights that the seed draws."""
+    torch.manual_seed(seed)
+    return method(twin(encoder))
+
+
+def _samples(cache: Cache, method: Method, allowed: Sequence[str]) -> tuple[pd.DataFrame, list[FieldReader]]:
+    """The manifest of the allowed scans that the method can use, and the readers of the fields that it wants."""
+    if not allowed:
+        raise MedsslError(
+            "no scan to pretrain on: expected at least one of a training patient; look at the split's column"
+        )
+    fields = resolve(method.sample_fields)
+    manifest, remarks = select_scans(fields, cache.manifest[cache.manifest["scan"].isin(allowed)])
+    for remark in remarks:
+        rank_zero_only(console.print)(remark)
+    return manifest, readers(fields, manifest)
+
+
+def _method_record(method: Method, encoder: Encoder) -> dict[str, Any]:
+    """The encoder and the method, with what its arguments do not say: its views, and what gets no gradient."""
     stopped = {"stop_gradient": list(method.stop_gradient)} if method.stop_gradient else {}
-    return {"views": str(method._views), **stopped}
+    spec = describe_method(method) | {"views": str(method._views), **stopped}
+    return {"encoder": describe(encoder), "method": spec}
+
+
+def _cohort_record(manifest: pd.DataFrame, field_readers: Sequence[FieldReader]) -> dict[str, Any]:
+    """The number of scans, and a hash of their voxels and of the other fields of a sample."""
+    fields = [repr(reader) for reader in field_readers]
+    return {"scans": len(manifest), "cohort": runs.identity(scans=sorted(manifest["digest"]), fields=fields)}
+
+
+def _remove_unfinished(out: Path) -> None:
+    """Remove what another, unfinished run left, so that this one does not resume from it."""
+    for name in ("last.ckpt", "metrics.csv"):
+        (out / name).unlink(missing_ok=True)
 
 
 @contextmanager
 def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> Iterator[runs.Recorder | None]:
-    """One process of a multi-device run keeps the record; the others get None."""
+    """The open record in the first process of a multi-device run, None in the others."""
     if getattr(rank_zero_only, "rank", 0) == 0:
         with runs.recording(out, "pretrain", config, data, seed) as record:
             yield record
@@ -159,14 +183,14 @@ def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> It
         yield None
 
 
-def _save(method: Method, crops: Crops, rows: pd.DataFrame, out: Path) -> None:
-    """Weights, what was seen, and a few pictures."""
+def _save(method: Method, crops: Crops, manifest: pd.DataFrame, out: Path) -> None:
+    """Write the weights, the digests of the scans that were seen, and example images."""
     save_weights(method.final_encoder, out / "encoder.safetensors")
     save_weights(method, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if method.decoder is not None:
         save_weights(method.decoder, out / "decoder.safetensors")
-    write_atomically(out / "seen.parquet", rows[["digest", "patient"]].to_parquet())
-    _save_examples(method, crops, out)
+    write_atomically(out / "seen.parquet", manifest[["digest", "patient"]].to_parquet())
+    save_examples(method, crops, out / "examples.npz")
 
 
 def pretraining_scans(cache: Cache, split: SplitSpec = SplitSpec(), transductive: bool = False) -> list[str]:
@@ -176,35 +200,38 @@ def pretraining_scans(cache: Cache, split: SplitSpec = SplitSpec(), transductive
 
 
 def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
-    """The largest crop that the encoder's strides divide and the median scan holds, up to 224 (2D) or 96 (3D); in volumes
-    of thick slices (anisotropic by more than 3) as many voxels, about as long in mm along every axis."""
+    """The largest crop that the encoder's strides divide and the median scan holds, up to 224 (2D) or 96 (3D) voxels.
+
+    In volumes of thick slices (anisotropic by more than 3) the crop has as many voxels, and about the same length in mm
+    along every axis.
+    """
     median = np.median([cache.shape(s) for s in cache.manifest["scan"]], axis=0)
-    most = 224 if cache.dims == 2 else 96
+    maximum = 224 if cache.dims == 2 else 96
     if cache.dims == 3 and max(cache.spacing_mm) > ANISOTROPIC * min(cache.spacing_mm):
-        return crop_by_spacing(cache.spacing_mm, [int(n) for n in median], most, encoder.strides[-1])
-    return tuple(int(max(s, min(n, most) // s * s)) for n, s in zip(median, encoder.strides[-1]))
+        return crop_by_spacing(cache.spacing_mm, [int(n) for n in median], maximum, encoder.strides[-1])
+    return tuple(int(max(s, min(n, maximum) // s * s)) for n, s in zip(median, encoder.strides[-1]))
 
 
 def _fit(
     method: Method, crops: Crops, health: Health, out: Path, train: TrainConfig, hardware: Hardware, resume: bool
 ) -> dict[str, Any]:
-    """Train the method to the end; returns the costs that only the trainer knows."""
+    """Train the method, from its checkpoint if it is resumed; returns speed, device and device memory."""
     checkpoint = out / "last.ckpt"
-    begun = SafeCheckpoints().load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
+    start_step = SafeCheckpoints().load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
     quiet_third_parties()
-    trainer = _trainer(out, train, hardware, health, begun)
+    trainer = _trainer(out, train, hardware, health, start_step)
     if trainer.is_global_zero:
-        _announce_duration(method, crops, health, train, begun, trainer)
+        _announce_duration(method, crops, health, train, start_step, trainer)
     accumulate = train.accumulate
-    data = CropData(crops, train.batch_size, train.steps * accumulate, begun * accumulate, hardware.workers)
+    data = CropData(crops, train.batch_size, train.steps * accumulate, start_step * accumulate, hardware.workers)
     clock = time.perf_counter()
     trainer.fit(
         PretrainingModule(method, train),
         datamodule=data,
-        ckpt_path=str(checkpoint) if begun else None,
+        ckpt_path=str(checkpoint) if start_step else None,
         weights_only=True,
     )
-    samples = (train.steps - begun) * accumulate * train.batch_size * trainer.world_size
+    samples = (train.steps - start_step) * accumulate * train.batch_size * trainer.world_size
     return {
         "samples_per_s": round(samples / (time.perf_counter() - clock), 2),
         "device_memory_mib": torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None,
@@ -213,7 +240,7 @@ def _fit(
     }
 
 
-def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, begun: int) -> pl.Trainer:
+def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, start_step: int) -> pl.Trainer:
     log_every = max(1, train.steps // 200)
     checkpoint_every = hardware.checkpoint_every
     return pl.Trainer(
@@ -236,7 +263,7 @@ def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, 
         callbacks=[
             GradientGuard(),
             health,
-            Curves(out / "metrics.csv", health, log_every, checkpoint_every, begun),
+            Curves(out / "metrics.csv", health, log_every, checkpoint_every, start_step),
             CheckpointSaver(out / "last.ckpt", checkpoint_every),
             StepBar(),
         ],
@@ -244,35 +271,21 @@ def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, 
 
 
 def _announce_duration(
-    method: Method, crops: Crops, health: Health, train: TrainConfig, begun: int, trainer: pl.Trainer
+    method: Method, crops: Crops, health: Health, train: TrainConfig, start_step: int, trainer: pl.Trainer
 ) -> None:
     """Say how long the remaining steps will take, from a few trial steps."""
-    if begun:
-        console.print(f"continuing after step {begun} of {train.steps}")
-    if begun >= train.steps:
+    if start_step:
+        console.print(f"continuing after step {start_step} of {train.steps}")
+    if start_step >= train.steps:
         return
     console.print("measuring how long it will take ...")
-    batches = (train.steps - begun) * train.accumulate
+    batches = (train.steps - start_step) * train.accumulate
     batch = default_collate([crops[i] for i in range(train.batch_size)])
     expected = estimate(method, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
     with trainer.strategy.precision_plugin.forward_context():
-        monitoring_s = health.seconds(method, train.steps - begun, trainer.world_size)
+        monitoring_s = health.estimate_seconds(method, train.steps - start_step, trainer.world_size)
     console.print(
         f"{type(method).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: about "
-        f"{format_duration(expected['seconds'] + monitoring_s)} ({format_duration(monitoring_s)} of them to monitor the representation) and "
-        f"{expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
+        f"{format_duration(expected['seconds'] + monitoring_s)} ({format_duration(monitoring_s)} of them to monitor the "
+        f"representation) and {expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
     )
-
-
-@torch.no_grad()
-def _save_examples(method: Method, crops: Crops, out: Path, count: int = 4) -> None:
-    """A middle slice of a few restored scans, for the report."""
-    method.eval()
-    batch = method.make_views(default_collate([crops[i] for i in range(min(count, len(crops)))]))
-    shown = method.reconstruct(batch)
-    if shown:
-        pictures = {}
-        for kind, x in shown.items():
-            for n, volume in enumerate(x[:, 0].float().numpy()):
-                pictures[f"{kind}.{n}"] = volume if volume.ndim == 2 else volume[:, :, volume.shape[2] // 2]
-        write_atomically(out / "examples.npz", npz_bytes(pictures))

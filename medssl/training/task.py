@@ -21,9 +21,12 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.errors import MedsslError, nearest
+from medssl.core.progress import track
 from medssl.evaluation.case_metrics import AUROC, CaseMetric, Dice, mean_dice
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from medssl.encoders import Encoder
@@ -39,11 +42,12 @@ CLASSIFIED_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A task with its targets.
+    """A task with its targets; one that is made from a record alone has no targets, so it can predict but not train.
 
-    classes: the classes to tell apart, or the structures to find. labels: scan -> class number of every scan that has
-    a target (0 for every scan with a mask). seen: patient -> the classes or structures seen in them, by which label
-    budgets are stratified. A task made from a record alone has no targets and can predict, not train.
+    Attributes:
+        classes: The classes to tell apart, or the structures to find.
+        labels: Scan -> class number of every scan that has a target (0 for every scan with a mask).
+        seen: Patient -> the classes or structures seen in them, by which label budgets are stratified.
     """
 
     classes: tuple[str, ...]
@@ -54,6 +58,7 @@ class Task(ABC):
     metric: ClassVar[CaseMetric]
     probes: ClassVar[tuple[str, ...]] = ()  # how a frozen encoder can be scored without training it
     keeps_examples: ClassVar[bool] = False  # whether `examples` gives pictures
+    results_file: ClassVar[str]  # name of the table that `write_results` returns
     min_classes: ClassVar[int]
 
     def __post_init__(self) -> None:
@@ -99,6 +104,23 @@ class Task(ABC):
         """The case table, one row a scan, and the metrics over all of them."""
 
     @abstractmethod
+    def write_results(
+        self, model: Any, cache: Cache, size: Sequence[int], sources: Path | None, out: Path
+    ) -> pd.DataFrame:
+        """Predict every scan of a cache, for a user who has no targets.
+
+        Args:
+            model: Model of the task; it stays on its device.
+            cache: Scans to predict.
+            size: Voxels of a crop along each axis.
+            sources: Table of the scans' files; without one, masks lie on the cache's grid.
+            out: Folder for one file a scan, where the task makes any.
+
+        Returns:
+            A table with one row for each scan.
+        """
+
+    @abstractmethod
     def _predict(self, model: Any, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> list[np.ndarray]: ...
 
     def build_model(self, encoder: Encoder, seed: int) -> Classifier | Segmenter:
@@ -139,6 +161,7 @@ class Classification(Task):
     name = "classification"
     metric = AUROC()
     probes = ("linear", "knn")
+    results_file = "probabilities.csv"
     min_classes = 2
 
     @classmethod
@@ -198,6 +221,16 @@ class Classification(Task):
                     f"no scored scan is of the class {name}: expected at least one of each; use another --split-seed, or more data"
                 )
 
+    def write_results(
+        self, model: Any, cache: Cache, size: Sequence[int], sources: Path | None, out: Path
+    ) -> pd.DataFrame:
+        """The class probabilities of each scan; no files."""
+        scans = list(cache.manifest["scan"])
+        starts = track(range(0, len(scans), CLASSIFIED_AT_ONCE), "scans")
+        parts = [self._predict(model, cache, scans[i : i + CLASSIFIED_AT_ONCE], size) for i in starts]
+        probabilities = pd.DataFrame(np.concatenate(parts), columns=[f"p.{name}" for name in self.classes])
+        return pd.concat([cache.manifest[["scan", "patient", "status"]], probabilities], axis=1)
+
     def _predict(self, model: Any, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> list[np.ndarray]:
         from medssl.training.models import classify
         from medssl.views.center_crops import center_crops
@@ -217,6 +250,7 @@ class Segmentation(Task):
     name = "segmentation"
     metric = Dice()
     keeps_examples = True
+    results_file = "volumes.csv"
     min_classes = 1
 
     @classmethod
@@ -294,6 +328,28 @@ class Segmentation(Task):
             pictures |= {f"{name}.{number}": array for name, array in arrays.items()}
             pictures[f"dice.{number}"] = dice_of_case[case]
         return {"examples.npz": pictures, "masks.npz": dict(zip(scans, predictions))}
+
+    def write_results(
+        self, model: Any, cache: Cache, size: Sequence[int], sources: Path | None, out: Path
+    ) -> pd.DataFrame:
+        """Write `SCAN.nii.gz` for each scan, on its own grid; the volume of each structure."""
+        scans = track(list(cache.manifest["scan"]), "masks")
+        return pd.DataFrame([self._write_mask(model, cache, scan, size, sources, out) for scan in scans])
+
+    def _write_mask(
+        self, model: Any, cache: Cache, scan: str, size: Sequence[int], sources: Path | None, out: Path
+    ) -> dict[str, Any]:
+        from medssl.training.models import segment_probabilities
+        from medssl.training.native_grid import map_to_grid, native_grid, structure_volumes, write_mask
+        from medssl.views.center_crops import center_crops
+
+        x = center_crops(cache, [scan], cache.shape(scan))[0].to(next(model.parameters()).device)
+        probabilities = segment_probabilities(model, x, size).cpu().numpy()
+        shape, affine = native_grid(cache, scan, sources)
+        values = np.array([0, *self.structures], np.uint8)
+        mask = values[map_to_grid(probabilities, cache.affine(scan), shape, affine).argmax(0)]
+        write_mask(out / f"{scan}.nii.gz", mask, affine)
+        return {"scan": scan, "status": "ok"} | structure_volumes(mask, affine, self.structures)
 
     def _predict(self, model: Any, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> list[np.ndarray]:
         from medssl.training.models import segment

@@ -14,7 +14,7 @@ from medssl.encoders import ResidualUNet, ResNet
 from medssl.evaluation import representation as probes
 from medssl.methods import Rotation, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache
-from medssl.training.callbacks.health import Health, collapses, spread
+from medssl.training.callbacks.health import Health, has_collapsed, rank_and_std
 from medssl.training.config import Monitoring, TrainConfig
 from medssl.training.pretrain import pretrain, pretraining_scans
 from tests.options import options
@@ -72,20 +72,20 @@ def test_the_dense_probe_finds_what_is_there_and_nothing_where_there_is_nothing(
 
 def test_places_are_structures_where_most_of_them_is(cache: Cache) -> None:
     scan = cache.manifest["scan"][0]
-    found = probes.structures(cache, [scan], (16, 16, 16), (4, 4, 4))[0]
+    is_structure = probes.structures(cache, [scan], (16, 16, 16), (4, 4, 4))[0]
     start = [(n - 16) // 2 for n in cache.shape(scan)]
     mask = cache.read_mask(scan, start, (16, 16, 16)) > 0
-    assert found.any()
-    assert np.array_equal(found, mask.reshape(4, 4, 4, 4, 4, 4).mean((1, 3, 5)) > 0.5)
+    assert is_structure.any()
+    assert np.array_equal(is_structure, mask.reshape(4, 4, 4, 4, 4, 4).mean((1, 3, 5)) > 0.5)
 
 
 def test_a_collapse_stops_the_run_within_an_epoch_and_says_what_to_try(
     cache: Cache, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("medssl.training.callbacks.health.LEAST_STEPS", 4)
+    monkeypatch.setattr("medssl.training.callbacks.health.MIN_STEPS_BETWEEN", 4)
     with (
         pytest.warns(UserWarning, match="collapsing at step 8"),
-        pytest.raises(MedsslError, match=r"step 12.*Try a lower --lr.*--on-collapse warn goes on"),
+        pytest.raises(MedsslError, match=r"step 12.*Try a lower --lr.*--on-collapse warn continues it"),
     ):
         pretrain(cache.path, tmp_path, small(), Collapsing, **options(steps=150, monitor_every=100, **TINY))
     run = runs.read(tmp_path)
@@ -125,13 +125,14 @@ def test_no_false_alarm_in_the_first_steps_of_a_tiny_encoder(
 
 def test_everything_is_in_the_curves_and_in_the_record(cache: Cache, tmp_path: Path) -> None:
     run = pretrain(cache.path, tmp_path, small(), SimMIM, **options(steps=4, monitor_every=2, label="lesion", **TINY))
-    named = {"loss", "knn", "effective_rank", "alignment", "uniformity", "feature_std", "gradient_norm", "dense_rank", "dense_auroc"}  # fmt: skip
-    assert named <= set(run.metrics)
-    assert all(np.isfinite(run.metrics[name]) for name in named)
+    global_measures = {"knn", "effective_rank", "alignment", "uniformity", "feature_std", "gradient_norm"}
+    measures = {"loss", "dense_rank", "dense_auroc"} | global_measures
+    assert measures <= set(run.metrics)
+    assert all(np.isfinite(run.metrics[name]) for name in measures)
     curves = pd.read_csv(tmp_path / "metrics.csv").set_index("step")
-    assert named <= set(curves)
-    assert curves.loc[[2, 4], list(named)].notna().all().all()
-    assert curves.loc[[1, 3], list(named - {"loss"})].isna().all().all()
+    assert measures <= set(curves)
+    assert curves.loc[[2, 4], list(measures)].notna().all().all()
+    assert curves.loc[[1, 3], list(measures - {"loss"})].isna().all().all()
 
 
 def test_the_gradient_norm_is_that_of_all_weights_before_clipping(cache: Cache, tmp_path: Path) -> None:
@@ -146,34 +147,32 @@ def test_the_gradient_norm_is_that_of_all_weights_before_clipping(cache: Cache, 
     assert pd.read_csv(tmp_path / "metrics.csv")["gradient_norm"].tolist() == pytest.approx(norms, rel=1e-4)
 
 
-def test_the_cost_of_looking_is_what_was_foretold(cache: Cache) -> None:
-    """The estimate counts every forward pass of the looks that the run will take."""
-
+def test_the_estimate_counts_every_measurement(cache: Cache) -> None:
     def health_of(scans: list[str], every: int) -> Health:
         return Health(cache, scans, (16, 16, 16), TrainConfig(batch_size=4), Monitoring(monitor_every=every))
 
     health = health_of(pretraining_scans(cache), every=10)
     module, seen = SimMIM(small()), []
     module.encoder.register_forward_hook(lambda *_: seen.append(1))
-    assert health.between(devices=1) == 10
-    assert health_of(["a"] * 10_000, every=10_000).between(devices=2) == 625
-    assert health_of(["a"] * 10, every=10_000).between(devices=1) == 25
-    one, ten = (health.seconds(module, steps, 1) for steps in (10, 1000))
+    assert health.steps_between(devices=1) == 10
+    assert health_of(["a"] * 10_000, every=10_000).steps_between(devices=2) == 625
+    assert health_of(["a"] * 10, every=10_000).steps_between(devices=1) == 25
+    one, ten = (health.estimate_seconds(module, steps, 1) for steps in (10, 1000))
     assert 10 < ten / one < 300
     assert seen
 
 
 def test_bounds_are_relative_to_the_start() -> None:
     start = {"effective_rank": 1.3, "feature_std": 1e-3}
-    assert not collapses(start, start)
-    assert not collapses({"effective_rank": 1.1, "feature_std": 2e-4}, start)
-    assert collapses({"effective_rank": 1.01, "feature_std": 1e-3}, start)
-    assert collapses({"effective_rank": 1.3, "feature_std": 5e-6}, start)
+    assert not has_collapsed(start, start)
+    assert not has_collapsed({"effective_rank": 1.1, "feature_std": 2e-4}, start)
+    assert has_collapsed({"effective_rank": 1.01, "feature_std": 1e-3}, start)
+    assert has_collapsed({"effective_rank": 1.3, "feature_std": 5e-6}, start)
 
 
-def test_features_that_are_not_numbers_are_told_in_words() -> None:
+def test_features_that_are_not_finite_raise_with_advice() -> None:
     with pytest.raises(MedsslError, match="not finite for 1 of 3 scans.*--precision 32-true"):
-        spread(np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0]]))
+        rank_and_std(np.array([[0.0, 1.0], [np.nan, 2.0], [1.0, 1.0]]))
 
 
 class LosesItsWeights(SimCLR):
@@ -184,8 +183,8 @@ class LosesItsWeights(SimCLR):
         torch.nn.init.constant_(next(self.encoder.parameters()), float("nan"))
 
 
-def test_weights_that_are_lost_stop_the_run_in_words(cache: Cache, tmp_path: Path) -> None:
-    with pytest.raises(MedsslError, match="not finite for .* scans: its weights are lost"):
+def test_weights_that_are_not_finite_stop_the_run_with_a_message(cache: Cache, tmp_path: Path) -> None:
+    with pytest.raises(MedsslError, match="not finite for .* scans, so its weights are unusable"):
         pretrain(cache.path, tmp_path / "run", small(), LosesItsWeights, **options(steps=3, monitor_every=1, **TINY))
     assert runs.read(tmp_path / "run").status == "failed"
 

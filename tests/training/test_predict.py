@@ -14,7 +14,8 @@ from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import finetune, load_model
-from medssl.training.predict import embed, map_to_grid, predict
+from medssl.training.native_grid import map_to_grid
+from medssl.training.predict import embed, predict
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,10 @@ def test_masks_lie_on_the_scans_own_grid_and_find_the_organs(segmenter: Path, co
         reference = nibabel.as_closest_canonical(
             nibabel.load(folder / ".." / ".." / ".." / "masks" / f"{folder.name}.nii.gz")
         )
-        found = nibabel.as_closest_canonical(mask)
-        assert found.shape == reference.shape
-        assert np.abs(found.affine - reference.affine).max() < 1e-3
-        a, b = (np.asarray(m.dataobj) == 1 for m in (found, reference))
+        predicted = nibabel.as_closest_canonical(mask)
+        assert predicted.shape == reference.shape
+        assert np.abs(predicted.affine - reference.affine).max() < 1e-3
+        a, b = (np.asarray(m.dataobj) == 1 for m in (predicted, reference))
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.6
         ml = a.sum() * abs(np.linalg.det(mask.affine[:3, :3])) / 1000
         assert table.set_index("scan").loc[scan, "ml.1"] == pytest.approx(ml, rel=1e-3)
@@ -138,17 +139,17 @@ def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(
     assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_pretrained_encoder_learns_slower_and_later_unless_it_is_told_otherwise() -> None:
+def test_a_pretrained_encoder_learns_slower_and_later_unless_options_say_otherwise() -> None:
     """The protocol's fine-tuning recipe is the default where something was pretrained, and nowhere else."""
     assert (FinetuneConfig().resolved(True).encoder_share, FinetuneConfig().resolved(True).head_first) == (0.3, 0.1)
-    told = FinetuneConfig(encoder_share=1.0, head_first=0.0)
-    assert told.resolved(True) == told
+    given = FinetuneConfig(encoder_share=1.0, head_first=0.0)
+    assert given.resolved(True) == given
     assert FinetuneConfig(encoder_share=0.2, head_first=0.5).resolved(False) == FinetuneConfig(
         encoder_share=1.0, head_first=0.0
     )
 
 
-def test_a_model_that_is_none_is_refused(pretrained: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_fine_tuned_model_is_refused(pretrained: Path, tmp_path: Path) -> None:
     with pytest.raises(MedsslError, match="expected a finished fine-tuned model"):
         load_model(pretrained)
     with pytest.raises(MedsslError, match=r"no run\.json"):

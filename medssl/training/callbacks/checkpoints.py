@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill: written atomically, checked when read, saved when the process is asked to stop."""
+"""Checkpoints that survive an interruption: written atomically, checked when read, saved when the process is asked to stop."""
 
 from __future__ import annotations
 
@@ -33,14 +33,16 @@ class SafeCheckpoints(TorchCheckpointIO):
         content = Path(path).read_bytes()
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise MedsslError(
-                f"the checkpoint {Path(path).name} ({len(content)} bytes) does not match its checksum: it is damaged; restore it from a "
-                f"copy, or remove it to start again"
+                f"the checkpoint {Path(path).name} ({len(content)} bytes) does not match its checksum: it is damaged; restore it "
+                f"from a copy, or remove it to start again"
             )
         return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
 
 
 class CheckpointSaver(pl.Callback):
-    """Saves every `every` steps, and when the process is asked to stop (SIGTERM, SIGUSR1, Ctrl-C); then the run can be resumed.
+    """Saves a checkpoint every `every` steps, and when the process is asked to stop (SIGTERM, SIGUSR1, Ctrl-C).
+
+    A stopped run is resumed from the checkpoint by the same command.
 
     Raises:
         Stopped: At the end of the step in which the process was asked to stop.
@@ -48,12 +50,12 @@ class CheckpointSaver(pl.Callback):
 
     def __init__(self, path: Path, every: int):
         self.path, self.every, self.signal = path, every, 0
-        self._before: dict[int, Any] = {}
+        self._earlier_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGUSR1", signal.SIGTERM)):
             try:
-                self._before[number] = signal.signal(number, self._ask)
+                self._earlier_handlers[number] = signal.signal(number, self._on_signal)
             except ValueError:  # outside the main thread Python handles no signals; the caller does
                 return
 
@@ -74,13 +76,13 @@ class CheckpointSaver(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._restore()
 
-    def _ask(self, number: int, frame: Any) -> None:
+    def _on_signal(self, number: int, frame: Any) -> None:
         if self.signal:  # the second signal stops at once; the last checkpoint stays
             self._restore()
             raise KeyboardInterrupt
         self.signal = number
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._earlier_handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._earlier_handlers = {}

@@ -18,9 +18,9 @@ from medssl.training.callbacks.health import Health
 class Curves(pl.Callback):
     """Writes one row for every `every`-th step; a resumed run continues after the step of its checkpoint."""
 
-    def __init__(self, path: Path, health: Health, every: int, checkpoint_every: int, begun: int):
+    def __init__(self, path: Path, health: Health, every: int, checkpoint_every: int, start_step: int):
         self.path, self.health, self.every, self.checkpoint_every = path, health, every, checkpoint_every
-        earlier = pd.read_csv(path).query("step <= @begun") if begun and path.exists() else pd.DataFrame()
+        earlier = pd.read_csv(path).query("step <= @start_step") if start_step and path.exists() else pd.DataFrame()
         self.rows: list[dict[str, float]] = earlier.to_dict("records")
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
@@ -30,8 +30,8 @@ class Curves(pl.Callback):
         if step % self.every == 0 or step == trainer.max_steps:
             logged = {"loss": round(float(trainer.callback_metrics["loss"]), 6)}
             logged |= {f"method.{name}": round(value, 6) for name, value in module.method.monitored_values().items()}
-            if step == self.health.looked:
-                logged |= {k: round(v, 6) for k, v in self.health.last.items() if k != "loss"}
+            if step == self.health.measured_step:
+                logged |= {k: round(v, 6) for k, v in self.health.latest.items() if k != "loss"}
             self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})
         if step % self.checkpoint_every == 0:
             self._write()  # before the checkpoint, so that a run resumed from it has all rows up to it

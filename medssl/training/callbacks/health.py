@@ -1,22 +1,24 @@
-"""Is the representation healthy while it is trained? Looks at it now and then, and stops a run that collapses.
+"""Measure the representation during pretraining, and stop a run whose features collapse to one direction or one point.
 
     medssl pretrain --data CACHE --method SimCLR --label finding --monitor-every 100 --on-collapse stop
 
-Every `monitor_every` steps it looks at up to 256 images or 64 volumes, and the numbers go into `metrics.csv` and the
-record; they are of the middle of each scan and the encoder in evaluation mode:
+Every `monitor_every` steps a full measurement on up to 256 images or 64 volumes writes these numbers to `metrics.csv` and
+to the run's record. They are taken from the middle of each scan, with the encoder in evaluation mode:
 
-    effective_rank   directions the features use: Garrido et al., RankMe, ICML 2023 (arXiv 2210.02885), here centred
-    feature_std      of the normalised features, over scans, averaged: 0 when all scans look alike
-    uniformity       log mean exp(-2 d^2) over pairs of scans; alignment: mean d^2 between a scan and a contrastive view
-                     of it: Wang and Isola, ICML 2020 (arXiv 2005.10242); lower is better for both
+    effective_rank   number of directions that the features use: Garrido et al., RankMe, ICML 2023 (arXiv 2210.02885),
+                     here after subtracting the mean
+    feature_std      standard deviation of the normalised features over scans, averaged; 0 if all scans have the same
+    uniformity       log mean exp(-2 d^2) over pairs of scans, and
+    alignment        mean d^2 between a scan and a contrastive view of it: Wang and Isola, ICML 2020 (arXiv 2005.10242);
+                     lower is better for both
     gradient_norm    of all weights, before clipping
-    knn              balanced accuracy of nearest neighbours in other patients, with --label
-    dense_rank       effective rank of the features of places within scans: what masked methods should have
-    dense_auroc      a linear read-out, from one place's features, of whether a structure of the masks lies there, learned
-                     on half of the patients and scored on the others; where there are masks (they never enter the loss)
+    knn              with --label: balanced accuracy of the nearest neighbours in other patients
+    dense_rank       effective rank of the features of places within scans, for masked methods
+    dense_auroc      if there are masks: how well a linear model tells from one place's features whether a structure lies
+                     there, fitted on half of the patients and scored on the others; masks never enter the loss
 
-At least twice an epoch (though not more often than every 25 steps) it looks at a few scans alone, so that a collapse is
-known within an epoch. A run is stopped at the second look in a row that finds a collapse: first steps are rough.
+A quick check on a few scans runs at least twice an epoch, but not more often than every 25 steps. Two collapsed checks in a
+row stop the run; a single one may be due to the first, unsteady steps.
 """
 
 from __future__ import annotations
@@ -32,175 +34,215 @@ import torch
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
-from medssl.evaluation import representation as probes
+from medssl.evaluation import representation
 from medssl.preprocessing.cache import Cache
 from medssl.training.config import Monitoring, TrainConfig
 from medssl.views import recipes
 
-WATCHED = {2: 256, 3: 64}  # scans of a whole look, by dims: a volume costs far more
-FEW = {2: 32, 3: 16}  # of a quick one
-LEAST_STEPS = 25  # between quick looks, so that they cost little in a small cohort
+FULL_SCANS = {2: 256, 3: 64}  # scans of a full measurement, by dims: a volume costs far more
+QUICK_SCANS = {2: 32, 3: 16}  # scans of a quick check
+MIN_STEPS_BETWEEN = 25  # steps between quick checks, so that they cost little in a small cohort
+COLLAPSED_RANK_SHARE, COLLAPSED_STD_SHARE = 0.1, 0.01  # of what the encoder had at the start
 
 
 class Health(pl.Callback):
-    """Measures the encoder that the run keeps, during the run."""
+    """Measures the encoder that the run will save, during the run.
+
+    Attributes:
+        initial: Effective rank and feature_std before the first step.
+        latest: All measures of the last full measurement, with `loss` and, after a collapse, `collapsed_at_step`.
+        measured_step: Step of the last full measurement.
+
+    Args:
+        cache: Cache with the scans.
+        scans: Scans that are trained on; a fixed random sample of them is measured.
+        size: Voxels of a crop along each axis.
+        train: Settings of the optimisation.
+        monitoring: Settings of the measurements.
+
+    Raises:
+        MedsslError: Fewer than two classes of the label are among the measured scans.
+    """
 
     def __init__(
         self, cache: Cache, scans: Sequence[str], size: Sequence[int], train: TrainConfig, monitoring: Monitoring
     ):
         order = np.random.default_rng(0).permutation(len(scans))
-        self.scans = [scans[i] for i in order[: WATCHED[cache.dims]]]
-        self.few = self.scans[: FEW[cache.dims]]
+        self.scans = [scans[i] for i in order[: FULL_SCANS[cache.dims]]]
+        self.quick_scans = self.scans[: QUICK_SCANS[cache.dims]]
         self.cache, self.size, self.on_collapse = cache, tuple(size), monitoring.on_collapse
         self.every = monitoring.monitor_every or max(1, train.steps // 4)
-        self.cohort, self.batch_size, self.looked = len(scans), train.batch_size * train.accumulate, 0
-        self.last: dict[str, float] = {}
-        self.first: dict[str, float] | None = None
-        self.glance: dict[str, float] | None = None
-        self.lost: str | None = None
-        self.suspected, self.stop, self.gradient_norm = 0, False, float("nan")
-        label = monitoring.label
-        self.codes = probes.label_codes(cache, label)[0] if label else {}
-        if label and len({self.codes[s] for s in self.scans if s in self.codes}) < 2:
-            known = sum(s in self.codes for s in self.scans)
+        self.cohort, self.samples_per_step = len(scans), train.batch_size * train.accumulate
+        self.initial: dict[str, float] | None = None
+        self.latest: dict[str, float] = {}
+        self.measured_step = 0
+        self.gradient_norm = float("nan")
+        self.collapsed_checks = 0  # in a row
+        self.stop_reason: str | None = None
+        self.stopping = False  # the same on all devices
+        self.codes = representation.label_codes(cache, monitoring.label)[0] if monitoring.label else {}
+        if monitoring.label:
+            self._check_label()
+
+    def _check_label(self) -> None:
+        labelled = [self.codes[scan] for scan in self.scans if scan in self.codes]
+        if len(set(labelled)) < 2:
             raise MedsslError(
-                f"{known} of {len(self.scans)} watched scans have a label: expected two classes; leave --label out"
+                f"{len(labelled)} of the {len(self.scans)} scans that are monitored have a label, of {len(set(labelled))} "
+                "classes: expected two classes; leave --label out"
             )
 
-    def between(self, devices: int) -> int:
-        """Steps between quick looks: half an epoch, at least LEAST_STEPS, at most as many as between whole ones."""
-        return min(self.every, max(LEAST_STEPS, self.cohort // (2 * self.batch_size * devices)))
+    def steps_between(self, devices: int) -> int:
+        """Steps between quick checks: half an epoch, but at least MIN_STEPS_BETWEEN and at most `every`."""
+        return min(self.every, max(MIN_STEPS_BETWEEN, self.cohort // (2 * self.samples_per_step * devices)))
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        if self.first is None and trainer.is_global_zero:
+        if self.initial is None and trainer.is_global_zero:
             with trainer.strategy.precision_plugin.forward_context():
-                self.first = self._glance(module.method.final_encoder)
+                self.initial = self._quick_check(module.method.final_encoder)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
-        if (trainer.global_step + 1) % self.every == 0 or trainer.global_step + 1 == trainer.max_steps:
-            found = [p.grad for p in module.parameters() if p.grad is not None]
-            self.gradient_norm = float(torch.nn.utils.get_total_norm(found))
+        if self._is_full(trainer.global_step + 1, trainer):
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            self.gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, *_: Any) -> None:
         step = trainer.global_step
-        whole = step % self.every == 0 or step == trainer.max_steps
-        if trainer.fit_loop._should_accumulate() or not (whole or step % self.between(trainer.world_size) == 0):
+        full = self._is_full(step, trainer)
+        if trainer.fit_loop._should_accumulate() or not (full or step % self.steps_between(trainer.world_size) == 0):
             return
-        collapsed = False
         if trainer.is_global_zero:
             try:
                 with trainer.strategy.precision_plugin.forward_context():
-                    glance = self._glance(module.method.final_encoder)
-                    if whole:
-                        self._look(trainer, module, float(outputs["loss"]))
-                collapsed = self._judge(glance, step)
+                    quick = self._quick_check(module.method.final_encoder)
+                    if full:
+                        self._measure(trainer, module, float(outputs["loss"]))
+                self._note_collapse(quick, step)
             except MedsslError as error:  # the other devices wait for the decision below
-                self.lost, collapsed = str(error), True
-        self.stop = trainer.strategy.reduce_boolean_decision(collapsed, all=False)
+                self.stop_reason = str(error)
+        self.stopping = trainer.strategy.reduce_boolean_decision(self.stop_reason is not None, all=False)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        if self.stop:  # here, so that the other callbacks have seen the step through
-            raise MedsslError(self._told(trainer.global_step))
+        self._stop_if_decided(trainer)  # here, so that the other callbacks have finished the step
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        if self.stop:
-            raise MedsslError(self._told(trainer.global_step))
+        self._stop_if_decided(trainer)
+
+    def _stop_if_decided(self, trainer: pl.Trainer) -> None:
+        if self.stopping:
+            reason = (
+                f"the first device found a collapsed representation; the run is stopped at step {trainer.global_step}"
+            )
+            raise MedsslError(self.stop_reason or reason)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"first": self.first, "last": self.last, "suspected": self.suspected}
+        return {"first": self.initial, "last": self.latest, "suspected": self.collapsed_checks}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.first, self.last, self.suspected = state["first"], state["last"], state["suspected"]
+        self.initial, self.latest, self.collapsed_checks = state["first"], state["last"], state["suspected"]
 
-    def seconds(self, method: Any, steps: int, devices: int) -> float:
-        """What looking will cost over so many steps, from looks at a few scans."""
-        begun = time.perf_counter()
-        self._glance(method.final_encoder)
-        glance = time.perf_counter() - begun
-        self._details(method.final_encoder, probes.embed(method.final_encoder, self.cache, self.few, self.size))
-        details = max(0.0, time.perf_counter() - begun - 2 * glance)
-        whole = -(-steps // self.every)
-        return glance * (1 + steps // self.between(devices) + whole * (1 + len(self.scans) / len(self.few))) + (
-            details * whole
-        )
+    def estimate_seconds(self, method: Any, steps: int, devices: int) -> float:
+        """How long all checks and measurements of so many steps will take, from a trial on the quick scans."""
+        encoder, start = method.final_encoder, time.perf_counter()
+        self._quick_check(encoder)
+        quick = time.perf_counter() - start
+        self._details(encoder, representation.embed(encoder, self.cache, self.quick_scans, self.size))
+        details = max(0.0, time.perf_counter() - start - 2 * quick)
+        measurements, checks = -(-steps // self.every), 1 + steps // self.steps_between(devices)
+        scans_ratio = len(self.scans) / len(self.quick_scans)
+        return quick * (checks + measurements * (1 + scans_ratio)) + details * measurements
 
-    def _glance(self, encoder: Encoder) -> dict[str, float]:
-        """Of a few scans: is the representation still there?"""
-        return spread(probes.embed(encoder, self.cache, self.few, self.size))
+    def _is_full(self, step: int, trainer: pl.Trainer) -> bool:
+        return step % self.every == 0 or step == trainer.max_steps
 
-    def _look(self, trainer: pl.Trainer, module: Any, loss: float) -> None:
-        features = probes.embed(module.method.final_encoder, self.cache, self.scans, self.size)
-        found = spread(features) | {"uniformity": probes.uniformity(features), "gradient_norm": self.gradient_norm}
-        known = [i for i, scan in enumerate(self.scans) if scan in self.codes]
-        if known:
-            labels = np.array([self.codes[self.scans[i]] for i in known])
-            found["knn"] = probes.knn(features[known], labels, self._patients([self.scans[i] for i in known]))
-        found |= self._details(module.method.final_encoder, features[: len(self.few)])
-        collapsed = {k: v for k, v in self.last.items() if k == "collapsed_at_step"}
-        self.looked, self.last = trainer.global_step, found | collapsed | {"loss": loss}
-        module.log_dict(found, rank_zero_only=True)
+    def _quick_check(self, encoder: Encoder) -> dict[str, float]:
+        return rank_and_std(representation.embed(encoder, self.cache, self.quick_scans, self.size))
+
+    def _measure(self, trainer: pl.Trainer, module: Any, loss: float) -> None:
+        encoder = module.method.final_encoder
+        features = representation.embed(encoder, self.cache, self.scans, self.size)
+        measures = rank_and_std(features)
+        measures |= {"uniformity": representation.uniformity(features), "gradient_norm": self.gradient_norm}
+        measures |= self._knn(features) | self._details(encoder, features[: len(self.quick_scans)])
+        collapse = {k: v for k, v in self.latest.items() if k == "collapsed_at_step"}
+        self.measured_step, self.latest = trainer.global_step, measures | collapse | {"loss": loss}
+        module.log_dict(measures, rank_zero_only=True)
+
+    def _knn(self, features: np.ndarray) -> dict[str, float]:
+        labelled = [i for i, scan in enumerate(self.scans) if scan in self.codes]
+        if not labelled:
+            return {}
+        scans = [self.scans[i] for i in labelled]
+        labels = np.array([self.codes[scan] for scan in scans])
+        return {"knn": representation.knn(features[labelled], labels, self._patients(scans))}
 
     def _details(self, encoder: Encoder, features: np.ndarray) -> dict[str, float]:
-        """Alignment and the dense features, of a few scans: each needs a forward pass of its own. features: theirs."""
-        cache, few = self.cache, self.few
+        """Alignment and the dense measures of the quick scans, whose features are given; each needs a forward pass."""
+        cache, scans = self.cache, self.quick_scans
         view = recipes.contrastive(cache.data_spec, self.size)
-        seen = probes.embed(encoder, cache, few, self.size, view)
-        places = probes.embed(encoder, cache, few, self.size, dense=True)
-        found = {"alignment": probes.alignment(features, seen), "dense_rank": probes.dense_rank(places)}
-        masked = cache.manifest.set_index("scan")["has_mask"][few].to_numpy()
-        if masked.any():
-            kept = [scan for scan, has in zip(few, masked) if has]
-            truth = probes.structures(cache, kept, self.size, places.shape[2:])
-            score = probes.dense_auroc(places[masked], truth, self._patients(kept))
-            found |= {} if score is None else {"dense_auroc": score}
-        return found
+        viewed = representation.embed(encoder, cache, scans, self.size, view)
+        places = representation.embed(encoder, cache, scans, self.size, dense=True)
+        measures = {
+            "alignment": representation.alignment(features, viewed),
+            "dense_rank": representation.dense_rank(places),
+        }
+        return measures | self._dense_auroc(places)
+
+    def _dense_auroc(self, places: np.ndarray) -> dict[str, float]:
+        has_mask = self.cache.manifest.set_index("scan")["has_mask"][self.quick_scans].to_numpy()
+        if not has_mask.any():
+            return {}
+        scans = [scan for scan, masked in zip(self.quick_scans, has_mask) if masked]
+        truth = representation.structures(self.cache, scans, self.size, places.shape[2:])
+        auroc = representation.dense_auroc(places[has_mask], truth, self._patients(scans))
+        return {} if auroc is None else {"dense_auroc": auroc}
 
     def _patients(self, scans: Sequence[str]) -> np.ndarray:
         return self.cache.manifest.set_index("scan")["patient"][list(scans)].to_numpy()
 
-    def _judge(self, glance: dict[str, float], step: int) -> bool:
-        """Whether the run is to be stopped: at the second look in a row that finds a collapse."""
-        self.suspected = self.suspected + 1 if collapses(glance, self.first or glance) else 0
-        self.glance = glance
-        if not self.suspected:
-            return False
-        self.last |= glance
-        self.last.setdefault("collapsed_at_step", float(step))
-        if self.suspected == 1 or self.on_collapse == "warn":
-            warnings.warn(self._told(step), stacklevel=2)
-        return self.suspected > 1 and self.on_collapse == "stop"
-
-    def _told(self, step: int) -> str:
-        if self.lost is not None:
-            return self.lost
-        if self.glance is None:
-            return f"stopped at step {step}: the first device saw the representation collapse"
-        now, then = self.glance, self.first or self.glance
-        end = (
-            ""
-            if self.suspected < 2 or self.on_collapse == "warn"
-            else "; the run is stopped, --on-collapse warn goes on"
+    def _note_collapse(self, quick: dict[str, float], step: int) -> None:
+        """Count collapsed checks in a row, warn at the first, and decide to stop at the second."""
+        initial = self.initial or quick
+        if not has_collapsed(quick, initial):
+            self.collapsed_checks = 0
+            return
+        self.collapsed_checks += 1
+        self.latest |= quick
+        self.latest.setdefault("collapsed_at_step", float(step))
+        message = (
+            f"the representation is collapsing at step {step}: the effective rank of {len(self.quick_scans)} scans is "
+            f"{quick['effective_rank']:.2f} ({initial['effective_rank']:.2f} at the start), the standard deviation of their "
+            f"features {quick['feature_std']:.1e} ({initial['feature_std']:.1e} at the start). Try a lower --lr, a larger "
+            f"--batch-size, stronger views, or another method"
         )
-        return (
-            f"the representation is collapsing at step {step}: the effective rank of {len(self.few)} scans is "
-            f"{now['effective_rank']:.2f} (it began at {then['effective_rank']:.2f}), their spread {now['feature_std']:.1e} "
-            f"({then['feature_std']:.1e}). Try a lower --lr, a larger --batch-size, stronger views, or another method{end}"
-        )
+        if self.collapsed_checks == 1 or self.on_collapse == "warn":
+            warnings.warn(message, stacklevel=2)
+        else:
+            self.stop_reason = f"{message}; the run is stopped (--on-collapse warn continues it)"
 
 
-def spread(features: np.ndarray) -> dict[str, float]:
-    """How many directions the features (N, D) use, and how far apart they are."""
-    if not np.isfinite(features).all():
+def rank_and_std(features: np.ndarray) -> dict[str, float]:
+    """The effective rank and the mean standard deviation of features (N, D).
+
+    Raises:
+        MedsslError: A feature is not finite.
+    """
+    broken = int((~np.isfinite(features)).any(1).sum())
+    if broken:
         raise MedsslError(
-            f"the encoder gives numbers that are not finite for {int((~np.isfinite(features)).any(1).sum())} of "
-            f"{len(features)} scans: its weights are lost; start over (--resume false) with a lower --lr or --precision "
-            f"32-true"
+            f"the encoder gives numbers that are not finite for {broken} of {len(features)} scans, so its weights are "
+            f"unusable; start over (--resume false) with a lower --lr or --precision 32-true"
         )
-    return {"effective_rank": probes.effective_rank(features), "feature_std": probes.feature_std(features)}
+    return {
+        "effective_rank": representation.effective_rank(features),
+        "feature_std": representation.feature_std(features),
+    }
 
 
-def collapses(now: dict[str, float], first: dict[str, float]) -> bool:
-    """Whether features have lost nine tenths of the directions beyond the first that a random encoder had, or 99% of
-    their spread: bounds relative to the start, for a tiny encoder has few directions and a random one little spread."""
-    few = now["effective_rank"] - 1 < 0.1 * (first["effective_rank"] - 1)
-    return few or now["feature_std"] < 0.01 * first["feature_std"]
+def has_collapsed(now: dict[str, float], initial: dict[str, float]) -> bool:
+    """Whether features have lost nine tenths of their directions beyond the first, or 99% of their standard deviation.
+
+    Both bounds are relative to the start: a tiny encoder has few directions, and a random one a small deviation.
+    """
+    few_directions = now["effective_rank"] - 1 < COLLAPSED_RANK_SHARE * (initial["effective_rank"] - 1)
+    return few_directions or now["feature_std"] < COLLAPSED_STD_SHARE * initial["feature_std"]
