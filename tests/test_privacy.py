@@ -84,13 +84,13 @@ def test_what_fails_names_nobody(tmp_path, capfd, monkeypatch):
 
     monkeypatch.setattr("medssl.preprocessing.cache.cache_settings", breaks)
     for debug in ([], ["--debug"]):
-        assert run(capfd, ["prepare", m, "--out", c, *debug], said="ValueError") == 1
+        assert run(capfd, ["prepare", m, "--out", c, *debug], message="ValueError") == 1
     monkeypatch.undo()
     for source in read_table(Path(m) / "sources.parquet").files:  # every file goes bad between index and prepare
         for file in source:
             Path(file).write_bytes(b"PHIName PHIFree" * 50)
     for jobs in ("1", "2"):
-        assert run(capfd, ["prepare", m, "--out", c, "--jobs", jobs, "--debug"], said="none of") == 2
+        assert run(capfd, ["prepare", m, "--out", c, "--jobs", jobs, "--debug"], message="none of") == 2
     assert leaks(work, HEADER + PATHS) == {}
 
 
@@ -133,13 +133,13 @@ def cohort(data: Path) -> Path:
         name = writer(data / "images", number, volume)
         named_nifti(data / "PHIMask" / f"{name.split('.')[0]}_PHIMask.nii.gz", (volume > 0).astype(np.uint8))
         text = f"PHIFree {number}, {name}: PHIRow, born 03.02.1931 (19310203), seen by Dr. PHIDoctor PHIMüller. Clear lungs."
-        said = {
+        columns = {
             "finding": number % 2,
             "note": f"PHIFree {number}",
             "ReaderName": f"PHIReader {number % 2}",
             "text": text,
         }
-        rows.append({"file": name, "who": f"PHIRow Müller {number % 8}", **said})
+        rows.append({"file": name, "who": f"PHIRow Müller {number % 8}", **columns})
     for number, fields in enumerate(({"Modality": "US"}, {"ImageType": ["DERIVED", "SECONDARY", "PHI SCREEN SAVE"]})):
         series(data / "images", 20 + number, head(0)[:, :, :1], **fields)
     series(data / "images", 22, head(0)[:, :, :1], BurnedInAnnotation="YES")
@@ -225,13 +225,13 @@ def pictures(data: Path) -> Path:
     return data
 
 
-def run(capfd, words: list[str], terminal: list[str] | None = None, said: str = "") -> int:
+def run(capfd, words: list[str], terminal: list[str] | None = None, message: str = "") -> int:
     """The command's exit code; what it printed holds no name, on the terminal of `index` none out of a header."""
     code = main(words)
-    told = capfd.readouterr()
-    for text in (told.out, told.err):
+    shown = capfd.readouterr()
+    for text in (shown.out, shown.err):
         assert found_in(text.encode(), HEADER + PATHS if terminal is None else terminal) == [], text
-    assert said in told.err
+    assert message in shown.err
     return code
 
 

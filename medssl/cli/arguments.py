@@ -1,10 +1,11 @@
-"""The options of a command: read from its function's signature, explained by its docstring.
+"""The options of a command: its function's parameters, explained by the function's docstring.
 
     parse_arguments(pretrain, "medssl pretrain", words=["--data", "cache", "--out", "runs/a", "--steps", "500"])
 
 A parameter whose type is a dataclass (TrainConfig, SplitSpec) has no option of its own: its fields are options without a
 prefix, or with the dataclass's `option_prefix`. Encoders and methods are named by their class, their arguments follow as
-`--encoder.depth 10`. jsonargparse does the parsing; what stands here lets the words be written as people write them.
+`--encoder.depth 10`. jsonargparse does the parsing. This file converts the words that people type to its syntax: dashes
+in names, lists as separate words, first words without an option.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from medssl.core.registry import ENCODERS, METHODS, Registry
 HELP = ("-h", "--help")
 ALWAYS = ("config", "help", "print-config")
 CLASS_OPTIONS: dict[str, Registry] = {"encoder": ENCODERS, "encoders": ENCODERS, "method": METHODS, "methods": METHODS}
-LISTED = re.compile(r"(list|tuple|Sequence)\[")
+LIST_TYPE = re.compile(r"(list|tuple|Sequence)\[")
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 set_parsing_settings(docstring_parse_style=DocstringStyle.GOOGLE)
@@ -44,7 +45,7 @@ def parse_arguments(
         function: The command's function.
         program: The command as it is called, for the help.
         purpose: One line on what it does, for the help.
-        positional: Parameters that may stand first, without their option.
+        positional: Parameters whose values may come first, without their option.
         words: The words after the command.
 
     Returns:
@@ -91,13 +92,15 @@ class OptionGroup:
         return {self.prefix + field.name: hints[field.name] for field in fields(typing.cast(Any, self.kind))}
 
     def add_to(self, parser: ArgumentParser) -> None:
-        documented: dict[str, str | None] = {}
+        """Add the options, below the first sentence of the dataclass's docstring."""
+        explanations: dict[str, str | None] = {}
         for base in reversed(self.kind.__mro__):
-            documented |= {p.arg_name: p.description for p in parse(inspect.getdoc(base) or "").params}
+            explanations |= {p.arg_name: p.description for p in parse(inspect.getdoc(base) or "").params}
+        section = parser.add_argument_group(str(parse(inspect.getdoc(self.kind) or "").short_description).rstrip("."))
         for option, hint in self.types().items():
             name = option.removeprefix(self.prefix)
-            parser.add_argument(
-                f"--{option}", type=hint, default=getattr(self.default, name), help=documented.get(name)
+            section.add_argument(
+                f"--{option}", type=hint, default=getattr(self.default, name), help=explanations.get(name)
             )
 
     def take_from(self, settings: dict[str, Any]) -> Any:
@@ -119,18 +122,20 @@ def option_types(function: Any) -> dict[str, str]:
 
 
 class _Parser(ArgumentParser):
-    """Shows options with dashes, as the documentation writes them."""
+    """A parser whose help shows option names with dashes, as the documentation does."""
 
-    def format_help(self, *given: Any) -> str:
-        return re.sub(r"--[a-z]\w*", lambda option: dashed(option[0]), super().format_help(*given))
+    def format_help(self, *args: Any) -> str:
+        return re.sub(r"--[a-z]\w*", lambda match: dashed(match[0]), super().format_help(*args))
 
 
 def build_parser(function: Any, program: str) -> ArgumentParser:
-    """The parser of a command's options; a list is one word here, as [1,2]."""
+    """The parser of a command's options, in jsonargparse's syntax: a list is one word, as [1,2]."""
     groups = option_groups(function)
     parser = _Parser(prog=program, exit_on_error=False)
     parser.add_argument(
-        "--config", action="config", help="YAML file with any of these options, or a configuration's name."
+        "--config",
+        action="config",
+        help="YAML file with any of these options, or the name of a config that medssl carries.",
     )
     parser.add_function_arguments(function, as_positional=False, fail_untyped=False, skip=set(groups))
     for group in groups.values():
@@ -139,23 +144,27 @@ def build_parser(function: Any, program: str) -> ArgumentParser:
 
 
 def _split_assignments(words: Sequence[str]) -> list[str]:
-    """`--steps=3` -> `--steps 3`; the flags of --print-config stay attached, as jsonargparse wants them."""
+    """`--steps=3` -> `--steps 3`; the flags of --print-config stay attached, as jsonargparse expects."""
     return [part for word in words for part in (word.split("=", 1) if re.match("--(?!print)", word) else [word])]
 
 
 def _name_positionals(function: Any, names: Sequence[str], words: list[str]) -> list[str]:
-    """`A B --out M` -> `--sources A B --out M`: leading words belong to the positional parameters."""
+    """`A B --out M` -> `--sources A B --out M`: the first words are the values of the positional parameters."""
     leading = list(takewhile(lambda word: not word.startswith("-"), words))
     rest = words[len(leading) :]
     if not leading:
         return words
     if not names:
-        raise MedsslError(f"{' '.join(leading)} stands without an option: expected --name value pairs; see --help")
-    if len(names) == 1 and LISTED.search(option_types(function)[names[0]]):
+        raise MedsslError(
+            f"{' '.join(leading)} comes without an option: expected options with their values, as --out FOLDER; see --help"
+        )
+    if len(names) == 1 and LIST_TYPE.search(option_types(function)[names[0]]):
         return [f"--{names[0]}", *leading, *rest]
     if len(leading) > len(names):
         expected = ", ".join(name.upper() for name in names)
-        raise MedsslError(f"{len(leading)} words stand before the options: expected {expected}")
+        raise MedsslError(
+            f"{len(leading)} words come before the options: expected {expected}; give every other value after its option"
+        )
     return [word for name, value in zip(names, leading) for word in (f"--{name}", value)] + rest
 
 
@@ -165,7 +174,7 @@ def _values_of(words: Sequence[str]) -> list[str]:
 
 
 def _join_lists(function: Any, words: Sequence[str]) -> list[str]:
-    """`--crop 32 32 32` -> `--crop [32,32,32]`, and `--audit` -> `--audit true`, as jsonargparse wants them."""
+    """`--crop 32 32 32` -> `--crop [32,32,32]`, and `--audit` -> `--audit true`, as jsonargparse expects."""
     types, joined, i = option_types(function), list[str](), 0
     while i < len(words):
         word = words[i]
@@ -180,18 +189,23 @@ def _join_lists(function: Any, words: Sequence[str]) -> list[str]:
     return joined
 
 
-def _one_value(values: list[str], kind: str) -> list[str]:
-    if not values and kind in ("bool", str(bool)):
+def _one_value(values: list[str], type_name: str) -> list[str]:
+    """The values of an option as one word; none stays none, but for true or false."""
+    if not values and type_name in ("bool", str(bool)):
         return ["true"]
-    is_list = LISTED.search(kind) and values and not values[0].startswith("[")
+    is_list = LIST_TYPE.search(type_name) and values and not values[0].startswith("[")
     if len(values) < 2 and not is_list:
         return values
-    is_text = any(name in kind for name in ("str", "Path", "Literal", "Kind", "Mode"))
+    is_text = any(name in type_name for name in ("str", "Path", "Literal", "Kind", "Mode"))
     return ["[" + ",".join(v if NUMBER.fullmatch(v) and not is_text else json.dumps(v) for v in values) + "]"]
 
 
 def check_option_names(function: Any, words: Sequence[str]) -> None:
-    """Raise MedsslError, with the nearest names, for a misspelt option, encoder or method."""
+    """Check the names of options, encoders and methods.
+
+    Raises:
+        MedsslError: One does not exist; the message has the nearest names.
+    """
     names = [dashed(name) for name in option_types(function)]
     for i, word in enumerate(words):
         if not word.startswith("--") or word in HELP:
@@ -200,7 +214,9 @@ def check_option_names(function: Any, words: Sequence[str]) -> None:
         head, _, inner = option.partition(".")
         if dashed(head) not in (*names, *ALWAYS):
             if head == "recipe":
-                raise MedsslError(f"--{option} is now --{dashed(inner)}: the settings of a training are plain options")
+                raise MedsslError(
+                    f"--{option} is now --{dashed(inner)}: training settings are options without a prefix"
+                )
             raise MedsslError(f"there is no option --{word[2:].partition('=')[0]}{nearest(dashed(head), names, '--')}")
         if inner:
             _check_argument(head, inner, words)
@@ -213,13 +229,13 @@ def _check_class_names(option: str, values: Sequence[str]) -> None:
         is_name = re.fullmatch(r"\w+", value) is not None
         if is_name and value not in (*registry.names(), "null"):  # type: ignore[union-attr]
             raise MedsslError(
-                f"there is no {option} {value!r}{nearest(value, registry.names())}; or give the class path of your own, as "  # type: ignore[union-attr]
+                f"there is no {option} {value!r}{nearest(value, registry.names())}; a class of your own needs its path, as "  # type: ignore[union-attr]
                 f"mypackage.{value}"
             )
 
 
 def _check_argument(head: str, inner: str, words: Sequence[str]) -> None:
-    """`--method.temprature`: the nearest argument of the class that --method names."""
+    """Raise MedsslError for `--method.temprature`, with the nearest argument of the class that --method names."""
     registry = CLASS_OPTIONS.get(head)
     chosen = words[words.index(f"--{head}") + 1] if f"--{head}" in words[:-1] else ""
     if registry is None or inner == "help" or chosen not in registry.names():
@@ -232,9 +248,10 @@ def _check_argument(head: str, inner: str, words: Sequence[str]) -> None:
 
 
 def _import_named_classes(words: Sequence[str]) -> None:
-    """Import the encoders and methods that the command line names, and for --help all of them.
+    """Import the encoders and methods that the command line names, or all of them for --help, which lists them.
 
-    jsonargparse finds a class by its bare name only after its file was imported.
+    jsonargparse finds a class by its bare name only after its file is imported. Importing all of them takes a fraction of
+    a second, since the command's own function has imported torch already.
     """
     named = set(re.findall(r"\w+", " ".join(words)))
     for registry in (ENCODERS, METHODS):

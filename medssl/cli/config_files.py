@@ -1,10 +1,10 @@
 """YAML files of options: which file --config means, and which classes it may name.
 
-    medssl pretrain --config hippocampus_simmim --data CACHE --out runs/a      # a configuration that medssl carries
+    medssl pretrain --config hippocampus_simmim --data CACHE --out runs/a      # a config that medssl carries
     medssl pretrain --config mine.yaml --method mypackage.Mine --data CACHE --out runs/a
 
-A file that someone sent must not run code. It may name the encoders and methods of medssl, and any class that the command
-line itself names; nothing else is imported.
+A file from somebody else must not run code. It may name the encoders and methods of medssl, and any class that the
+command line names too; no other class is imported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ PLAIN = (str, int, float, bool, type(None), Path)
 
 
 def resolve_configs(function: Any, words: Sequence[str], class_options: Mapping[str, Registry]) -> list[str]:
-    """The words with a path after every --config; each file is checked, and the classes it names are imported.
+    """Find and check the files after --config, and import the classes that they name.
+
+    Args:
+        function: The command's function.
+        words: The words after the command.
+        class_options: The options that take a class, each with the registry of its classes.
+
+    Returns:
+        The words with the path of a file after every --config.
 
     Raises:
         MedsslError: There is no such file, it cannot be read, or it names a class that it must not name.
@@ -40,14 +48,12 @@ def resolve_configs(function: Any, words: Sequence[str], class_options: Mapping[
 
 
 def _find(name: str) -> Path:
-    """`hippocampus_simmim` is a configuration that medssl carries, `mine.yaml` a file."""
+    """The file that --config names: `hippocampus_simmim` is a config that medssl carries, `mine.yaml` the user's own."""
     carried = {path.stem: path for path in resource("configs").glob("*.yaml")}
     if Path(name).is_file():
         return Path(name)
     if name not in carried:
-        raise MedsslError(
-            f"--config {name} is neither a file nor a configuration that medssl carries{nearest(name, carried)}"
-        )
+        raise MedsslError(f"--config {name} is neither a file nor a config that medssl carries{nearest(name, carried)}")
     return carried[name]
 
 
@@ -63,7 +69,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Check:
-    """One file against the signature of the command's function."""
+    """The check of one file against the signature of the command's function."""
 
     file: str
     function: Any
@@ -71,12 +77,13 @@ class _Check:
     class_options: Mapping[str, Registry]
 
     def check_file(self, content: dict[str, Any]) -> None:
+        """Raise MedsslError for a key that is no option, and for a class that the file must not name."""
         hints = typing.get_type_hints(self.function)
         for key, value in content.items():
             if key == "recipe" and key not in hints:
                 raise MedsslError(
-                    f"{self.file} has the key recipe, which is no longer used: write its settings without it, as options of "
-                    f"their own ({_as_lines(value)})"
+                    f"{self.file} has the key recipe, which is no longer used: expected its settings as options of their own; "
+                    f"write {_as_lines(value)}"
                 )
             if key == "config" or "." in str(key):
                 raise MedsslError(
@@ -86,7 +93,7 @@ class _Check:
             self.check(value, hints.get(key, str))
 
     def check(self, value: Any, hint: Any) -> None:
-        """Refuse every class path in the value that the file must not name."""
+        """Raise MedsslError for a class in the value that the file must not name."""
         if isinstance(value, list):
             for item in value:
                 self.check(item, hint)
@@ -133,12 +140,12 @@ def _import(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
         raise MedsslError(
-            f"there is no class {path}: expected one in this folder or in an installed package"
+            f"there is no class {path}: expected one in this folder or in an installed package; check its name"
         ) from error
 
 
 def names_classes(hint: Any) -> bool:
-    """Whether a value of this type is a class or a function, so that a text would be imported."""
+    """Whether a value of this type is a class or a function, so that jsonargparse would import what a text names."""
     return any(part is not Any and part not in PLAIN and not is_dataclass(part) for part in _leaves(hint))
 
 

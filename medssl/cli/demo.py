@@ -1,4 +1,4 @@
-"""The whole path on the embedded phantom cohort: scans, pretraining, label-efficiency study, report, a model in use.
+"""Every step on the embedded phantom cohort: scans, pretraining, label-efficiency study, report, a model in use.
 
     medssl demo --out demo
 
@@ -33,7 +33,7 @@ FINETUNING_OPTIONS = "--steps 130 --batch-size 2 --lr 3e-3"
 
 
 def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
-    """Run every step in one folder. Started again, it does only what is missing.
+    """Run every step in one folder. When it is started again, it does only what is missing.
 
     Args:
         out: Folder of everything the demo makes.
@@ -53,7 +53,7 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
     run = _pretrain(out)
     page = _compare_with_scratch(out, run)
     masks = _segment_one_patient(out, run)
-    return f"the report: {page}; masks on the scan's own grid: {masks}"
+    return f"report: {page}; masks on the grid of each scan: {masks}"
 
 
 def _claim_folder(out: Path) -> None:
@@ -66,14 +66,14 @@ def _claim_folder(out: Path) -> None:
 def _make_cohort(scans: Path, patients: int, seed: int) -> None:
     if not (scans / "labels.csv").exists():  # written last
         shutil.rmtree(scans, ignore_errors=True)
-        _announce("a cohort that looks like CT, as DICOM series with masks, labels and reports")
+        _announce("make a cohort: DICOM series that look like CT, with masks, labels and reports")
         phantom(scans, patients=patients, seed=seed)
 
 
 def _prepare_cache(out: Path) -> None:
     labels = out / "scans" / "labels.csv"
     _announce(
-        "index: headers into a manifest",
+        "index: list the scans in a manifest",
         f"medssl index {out}/scans --labels {labels} --patient patient --mask {MASKS} --out {out}/manifest",
     )
     manifest = index([out / "scans"], out / "manifest", labels=labels, patient="patient", mask=MASKS)
@@ -97,7 +97,7 @@ def _pretrain(out: Path) -> Path:
 
 def _compare_with_scratch(out: Path, run: Path) -> Path:
     _announce(
-        "study: what is the pretraining worth?",
+        "study: compare the pretrained encoder with training from scratch",
         f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} --budgets 1p 100% "
         f"--draws 3 {FINETUNING_OPTIONS} --jobs 2",
     )
@@ -113,7 +113,7 @@ def _compare_with_scratch(out: Path, run: Path) -> Path:
 def _segment_one_patient(out: Path, run: Path) -> Path:
     model, patient = out / "runs" / "model", sorted((out / "scans" / "dicom").iterdir())[-1]
     _announce(
-        "use it: train one model and segment a folder of DICOM",
+        "finetune and predict: train one model and segment a folder of DICOM files",
         f"medssl finetune --data {out}/cache --out {model} --task segmentation --init {run} {FINETUNING_OPTIONS}\n"
         f"medssl predict {model} {patient} --out {out}/masks",
     )

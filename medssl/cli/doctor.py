@@ -29,7 +29,7 @@ def doctor() -> Table:
     Returns:
         A table with one row for each check, and the next step where something is missing.
     """
-    table = Table("what", "found", "what to do")
+    table = Table("checked", "found", "what to do")
     for row in (*_packages(), *_decoders(), _gpu(), _cores(), _memory(), *_disks()):
         table.add_row(*row)
     return table

@@ -1,10 +1,10 @@
-"""The command line: each command is a function of medssl, its parameters are the options.
+"""The command line: each command calls a public function of medssl, whose parameters are the options.
 
     medssl COMMAND --help
     medssl pretrain --data CACHE --out runs/a --encoder ResNet --encoder.depth 10 --method SimCLR --steps 500
 
-Exit codes: 0 done, 2 an error that the message says how to fix, 3 done but some scans were rejected, 1 a bug in medssl
-(run again with --debug for the traceback), 130 stopped by hand.
+Exit codes: 0 done; 1 a bug in medssl (run again with --debug for the traceback); 2 an error with a message that says what
+to do; 3 done, but some scans were rejected; 130 stopped by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from medssl.core.errors import MedsslError, Stopped, nearest
 
 @dataclass(frozen=True)
 class Command:
-    """A command: where its function is, its purpose, and which parameters may stand first without their option."""
+    """One command.
+
+    Attributes:
+        target: The function, as "module:name"; it is imported only when the command runs.
+        help: The purpose, in one line.
+        positional: Parameters whose values may come first, without their option.
+    """
 
     target: str
     help: str
@@ -39,23 +45,29 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command("medssl.cli.demo:demo", "the whole path on an embedded phantom cohort, ends with a report"),
+    "demo": Command("medssl.cli.demo:demo", "every step on an embedded phantom cohort, from scans to a report"),
     "index": Command(
-        "medssl.datasets.index:index", "walk folders of scans into a manifest and a table of rejects", ("sources",)
+        "medssl.datasets.index:index",
+        "list the scans in folders: a manifest, and a table of rejected files",
+        ("sources",),
     ),
     "prepare": Command(
         "medssl.preprocessing.cache:prepare", "orient, resample and cache the scans of a manifest", ("manifest",)
     ),
     "plan": Command(
         "medssl.preprocessing.plan:plan",
-        "what prepare would make of a manifest, and why; writes nothing",
+        "the spacing, size and crop that prepare would choose, and why; writes nothing",
         ("manifest",),
     ),
-    "views": Command("medssl.views.preview:preview", "pictures of what a recipe's views do to scans of a cache"),
+    "views": Command(
+        "medssl.views.preview:preview", "pictures of the views (augmentations) of a recipe, on scans of a cache"
+    ),
     "pretrain": Command("medssl.training.pretrain:pretrain", "pretrain an encoder on scans without labels"),
-    "study": Command("medssl.studies.study:study", "what the pretraining is worth: arms x label budgets x draws"),
+    "study": Command(
+        "medssl.studies.study:study", "compare pretrained encoders with training from scratch, at several label budgets"
+    ),
     "compare": Command(
-        "medssl.studies.compare:compare", "every method under one budget, probed frozen: which is worth it here?"
+        "medssl.studies.compare:compare", "pretrain and compare several methods under the same small budget"
     ),
     "finetune": Command("medssl.training.finetune:finetune", "train one classifier or segmenter"),
     "predict": Command(
@@ -64,30 +76,34 @@ COMMANDS = {
     "embed": Command("medssl.training.predict:embed", "feature vectors of scans", ("run", "scans")),
     "probe": Command(
         "medssl.studies.probe:probe",
-        "frozen features against a random encoder: knn, clusters, anomaly, regression, ...",
+        "test frozen features against those of a random encoder: knn, clusters, regression, ...",
         ("run",),
     ),
-    "sample": Command("medssl.training.sample:sample", "new scans drawn from a VAE, marked as synthetic", ("run",)),
+    "sample": Command(
+        "medssl.training.sample:sample", "new scans drawn from a trained VAE, marked as synthetic", ("run",)
+    ),
     "report": Command("medssl.reporting.html.report:report", "one self-contained HTML file about a study", ("runs",)),
     "review": Command(
         "medssl.reporting.dashboard.server:review",
-        "the dashboard: curves, runs and cases on a page of this machine",
+        "open the dashboard in a browser: label-efficiency curves, runs and cases",
         ("runs",),
     ),
     "where": Command(
         "medssl.datasets.manifest:source_files",
-        "which files a scan's pseudonym stands for (on the terminal only)",
+        "show which files belong to a scan's pseudonym (on the terminal only)",
         ("out", "scan"),
     ),
-    "doctor": Command("medssl.cli.doctor:doctor", "what this machine has, what is missing, what to do"),
+    "doctor": Command(
+        "medssl.cli.doctor:doctor", "check this machine: packages, decoders, GPU, memory, disk; says what to do"
+    ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command of the command line.
 
     Args:
-        arguments: Words of the command line; those of this process by default.
+        arguments: The command and its options; by default those this process was started with.
 
     Returns:
         The exit code.
@@ -96,9 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     if os.getcwd() not in sys.path:
-        sys.path.append(
-            os.getcwd()
-        )  # for the user's own classes; last, so that no file here replaces an installed module
+        sys.path.append(os.getcwd())  # for the user's own classes; last, so that no file replaces an installed module
     _quiet_warnings()
     try:
         return _run(words)
@@ -111,11 +125,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL_CODES:
             return _fail(f"error: {readable_error(error)}", 2, debug)
-        return _fail(f"error: {_place(error)}, a bug in medssl; run again with --debug", 1, debug)
+        return _fail(
+            f"error: {_place(error)}: this is a bug in medssl; run the command again with --debug to see the traceback",
+            1,
+            debug,
+        )
 
 
 def _quiet_warnings() -> None:
-    """Show warnings as single lines, and none that only developers can act on."""
+    """Show each warning as one line, and hide those for developers."""
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -128,7 +146,7 @@ def _place(error: BaseException) -> str:
 
 def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
-        print("Traceback, without the texts of errors:", file=sys.stderr)
+        print("Traceback, without the messages of errors, which may hold private text:", file=sys.stderr)
         print(traceback_without_texts(typing.cast(BaseException, sys.exception())), file=sys.stderr)
     print(message, file=sys.stderr)
     return code
@@ -166,7 +184,7 @@ def _run_command(name: str, words: list[str]) -> int:
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()]
-    start = "medssl: self-supervised pretraining for medical scans, and an honest account of what it was worth\n"
+    start = "medssl: self-supervised pretraining for medical scans, and a measurement of how many labels it saves\n"
     return "\n".join([start, "usage: medssl COMMAND [--help] [--debug] ...\n", *lines])
 
 

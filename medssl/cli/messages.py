@@ -1,4 +1,4 @@
-"""Messages of the command line: errors of the argument parser in plain words, tracebacks without private text."""
+"""Messages of the command line: errors of the argument parser in plain English, tracebacks without private text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def readable_error(message: str, parser: Any) -> str:
-    """What jsonargparse says, in the form of all messages: what came in, what was expected, what to do."""
+    """An error of jsonargparse in the form of all messages: what came in, what was expected, what to do."""
     for explain in (_unknown_option, _missing_module, _wrong_value, _missing_option):
         if (explanation := explain(message, parser)) is not None:
             return explanation
@@ -55,7 +55,10 @@ def _missing_module(message: str, parser: Any) -> str | None:
     match = re.search(r"No module named '([\w.]+)'", message)
     if match is None:
         return None
-    return f"there is no module {match[1]}: expected {match[1]}.py in this folder, or an installed package"
+    return (
+        f"there is no module {match[1]}: expected {match[1]}.py in this folder, or an installed package; check the name, or "
+        f"change to the folder of the file"
+    )
 
 
 def _wrong_value(message: str, parser: Any) -> str | None:
@@ -65,11 +68,10 @@ def _wrong_value(message: str, parser: Any) -> str | None:
     option = f"--{dashed(match[1])}"
     value = re.search(r"Got value: (.+)", message)
     kind = next((getattr(a, "_typehint", a.type) for a in parser._actions if a.dest == match[1]), None)
-    expected = next((words for sign, words in KINDS.items() if sign in str(kind)), "another kind of value")
+    expected = next((words for name, words in KINDS.items() if name in str(kind)), "another kind of value")
     example = EXAMPLES.get(match[1].partition(".")[0])
-    return f"{option} cannot be {value[1].strip() if value else 'read'}: expected {expected}" + (
-        f", for example {option} {example}" if example else ""
-    )
+    hint = f", for example {option} {example}" if example else "; see --help"
+    return f"{option} cannot be {value[1].strip() if value else 'read'}: expected {expected}{hint}"
 
 
 def _missing_option(message: str, parser: Any) -> str | None:
@@ -80,7 +82,7 @@ def _missing_option(message: str, parser: Any) -> str | None:
 
 
 def traceback_without_texts(error: BaseException) -> str:
-    """Class names, files of code and lines, causes first; the text of an error may quote a header or a path."""
+    """The traceback of an error and of its causes, without their messages, which may quote a header or a path."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     lines = [traceback_without_texts(cause), "which led to"] if cause else []
     for frame in traceback.extract_tb(error.__traceback__):

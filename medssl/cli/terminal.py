@@ -21,8 +21,8 @@ def show_result(command: str, value: Any, settings: dict[str, Any]) -> int:
 
     Args:
         command: Name of the command.
-        value: What its function returned.
-        settings: The arguments of the function.
+        value: The value that the command's function returned.
+        settings: The arguments of that function.
 
     Returns:
         The exit code: 3 if scans were rejected, else 0.
@@ -50,7 +50,14 @@ def show_result(command: str, value: Any, settings: dict[str, Any]) -> int:
 
 
 def study_table(summary: pd.DataFrame) -> Table:
-    """The primary metric of each arm and budget with its interval, and the paired difference against scratch."""
+    """A study's table for the terminal.
+
+    Args:
+        summary: The table that `study` returned.
+
+    Returns:
+        The primary metric of each arm and budget with its interval, and the paired difference from scratch.
+    """
     primary = summary[summary["metric"].isin(("dice", "auroc"))]
     metric = primary["metric"].iloc[0] if len(primary) else "score"
     table = Table(title=f"{metric}: mean [95% interval], paired difference against scratch, p (Holm)")

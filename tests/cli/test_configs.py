@@ -1,4 +1,4 @@
-"""Every recipe parses against the signature of its command, and the pins cover what the package needs."""
+"""Every config parses against the signature of its command, and the lock files pin what the package needs."""
 
 import re
 import tomllib
@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def test_there_are_recipes() -> None:
+def test_there_are_configs() -> None:
     assert CONFIGS
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_a_recipe_parses_and_its_own_command_is_the_one_it_states(path: Path) -> None:
+def test_a_config_parses_for_the_command_on_its_second_line(path: Path) -> None:
     stated = re.search(r"# medssl (\w+) --config configs/(\S+)", path.read_text())
-    assert stated, "a recipe says on its second line how it is run"
+    assert stated, "the second line of a config is the command that runs it"
     assert stated[2] == path.name
     function = COMMANDS[stated[1]].load()
     words = ["--config", str(path), "--data", "cache", "--out", "out"]

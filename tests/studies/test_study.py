@@ -1,6 +1,7 @@
 """A study on the phantom cohort: paired cells, resumed, shared between processes, honest about what it read."""
 
 import importlib
+import json
 import multiprocessing
 import shutil
 from pathlib import Path
@@ -118,6 +119,36 @@ def test_two_processes_share_one_study(cache: Cache, pretrained: Path, tmp_path:
     assert [one.exitcode for one in both] == [0, 0]
     table = runs.table(out / "cells")
     assert table["status"].tolist() == ["finished"] * 6
+
+
+@pytest.mark.slow
+def test_jobs_are_processes_that_share_the_cells_and_find_what_one_process_finds(
+    cache: Cache, pretrained: Path, tmp_path: Path
+) -> None:
+    def run(jobs: int) -> pd.DataFrame:
+        arms, out = ["scratch", str(pretrained)], tmp_path / str(jobs)
+        table = study(cache.path, out, "segmentation", arms, ["1p"], design=TWO_DRAWS, jobs=jobs, **ENCODER)
+        assert runs.table(out / "cells")["status"].tolist() == ["finished"] * 4
+        return table.drop(columns="seconds")
+
+    pd.testing.assert_frame_equal(run(2), run(1), rtol=1e-4)
+
+
+def test_a_study_of_an_older_format_is_neither_continued_nor_changed(
+    cache: Cache, pretrained: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    with runs.recording(old, "study", {"arms": ["scratch"]}, cache.digest, 0):
+        pass
+    record = json.loads((old / "run.json").read_text())
+    del record["format"]
+    (old / "run.json").write_text(json.dumps(record | {"versions": {"medssl": "0.1.0"}}))
+    files = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
+    with pytest.raises(
+        MedsslError, match=r"old holds a study run written by medssl 0\.1\.0 \(record format 1\).*give another --out"
+    ):
+        study(cache.path, old, "segmentation", ["scratch", str(pretrained)], ["1p"], design=TWO_DRAWS, **ENCODER)
+    assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == files
 
 
 def test_classification_with_probes_and_a_random_encoder(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
