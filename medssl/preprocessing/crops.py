@@ -3,14 +3,14 @@
     crops = Crops(cache, scans, size=(48, 48, 48), seed=0)
     crops[17]["source"]                                    # (C, 48, 48, 48), always the same
 
-The sample that step k sees is a function of the seed and k, never of the number of workers or of a restart: resuming is
-nothing but starting `StepSampler` at the step of the checkpoint. Light to import, since every loader process does.
+The sample of step k depends on the seed and k, not on the number of workers or on restarts: a run resumes by starting
+`StepSampler` at the step of its checkpoint. The module imports little, since every loader process imports it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ from torch.utils.data import Dataset, Sampler
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 
-LEAST_BODY = 0.1  # a crop with a smaller share of body is drawn again, up to TRIES times
-TRIES = 4
+MIN_BODY_SHARE = 0.1  # a crop that shows less body is drawn again, MAX_DRAWS times in all
+MAX_DRAWS = 4
+STRUCTURE_SHARE = 0.5  # of the crops, with masks, that are centred in a structure
+VOXELS_PER_STRUCTURE = 500  # remembered as possible centres
 
 
 class FieldReader(Protocol):
@@ -31,26 +33,44 @@ class FieldReader(Protocol):
 
 
 class Crops(Dataset):
-    """Sample n of an endless, seeded stream of random crops: `n` says which scan, where, and under which key.
+    """Sample n of an endless, seeded stream of random crops: `n` decides which scan, where, and the key of its views.
 
-    size: of the crop (*source). masks: also give `mask (1, *source)`; every second crop then holds a labelled structure.
-    targets: a number for each scan, given as `target`. place: "random" or "middle".
-    fields: what else each sample holds; `sample_fields.py` makes them.
+    Args:
+        cache: The prepared scans.
+        scans: The scans to crop; each comes once in an epoch.
+        size: Voxels of a crop along each axis (*source).
+        seed: Seed of the stream.
+        masks: Add `mask` (1, *source); every second crop is then centred in a structure of the mask.
+        targets: A number for each scan, added as `target`.
+        place: "random", or "center" for the middle of each scan.
+        fields: What else each sample holds; `sample_fields.py` makes them.
+
+    Raises:
+        MedsslError: There is no scan.
     """
 
     def __init__(
-        self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, masks: bool = False,
-        targets: dict[str, int] | None = None, place: str = "random", fields: Sequence[FieldReader] = (),
-    ):  # fmt: skip
+        self,
+        cache: Cache,
+        scans: Sequence[str],
+        size: Sequence[int],
+        seed: int,
+        masks: bool = False,
+        targets: dict[str, int] | None = None,
+        place: Literal["random", "center"] = "random",
+        fields: Sequence[FieldReader] = (),
+    ):
         if not scans:
-            raise MedsslError("no scan to train on: expected at least one; look at the manifest's status column")
+            raise MedsslError(
+                "no scan to train on: expected at least one; see the columns status and reason of the manifest"
+            )
         self.cache, self.scans, self.size, self.seed = cache, list(scans), tuple(size), seed
         self.masks, self.targets, self.place, self.fields = masks, targets, place, tuple(fields)
         patients = cache.manifest.set_index("scan")["patient"]
-        codes = {p: i for i, p in enumerate(sorted(set(patients)))}
-        self.patient = [codes[patients[s]] for s in self.scans]
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))
-        self._places: dict[str, list[np.ndarray]] = {}
+        numbers = {patient: number for number, patient in enumerate(sorted(set(patients)))}
+        self.patient = [numbers[patients[scan]] for scan in self.scans]
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0))  # the epoch, and its order of the scans
+        self._structures: dict[str, list[np.ndarray]] = {}
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         epoch, position = divmod(n, len(self.scans))
@@ -60,10 +80,15 @@ class Crops(Dataset):
         key = int(generator.integers(0, 2**63 - 1))
         start, source = self._draw(scan, generator)
         sample = {
-            "source": torch.from_numpy(source), "valid": torch.from_numpy(self.valid(scan, start, source)), "scan": row,
-            "patient": self.patient[row], "spacing_mm": torch.tensor(self.cache.spacing_mm), "key": key,
-            "start": torch.tensor(start), "extent": torch.tensor(self.cache.shape(scan)),
-        }  # fmt: skip
+            "source": torch.from_numpy(source),
+            "valid": torch.from_numpy(self.valid(scan, start, source)),
+            "scan": row,
+            "patient": self.patient[row],
+            "spacing_mm": torch.tensor(self.cache.spacing_mm),
+            "key": key,
+            "start": torch.tensor(start),
+            "extent": torch.tensor(self.cache.shape(scan)),
+        }
         if self.masks:
             sample["mask"] = torch.from_numpy(self.cache.read_mask(scan, start, self.size))[None]
         if self.targets is not None:
@@ -81,32 +106,42 @@ class Crops(Dataset):
         return self._order[1]
 
     def _draw(self, scan: str, generator: np.random.Generator) -> tuple[list[int], np.ndarray]:
-        shape = self.cache.shape(scan)
-        if self.place == "middle":
-            start = [(n - size) // 2 for n, size in zip(shape, self.size)]
-            return start, self.cache.read(scan, start, self.size)
-        if self.masks and generator.random() < 0.5 and (places := self._structures(scan)):
-            voxels = places[generator.integers(len(places))]
-            centre = voxels[generator.integers(len(voxels))]
-            start = [start_inside(int(c) - size // 2, n, size) for c, n, size in zip(centre, shape, self.size)]
-            return start, self.cache.read(scan, start, self.size)
-        for attempt in range(TRIES):
+        """The first voxel of a crop, and the crop."""
+        if self.place == "center":
+            start = [(n - size) // 2 for n, size in zip(self.cache.shape(scan), self.size)]
+        elif self.masks and generator.random() < STRUCTURE_SHARE and self._structure_voxels(scan):
+            start = self._start_in_structure(scan, generator)
+        else:
+            return self._draw_body(scan, generator)
+        return start, self.cache.read(scan, start, self.size)
+
+    def _draw_body(self, scan: str, generator: np.random.Generator) -> tuple[list[int], np.ndarray]:
+        """A crop anywhere in the scan, drawn again while it shows little but air."""
+        for _ in range(MAX_DRAWS):
             start = [
                 int(generator.integers(0, n - size + 1)) if n > size else (n - size) // 2
-                for n, size in zip(shape, self.size)
+                for n, size in zip(self.cache.shape(scan), self.size)
             ]
             source = self.cache.read(scan, start, self.size)
-            if attempt == TRIES - 1 or self.cache.valid(source).mean() > LEAST_BODY:
+            if self.cache.valid(source).mean() > MIN_BODY_SHARE:
                 break
         return start, source
 
-    def _structures(self, scan: str) -> list[np.ndarray]:
-        """For each structure of the scan up to 500 of its voxels; read once, then kept."""
-        if scan not in self._places:
-            mask = self.cache.read_mask(scan)
-            found = [np.argwhere(mask == value) for value in self.cache.structures]
-            self._places[scan] = [voxels[:: max(1, len(voxels) // 500)] for voxels in found if len(voxels)]
-        return self._places[scan]
+    def _start_in_structure(self, scan: str, generator: np.random.Generator) -> list[int]:
+        """The first voxel of a crop centred in a structure; each structure is equally likely, whatever its size."""
+        structures = self._structure_voxels(scan)
+        voxels = structures[generator.integers(len(structures))]
+        center = voxels[generator.integers(len(voxels))]
+        shape = self.cache.shape(scan)
+        return [start_inside(int(c) - size // 2, n, size) for c, n, size in zip(center, shape, self.size)]
+
+    def _structure_voxels(self, scan: str) -> list[np.ndarray]:
+        """(N, dims) voxels of each structure of the scan, about 500 of each at most; the mask is read once."""
+        if scan not in self._structures:
+            mask, limit = self.cache.read_mask(scan), VOXELS_PER_STRUCTURE
+            everywhere = [np.argwhere(mask == value) for value in self.cache.structures]
+            self._structures[scan] = [v[:: max(1, len(v) // limit)] for v in everywhere if len(v)]
+        return self._structures[scan]
 
     def valid(self, scan: str, start: Sequence[int], source: np.ndarray) -> np.ndarray:
         """(1, *source): body, neither the scan's air nor the padding around it."""
@@ -117,7 +152,15 @@ class Crops(Dataset):
 
 
 class StepSampler(Sampler):
-    """The sample numbers of every batch from `start` to `total`, this rank's share of each."""
+    """The numbers of the samples in each batch, this rank's share of them.
+
+    Args:
+        batch_size: Samples in a batch of one rank.
+        total: Number of batches.
+        start: The first batch, for a run that is resumed.
+        rank: Which of the training processes this is.
+        world: Number of training processes.
+    """
 
     def __init__(self, batch_size: int, total: int, start: int = 0, rank: int = 0, world: int = 1):
         self.batch_size, self.total, self.start, self.rank, self.world = batch_size, total, start, rank, world
@@ -132,27 +175,42 @@ class StepSampler(Sampler):
 
 
 def source_within(cache: Cache, scans: Sequence[str], wanted: Sequence[int], crop: Sequence[int]) -> tuple[int, ...]:
-    """The source to cut crops from: as large as wanted, but no larger than the median scan, so that views are not drawn
-    from padding; at least the crop."""
+    """The size of the source that views are cut from.
+
+    Args:
+        cache: The prepared scans.
+        scans: Those that are cropped.
+        wanted: The size that the views ask for.
+        crop: The smallest size.
+
+    Returns:
+        The wanted size, but no axis longer than the median scan, so that views are not drawn from padding.
+    """
     median = np.median([cache.shape(scan) for scan in scans], axis=0)
     return tuple(max(c, min(w, int(m))) for w, m, c in zip(wanted, median, crop))
 
 
 def crop_by_spacing(
-    spacing_mm: Sequence[float], median: Sequence[int], most: int, strides: Sequence[int]
+    spacing_mm: Sequence[float], median: Sequence[int], max_edge: int, strides: Sequence[int]
 ) -> tuple[int, ...]:
-    """A crop about as long in mm along every axis: for thick slices wide in plane and of few slices. It has at most
-    most ** axes voxels, no axis is longer than the median scan, and the strides divide it."""
+    """The largest crop about as long in mm along every axis: for thick slices wide in plane and of few slices.
+
+    Args:
+        spacing_mm: Spacing of the voxels.
+        median: Voxels of the median scan along each axis; no axis of the crop is longer.
+        max_edge: Edge in voxels of the cube (square in 2D) that has as many voxels as the crop may have.
+        strides: What the crop has to be a multiple of, along each axis.
+    """
     longest = max(n * step for n, step in zip(median, spacing_mm))
-    found = tuple(strides)
+    largest = tuple(strides)
     for extent_mm in np.arange(min(spacing_mm), longest + min(spacing_mm), min(spacing_mm)):
         wanted = [min(n, int(extent_mm / step)) for n, step in zip(median, spacing_mm)]
         size = tuple(int(max(s, n // s * s)) for n, s in zip(wanted, strides))
-        if np.prod(size) <= most ** len(size):
-            found = size
-    return found
+        if np.prod(size) <= max_edge ** len(size):
+            largest = size
+    return largest
 
 
 def start_inside(start: int, length: int, size: int) -> int:
-    """The start moved so that the crop stays inside of the scan, or is centred where the scan is the smaller one."""
+    """The start of a crop along one axis, moved to lie inside the scan; centred where the scan is smaller than the crop."""
     return min(max(start, 0), length - size) if length > size else (length - size) // 2

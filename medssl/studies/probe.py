@@ -277,7 +277,7 @@ def middle_batch(method: Method, cache: Cache, scan: str, size: Sequence[int], n
     """A batch of one scan's middle, unchanged by views, as `method.reconstruct` takes it."""
     from medssl.preprocessing.crops import Crops
 
-    sample = Crops(cache, [scan], size, seed=number, place="middle")[0]
+    sample = Crops(cache, [scan], size, seed=number, place="center")[0]
     batch = {
         name: value[None] if isinstance(value, torch.Tensor) else torch.tensor([value])
         for name, value in sample.items()

@@ -188,7 +188,7 @@ class Classification(Task):
     def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int) -> Crops:
         from medssl.preprocessing.crops import Crops
 
-        return Crops(cache, scans, tuple(size), seed, targets=self.labels, place="middle")
+        return Crops(cache, scans, tuple(size), seed, targets=self.labels, place="center")
 
     def loss(self, model: Any, view: View, params: Any, batch: dict[str, Any]) -> Tensor:
         import torch.nn.functional as F
