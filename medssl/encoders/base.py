@@ -8,7 +8,7 @@
 
     medssl pretrain --encoder mypackage.Mine --data CACHE
 
-A run record keeps the arguments that the encoder was built with, so they have to be numbers, texts, lists, tuples or
+The record of a run keeps the arguments that the encoder was built with, so they have to be numbers, texts, lists, tuples or
 dicts of these, or other encoders. `medssl.encoders.check_encoder` tests an encoder against this contract.
 """
 
@@ -30,10 +30,10 @@ class Encoder(Recorded, nn.Module, ABC):
         dims: 2 for images (H, W), 3 for volumes (X, Y, Z).
         in_channels: Channels of a scan.
         channels: Channels of each level of the pyramid, fine to coarse.
-        strides: Voxels of the scan to one of each level, one number an axis, fine to coarse.
+        strides: Voxels of the scan for one of each level, along each axis, fine to coarse.
 
     Raises:
-        MedsslError: dims or in_channels cannot be.
+        MedsslError: dims is not 2 or 3, or in_channels is below 1.
     """
 
     def __init__(self, dims: int, in_channels: int, channels: Sequence[int], strides: Sequence[Sequence[int]]):

@@ -31,13 +31,15 @@ def check_encoder(encoder: Encoder, size: Sequence[int] | None = None) -> None:
     for level, channels, stride in zip(pyramid, encoder.channels, encoder.strides):
         expected = (2, channels, *(n // s for n, s in zip(size, stride)))
         assert tuple(level.shape) == expected, (
-            f"a level is {tuple(level.shape)}, its channels and strides say {expected}"
+            f"a level has the shape {tuple(level.shape)}: expected {expected} by the encoder's channels and strides"
         )
     vector = encoder(x)
-    assert tuple(vector.shape) == (2, encoder.out_dim), f"forward gives {tuple(vector.shape)}"
+    assert tuple(vector.shape) == (2, encoder.out_dim), (
+        f"forward returns the shape {tuple(vector.shape)}: expected {(2, encoder.out_dim)}"
+    )
     (vector.square().mean() + sum(level.square().mean() for level in pyramid)).backward()
     idle = [name for name, weight in encoder.named_parameters() if weight.requires_grad and weight.grad is None]
-    assert not idle, f"no gradient reaches {idle[:3]}: distributed training would stop there"
+    assert not idle, f"no gradient reaches {idle[:3]}: distributed training would stop with an error"
     rebuilt = twin(encoder)
     rebuilt.load_state_dict(encoder.state_dict())
     encoder.eval(), rebuilt.eval()

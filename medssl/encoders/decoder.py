@@ -16,7 +16,7 @@ from medssl.encoders.base import Encoder
 
 
 class Decoder(nn.Module):
-    """Transposed convolutions upwards, each level joined with the encoder's own, then one convolution.
+    """Transposed convolutions from coarse to fine, each level joined with the encoder's, then one convolution.
 
     Args:
         encoder: The encoder whose pyramid the decoder takes.

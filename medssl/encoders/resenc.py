@@ -3,8 +3,8 @@
     ResidualUNet(dims=3, width=32, blocks=(1, 3, 4, 6, 6, 6))     # nnU-Net's ResEnc-L
     ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))           # small crops on a CPU
 
-Built from nnU-Net's own package, so that its weights can go back there. Its decoder is `Decoder`, which takes any
-encoder's pyramid.
+It is built from nnU-Net's own package, so that weights can be exchanged with nnU-Net. `Decoder`, which takes the pyramid of
+any encoder, is its decoder.
 """
 
 from __future__ import annotations

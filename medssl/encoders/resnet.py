@@ -1,6 +1,6 @@
-"""ResNet in 2D and 3D, of any depth and width (He et al., CVPR 2016; arXiv 1512.03385), from MONAI's parts.
+"""ResNet in 2D and 3D, of any depth and width (He et al., CVPR 2016; arXiv 1512.03385), built from MONAI's network.
 
-ResNet(dims=2, depth=50)                               # the usual one
+ResNet(dims=2, depth=50)                               # ResNet-50
 ResNet(dims=3, depth=10, width=16, max_pool=False)     # small crops on a CPU
 """
 

@@ -1,4 +1,4 @@
-"""Encoders of patches (tokens), and what they share with the methods that mask or predict patches.
+"""Encoders of patches (tokens), and the parts that they share with methods that mask or predict patches.
 
 tokens = ViT(dims=3).tokens(x, keep)                   # (B, K, width): only the kept patches are encoded
 patches = to_patches(x, (8, 8, 8))                     # (B, N, C * 512)
@@ -26,7 +26,7 @@ class TokenEncoder(Encoder):
         Args:
             x: (B, in_channels, *S).
             keep: (B, K) numbers of the patches to encode, the same count in each sample; all of them by default.
-            attend: (B, N, N), True where patch i may look at patch j.
+            attend: (B, N, N), True where patch i may attend to patch j.
 
         Returns:
             (B, N, out_dim), patches in raster order, or (B, K, out_dim).
@@ -54,42 +54,43 @@ def from_patches(patches: Tensor, patch: Sequence[int], grid: Sequence[int]) -> 
 
 
 def take(tokens: Tensor, numbers: Tensor) -> Tensor:
-    """(B, N, D) and numbers of tokens (B, K) -> (B, K, D)."""
+    """The tokens of the given numbers: (B, N, D) and (B, K) -> (B, K, D)."""
     return tokens.gather(1, numbers[..., None].expand(-1, -1, tokens.shape[2]))
 
 
 def positions(grid: Sequence[int], width: int, device: torch.device | None = None) -> Tensor:
-    """(N, width) sines and cosines of each patch's place in the grid, an equal share of the width an axis (Vaswani et al. 2017).
+    """(N, width) sines and cosines of each patch's position in the grid (Vaswani et al. 2017).
 
-    What the axes cannot share evenly stays 0. Places count in patches, whatever the size of the crop.
+    Each axis has an equal share of the width, and the rest is 0. Positions are counted in patches, whatever the size of
+    the crop.
     """
     count = width // (2 * len(grid))
-    speeds = 1 / 10000 ** (torch.arange(count, device=device, dtype=torch.float32) / count)
+    frequencies = 1 / 10000 ** (torch.arange(count, device=device, dtype=torch.float32) / count)
     places = torch.cartesian_prod(*[torch.arange(n, device=device, dtype=torch.float32) for n in grid])
-    angles = places.reshape(-1, len(grid), 1) * speeds  # (N, axes, count)
+    angles = places.reshape(-1, len(grid), 1) * frequencies  # (N, axes, count)
     waves = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
     return nn.functional.pad(waves, (0, width - waves.shape[1]))
 
 
 def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
-    """`depth` pre-norm transformer blocks, initialised as in MAE; torch's own, with fused attention."""
-    made = nn.ModuleList(
+    """`depth` pre-norm transformer blocks of torch, with fused attention, initialised as in MAE (He et al. 2022)."""
+    layers = nn.ModuleList(
         nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         for _ in range(depth)
     )
-    for module in made.modules():
+    for module in layers.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    return made
+    return layers
 
 
 def run_blocks(layers: nn.ModuleList, tokens: Tensor, attend: Tensor | None = None) -> Tensor:
-    """(B, N, D) through the blocks; `attend` (B, N, N) is True where token i may look at token j."""
+    """(B, N, D) through the blocks; `attend` (B, N, N) is True where token i may attend to token j."""
     mask = None
     if attend is not None:
         attention: Any = layers[0].self_attn
-        mask = ~attend.repeat_interleave(attention.num_heads, dim=0)  # torch's masks say what may not be seen
+        mask = ~attend.repeat_interleave(attention.num_heads, dim=0)  # torch masks what must not be attended to
     for layer in layers:
         tokens = layer(tokens, src_mask=mask)
     return tokens

@@ -4,11 +4,11 @@ ViT(dims=2, patch=16, width=768, depth=12, heads=12)   # ViT-B/16
 ViT(dims=3, patch=(8, 8, 4))                           # thick slices, on a CPU
 tokens = ViT(dims=3).tokens(x, keep)                   # (B, K, width): only the kept patches are encoded
 
-Positions are sines and cosines of the patch's place, computed for the grid at hand, so that a crop of another size needs
-no interpolation. There is no class token: `forward` averages the patches, which is as good (He et al. 2022, table 9). The
-finer levels of the pyramid are transposed convolutions of the last token map (Li et
-al., Exploring plain vision transformer backbones, ECCV 2022; arXiv 2203.16527). Only `features` uses
-them: a pretext that works on tokens or vectors leaves them at their initial values, and segmentation trains them.
+Positions are sines and cosines, computed for the grid of each crop, so that a crop of another size needs no interpolation.
+There is no class token: `forward` averages the patches, which is as good (He et al. 2022, table 9). The finer levels of the
+pyramid are transposed convolutions of the last token map (Li et al., Exploring plain vision transformer backbones, ECCV 2022;
+arXiv 2203.16527). Only `features` uses them: a pretext task on tokens or vectors leaves them at their initial values, and
+segmentation trains them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ViT(TokenEncoder):
         heads: Attention heads of a block.
 
     Raises:
-        MedsslError: A patch, width, heads or depth that cannot be.
+        MedsslError: The patch, width, heads or depth is not one of these.
     """
 
     def __init__(

@@ -224,23 +224,23 @@ def prepare(
     """
     check_flags(leave_out)
     out = Path(out)
-    rows, sources = read_index(Path(manifest))
-    rows = choose_scans(rows, dims, modality)
+    indexed, sources = read_index(Path(manifest))
+    scans = choose_scans(indexed, dims, modality)
     for folder in FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
     with _locked(out):
         previous = _about(out)
         if previous is not None:
             check_format(out, previous)
-        settings = cache_settings(rows, spacing_mm, size, (previous or {}).get("settings"), frames)
-        rows = one_row_per_frame(rows) if frames == "each" else rows
+        settings = cache_settings(scans, spacing_mm, size, (previous or {}).get("settings"), frames)
+        scans = one_row_per_frame(scans) if frames == "each" else scans
         for folder in FOLDERS:
             remove_leftovers(out / folder)
         _write_about(out, {"complete": False, "settings": settings})
-        ok = rows[rows.status == "ok"]
+        ok = scans[scans.status == "ok"]
         files, count = _jobs(ok, sources, settings, out.resolve()), len(set(map(scan_of_frame, ok.scan)))
         parts = run_parallel(cache_scan, files, jobs, "prepare", count, scheduler=scheduler)
-        return _finish(rows, {result["scan"]: result for part in parts for result in part}, settings, out, leave_out)
+        return _finish(scans, {result["scan"]: result for part in parts for result in part}, settings, out, leave_out)
 
 
 @contextlib.contextmanager
@@ -258,30 +258,32 @@ def _locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _jobs(rows: pd.DataFrame, sources: pd.DataFrame, settings: dict, out: Path) -> Iterator[Job]:
-    """One for each file or series, whatever the number of its frames."""
-    records = (dict(zip(rows.columns, values)) for values in rows.itertuples(index=False, name=None))
+def _jobs(scans: pd.DataFrame, sources: pd.DataFrame, settings: dict, out: Path) -> Iterator[Job]:
+    """One job for each file or series, whatever the number of its frames."""
+    records = (dict(zip(scans.columns, values)) for values in scans.itertuples(index=False, name=None))
     for scan, group in itertools.groupby(records, key=lambda row: scan_of_frame(row["scan"])):
         yield Job(list(group), sources.loc[scan].to_dict(), settings, out)
 
 
-def _finish(rows: pd.DataFrame, results: dict[str, dict], settings: dict, out: Path, leave_out: Sequence[str]) -> Cache:
+def _finish(
+    scans: pd.DataFrame, results: dict[str, dict], settings: dict, out: Path, leave_out: Sequence[str]
+) -> Cache:
     """Write the cache's manifest, its fingerprint and its description, which makes it complete."""
-    rows = rows.copy()
-    rows["mask_digest"] = None
-    records = rows.to_dict("records")
+    scans = scans.copy()
+    scans["mask_digest"] = None
+    records = scans.to_dict("records")
     channels = _main_channels(results)
     for record in records:
         result = results.get(record["scan"])
         if result:
             record.update(_row_of(result, channels, record["flags"]))
-    manifest = pd.DataFrame(records, columns=rows.columns).astype({"channels": "Int64"})
+    manifest = pd.DataFrame(records, columns=scans.columns).astype({"channels": "Int64"})
     manifest = reject_flagged(flag_duplicates(manifest), leave_out)
     write_atomically(out / "manifest.parquet", to_parquet(manifest))
     ok = manifest[manifest.status == "ok"]
     check_any_usable(manifest)
     spacing_mm = settings["spacing_mm"] or np.median(np.array([list(row) for row in ok.spacing_mm]), axis=0).tolist()
-    indexed = rows.set_index("scan").loc[ok.scan]
+    indexed = scans.set_index("scan").loc[ok.scan]
     intensities = (results[scan].get("intensity") for scan in ok.scan)
     _write_json(out / "fingerprint.json", fingerprint(indexed, settings, intensities))
     structures = sorted({value for scan in ok.scan for value in results[scan]["structures"]})

@@ -3,8 +3,8 @@
     cache.data_spec                                    # DataSpec(dims=3, channels=1, modality='CT', ...)
     recipes.contrastive(DataSpec(2, modality="MR"), size=(64, 64))
 
-A cache makes it, the views are made for it, a run's record carries it, and it is checked once against an encoder, and
-once against the run whose model is to be used.
+A cache provides it, views are built for it, and the record of a run keeps it. It is compared once with an encoder, and once
+with the run whose model is applied.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SAME_SPACING = 0.05
 
 
 class Shaped(Protocol):
-    """What of an encoder must agree with the scans."""
+    """The part of an encoder that must agree with the scans."""
 
     dims: int
     in_channels: int
@@ -31,12 +31,15 @@ class Shaped(Protocol):
 class DataSpec:
     """The scans of one cohort, as a network meets them.
 
-    dims: 2 for images (H, W), 3 for volumes (X, Y, Z). channels: of every scan. modality: DICOM's code, or a family's name
-    (CT, MR, XRAY, US, RGB, OT). spacing_mm: between voxels, one number an axis; of images the median, 1 mm where nothing is
-    known. size: (H, W) that images were resampled to, None where each keeps its own.
+    Attributes:
+        dims: 2 for images (H, W), 3 for volumes (X, Y, Z).
+        channels: Channels of every scan.
+        modality: DICOM's code, or the name of a family (CT, MR, XRAY, US, RGB, OT).
+        spacing_mm: Spacing of the voxels along each axis; the median of images, 1 mm where it is unknown.
+        size: (H, W) that images were resampled to; None where each keeps its own.
 
     Raises:
-        MedsslError: a value that cannot be.
+        MedsslError: A value is out of range, or the modality is unknown.
     """
 
     dims: int
@@ -57,32 +60,35 @@ class DataSpec:
 
     @property
     def family(self) -> Family:
-        """What views and intensities go by: the modality's family, except that a photograph in grey counts as OT, and an
-        image of unknown modality with three channels as a photograph."""
+        """The family that decides the scale of intensities and the views.
+
+        It is that of the modality, but a photograph without three channels counts as OT, and an image of unknown modality
+        with three channels as a photograph.
+        """
         family = family_of(self.modality)
         if family.name == "RGB" and self.channels != 3:
             return FAMILIES["OT"]
         return FAMILIES["RGB"] if self.dims == 2 and self.channels == 3 and family.name == "OT" else family
 
     def to_record(self) -> dict[str, Any]:
-        """The values for a run's record; `from_record` reads them back."""
+        """The fields, for the record of a run; `from_record` reads them back."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, config: Mapping[str, Any]) -> DataSpec:
-        """What a run's scans were, from its record's `config`.
+        """The scans that a run was made with, from the `config` of its record.
 
         Raises:
-            MedsslError: the record does not say it.
+            MedsslError: The record lacks one of the fields.
         """
-        values = config.get("data_spec", config)  # records of 0.1 have the values among the other settings
+        values = config.get("data_spec", config)  # records of format 1 have the fields among the other settings
         missing = [name for name in ("dims", "modality", "spacing_mm") if name not in values]
         if missing:
             raise MedsslError(
-                f"the run's record does not say the {missing[0]} of its scans: expected the record of a pretraining run, a "
+                f"the run's record lacks the {missing[0]} of its scans: expected the record of a pretraining run, a "
                 "fine-tuned model or a study; run it again"
             )
-        channels = values.get("channels", 1)  # studies of 0.1 did not record them, and nothing was checked against one
+        channels = values.get("channels", 1)  # studies of format 1 did not record them
         return cls(values["dims"], channels, values["modality"], tuple(values["spacing_mm"]), values.get("size"))
 
     def check_encoder(self, encoder: Shaped) -> None:
@@ -95,8 +101,12 @@ class DataSpec:
             )
 
     def check_model(self, trained: DataSpec) -> None:
-        """Raise MedsslError unless a model trained on scans like `trained` can be applied to these: the same dimensions,
-        modality and channels, spacing within 5% (volumes) and the same size (images)."""
+        """Check that a model trained on scans like `trained` can be applied to these.
+
+        Raises:
+            MedsslError: Dimensions, modality or channels differ, the spacing of volumes by more than 5%, or the size of
+                images.
+        """
         if (self.dims, self.modality, self.channels) != (trained.dims, trained.modality, trained.channels):
             raise MedsslError(
                 f"these scans are {self.dims}D {self.modality} with {self.channels} channel(s): the model was made for "
@@ -109,12 +119,12 @@ class DataSpec:
             )
         if self.dims == 2 and trained.size and self.size != trained.size:
             raise MedsslError(
-                f"these images have a size of {self.size or 'their own'}: the model was trained at {trained.size}; prepare "
+                f"these images have a size of {self.size or 'their own each'}: the model was trained at {trained.size}; prepare "
                 f"the scans with --size {' '.join(map(str, trained.size))}"
             )
 
     def warn_of_spacing(self, pretrained: DataSpec) -> None:
-        """Warn where an encoder was pretrained at another spacing than it is about to be trained at."""
+        """Warn if an encoder was pretrained at another spacing than that of these scans."""
         if not self.same_spacing(pretrained):
             warnings.warn(
                 f"pretrained at a spacing of {pretrained.spacing_mm} mm, used at {self.spacing_mm} mm: expected the same; "
@@ -123,7 +133,8 @@ class DataSpec:
             )
 
     def same_spacing(self, other: DataSpec) -> bool:
-        """Whether the spacing is that of the other, within 5% of it along each axis."""
+        """Whether the spacings agree within 5% along each axis."""
         return self.dims == other.dims and all(
-            abs(mine - its) <= SAME_SPACING * its for mine, its in zip(self.spacing_mm, other.spacing_mm)
+            abs(own - reference) <= SAME_SPACING * reference
+            for own, reference in zip(self.spacing_mm, other.spacing_mm)
         )

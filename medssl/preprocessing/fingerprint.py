@@ -7,7 +7,7 @@ patient's (R, A, S), not the file's; the target is rounded to 0.01 mm; intensiti
 are no labels, on the scale of the cache (CT: HU; MR: 0 to 1 between each scan's own 0.5 and 99.5 percentiles). They inform
 the reader: nothing is clipped or shifted by them.
 
-    about = fingerprint(rows, settings, intensities)         # `fingerprint.json` of a cache; `medssl plan` shows it
+    about = fingerprint(scans, settings, intensities)         # `fingerprint.json` of a cache; `medssl plan` shows it
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ SCALES = {
 }
 
 
-def target_spacing(rows: pd.DataFrame) -> tuple[list[float], str]:
+def target_spacing(scans: pd.DataFrame) -> tuple[list[float], str]:
     """The spacing that a cohort's volumes are resampled to.
 
     Args:
-        rows: The usable volumes of a manifest.
+        scans: The usable volumes of a manifest.
 
     Returns:
         mm along R, A, S, and a description of the rule that gave them.
     """
-    spacings, sizes = _along_patient(rows)
+    spacings, sizes = _along_patient(scans)
     target, size = np.median(spacings, axis=0), np.median(sizes, axis=0)
     rule = "the median of each axis"
     coarse = int(np.argmax(target))
@@ -66,38 +66,38 @@ def intensity_statistics(array: np.ndarray, modality: str) -> dict[str, Any] | N
     return {"mean": float(voxels.mean()), "std": float(voxels.std()), "quantiles": quantiles}
 
 
-def fingerprint(rows: pd.DataFrame, settings: dict[str, Any], intensities: Iterable[dict | None]) -> dict[str, Any]:
+def fingerprint(scans: pd.DataFrame, settings: dict[str, Any], intensities: Iterable[dict | None]) -> dict[str, Any]:
     """What is known of a cohort and what was decided from it, to be written as JSON.
 
     Args:
-        rows: The usable scans of the manifest, as index wrote them.
+        scans: The usable scans of the manifest, as index wrote them.
         settings: How they are prepared, see `plan.cache_settings`.
         intensities: `intensity_statistics` of each scan in order; None for one that was not measured.
     """
     dims = settings["dims"]
     by_modality: dict[str, list[dict]] = defaultdict(list)
-    for modality, statistics in zip(rows.modality, intensities):
+    for modality, statistics in zip(scans.modality, intensities):
         if statistics is not None:
             by_modality[modality].append(statistics)
-    about: dict[str, Any] = {"scans": len(rows), "dims": dims, "modality": settings["modality"]}
+    about: dict[str, Any] = {"scans": len(scans), "dims": dims, "modality": settings["modality"]}
     if dims == 3:
-        spacings, sizes = _along_patient(rows)
+        spacings, sizes = _along_patient(scans)
         median = np.median(spacings, axis=0)
         about["spacing_mm"] = _distribution(spacings)
         about["size_voxels"] = _distribution(sizes)
         about["anisotropy"] = _rounded(median.max() / median.min())
     else:
-        about["size_voxels"] = _distribution(np.array([list(shape) for shape in rows["shape"]]))
-    about["intensity"] = {name: _pooled(scans) for name, scans in sorted(by_modality.items())}
-    about["decided"] = _decided(rows, settings)
+        about["size_voxels"] = _distribution(np.array([list(shape) for shape in scans["shape"]]))
+    about["intensity"] = {name: _pooled(measured) for name, measured in sorted(by_modality.items())}
+    about["decided"] = _decided(scans, settings)
     return about
 
 
-def _along_patient(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _along_patient(scans: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(scans, 3) mm and voxels along R, A, S; each scan's orientation gives the order of its axes."""
-    order = {letters: np.argsort([AXES[letter] for letter in letters]) for letters in rows.orientation.unique()}
-    spacings, sizes = (np.array([list(values) for values in rows[name]]) for name in ("spacing_mm", "shape"))
-    axes = np.array([order[letters] for letters in rows.orientation])
+    order = {letters: np.argsort([AXES[letter] for letter in letters]) for letters in scans.orientation.unique()}
+    spacings, sizes = (np.array([list(values) for values in scans[name]]) for name in ("spacing_mm", "shape"))
+    axes = np.array([order[letters] for letters in scans.orientation])
     return np.take_along_axis(spacings, axes, 1), np.take_along_axis(sizes, axes, 1)
 
 
@@ -123,12 +123,12 @@ def _pooled(scans: list[dict[str, Any]]) -> dict[str, float]:
     return {"scans": len(scans), **{name: _rounded(value) for name, value in pooled.items()}}
 
 
-def _decided(rows: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Any]:
+def _decided(scans: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Any]:
     kind = "CT" if settings["modality"] == "CT" else "image" if settings["dims"] == 2 else "volume"
     decided = {"intensity": SCALES[kind], "frames": settings.get("frames", "sequence")}
     if settings["dims"] == 2:
         return decided | {"size": settings["size"] or "each image's own"}
-    target, rule = target_spacing(rows)
+    target, rule = target_spacing(scans)
     if target != settings["spacing_mm"]:
         rule = f"given, or decided before; now it would be {target}: {rule}"
     return decided | {"spacing_mm": settings["spacing_mm"], "spacing_rule": rule}

@@ -48,23 +48,23 @@ def plan(
     Raises:
         MedsslError: The manifest mixes dimensions or modalities, or the options do not fit its scans.
     """
-    rows, sources = read_index(Path(manifest))
-    rows = choose_scans(rows, dims, modality)
-    rows = rows[rows.status == "ok"].reset_index(drop=True)
-    settings = cache_settings(rows, spacing_mm, size)
-    measured = set(np.linspace(0, len(rows) - 1, max(1, min(scans, len(rows)))).astype(int))
+    indexed, sources = read_index(Path(manifest))
+    chosen = choose_scans(indexed, dims, modality)
+    chosen = chosen[chosen.status == "ok"].reset_index(drop=True)
+    settings = cache_settings(chosen, spacing_mm, size)
+    measured = set(np.linspace(0, len(chosen) - 1, max(1, min(scans, len(chosen)))).astype(int))
     intensities = (
         measure_scan(row, sources.loc[row["scan"]].to_dict(), settings) if number in measured else None
-        for number, row in enumerate(rows.to_dict("records"))
+        for number, row in enumerate(chosen.to_dict("records"))
     )
-    return list(_lines(fingerprint(rows, settings, intensities)))
+    return list(_lines(fingerprint(chosen, settings, intensities)))
 
 
-def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> pd.DataFrame:
-    """The rows of a manifest that go into one cache: of one number of dimensions and one kind of modality.
+def choose_scans(manifest: pd.DataFrame, dims: int | None, modality: str | None) -> pd.DataFrame:
+    """The scans of a manifest that go into one cache: of one number of dimensions and one kind of modality.
 
     Args:
-        rows: The manifest.
+        manifest: The manifest.
         dims: 2 or 3, where the manifest holds both.
         modality: DICOM's code, where the manifest holds several.
 
@@ -74,30 +74,30 @@ def choose_scans(rows: pd.DataFrame, dims: int | None, modality: str | None) -> 
     Raises:
         MedsslError: No scan fits, or those that do are still of several kinds.
     """
-    ok = rows.status == "ok"
-    pooled = rows.modality.map(pooled_code)
+    ok = manifest.status == "ok"
+    pooled = manifest.modality.map(pooled_code)
     if dims is not None:
-        ok &= rows.dims == dims
+        ok &= manifest.dims == dims
     if modality is not None:
-        ok &= (rows.modality == modality) | (pooled == modality)
+        ok &= (manifest.modality == modality) | (pooled == modality)
     ok = ok.astype(bool)
     if not ok.any():
-        available = _counts(rows[rows.status == "ok"].groupby(["dims", "modality"]).size())
+        available = _counts(manifest[manifest.status == "ok"].groupby(["dims", "modality"]).size())
         raise MedsslError(f"no scan is left by dims={dims}, modality={modality}: the manifest holds {available}")
-    if rows[ok].dims.nunique() > 1:
+    if manifest[ok].dims.nunique() > 1:
         raise MedsslError(
-            f"the manifest mixes {_counts(rows[ok].dims.value_counts())} dimensions (dims: scans): expected one; "
+            f"the manifest mixes {_counts(manifest[ok].dims.value_counts())} dimensions (dims: scans): expected one; "
             "choose with --dims 2 or --dims 3"
         )
     if pooled[ok].nunique() > 1:
         raise MedsslError(
             f"the manifest mixes modalities, {_counts(pooled[ok].value_counts())}: expected one; choose with --modality"
         )
-    return rows[ok | (rows.status == "rejected")].reset_index(drop=True)
+    return manifest[ok | (manifest.status == "rejected")].reset_index(drop=True)
 
 
 def cache_settings(
-    rows: pd.DataFrame,
+    scans: pd.DataFrame,
     spacing_mm: Sequence[float] | None,
     size: Sequence[int] | None,
     previous: Mapping[str, Any] | None = None,
@@ -106,7 +106,7 @@ def cache_settings(
     """What decides the voxels of a cache, as `cache.json` holds it.
 
     Args:
-        rows: The scans that `choose_scans` returned.
+        scans: The scans that `choose_scans` returned.
         spacing_mm: Spacing of volumes; by default the previous one, else the cohort's own.
         size: (H, W) of images; by default the previous one, else each image's own.
         previous: The settings that the cache was begun with.
@@ -116,7 +116,7 @@ def cache_settings(
         MedsslError: The settings do not fit the scans, or the cache was begun with other ones.
     """
     previous = previous or {}
-    ok = rows[rows.status == "ok"]
+    ok = scans[scans.status == "ok"]
     dims = int(ok.dims.iloc[0])
     _check_grid(dims, spacing_mm, size)
     if dims == 3 and spacing_mm is None:
@@ -148,11 +148,11 @@ def check_format(cache: Path, about: Mapping[str, Any]) -> None:
         )
 
 
-def one_row_per_frame(rows: pd.DataFrame) -> pd.DataFrame:
+def one_row_per_frame(manifest: pd.DataFrame) -> pd.DataFrame:
     """A row for each frame of a 4D scan, in place of its one: SCAN-000, SCAN-001, ..., each of the same patient."""
-    is_sequence = (rows.status == "ok") & (rows.frames.fillna(1) > 1)
-    counts = rows.frames.where(is_sequence, 1).fillna(1).astype(int)
-    repeated = rows.loc[rows.index.repeat(counts)].copy()
+    is_sequence = (manifest.status == "ok") & (manifest.frames.fillna(1) > 1)
+    counts = manifest.frames.where(is_sequence, 1).fillna(1).astype(int)
+    repeated = manifest.loc[manifest.index.repeat(counts)].copy()
     numbers = repeated.groupby(level=0).cumcount()
     is_frame = is_sequence.loc[repeated.index].to_numpy()
     repeated.loc[is_frame, ["frames", "channels"]] = 1

@@ -1,4 +1,4 @@
-"""What a sample holds besides its scan: every field that a method may ask for, built in this one place.
+"""What a sample holds besides its scan: the fields that a method can ask for by name.
 
     class Mine(Method):
         sample_fields = ("report",)                          # a name, or a field with settings, such as Partner("aligned")
@@ -12,7 +12,7 @@
     coordinates   `coordinates (B, dims, *source)`: where in its scan each voxel lies, made on the device
     frames        nothing: the channels of the cache must be the frames of a sequence
 
-A new field is a new class here. Readers run in the processes that load scans.
+To add a field, add a class here. Readers run in the processes that load scans.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class SampleField(ABC):
         return manifest, []
 
     def reader(self, manifest: pd.DataFrame) -> FieldReader | None:
-        """What adds the field to each sample; None if the loader has nothing to add."""
+        """The reader that adds the field to each sample; None if the loader has nothing to add."""
         return None
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What is added to a whole batch, on the device that the batch is on."""
+        """The entries to add to a whole batch, on the device of the batch."""
         return {}
 
 
@@ -68,7 +68,7 @@ class Report(SampleField):
         if len(selected) < 2:
             raise MedsslError(
                 f"{len(selected)} of {len(manifest)} scans to pretrain on have a report: expected two or more; "
-                f"look at the labels' column of reports"
+                f"see which scans the column --report of the labels leaves empty"
             )
         missing = len(manifest) - len(selected)
         return selected, [f"{missing} of {len(manifest)} scans have no report and are left out"] if missing else []
@@ -92,7 +92,7 @@ class Partner(SampleField):
     Attributes:
         positives: "patient", any other scan of the patient; "aligned", one on the same grid; "neighbour", the next frames
             of the same 4D scan, or the scan itself a few slices further along its coarsest axis, or its last.
-        max_offset: The most slices that a neighbour in the scan itself lies away.
+        max_offset: Largest distance in slices to a neighbour in the scan itself.
     """
 
     positives: Positives = "patient"
@@ -136,11 +136,11 @@ class PartnerReader:
     max_offset: int
 
     def read(self, crops: Crops, scan: str, start: Sequence[int], generator: np.random.Generator) -> dict[str, Any]:
-        """A scan of the list at the same relative place; the scan itself if the list is empty, moved by `max_offset` at most."""
+        """A partner at the same relative place; without partners the scan itself, moved by at most `max_offset` slices."""
         cache, size, others = crops.cache, crops.size, self.partners.get(scan, [])
         other = others[generator.integers(len(others))] if others else scan
-        room, other_room = ([n - s for n, s in zip(cache.shape(x), size)] for x in (scan, other))
-        place = [round(s * b / a) if a > 0 and b > 0 else b // 2 for s, a, b in zip(start, room, other_room)]
+        last, other_last = ([n - s for n, s in zip(cache.shape(x), size)] for x in (scan, other))  # largest starts
+        place = [round(s * b / a) if a > 0 and b > 0 else b // 2 for s, a, b in zip(start, last, other_last)]
         if self.max_offset and not others:
             axis = max(range(len(place)), key=lambda i: (cache.spacing_mm[i], i))
             move = int(generator.integers(1, self.max_offset + 1)) * (1 if generator.random() < 0.5 else -1)
@@ -187,23 +187,27 @@ def resolve(fields: Iterable[str | SampleField]) -> list[SampleField]:
     """The fields, each name replaced by the field of that name with its default settings.
 
     Raises:
-        MedsslError: There is no field of that name, or one field was asked for with two settings.
+        MedsslError: There is no field of that name, or one field is requested with two settings.
     """
     by_name: dict[str, SampleField] = {}
-    for asked in fields:
-        if isinstance(asked, str) and asked not in FIELDS:
-            raise MedsslError(f"there is no sample field {asked!r}: expected one of {', '.join(FIELDS)}")
-        field = FIELDS[asked] if isinstance(asked, str) else asked
+    for requested in fields:
+        if isinstance(requested, str) and requested not in FIELDS:
+            raise MedsslError(f"there is no sample field {requested!r}: expected one of {', '.join(FIELDS)}")
+        field = FIELDS[requested] if isinstance(requested, str) else requested
         if by_name.setdefault(field.name, field) != field:
             raise MedsslError(
-                f"the sample field {field.name} was asked for as {by_name[field.name]} and as {field}: expected the same "
+                f"the sample field {field.name} is requested as {by_name[field.name]} and as {field}: expected the same "
                 f"settings, since a batch holds it once; give both methods the same"
             )
     return list(by_name.values())
 
 
 def select_scans(fields: Iterable[SampleField], manifest: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of the scans that have what all fields need, and remarks for the user; raises MedsslError if none have."""
+    """The rows of the scans that have what all fields need, and remarks for the user.
+
+    Raises:
+        MedsslError: A field finds no scan, or too few.
+    """
     remarks = []
     for field in fields:
         manifest, more = field.select(manifest)
@@ -213,16 +217,19 @@ def select_scans(fields: Iterable[SampleField], manifest: pd.DataFrame) -> tuple
 
 def readers(fields: Iterable[SampleField], manifest: pd.DataFrame) -> list[FieldReader]:
     """The readers of the fields that the loader must add to each sample."""
-    made = (field.reader(manifest) for field in fields)
-    return [reader for reader in made if reader is not None]
+    return [reader for field in fields if (reader := field.reader(manifest)) is not None]
 
 
 def reports_in(manifest: pd.DataFrame) -> dict[str, str]:
-    """scan -> report text, for the scans that have one; raises MedsslError if the cache holds no reports."""
+    """scan -> report text, for the scans that have one.
+
+    Raises:
+        MedsslError: The cache holds no reports.
+    """
     if "report" not in manifest:
         raise MedsslError(
             "there are no reports in this cache: expected text for each scan; join it with `medssl index --labels FILE.csv "
             "--report COLUMN`, then prepare again"
         )
-    given = manifest.set_index("scan")["report"].dropna()
-    return {str(scan): str(text) for scan, text in given.items()}
+    reports = manifest.set_index("scan")["report"].dropna()
+    return {str(scan): str(text) for scan, text in reports.items()}

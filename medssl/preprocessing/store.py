@@ -148,7 +148,7 @@ def _value_or_reason(function: Callable, *arguments: Any) -> tuple[Any, str | No
     except MedsslError:
         raise
     except Exception as error:  # its text may quote a header or a path
-        return None, f"the scan cannot be read ({type(error).__name__}): look at its files, or leave it out"
+        return None, f"the scan cannot be read ({type(error).__name__}): check its files, or leave it out"
 
 
 def _result(row: dict[str, Any], about: dict[str, Any] | None, reason: str | None) -> dict[str, Any]:

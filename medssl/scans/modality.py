@@ -1,4 +1,4 @@
-"""The one table of modalities: DICOM's codes, which family of scans each belongs to, and what is known of a family.
+"""The one table of modalities: DICOM's codes, the family of scans that each belongs to, and the properties of a family.
 
     MODALITIES["DX"].family                            # "XRAY"
     family_of("ct").air                                # -1000.0, in HU
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from medssl.core.errors import MedsslError, nearest
 
 AIR_HU = -1000.0
-LOWEST_HU = -1024  # CT is stored from here on: what lies lower, or outside of the scanner's field of view, is padding
+LOWEST_HU = -1024  # the lowest value that CT is stored with; below it, and outside the field of view, is padding
 BODY_ABOVE_HU = -950
 
 
@@ -22,8 +22,11 @@ BODY_ABOVE_HU = -950
 class Family:
     """Scans that share one scale of intensities and one set of views.
 
-    air: the value of air, on the family's scale. padding: what fills a crop beyond the edge of a scan. body_above: voxels
-    above it show the body; None where every voxel may.
+    Attributes:
+        name: CT, MR, XRAY, US, RGB or OT.
+        air: Value of air, on the family's scale.
+        padding: Value that fills a crop beyond the edge of a scan.
+        body_above: Voxels above this value show the body; None where every voxel may.
     """
 
     name: str
@@ -45,7 +48,7 @@ FAMILIES = {
         Family("XRAY"),
         Family("US"),
         Family("RGB"),  # photographs: pathology, fundus, skin, endoscopy
-        Family("OT"),  # grey, and nothing is known
+        Family("OT"),  # grey, of unknown kind
     )
 }
 
@@ -54,17 +57,22 @@ FAMILIES = {
 class Modality:
     """One of DICOM's codes.
 
-    planar: each image is a picture of its own, never a slice of a volume. filmed: the frames of a file follow each other
-    in time. burned_in: what it is called where its images may carry text burned into the pixels. pooled: the code under
-    which scans of one kind share a cache (CR, DR and RG are DX). counts: voxels are counts, for which MONOCHROME1 says how
-    to show them and not what they are.
+    Attributes:
+        code: The value of element (0008,0060).
+        description: What the code stands for.
+        family: The family of its scans.
+        planar: Whether each image stands alone, never as a slice of a volume.
+        cine: Whether the frames of a file follow each other in time.
+        burned_in: What to call such an image in a message, where text may be burned into its pixels.
+        pooled: The code under which scans of one kind share a cache (CR, DR and RG become DX).
+        counts: Whether voxels are counts; MONOCHROME1 then concerns only how they are displayed.
     """
 
     code: str
     description: str
     family: str = "OT"
     planar: bool = False
-    filmed: bool = False
+    cine: bool = False
     burned_in: str | None = None
     pooled: str | None = None
     counts: bool = False
@@ -81,16 +89,16 @@ MODALITIES = {
         Modality("IO", "intra-oral radiography", "XRAY", planar=True),
         Modality("MG", "mammography", "XRAY", planar=True),
         Modality("PX", "panoramic radiography", "XRAY", planar=True),
-        Modality("RF", "fluoroscopy", "XRAY", planar=True, filmed=True, burned_in="fluoroscopy"),
+        Modality("RF", "fluoroscopy", "XRAY", planar=True, cine=True, burned_in="fluoroscopy"),
         Modality("RG", "film radiography", "XRAY", planar=True, pooled="DX"),
-        Modality("XA", "angiography", "XRAY", planar=True, filmed=True, burned_in="fluoroscopy"),
-        Modality("IVUS", "intravascular ultrasound", "US", planar=True, filmed=True, burned_in="ultrasound"),
-        Modality("US", "ultrasound", "US", planar=True, filmed=True, burned_in="ultrasound"),
-        Modality("ES", "endoscopy", "RGB", planar=True, filmed=True),
-        Modality("GM", "general microscopy", "RGB", planar=True, filmed=True),
-        Modality("OP", "ophthalmic photography", "RGB", planar=True, filmed=True),
+        Modality("XA", "angiography", "XRAY", planar=True, cine=True, burned_in="fluoroscopy"),
+        Modality("IVUS", "intravascular ultrasound", "US", planar=True, cine=True, burned_in="ultrasound"),
+        Modality("US", "ultrasound", "US", planar=True, cine=True, burned_in="ultrasound"),
+        Modality("ES", "endoscopy", "RGB", planar=True, cine=True),
+        Modality("GM", "general microscopy", "RGB", planar=True, cine=True),
+        Modality("OP", "ophthalmic photography", "RGB", planar=True, cine=True),
         Modality("SM", "slide microscopy", "RGB", planar=True),
-        Modality("XC", "photography", "RGB", planar=True, filmed=True),
+        Modality("XC", "photography", "RGB", planar=True, cine=True),
         Modality("NM", "nuclear medicine", counts=True),
         Modality("OCT", "optical coherence tomography", planar=True),
         Modality("OPT", "ophthalmic tomography", planar=True),
@@ -102,28 +110,28 @@ MODALITIES = {
 
 
 def known_modality(text: str | None) -> str:
-    """The modality code that a header's text is, else OT: a header may hold anything in this field."""
+    """The modality code in a header's text; OT where it is none, since a header may hold any text there."""
     code = (text or "").strip().upper()
     return code if code in MODALITIES else "OT"
 
 
 def check_code(code: str) -> None:
-    """Raise MedsslError, with the nearest codes, for what is no modality code of the table."""
+    """Raise MedsslError, naming the nearest code, unless the table holds this code."""
     if code not in MODALITIES:
         raise MedsslError(f"modality {code!r} is no DICOM modality code{nearest(code, MODALITIES)}")
 
 
 def pooled_code(code: str) -> str:
-    """The code under which scans of one kind of picture share a cache: CR, DR and RG are DX."""
+    """The code under which scans of one kind share a cache: CR, DR and RG become DX."""
     known = MODALITIES.get(code)
     return known.pooled or code if known else code
 
 
 def family_of(modality: str) -> Family:
-    """The family of a DICOM code, or of the family's own name, in any case.
+    """The family of a DICOM code, or the family of that name, in upper or lower case.
 
     Raises:
-        MedsslError: it is neither.
+        MedsslError: There is no such code and no such family.
     """
     code = modality.upper()
     if code in FAMILIES:

@@ -57,5 +57,5 @@ def test_the_check_catches_an_encoder_with_wrong_strides() -> None:
         def features(self, x):
             return [self.net(x)]
 
-    with pytest.raises(AssertionError, match="its channels and strides say"):
+    with pytest.raises(AssertionError, match="a level has the shape"):
         check_encoder(Wrong())

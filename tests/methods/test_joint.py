@@ -63,7 +63,7 @@ def test_a_part_that_pairs_patients_gets_its_partners() -> None:
     views = joint.make_views(dict(batch))["views"]
     others = joint.make_views({**batch, "partner": batch["partner"].flip(0)})["views"]
     assert [torch.equal(a, b) for a, b in zip(views, others)] == [True, True, False]
-    with pytest.raises(MedsslError, match="the sample field partner was asked for as .*patient.* and as .*neighbour"):
+    with pytest.raises(MedsslError, match="the sample field partner is requested as .*patient.* and as .*neighbour"):
         Joint(small(), [PatientContrast, partial(PatientContrast, positives="neighbour")])
 
 

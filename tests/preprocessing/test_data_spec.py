@@ -24,7 +24,7 @@ def test_a_cache_and_a_record_give_the_same(cache: Cache) -> None:
     record = json.loads(json.dumps({"data_spec": spec.to_record(), "crop": [16, 16, 16]}))
     assert DataSpec.from_record(record) == spec
     assert DataSpec.from_record(record["data_spec"]) == spec  # as runs had it before, among the other settings
-    with pytest.raises(MedsslError, match="does not say the modality of its scans"):
+    with pytest.raises(MedsslError, match="lacks the modality of its scans"):
         DataSpec.from_record({"dims": 3, "channels": 1})
 
 

@@ -22,7 +22,7 @@ def test_every_code_belongs_to_a_family_and_is_pooled_under_a_code_of_the_same()
         pooled = MODALITIES[pooled_code(code)]
         assert pooled.family == modality.family
         assert pooled_code(pooled.code) == pooled.code
-        assert modality.planar or not modality.filmed
+        assert modality.planar or not modality.cine
 
 
 def test_a_family_is_found_by_dicoms_code_or_its_own_name_in_any_case() -> None:

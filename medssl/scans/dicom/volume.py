@@ -93,7 +93,7 @@ def _check_slices(slices: Sequence[Slice]) -> None:
     problem = next((item.problem for item in slices if item.problem), None)
     if problem:
         raise ScanError(problem)
-    if first.frames_in_file > 1 and first.position is None and not MODALITIES[first.modality].filmed:
+    if first.frames_in_file > 1 and first.position is None and not MODALITIES[first.modality].cine:
         raise ScanError(
             f"a multi-frame file of {first.frames_in_file} frames without positions is no cine of its modality: where its "
             "frames lie is unknown; convert it to NIfTI first"
