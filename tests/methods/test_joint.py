@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from medssl.cli.main import COMMANDS, _parse
+from medssl.cli.arguments import parse_arguments
 from medssl.core.errors import MedsslError
 from medssl.core.spec import describe, rebuild
 from medssl.encoders import ResidualUNet, ResNet
@@ -115,17 +115,18 @@ def test_what_cannot_work_is_said_before_the_first_step() -> None:
 
 
 def test_the_command_line_and_the_record_say_the_same() -> None:
-    words = ["--encoder", "ResNet", "--encoder.depth", "10", "--encoder.width", "4", "--method", "Joint", "--data", "c", "--out", "o"]  # fmt: skip
+    words = ["--encoder", "ResNet", "--encoder.depth", "10", "--encoder.width", "4"]
+    words += ["--method", "Joint", "--data", "c", "--out", "o"]
     parts = ["--method.parts", '[{"class_path": "SimMIM", "init_args": {"mask_block": 4}}, {"class_path": "Rotation"}]']
-    settings = _parse("pretrain", COMMANDS["pretrain"], pretrain, [*words, *parts, "--method.weights", "1", "0.5"])
-    said = describe(settings["method"](settings["encoder"]))["init_args"]
-    assert said["weights"] == [1.0, 0.5]
-    assert [part["class_path"].rpartition(".")[2] for part in said["parts"]] == ["SimMIM", "Rotation"]
-    assert said["parts"][0]["init_args"]["mask_block"] == 4
-    short = _parse("pretrain", COMMANDS["pretrain"], pretrain, [*words, "--method.parts", "SimCLR", "Rotation"])
+    settings = parse_arguments(pretrain, "medssl pretrain", words=[*words, *parts, "--method.weights", "1", "0.5"])
+    arguments = describe(settings["method"](settings["encoder"]))["init_args"]
+    assert arguments["weights"] == [1.0, 0.5]
+    assert [part["class_path"].rpartition(".")[2] for part in arguments["parts"]] == ["SimMIM", "Rotation"]
+    assert arguments["parts"][0]["init_args"]["mask_block"] == 4
+    short = parse_arguments(pretrain, "medssl pretrain", words=[*words, "--method.parts", "SimCLR", "Rotation"])
     assert [type(p) for p in short["method"](short["encoder"]).methods] == [SimCLR, Rotation]
     with pytest.raises(MedsslError, match="there is no method.parts 'SimCRL'; did you mean SimCLR"):
-        _parse("pretrain", COMMANDS["pretrain"], pretrain, [*words, "--method.parts", "SimCRL", "Rotation"])
+        parse_arguments(pretrain, "medssl pretrain", words=[*words, "--method.parts", "SimCRL", "Rotation"])
 
 
 def test_a_record_builds_it_again_and_builds_no_class_from_outside() -> None:

@@ -36,7 +36,7 @@ def scan_of(array, affine=None, modality="CT", mask=None):
     return Scan(array, affine, spacing, "p", "s", modality=modality, mask=mask)
 
 
-def made(tmp_path, count=4, mask=True, modality="CT", **options):
+def prepared(tmp_path, count=4, mask=True, modality="CT", **options):
     data = tree(tmp_path / "d", count, mask)
     index([data], tmp_path / "m", mask="../labels/{name}" if mask else None, modality=modality)
     return prepare(tmp_path / "m", tmp_path / "c", **options)
@@ -117,13 +117,13 @@ def test_intensities():
         (np.linspace(-1024, -960, 27).reshape(1, 3, 3, 3), "air alone"),
     ],
 )
-def test_voxels_that_teach_nothing_are_refused(array, words):
+def test_scans_without_information_are_rejected(array, words):
     with pytest.raises(ScanError, match=words):
         resample_and_scale(scan_of(array))
 
 
 def test_a_cache_holds_what_was_prepared(tmp_path):
-    cache = made(tmp_path)
+    cache = prepared(tmp_path)
     assert (cache.dims, cache.channels, cache.modality, cache.spacing_mm) == (3, 1, "CT", (1.0, 1.0, 1.0))
     assert cache.structures == (1, 2)
     assert cache.air == -1024
@@ -138,7 +138,7 @@ def test_a_cache_holds_what_was_prepared(tmp_path):
 
 
 def test_crops_and_their_padding(tmp_path):
-    cache = made(tmp_path, count=1)
+    cache = prepared(tmp_path, count=1)
     scan = cache.manifest.scan[0]
     whole, mask = cache.read(scan), cache.read_mask(scan)
     padded = np.pad(whole, ((0, 0), (20, 30), (20, 30), (20, 30)), constant_values=-1024)
@@ -192,7 +192,7 @@ def test_a_bad_scan_is_rejected_with_its_reason_and_the_others_go_on(tmp_path):
 
 
 def test_a_second_run_does_only_what_is_missing(tmp_path):
-    cache = made(tmp_path)
+    cache = prepared(tmp_path)
     volumes = sorted((tmp_path / "c" / "volumes").iterdir())
     before = [path.stat().st_mtime_ns for path in volumes]
     volumes[1].unlink()
@@ -203,7 +203,7 @@ def test_a_second_run_does_only_what_is_missing(tmp_path):
 
 
 def test_a_changed_file_is_prepared_again(tmp_path):
-    cache = made(tmp_path)
+    cache = prepared(tmp_path)
     write_nifti(tmp_path / "d" / "images" / "s0.nii.gz", ct_like((14, 12, 10), seed=77))
     again = prepare(tmp_path / "m", tmp_path / "c")
     assert (again.read(again.manifest.scan[0])[0] == np.clip(ct_like((14, 12, 10), seed=77), -1024, None)).all()
@@ -222,16 +222,16 @@ def test_a_mask_whose_voxels_lie_beside_its_header_is_prepared_again_when_they_c
     assert prepare(tmp_path / "m", tmp_path / "c").structures == (2,)
 
 
-def test_sources_that_went_away_take_nothing_with_them(tmp_path):
-    cache = made(tmp_path)
+def test_a_cache_outlives_its_sources(tmp_path):
+    cache = prepared(tmp_path)
     (tmp_path / "d").rename(tmp_path / "unmounted")
     again = prepare(tmp_path / "m", tmp_path / "c")
     assert list(again.manifest.scan) == list(cache.manifest.scan)
     assert again.digest == cache.digest
 
 
-def test_a_mask_that_is_given_up_is_gone(tmp_path):
-    made(tmp_path)
+def test_a_mask_that_is_no_longer_indexed_is_removed(tmp_path):
+    prepared(tmp_path)
     index([tmp_path / "d" / "images"], tmp_path / "m", modality="CT")
     cache = prepare(tmp_path / "m", tmp_path / "c")
     assert cache.structures == ()
@@ -240,13 +240,13 @@ def test_a_mask_that_is_given_up_is_gone(tmp_path):
 
 
 def test_two_processes_prepare_what_one_does(tmp_path):
-    made(tmp_path)
+    prepared(tmp_path)
     prepare(tmp_path / "m", tmp_path / "two", jobs=2)
     assert whole(tmp_path / "two") == whole(tmp_path / "c")
 
 
 def test_the_digest_knows_voxels_not_keys(tmp_path):
-    made(tmp_path)
+    prepared(tmp_path)
     index([tmp_path / "d"], tmp_path / "m2", mask="../labels/{name}", modality="CT")
     other = prepare(tmp_path / "m2", tmp_path / "c2")
     cache = Cache(tmp_path / "c")
@@ -256,7 +256,7 @@ def test_the_digest_knows_voxels_not_keys(tmp_path):
 
 
 def test_other_settings_on_a_cache_are_refused(tmp_path):
-    made(tmp_path, spacing_mm=(1.0, 1.0, 1.0))
+    prepared(tmp_path, spacing_mm=(1.0, 1.0, 1.0))
     assert prepare(tmp_path / "m", tmp_path / "c").spacing_mm == (1.0, 1.0, 1.0)
     with pytest.raises(MedsslError, match=r"begun with spacing_mm \[1.0, 1.0, 1.0\]"):
         prepare(tmp_path / "m", tmp_path / "c", spacing_mm=(2.0, 2.0, 2.0))
@@ -288,7 +288,7 @@ def test_median_spacing_is_taken_in_world_axes(tmp_path):
     assert sorted(map(tuple, cache.manifest["shape"])) == sorted([(12, 10, 8), (8, 12, 10)])
 
 
-def test_what_is_no_cache_or_no_manifest_is_said(tmp_path):
+def test_a_folder_without_cache_or_manifest_is_rejected(tmp_path):
     with pytest.raises(MedsslError, match="is no cache"):
         Cache(tmp_path)
     with pytest.raises(MedsslError, match=r"holds no manifest\.parquet"):
@@ -301,7 +301,7 @@ def read_in_worker(cache, scan, queue):
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_cache_works_in_workers(tmp_path, method):
-    cache = made(tmp_path, count=1)
+    cache = prepared(tmp_path, count=1)
     scan = cache.manifest.scan[0]
     expected = int(cache.read(scan, (0, 0, 0), (4, 4, 4)).sum())
     assert int(pickle.loads(pickle.dumps(cache)).read(scan, (0, 0, 0), (4, 4, 4)).sum()) == expected
@@ -357,8 +357,8 @@ def test_a_killed_prepare_goes_on_to_the_same_bytes(tmp_path):
     assert whole(tmp_path / "killed") == whole(tmp_path / "calm")
 
 
-def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
-    made(tmp_path)
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path, monkeypatch):
+    prepared(tmp_path)
     before = whole(tmp_path / "c")
     written = []
 
@@ -377,7 +377,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_the_cache_describes_itself(tmp_path):
-    cache = made(tmp_path, spacing_mm=(2.0, 2.0, 2.0))
+    cache = prepared(tmp_path, spacing_mm=(2.0, 2.0, 2.0))
     about = json.loads((tmp_path / "c" / "cache.json").read_text())
     assert about["complete"]
     assert about["structures"] == [1, 2]
@@ -406,7 +406,7 @@ def test_hippocampus(shared, tmp_path):
 
 
 def test_a_cache_of_another_format_is_refused_with_what_made_it_and_what_to_do(tmp_path):
-    made(tmp_path)
+    prepared(tmp_path)
     path = tmp_path / "c" / "cache.json"
     about = json.loads(path.read_text())
     newer = about | {"settings": about["settings"] | {"version": 4}, "medssl": "0.9"}

@@ -58,7 +58,7 @@ def test_what_cannot_be_is_refused(values: tuple, message: str) -> None:
         (2, 1, "CR", "XRAY"),
     ],
 )
-def test_a_photograph_is_told_by_its_channels(dims: int, channels: int, modality: str, family: str) -> None:
+def test_a_photograph_has_three_channels(dims: int, channels: int, modality: str, family: str) -> None:
     assert DataSpec(dims, channels, modality).family.name == family
 
 

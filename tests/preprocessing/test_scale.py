@@ -67,7 +67,7 @@ def test_one_process_two_and_a_cluster_make_the_same_manifest_and_cache(tmp_path
         assert cache == caches[0]
 
 
-def test_a_cluster_that_is_not_there_or_not_installed_is_said(monkeypatch):
+def test_a_missing_cluster_or_package_is_reported(monkeypatch):
     with pytest.raises(MedsslError, match=r"no dask scheduler answers at 'nonsense'.*expected tcp://"):
         list(run_parallel(abs, range(3), 1, "x", scheduler="nonsense"))
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
@@ -174,7 +174,7 @@ def test_new_scans_are_added_and_those_that_left_the_manifest_leave_the_cache(tm
     assert whole(tmp_path / "c") == whole(tmp_path / "fresh")
 
 
-def test_a_second_process_waits_and_says_so_and_a_dead_ones_lock_is_free(tmp_path):
+def test_a_second_process_waits_with_a_warning_and_the_lock_of_a_dead_one_is_free(tmp_path):
     index([tree(tmp_path / "d", 2)], tmp_path / "m", mask="../labels/{name}", modality="CT")
     out = tmp_path / "c"
     out.mkdir()
@@ -239,7 +239,7 @@ def test_the_spacing_rule_is_nnunets():
     assert target_spacing(turned)[0] == [0.5, 0.4, 5.1]
 
 
-def test_the_fingerprint_is_written_and_plan_tells_it_without_preparing(tmp_path, capsys):
+def test_the_fingerprint_is_written_and_plan_shows_it_without_preparing(tmp_path, capsys):
     random_hu = [np.random.default_rng(seed).normal(40 + 20 * seed, 30, (30, 30, 20)) for seed in range(4)]
     for number, volume in enumerate(random_hu):
         volume[:15] = -1000  # air does not count
@@ -250,19 +250,19 @@ def test_the_fingerprint_is_written_and_plan_tells_it_without_preparing(tmp_path
     assert about["spacing_mm"]["median"] == [1, 1, 3.5]
     assert about["decided"]["spacing_mm"] == [1, 1, 3.5]
     body = np.concatenate([volume[15:].astype(np.int16).ravel() for volume in random_hu])
-    told = about["intensity"]["CT"]
-    assert told["scans"] == 4
-    assert told["mean"] == pytest.approx(body.mean(), abs=4)
-    assert told["std"] == pytest.approx(body.std(), rel=0.15)  # resampled, so a little smoother
-    assert told["99.5th percentile"] == pytest.approx(np.percentile(body, 99.5), rel=0.15)
+    intensities = about["intensity"]["CT"]
+    assert intensities["scans"] == 4
+    assert intensities["mean"] == pytest.approx(body.mean(), abs=4)
+    assert intensities["std"] == pytest.approx(body.std(), rel=0.15)  # resampled, so a little smoother
+    assert intensities["99.5th percentile"] == pytest.approx(np.percentile(body, 99.5), rel=0.15)
     (tmp_path / "there").mkdir()
     capsys.readouterr()
     assert main(["plan", str(tmp_path / "m"), "--spacing-mm", "2", "2", "2"]) == 0
-    said = capsys.readouterr().out
-    assert "median: 1 x 1 x 3.5" in said
-    assert "spacing_mm: 2 x 2 x 2" in said
-    assert "given" in said
-    assert "int16 HU" in said
+    shown = capsys.readouterr().out
+    assert "median: 1 x 1 x 3.5" in shown
+    assert "spacing_mm: 2 x 2 x 2" in shown
+    assert "given" in shown
+    assert "int16 HU" in shown
     assert {path.name for path in tmp_path.iterdir()} == {"d", "m", "c", "there"}
 
 
@@ -308,10 +308,21 @@ def synthetic(count):
     rows = Columns()
     for number in range(count):
         rows.add(
-            {"scan": f"{number:012x}", "patient": f"{number // 3:012x}", "modality": ("CT", "MR")[number % 2],
-             "format": "dicom", "dims": 3, "shape": [512, 512, 100 + number % 50], "channels": 1, "frames": 1,
-             "spacing_mm": [0.7, 0.7, 1.0 + number % 4], "orientation": "LPS", "has_mask": False, "status": "ok"}
-        )  # fmt: skip
+            {
+                "scan": f"{number:012x}",
+                "patient": f"{number // 3:012x}",
+                "modality": ("CT", "MR")[number % 2],
+                "format": "dicom",
+                "dims": 3,
+                "shape": [512, 512, 100 + number % 50],
+                "channels": 1,
+                "frames": 1,
+                "spacing_mm": [0.7, 0.7, 1.0 + number % 4],
+                "orientation": "LPS",
+                "has_mask": False,
+                "status": "ok",
+            }
+        )
     return manifest_frame(rows)
 
 
