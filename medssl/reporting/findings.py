@@ -9,7 +9,8 @@ import pandas as pd
 
 from medssl.core.runs import FORMAT, Run
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.reporting.style import BASELINE_STYLES, arm_name, counted, difference, status_name
+from medssl.reporting.style import arm_name, counted, difference, status_name
+from medssl.studies.arms import BASELINES
 
 
 def findings(main: pd.DataFrame, metric: str) -> tuple[str, str]:
@@ -26,7 +27,7 @@ def findings(main: pd.DataFrame, metric: str) -> tuple[str, str]:
     """
     if main.empty:
         return "No cell of this study is finished yet, so there is no result to report.", ""
-    rows = main[main["difference"].notna() & ~main["arm"].isin(list(BASELINE_STYLES))]
+    rows = main[main["difference"].notna() & ~main["arm"].isin(BASELINES)]
     if rows.empty:
         nothing = "This study compares no pretrained arm with training from scratch"
         return f"{nothing}, so it cannot say what pretraining is worth.", ""

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from medssl.studies.arms import BASELINES
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#767676"
@@ -47,9 +49,8 @@ class ArmStyle(NamedTuple):
 
 
 BASELINE_STYLES = {
-    "scratch": ArmStyle(GREY, "o", "-"),
-    "scratch-long": ArmStyle(GREY, "s", "--"),
-    "random-frozen": ArmStyle(GREY, "^", ":"),
+    name: ArmStyle(GREY, marker, line)
+    for name, marker, line in zip(BASELINES, ("o", "s", "^"), ("-", "--", ":"), strict=True)
 }
 
 

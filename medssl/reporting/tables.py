@@ -130,9 +130,9 @@ def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[T
     names = ["=arm", "#patients needed", "#95% interval", "#labels saved"]
     table = Table([*names, "#area", "#95% interval", "#area minus scratch"])
     for curve in curves:
-        saved = _saved(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
+        texts = _labels_saved_texts(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
         gain = curve.difference and difference(curve.difference.mean, curve.difference.low, curve.difference.high)
-        cells = (*saved, number(curve.area.mean), interval(curve.area.low, curve.area.high), gain or "")
+        cells = (*texts, number(curve.area.mean), interval(curve.area.low, curve.area.high), gain or "")
         table.add(arm_name(curve.arm, curve.mode), *cells, note=(curve.saved or curve.area).note)
     patients = main["patients"].max()
     full = main.loc[(main["arm"] == "scratch") & (main["patients"] == patients), "mean"]
@@ -241,19 +241,16 @@ def budgets(subsets: pd.DataFrame | None) -> Table | None:
     return table
 
 
-def _saved(found: LabelsSaved, least: float) -> tuple[str, str, str]:
-    """Budget, interval and share in words; what lies at the smallest budget may lie below it."""
-    below = found.budget == least
-    budget = f"{found.budget:.3g}{' or fewer' if below else ''}" if np.isfinite(found.budget) else "not reached"
-    share = f"{100 * found.share:.0f}%{' or more' if below else ''}" if np.isfinite(found.share) else "none"
-    if np.isnan(found.low) or np.isinf(found.low):
+def _labels_saved_texts(saved: LabelsSaved, smallest_budget: float) -> tuple[str, str, str]:
+    """Budget, interval and share as text; what lies at the smallest budget may lie below it."""
+    below = saved.budget == smallest_budget
+    budget = f"{saved.budget:.3g}{' or fewer' if below else ''}" if np.isfinite(saved.budget) else "not reached"
+    share = f"{100 * saved.share:.0f}%{' or more' if below else ''}" if np.isfinite(saved.share) else "none"
+    if np.isnan(saved.low) or np.isinf(saved.low):
         return budget, "–", share
-    if found.low == least and np.isinf(found.high):
+    if saved.low == smallest_budget and np.isinf(saved.high):
         return "–", "any number", "–"  # nothing is known, so nothing is claimed
-    if found.low == least:
-        return budget, f"up to {found.high:.3g}", share
-    return (
-        budget,
-        f"{found.low:.3g} to {found.high:.3g}" if np.isfinite(found.high) else f"{found.low:.3g} or more",
-        share,
-    )
+    if saved.low == smallest_budget:
+        return budget, f"up to {saved.high:.3g}", share
+    interval_text = f"{saved.low:.3g} to {saved.high:.3g}" if np.isfinite(saved.high) else f"{saved.low:.3g} or more"
+    return budget, interval_text, share

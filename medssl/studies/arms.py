@@ -4,6 +4,7 @@
     arms["simmim"].settings(FinetuneConfig()).encoder_share         # 0.3: a pretrained encoder learns slower
 
 An arm of another kind (a semi-supervised algorithm, imported weights) is one more class here, named in `ARMS`.
+Imports torch only when an arm is trained, so that pages that show a study can ask which arms are baselines.
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError, nearest
-from medssl.encoders import Encoder
 from medssl.training.config import FinetuneConfig
-from medssl.training.models import load_encoder, load_pretrained
-from medssl.training.supervised import TrainingData, train_model
 from medssl.training.task import Task
 
+if TYPE_CHECKING:
+    from medssl.encoders import Encoder
+    from medssl.training.supervised import TrainingData
+
 Mode = Literal["finetune", "linear", "knn"]
-NewEncoder = Callable[[int], Encoder]  # seed -> a randomly initialised encoder
+NewEncoder = Callable[[int], "Encoder"]  # seed -> a randomly initialised encoder
 LONG = 3.0  # steps of `scratch-long` over those of `scratch`
 
 
@@ -59,6 +61,8 @@ class Arm(ABC):
 
     def encoder(self, new_encoder: NewEncoder, seed: int) -> Encoder:
         """The encoder as the arm starts with it, for probes."""
+        from medssl.training.models import load_encoder
+
         encoder = new_encoder(seed)
         if self.pretraining is not None:
             load_encoder(encoder, self.pretraining)
@@ -66,6 +70,8 @@ class Arm(ABC):
 
     def model(self, task: Task, new_encoder: NewEncoder, seed: int) -> Any:
         """The model as the arm starts with it; the head depends on the seed alone, so it is the same in every arm."""
+        from medssl.training.models import load_pretrained
+
         model = task.build_model(new_encoder(seed), seed + 1)
         if self.pretraining is not None:
             load_pretrained(model, self.pretraining)
@@ -73,6 +79,8 @@ class Arm(ABC):
 
     def train(self, model: Any, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:
         """Train the model in place, on the labelled scans alone unless an arm says otherwise."""
+        from medssl.training.supervised import train_model
+
         train_model(model, data, settings, seed)
 
     def parent_id(self) -> str | None:

@@ -13,10 +13,12 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.evaluation.case_metrics import Array, CaseMetric
 from medssl.evaluation.intervals import Interval
@@ -29,6 +31,11 @@ NUMBERS = [
     *("budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"),
     *("difference_high", "p", "p_holm"),
 ]
+KINDS = {  # of the settings in a study's record that its readers count on
+    **dict.fromkeys(("arms", "budgets", "cell_ids", "spacing_mm"), list),
+    **dict.fromkeys(("data_spec", "patients", "pretraining", "seen_test_scans", "given_options", "asked"), dict),
+    **{"task": str, "cells": int, "dims": int},
+}
 Draws = dict[int, pd.DataFrame]  # draw -> case table
 Cases = dict[tuple, Draws]  # (arm, mode, budget name) -> draws
 
@@ -52,6 +59,23 @@ class LabelCurve:
     area: Interval
     saved: LabelsSaved | None = None
     difference: Interval | None = None
+
+
+def check_record(run: Run) -> None:
+    """Raise MedsslError where a study's record has a setting of another kind than its readers count on."""
+    stored = {name: (run.config[name], kind) for name, kind in KINDS.items() if name in run.config}
+    stored |= {f"pretraining.{arm}": (about, dict) for arm, about in _items(run.config.get("pretraining"))}
+    stored |= {f"protocol.{point}": (about, dict) for point, about in run.protocol.items()}
+    for name, (value, kind) in stored.items():
+        if not isinstance(value, kind):
+            raise MedsslError(
+                f"the study was written by {run.writer}, and {name} in its run.json is {value!r}: expected a "
+                f"{kind.__name__}; run the study again with another --out"
+            )
+
+
+def _items(value: Any) -> list[tuple[str, Any]]:
+    return list(value.items()) if isinstance(value, dict) else []
 
 
 def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) -> pd.DataFrame:

@@ -80,24 +80,28 @@ class Resample(View):
         self.shear_degrees, self.elastic_mm, self.outside = shear_degrees, elastic_mm, outside
         shortest = min([edge for edge, n in zip(self.region_mm, size) if n > 1], default=1.0)
         self.elastic_every_mm = shortest / 4 if elastic_every_mm is None else elastic_every_mm
-        self._check_settings()
+        self._check_lengths()
+        self._check_ranges()
+        self._check_elastic()
         interpolates = (self.zoom != (1, 1), aspect > 1, any(self.rotate_degrees), shear_degrees, elastic_mm)
         own_region = all(math.isclose(r, n * s) for r, n, s in zip(self.region_mm, self.size, self.spacing_mm))
         self.whole_voxels = own_region and not any(interpolates)
 
-    def _check_settings(self) -> None:
+    def _check_lengths(self) -> None:
         dims = len(self.size)
         if dims not in (2, 3) or any(n < 1 for n in self.size):
             raise MedsslError(f"size {self.size}: expected 2 or 3 numbers of 1 or more")
-        if not 0 < self.zoom[0] <= self.zoom[1] or self.aspect < 1:
-            raise MedsslError(
-                f"zoom {self.zoom}, aspect {self.aspect}: expected 0 < low <= high and an aspect of 1 or more"
-            )
         lists = (len(self.flip), len(self.spacing_mm), len(self.region_mm))
         if set(lists) != {dims} or len(self.rotate_degrees) != (3 if dims == 3 else 1):
             raise MedsslError(
                 f"a crop of {dims} axes came with flip {self.flip}, spacing_mm {self.spacing_mm}, region_mm {self.region_mm}, "
                 f"rotate_degrees {self.rotate_degrees}: expected one number an axis (rotation in 2D: one number)"
+            )
+
+    def _check_ranges(self) -> None:
+        if not 0 < self.zoom[0] <= self.zoom[1] or self.aspect < 1:
+            raise MedsslError(
+                f"zoom {self.zoom}, aspect {self.aspect}: expected 0 < low <= high and an aspect of 1 or more"
             )
         if min(self.spacing_mm) <= 0 or min(self.region_mm) <= 0 or self.elastic_every_mm <= 0:
             raise MedsslError(
@@ -109,14 +113,16 @@ class Resample(View):
                 f"rotate_degrees {self.rotate_degrees}, shear_degrees {self.shear_degrees}, flip {self.flip}: "
                 f"expected turns of 0 or more, a shear from 0 to 45, chances from 0 to 1"
             )
-        maximum = NO_FOLD[dims] * self.elastic_every_mm
+        if isinstance(self.outside, str) and self.outside != "error":
+            raise MedsslError(f'outside "{self.outside}": expected a value such as 0.0, or "error"')
+
+    def _check_elastic(self) -> None:
+        maximum = NO_FOLD[len(self.size)] * self.elastic_every_mm
         if not 0 <= self.elastic_mm <= maximum:
             raise MedsslError(
                 f"elastic_mm {self.elastic_mm} with control points {self.elastic_every_mm:g} mm apart: expected 0 to {maximum:g}, "
                 f"beyond which the scan may fold; lower it, or raise elastic_every_mm"
             )
-        if isinstance(self.outside, str) and self.outside != "error":
-            raise MedsslError(f'outside "{self.outside}": expected a value such as 0.0, or "error"')
 
     @classmethod
     def examples(cls, dims: int) -> tuple[View, ...]:
@@ -184,35 +190,35 @@ class Resample(View):
 
     def displacement(self, params: Params) -> Tensor:
         """(B, d, *control): how far each control point moves, in voxels of the crop; drawn again from its key."""
-        counts = [len(knots) for knots in self._knots()]
+        counts = [len(points) for points in self.control_points()]
         drawn = uniform(params["elastic_key"], len(counts) * math.prod(counts), -1, 1)
         voxel_mm = torch.tensor([r / n for r, n in zip(self.region_mm, self.size)], device=drawn.device)
         scale = params["elastic_mm"][:, None] / voxel_mm
         return drawn.reshape(len(drawn), len(counts), *counts) * scale.reshape(*scale.shape, *[1] * len(counts))
 
-    def _knots(self) -> list[Tensor]:
+    def control_points(self) -> list[Tensor]:
         """The places of the control points on each axis, in voxels of the crop: evenly about the middle, one cell beyond."""
         if not self.elastic_mm:
             return [torch.tensor([0.0, max(n - 1, 1)]) for n in self.size]
-        knots = []
+        points = []
         for n, region in zip(self.size, self.region_mm):
             step = self.elastic_every_mm * n / region
             cells = max(1, math.ceil((n - 1) / step))
-            knots.append((n - 1) / 2 + step * (torch.arange(cells + 3) - 1 - cells / 2))
-        return knots
+            points.append((n - 1) / 2 + step * (torch.arange(cells + 3) - 1 - cells / 2))
+        return points
 
     def _weights(self, device: torch.device) -> list[Tensor]:
         """For each axis the weight (n, control) of every control point in every voxel; each row sums to 1."""
         places = [torch.arange(n, dtype=torch.float64) for n in self.size]
         basis = cubic_bspline if self.elastic_mm else linear_weights
-        weights = [basis((p[:, None] - k) / (k[1] - k[0])) for p, k in zip(places, self._knots())]
+        weights = [basis((p[:, None] - k) / (k[1] - k[0])) for p, k in zip(places, self.control_points())]
         return [w.float().to(device) for w in weights]
 
-    def _controls(self, params: Params, source: Sequence[int]) -> Tensor:
+    def _control_points_in_source(self, params: Params, source: Sequence[int]) -> Tensor:
         """(B, d, *control): where in the source, in voxels, the crop's control points lie."""
         matrix = self.matrix(params, source)
         dims, device = len(self.size), matrix.device
-        points = torch.stack(torch.meshgrid(*[k.to(device) for k in self._knots()], indexing="ij"))[None]
+        points = torch.stack(torch.meshgrid(*[k.to(device) for k in self.control_points()], indexing="ij"))[None]
         if self.elastic_mm:
             points = points + self.displacement(params)
         flat = points.expand(len(matrix), *points.shape[1:]).flatten(2)  # (B, d, points)
@@ -223,7 +229,7 @@ class Resample(View):
         """All images, resampled by the same grid."""
         source = images[0].shape[2:]
         self._check_source(source)
-        controls = self._controls({k: v.to(images[0].device) for k, v in params.items()}, source)
+        controls = self._control_points_in_source({k: v.to(images[0].device) for k, v in params.items()}, source)
         shape = torch.tensor(source, device=controls.device).reshape(-1, *[1] * len(source))
         controls = ((2 * controls + 1) / shape - 1).flip(1).movedim(1, -1)  # grid_sample's -1..1, last axis first
         grid = interpolate_grid(controls[:, None], self._weights(controls.device))[:, 0]  # (B, *size, d)

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.apps.test_browser import CHROMIUM, FLAGS, Board, serve
+from tests.apps.test_browser import CHROMIUM, FLAGS, Dashboard, serve
 
 
 def screenshot(study: Path, cache: Path, out: Path) -> None:
@@ -19,7 +19,7 @@ def screenshot(study: Path, cache: Path, out: Path) -> None:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = chromium.new_page(viewport={"width": 1180, "height": 860})
         for url, _ in serve(study, cache, Path(watch)):
-            Board(page, url).open("", ".js-plotly-plot .point")
+            Dashboard(page, url).open("", ".js-plotly-plot .point")
             page.screenshot(path=out)
         chromium.close()
     Image.open(out).convert("RGB").quantize(256).save(out, optimize=True)

@@ -1,4 +1,4 @@
-"""The dashboard's pages without a browser: they say what the files say, survive broken ones, and leave no folder."""
+"""The dashboard's pages without a browser: they show what the files hold, survive broken ones, and never leave the folder."""
 
 import base64
 import html
@@ -49,21 +49,21 @@ def opened(monkeypatch: pytest.MonkeyPatch):
     def run(root: Path, page: str = "label_efficiency", data: list[Path] | None = None, **query: str) -> AppTest:
         settings = {"root": str(root), "data": [str(folder) for folder in data or ()]}
         monkeypatch.setenv("MEDSSL_REVIEW", json.dumps(settings))
-        board = AppTest.from_file(str(app()), default_timeout=120)
-        board.query_params.update(query)
-        board.switch_page(f"{page}.py").run()
-        assert not board.exception
-        return board
+        dashboard = AppTest.from_file(str(app()), default_timeout=120)
+        dashboard.query_params.update(query)
+        dashboard.switch_page(f"{page}.py").run()
+        assert not dashboard.exception
+        return dashboard
 
     return run
 
 
-def text_of(board: AppTest) -> str:
+def text_of(dashboard: AppTest) -> str:
     """What a reader sees: Markdown without its escapes."""
-    kinds = (board.markdown, board.caption, board.error, board.warning, board.info)
+    kinds = (dashboard.markdown, dashboard.caption, dashboard.error, dashboard.warning, dashboard.info)
     texts = [element.value for kind in kinds for element in kind]
-    shown = [table_of(table).reset_index().to_string() for table in (*board.table, *board.dataframe)]
-    return "\n".join([*map(unescaped, texts), *shown, *map(html.unescape, html_of(board))])
+    shown = [table_of(table).reset_index().to_string() for table in (*dashboard.table, *dashboard.dataframe)]
+    return "\n".join([*map(unescaped, texts), *shown, *map(html.unescape, html_of(dashboard))])
 
 
 def unescaped(text: str) -> str:
@@ -74,8 +74,8 @@ def table_of(element) -> pd.DataFrame:
     return element.value.map(unescaped).rename(index=unescaped, columns=unescaped)
 
 
-def html_of(board: AppTest) -> list[str]:
-    return [element.proto.body for element in board.get("html")]
+def html_of(dashboard: AppTest) -> list[str]:
+    return [element.proto.body for element in dashboard.get("html")]
 
 
 def study_of(root: Path, name: str) -> ReviewedStudy:
@@ -87,23 +87,23 @@ def study_of(root: Path, name: str) -> ReviewedStudy:
 
 @pytest.mark.parametrize(("name", "kind"), [("hippo", "dice"), ("two/hippo", "auroc")])
 def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, name: str, kind: str) -> None:
-    board = opened(studied, study=name)
+    dashboard = opened(studied, study=name)
     summary = pd.read_parquet(studied / name / "summary.parquet").query("metric == @kind")
     lead, detail = findings(summary, METRICS[kind])
-    assert f"<h4>{html.escape(lead)}</h4>" in html_of(board)
-    assert detail in [unescaped(c.value) for c in board.caption]
-    drawn = {trace["name"]: trace for trace in json.loads(board.get("plotly_chart")[0].proto.spec)["data"]}
+    assert f"<h4>{html.escape(lead)}</h4>" in html_of(dashboard)
+    assert detail in [unescaped(c.value) for c in dashboard.caption]
+    drawn = {trace["name"]: trace for trace in json.loads(dashboard.get("plotly_chart")[0].proto.spec)["data"]}
     for arm in ("scratch", "simmim"):
         trace, rows = drawn[f"{arm}, fine-tuned"], summary[summary["arm"] == arm].sort_values("patients")
         assert numbers(trace["y"]) == pytest.approx(rows["mean"].tolist())
         assert numbers(trace["error_y"]["array"]) == pytest.approx((rows["high"] - rows["mean"]).tolist())
         assert numbers(trace["error_y"]["arrayminus"]) == pytest.approx((rows["mean"] - rows["low"]).tolist())
-    saved, scores = map(table_of, board.table)
+    saved, scores = map(table_of, dashboard.table)
     study = study_of(studied, name)
     expected = tables.labels_saved(study.label_curves(), study.main)[0]
     assert saved.to_numpy().tolist() == expected.frame().set_index("arm").to_numpy().tolist()
     for note in (*expected.notes, *tables.scores(study.main).notes):
-        assert note[1:] in text_of(board)
+        assert note[1:] in text_of(dashboard)
     for row in summary.itertuples():
         mine = (
             scores.loc[row.budget_name]
@@ -131,40 +131,40 @@ def test_the_run_table_is_runs_table(studied: Path, opened) -> None:
 
 
 def test_filters_and_the_comparison_of_two_runs(studied: Path, opened) -> None:
-    board = opened(studied, "runs")
-    board.multiselect[0].set_value(["study"]).run()
-    assert sorted(board.dataframe[0].value["run"]) == ["hippo", "two/hippo"]
-    found = differences(studied, ["hippo/cells/scratch-1p-0", "hippo/cells/simmim-1p-1"])
-    assert set(found.index) == {"config.arm", "config.draw"}
-    assert found.loc["config.draw"].tolist() == ["0", "1"]
+    dashboard = opened(studied, "runs")
+    dashboard.multiselect[0].set_value(["study"]).run()
+    assert sorted(dashboard.dataframe[0].value["run"]) == ["hippo", "two/hippo"]
+    differing = differences(studied, ["hippo/cells/scratch-1p-0", "hippo/cells/simmim-1p-1"])
+    assert set(differing.index) == {"config.arm", "config.draw"}
+    assert differing.loc["config.draw"].tolist() == ["0", "1"]
 
 
 def test_cases_come_worst_first_with_two_arms_beside_each_other(studied: Path, opened) -> None:
-    board = opened(studied, "cases", study="hippo")
-    listed = board.dataframe[0].value
+    dashboard = opened(studied, "cases", study="hippo")
+    listed = dashboard.dataframe[0].value
     assert listed["a"].is_monotonic_increasing
     cases = pd.read_parquet(studied / "hippo/cells/scratch-1p-0/predictions.parquet")
     worst = cases.assign(score=cases[["dice.1", "dice.2"]].mean(axis=1)).sort_values("score").iloc[0]
     assert (listed.iloc[0]["scan"], listed.iloc[0]["a"]) == (worst["scan"], worst["score"])
-    assert f"**Scan {worst['scan']}**" in text_of(board)
-    assert "start the dashboard with --data CACHE" in text_of(board)
-    pictures = "".join(html_of(board))
-    assert pictures.count("<img") == 6  # without a cache: three kept slices of each arm
+    assert f"**Scan {worst['scan']}**" in text_of(dashboard)
+    assert "start the dashboard with --data CACHE" in text_of(dashboard)
+    pictures = "".join(html_of(dashboard))
+    assert pictures.count("<img") == 6  # without a cache: three saved slices of each arm
     assert "A: scratch, fine-tuned · its own worst case, Dice 0.250" in pictures
-    (budget,) = [box for box in board.selectbox if box.label == "Budget"]
+    (budget,) = [box for box in dashboard.selectbox if box.label == "Budget"]
     budget.set_value("100%").run()
-    listed = board.dataframe[0].value
+    listed = dashboard.dataframe[0].value
     cases = pd.read_parquet(studied / "hippo/cells/scratch-100-0/predictions.parquet")
     assert listed.iloc[0]["a"] == cases[["dice.1", "dice.2"]].mean(axis=1).min()
 
 
 def test_class_probabilities_are_those_of_the_case(studied: Path, opened) -> None:
-    board = opened(studied, "cases", study="two/hippo")
+    dashboard = opened(studied, "cases", study="two/hippo")
     cases = pd.read_parquet(studied / "two/hippo/cells/scratch-1p-0/predictions.parquet")
     given = np.where(cases["label"] == 1, cases["p.pneumonia"], cases["p.normal"])
     worst = cases.iloc[given.argmin()]
-    assert f"**Scan {worst['scan']}**" in text_of(board)
-    bars = "".join(html_of(board))
+    assert f"**Scan {worst['scan']}**" in text_of(dashboard)
+    bars = "".join(html_of(dashboard))
     for name, code in (("normal", 0), ("pneumonia", 1)):
         label = f"{name} (true)" if worst["label"] == code else name
         assert re.search(rf"<span>{re.escape(label)}</span>.*?<span>{worst[f'p.{name}']:.3f}</span>", bars, re.DOTALL)
@@ -175,21 +175,21 @@ def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, open
     config = runs.read(study).config
     (study / "summary.parquet").unlink()
     late = study / "cells" / "simmim-100-2" / "run.json"
-    kept, _ = late.read_text(), late.unlink()
+    record_text, _ = late.read_text(), late.unlink()
     record(study, "study", config, status="running", heartbeat=4e9)
     cells = study / "cells"
     for folder in cells.iterdir():
         if (folder / "run.json").exists():
             about = json.loads((folder / "run.json").read_text())
             (folder / "run.json").write_text(json.dumps(about | {"metrics": {"dice": 0.5}}))
-    board = opened(studied, study="hippo")
-    assert "25 of 26 cells are finished" in text_of(board)
-    assert "<h4>So far: " in text_of(board)
-    before = table_of(board.table[1])
-    late.write_text(kept.replace('"metrics": {', '"metrics": {"dice": 0.5, '))
-    board.run()
-    assert "25 of 26" not in text_of(board)
-    after = table_of(board.table[1])
+    dashboard = opened(studied, study="hippo")
+    assert "25 of 26 cells are finished" in text_of(dashboard)
+    assert "<h4>So far: " in text_of(dashboard)
+    before = table_of(dashboard.table[1])
+    late.write_text(record_text.replace('"metrics": {', '"metrics": {"dice": 0.5, '))
+    dashboard.run()
+    assert "25 of 26" not in text_of(dashboard)
+    after = table_of(dashboard.table[1])
     assert not after.equals(before)
     assert after["draws"].tolist()[-1] == "3"
 
@@ -245,17 +245,19 @@ def test_cells_that_are_broken_or_lead_out_do_not_enter_and_are_named(studied: P
     assert "saved no pictures" in text_of(opened(studied, "cases", study="hippo"))
 
 
-@pytest.mark.parametrize("asked", ["../outside", "/etc", "hippo/../../outside", "hippo/cells", "way_out", "nowhere"])
+@pytest.mark.parametrize("name", ["../outside", "/etc", "hippo/../../outside", "hippo/cells", "way_out", "nowhere"])
 @pytest.mark.parametrize("page", ["label_efficiency", "cases"])
-def test_a_path_in_the_address_is_refused(studied: Path, opened, tmp_path: Path, asked: str, page: str) -> None:
+def test_a_path_in_the_address_is_refused(studied: Path, opened, tmp_path: Path, name: str, page: str) -> None:
     make_study(tmp_path / "outside")
     os.rename(tmp_path / "outside" / "hippo", tmp_path / "away")
     (studied / "way_out").symlink_to(tmp_path / "away")
-    board = opened(studied, page, study=asked)
-    assert len(board.error) == 1
-    assert re.search("outside of the one under review|no readable study of the requested name", board.error[0].value)
-    assert not board.table
-    assert not board.dataframe
+    dashboard = opened(studied, page, study=name)
+    assert len(dashboard.error) == 1
+    assert re.search(
+        "outside of the one under review|no readable study of the requested name", dashboard.error[0].value
+    )
+    assert not dashboard.table
+    assert not dashboard.dataframe
 
 
 JUNK = (None, "x", [[1]])
@@ -276,7 +278,7 @@ def test_a_malformed_record_never_ends_the_page(studied: Path, opened, field: st
 
 
 @pytest.mark.parametrize("name", ["task", "arms", "cell_ids", "cells", "scored_patients", "seen_test_scans", "dims"])
-def test_malformed_settings_of_a_study_are_said_on_the_page(studied: Path, opened, name: str) -> None:
+def test_malformed_settings_of_a_study_are_shown_on_the_page(studied: Path, opened, name: str) -> None:
     file = studied / "hippo" / "run.json"
     about = json.loads(file.read_text())
     for junk in JUNK:
@@ -307,7 +309,7 @@ def test_a_slice_lies_as_radiologists_look_at_it() -> None:
     sagittal = viewer.slice_of(volume, affine, "sagittal", 3)
     assert (sagittal.left, sagittal.right, sagittal.top, sagittal.bottom) == ("A", "P", "S", "I")
     turned = viewer.slice_of(volume, np.diag([-2.0, 3.0, 5.0, 1.0]), "axial", 5)
-    assert (turned.left, turned.right) == ("L", "R")  # the letters follow the affine, not a belief about it
+    assert (turned.left, turned.right) == ("L", "R")  # the letters follow the affine, not an assumption
 
 
 def test_a_picture_is_true_to_the_spacing_and_the_window() -> None:
@@ -353,10 +355,11 @@ def test_the_fullest_slice_and_the_middle_one() -> None:
 
 def test_a_cache_of_other_data_is_refused(cache, studied: Path, tmp_path: Path) -> None:
     run = runs.read(studied / "hippo")
-    found, reason = cases.cache_of(run, [cache.path, tmp_path])
-    assert found is None
+    no_cache, reason = cases.cache_of(run, [cache.path, tmp_path])
+    assert no_cache is None
     assert cache.digest[:12] in reason
-    assert "not a finished cache" in reason
+    assert "is no cache (cache.json is missing): run medssl prepare with this folder as --out" in reason
+    assert str(tmp_path) not in reason
     assert cases.cache_of(runs.Run("a", "study", {}, cache.digest, 0), [cache.path])[0].path == cache.path
 
 
@@ -381,7 +384,7 @@ def test_every_setting_that_decides_who_may_look_is_explicit() -> None:
     assert "--server.allowedHosts=0.0.0.0" not in options("0.0.0.0", 8501, [])
 
 
-def test_what_cannot_be_served_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_what_cannot_be_served_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["review", str(tmp_path / "nowhere")]) == 2
     assert "expected the folder of runs" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -389,7 +392,7 @@ def test_what_cannot_be_served_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     assert "choose another with --port" in capsys.readouterr().err
 
 
-def test_another_address_than_this_machines_own_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
     module = importlib.import_module("medssl.reporting.dashboard.server")
@@ -419,10 +422,10 @@ def test_from_a_wheel_in_an_empty_folder_and_without_torch(studied: Path, tmp_pa
 import sys
 from streamlit.testing.v1 import AppTest
 from medssl.reporting.dashboard.server import app
-board = AppTest.from_file(str(app()), default_timeout=120).run()
+dashboard = AppTest.from_file(str(app()), default_timeout=120).run()
 for page in ("runs.py", "cases.py"):
-    board.switch_page(page).run()
-    assert not board.exception and not board.error, board.error
+    dashboard.switch_page(page).run()
+    assert not dashboard.exception and not dashboard.error, dashboard.error
 import medssl
 print(medssl.__file__, str(app()), sorted({"torch", "monai", "lightly", "torchvision"} & set(sys.modules)))
 """
@@ -446,8 +449,8 @@ print(medssl.__file__, str(app()), sorted({"torch", "monai", "lightly", "torchvi
 def test_the_pictures_on_the_page_are_png_of_the_case(studied: Path, opened) -> None:
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", "".join(html_of(opened(studied, "cases", study="hippo"))))
     drawn = [np.asarray(Image.open(io.BytesIO(base64.b64decode(p)))) for p in pictures]
-    with np.load(studied / "hippo/cells/scratch-1p-0/examples.npz") as kept:
-        image, mask = kept["image.0"], kept["prediction.0"]
+    with np.load(studied / "hippo/cells/scratch-1p-0/examples.npz") as saved:
+        image, mask = saved["image.0"], saved["prediction.0"]
     low, high = np.percentile(image, [1, 99])
     grey = viewer.picture(viewer.slice_of(image[..., None], np.eye(4), "axial", 0), (low, high))
     outside = ~np.asarray(viewer.picture(viewer.slice_of(mask[..., None], np.eye(4), "axial", 0), (0, 1))[..., 0] > 0)
@@ -490,14 +493,18 @@ def test_names_and_messages_from_data_are_shown_as_they_are_written(studied: Pat
     about = json.loads(cell.read_text())
     cell.write_text(json.dumps(about | {"status": HOSTILE, "reason": f"# {HOSTILE}"}))
     for page in ("label_efficiency", "runs", "cases"):
-        board = opened(studied, page, study="hippo")
-        assert HOSTILE in text_of(board), page
-        markdown = [e.value for kind in (board.markdown, board.caption, board.error, board.warning) for e in kind]
-        markdown += [text for table in board.table for text in cells_of(table)]
-        markdown += [metric.label for metric in board.metric]
+        dashboard = opened(studied, page, study="hippo")
+        assert HOSTILE in text_of(dashboard), page
+        markdown = [
+            e.value
+            for kind in (dashboard.markdown, dashboard.caption, dashboard.error, dashboard.warning)
+            for e in kind
+        ]
+        markdown += [text for table in dashboard.table for text in cells_of(table)]
+        markdown += [metric.label for metric in dashboard.metric]
         assert not [text for text in markdown if any(fragment in text for fragment in FRAGMENTS)]
-        assert "<img src=x>" not in "".join(html_of(board))
-        charts = "".join(chart.proto.spec for chart in board.get("plotly_chart"))
+        assert "<img src=x>" not in "".join(html_of(dashboard))
+        charts = "".join(chart.proto.spec for chart in dashboard.get("plotly_chart"))
         assert "<img" not in charts
 
 

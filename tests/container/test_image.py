@@ -2,8 +2,8 @@
 
     sudo pytest -m slow -s tests/container         # Debian: apt-get install buildah podman runc debootstrap
 
-Needs root (debootstrap, overlay), 25 GB of disk and the package registries, for the build alone. Where the network signs
-anew what passes through it, SSL_CERT_FILE names the certificates to trust.
+Needs root (debootstrap, overlay), 25 GB of disk and the package registries, for the build alone. Behind a
+proxy that inspects TLS, SSL_CERT_FILE names the certificates to trust.
 """
 
 import json
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: debootstrap makes a file system"),
 ]
 CERTIFICATES = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
-# What the README of docker/ tells to say: the kernel's memory controller kills what goes over the limit, swap included.
+# The options that docker/README.md gives; the kernel kills a process that exceeds the memory limit, swap included.
 CLOSED = [
     "--rm",
     "--read-only",
@@ -83,14 +83,16 @@ def image(podman: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> s
     """The image, made by `make image` on a Debian with nothing but Python."""
     system = tmp_path_factory.mktemp("debian") / "root"
     packages = "--include=python3,python3-venv,ca-certificates"
-    said("debootstrap", "--variant=minbase", packages, "bookworm", str(system))
+    output_of("debootstrap", "--variant=minbase", packages, "bookworm", str(system))
     packed = subprocess.Popen(["tar", "-C", system, "-c", "."], stdout=subprocess.PIPE)
     subprocess.run(["podman", "import", "-", "localhost/debian"], env=podman, stdin=packed.stdout, check=True)
     assert packed.wait() == 0
     shutil.rmtree(system)
     started = time.perf_counter()
     ca = f"FLAGS=--secret id=ca,src={CERTIFICATES}" if Path(CERTIFICATES).exists() else "FLAGS="
-    said("make", "-C", str(ROOT), "image", "BUILDER=buildah", "BASE=localhost/debian", "IMAGE=medssl", ca, env=podman)
+    output_of(
+        "make", "-C", str(ROOT), "image", "BUILDER=buildah", "BASE=localhost/debian", "IMAGE=medssl", ca, env=podman
+    )
     print(f"built in {time.perf_counter() - started:.0f} s")
     return "localhost/medssl"
 
@@ -102,8 +104,8 @@ def work(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def said(*command: str, env: dict[str, str] | None = None, code: int = 0) -> str:
-    """What a command printed; it must end with the exit code."""
+def output_of(*command: str, env: dict[str, str] | None = None, code: int = 0) -> str:
+    """Return what a command printed; it must end with the exit code."""
     with tempfile.TemporaryDirectory() as here:  # where a container is killed its runtime leaves a file behind
         done = subprocess.run(
             command, cwd=here, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -114,7 +116,7 @@ def said(*command: str, env: dict[str, str] | None = None, code: int = 0) -> str
 
 def shell(podman: dict[str, str], image: str, script: str, *more: str, code: int = 0) -> str:
     """What a script printed in the closed container."""
-    return said("podman", "run", *CLOSED, *more, "--entrypoint", "sh", image, "-c", script, env=podman, code=code)
+    return output_of("podman", "run", *CLOSED, *more, "--entrypoint", "sh", image, "-c", script, env=podman, code=code)
 
 
 def test_the_container_is_closed(podman: dict[str, str], image: str) -> None:
@@ -130,15 +132,15 @@ def test_the_container_is_closed(podman: dict[str, str], image: str) -> None:
 
 
 def test_the_image_holds_the_lock_and_no_tool_of_the_tests(podman: dict[str, str], image: str) -> None:
-    size = int(said("podman", "image", "inspect", "--format", "{{.Size}}", image, env=podman))
+    size = int(output_of("podman", "image", "inspect", "--format", "{{.Size}}", image, env=podman))
     command = ["podman", "run", *CLOSED, "--entrypoint", "python", image, "-c", SIZES]
-    sizes = json.loads(said(*command, env=podman).splitlines()[-1])
+    sizes = json.loads(output_of(*command, env=podman).splitlines()[-1])
     print(f"image: {size / 1e9:.2f} GB, of it {sum(sizes.values()) / 1e9:.2f} GB Python packages")
     for name, number in sorted(sizes.items(), key=lambda item: -item[1])[:25]:
         print(f"{number / 1e6:8.0f} MB  {name}")
     assert {"medssl", "torch", "streamlit"} <= set(sizes)
     assert not {"pytest", "playwright", "SimpleITK", "mypy", "ruff"} & set(sizes)
-    history = said("podman", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image, env=podman)
+    history = output_of("podman", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image, env=podman)
     assert "://" not in history
 
 
@@ -152,13 +154,24 @@ def test_the_demo_runs_closed_in_4_gib_and_the_dashboard_shows_it(
     print(f"demo: {time.perf_counter() - started:.0f} s, peak {peak / 2**30:.2f} GiB, page cache included")
     assert (work / "demo" / "report.html").stat().st_size > 100_000
     assert {(p.stat().st_uid, p.stat().st_gid) for p in (work / "demo").rglob("*")} == {(10001, 10001)}
-    served = ["-d", "--name", "board", "-v", f"{work}:/work:ro", image, "review", "demo/study", "--data", "demo/cache"]
-    said("podman", "run", *CLOSED, *served, "--host", "0.0.0.0", env=podman)
+    served = [
+        "-d",
+        "--name",
+        "dashboard",
+        "-v",
+        f"{work}:/work:ro",
+        image,
+        "review",
+        "demo/study",
+        "--data",
+        "demo/cache",
+    ]
+    output_of("podman", "run", *CLOSED, *served, "--host", "0.0.0.0", env=podman)
     ask = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:8501/_stcore/health').read().decode())"
     for _ in range(100):
         time.sleep(1)
-        answer = subprocess.run(["podman", "exec", "board", "python", "-c", ask], env=podman, capture_output=True)
+        answer = subprocess.run(["podman", "exec", "dashboard", "python", "-c", ask], env=podman, capture_output=True)
         if answer.returncode == 0:
             break
     assert answer.stdout.strip() == b"ok", answer.stderr[-2000:]
-    said("podman", "stop", "board", env=podman)
+    output_of("podman", "stop", "dashboard", env=podman)

@@ -1,4 +1,4 @@
-"""The page says what the study's files say, survives broken ones, and asks nothing of the network."""
+"""The page shows what the study's files hold, survives broken ones, and makes no network request."""
 
 from __future__ import annotations
 
@@ -150,9 +150,9 @@ def summary(frames: dict[tuple, list[pd.DataFrame]], task: str) -> pd.DataFrame:
         about = {"arm": arm, "mode": "finetune", "budget_name": budget, "budget": BUDGETS[budget][0] / 80}
         about |= {"patients": BUDGETS[budget][0], "scans": float(BUDGETS[budget][0]), "draws": len(draws)}
         mine, base = table_of(draws, task), table_of(frames["scratch", budget], task)
-        found = stats.crossed_interval(mine)
-        row = about | {"metric": "dice" if task == "segmentation" else "auroc", "note": found.note}
-        row |= {"mean": found.mean, "low": found.low, "high": found.high}
+        estimate = stats.crossed_interval(mine)
+        row = about | {"metric": "dice" if task == "segmentation" else "auroc", "note": estimate.note}
+        row |= {"mean": estimate.mean, "low": estimate.low, "high": estimate.high}
         if arm != "scratch":
             paired = stats.crossed_interval(mine - base)
             row |= {"difference": paired.mean, "difference_low": paired.low, "difference_high": paired.high}
@@ -203,9 +203,9 @@ def test_labels_saved_are_those_of_the_statistics(studied, page):
         for budget, (_, draws) in BUDGETS.items():
             cells = [studied / "cells" / f"{arm}-{budget.strip('%')}-{d}" for d in range(draws)]
             tables.append(table_of([pd.read_parquet(c / "predictions.parquet") for c in cells], "segmentation"))
-    found = label_curves.labels_saved([1, 8, 80], tables[3:], tables[2])
+    saved = label_curves.labels_saved([1, 8, 80], tables[3:], tables[2])
     area = label_curves.area_under_label_curve([1, 8, 80], tables[3:])
-    assert f"{found.budget:.3g} {found.low:.3g} to" in text_of(page)
+    assert f"{saved.budget:.3g} {saved.low:.3g} to" in text_of(page)
     assert f"{area.mean:.3f} {area.low:.3f} to {area.high:.3f}" in text_of(page)
 
 
@@ -229,11 +229,11 @@ def test_every_section_has_its_content(page):
     ):
         assert row in text
     assert text.index("split by patient") < text.index("strong baselines") < text.index("labels saved not")
-    asked = "--allow-seen true --budgets 1p 10% 100% --crop 32 32 32 --draws 5 --steps 7"
-    assert f"medssl study --data CACHE --out STUDY --task segmentation --arms scratch RUN_1 {asked}" in text
+    options = "--allow-seen true --budgets 1p 10% 100% --crop 32 32 32 --draws 5 --steps 7"
+    assert f"medssl study --data CACHE --out STUDY --task segmentation --arms scratch RUN_1 {options}" in text
 
 
-def test_page_is_one_file_that_asks_nothing_of_the_network(page):
+def test_page_is_one_file_that_makes_no_network_request(page):
     source = page.read_text()
     assert not re.search(r"<script|<link|@import|https?://|//cdn|<iframe", source)
     images = re.findall(r'src="([^"]+)"', source)
@@ -308,9 +308,19 @@ def test_a_study_of_an_older_version_says_so_and_one_of_a_newer_version_is_liste
     assert "better in 3 and worse in 0" in text
     assert "Runs that cannot be shown" in text
     assert "expected record format" in text
-    assert "its files are not as this version expects them (TypeError): run the study again" in text
+    assert "arms in its run.json is None: expected a list; run the study again with another --out" in text
     with pytest.raises(MedsslError, match="expected record format"):
         report(newer)
+
+
+@pytest.mark.parametrize("error", [TypeError, AttributeError])
+def test_a_bug_is_not_called_an_older_version(tmp_path, monkeypatch, error):
+    def broken(*_):
+        raise error("a bug")
+
+    monkeypatch.setattr(report_tables, "scores", broken)
+    with pytest.raises(error, match="a bug"):
+        report(make_study(tmp_path))
 
 
 def test_study_without_a_finished_cell(tmp_path):
@@ -343,7 +353,7 @@ def test_an_unfinished_study_shows_what_is_finished(tmp_path):
 
 def test_nothing_is_claimed_of_labels_saved_where_any_number_fits():
     nothing = label_curves.LabelsSaved(budget=1.5, low=1.0, high=np.inf, share=0.9)
-    assert report_tables._saved(nothing, 1.0) == ("–", "any number", "–")
+    assert report_tables._labels_saved_texts(nothing, 1.0) == ("–", "any number", "–")
 
 
 def test_pretraining_runs_alone(tmp_path):
@@ -378,7 +388,7 @@ def rows(*differences: tuple[float, float]) -> pd.DataFrame:
     return table.assign(arm="simmim", mode="finetune", patients=[1, 8, 80][: len(table)], p_holm=0.5)
 
 
-def test_the_sentence_tells_losses_and_nothing_as_it_tells_gains():
+def test_the_sentence_reports_losses_and_nothing_as_it_reports_gains():
     lead, _ = findings(rows((-0.1, 0.1), (-0.1, 0.2)), "Dice")
     assert lead.startswith("Neither a gain nor a loss from pretraining could be shown: in all 2")
     lead, detail = findings(rows((-0.2, -0.1), (-0.1, 0.2), (0.01, 0.2)), "Dice")

@@ -27,7 +27,7 @@ from medssl.views.dose import LowDoseCT
 from medssl.views.preview import preview
 
 MM, CROPS = 4.0, {"CT": (64, 64, 32), "MR": (64, 64, 32), "DX": (64, 64), "US": (40, 40)}
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 
 
 def picture(out: Path, folder: Path) -> Path:
@@ -47,9 +47,9 @@ def picture(out: Path, folder: Path) -> Path:
     whole = Image.new("RGB", (max(one.width for one in pictures), sum(one.height for one in pictures)), "white")
     for n, one in enumerate(pictures):
         whole.paste(one, (0, sum(before.height for before in pictures[:n])))
-    small = [found for greys in range(40, 7, -4) if len(found := png(whole, greys)) < MOST_BYTES]
+    small = [data for greys in range(40, 7, -4) if len(data := png(whole, greys)) < MAX_BYTES]
     if not small:
-        raise SystemExit(f"the picture has more than {MOST_BYTES} bytes in 8 greys: expected less; lower CROPS")
+        raise SystemExit(f"the picture has more than {MAX_BYTES} bytes in 8 greys: expected less; lower CROPS")
     out.write_bytes(small[0])
     return out
 

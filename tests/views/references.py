@@ -2,7 +2,7 @@
 
 python -m tests.views.references            # runs the tests that compare, writes the table into tests/views/README.md
 
-A test states it in the one line that asserts it: `agrees(Blur, "scipy gaussian_filter", found, expected, 1e-4)`.
+A test states it in the one line that asserts it: `agrees(Blur, "scipy gaussian_filter", actual, expected, 1e-4)`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ apart: dict[Row, float] = {}  # the largest deviation of this run
 
 
 def agrees(
-    view: type[View], reference: str, found: ArrayLike, expected: ArrayLike, tolerance: float, relative: bool = False
+    view: type[View], reference: str, actual: ArrayLike, expected: ArrayLike, tolerance: float, relative: bool = False
 ) -> None:
-    """Assert that `found` lies within `tolerance` of `expected` everywhere (as a share of it, if `relative`)."""
-    found, expected = (np.asarray(values, dtype=np.float64) for values in (found, expected))
-    assert found.size, f"{view.__name__} and {reference}: nothing to compare"
-    assert expected.shape in ((), found.shape), f"{found.shape} was compared with {expected.shape}"
-    deviation = float((np.abs(found - expected) / (np.abs(expected) if relative else 1.0)).max())
+    """Assert that `actual` lies within `tolerance` of `expected` everywhere (as a share of it, if `relative`)."""
+    actual, expected = (np.asarray(values, dtype=np.float64) for values in (actual, expected))
+    assert actual.size, f"{view.__name__} and {reference}: nothing to compare"
+    assert expected.shape in ((), actual.shape), f"{actual.shape} was compared with {expected.shape}"
+    deviation = float((np.abs(actual - expected) / (np.abs(expected) if relative else 1.0)).max())
     row = view.__name__, reference
     apart[row] = max(apart.get(row, 0.0), deviation)
     assert deviation <= tolerance, (
@@ -50,12 +50,12 @@ def agrees(
 
 def stated() -> dict[Row, tuple[float, bool]]:
     """(view, reference) -> (tolerance, whether it is relative), of every call of `agrees` in the tests of views, read from their source."""
-    found = {}
+    tolerances = {}
     for _, call in _calls():
         view, reference, _, _, tolerance, *relative = call.args + [keyword.value for keyword in call.keywords]
         row = ast.unparse(view), ast.literal_eval(reference)
-        found[row] = ast.literal_eval(tolerance), bool(relative)
-    return found
+        tolerances[row] = ast.literal_eval(tolerance), bool(relative)
+    return tolerances
 
 
 def _calls() -> Iterator[tuple[str, ast.Call]]:

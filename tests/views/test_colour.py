@@ -28,14 +28,14 @@ def test_colour_jitter_agrees_with_matplotlib() -> None:
     x[:, :, 0, 0], x[:, :, 0, 1], x[:, 1:, 0, 2] = 0, 0.5, 0  # black, grey, pure red
     view = ColourJitter(0.3, 0.6, 0.5, 1.0)
     params = view.draw(keys(6))
-    for b, found in enumerate(view(x, params)):
+    for b, actual in enumerate(view(x, params)):
         hue, saturation, value = np.moveaxis(colors.rgb_to_hsv(x[b].permute(1, 2, 0).double().numpy()), -1, 0)
         hue = (hue + float(params["hue"][b])) % 1
         saturation, value = (
             (part * float(params[name][b])).clip(0, 1) for part, name in ((saturation, "saturation"), (value, "value"))
         )
         expected = colors.hsv_to_rgb(np.stack([hue, saturation, value], -1))
-        agrees(ColourJitter, "matplotlib rgb_to_hsv, hsv_to_rgb", found.permute(1, 2, 0), expected, 1e-5)
+        agrees(ColourJitter, "matplotlib rgb_to_hsv, hsv_to_rgb", actual.permute(1, 2, 0), expected, 1e-5)
 
 
 def test_hue_agrees_with_torchvision() -> None:
@@ -43,8 +43,8 @@ def test_hue_agrees_with_torchvision() -> None:
     x = torch.rand(3, 3, 16, 16)
     view = ColourJitter(0.5, 0.0, 0.0, 1.0)
     params = view.draw(keys(3))
-    for b, found in enumerate(view(x, params)):
-        agrees(ColourJitter, "torchvision adjust_hue", found, tv.adjust_hue(x[b], float(params["hue"][b])), 1e-5)
+    for b, actual in enumerate(view(x, params)):
+        agrees(ColourJitter, "torchvision adjust_hue", actual, tv.adjust_hue(x[b], float(params["hue"][b])), 1e-5)
 
 
 def stained(stains: np.ndarray, count: int = 2, size: int = 96) -> tuple[torch.Tensor, np.ndarray]:
@@ -69,8 +69,8 @@ def test_stain_jitter_scales_and_shifts_the_amounts_of_the_stains() -> None:
     agrees(StainJitter, "numpy: Beer and Lambert", view(x, params).flatten(2), expected, 1e-4)
     other = torch.rand(2, 3, 10, 10).clamp(min=0.02)  # what no stain explains is kept, as numpy's least squares has it
     density = -np.log(other.flatten(2).double().numpy())
-    found = np.stack([np.linalg.lstsq(stains, d, rcond=None)[0] for d in density])
-    expected = np.exp(-(density + stains @ ((scale - 1) * found + shift))).clip(max=1)
+    actual = np.stack([np.linalg.lstsq(stains, d, rcond=None)[0] for d in density])
+    expected = np.exp(-(density + stains @ ((scale - 1) * actual + shift))).clip(max=1)
     agrees(StainJitter, "numpy lstsq", view(other, params).flatten(2), expected, 1e-4)
 
 
@@ -80,9 +80,9 @@ def test_macenko_finds_the_stains_and_agrees_with_numpy() -> None:
     x, _ = stained(truth)
     density = -x.log().flatten(2)
     tissue = density.amax(1) > 0.15
-    found = estimate_stains(density, tissue).double().numpy()
+    actual = estimate_stains(density, tissue).double().numpy()
     for b in range(2):
-        assert (np.degrees(np.arccos((found[b] * truth).sum(0).clip(max=1))) < 3).all()
+        assert (np.degrees(np.arccos((actual[b] * truth).sum(0).clip(max=1))) < 3).all()
         points = density[b][:, tissue[b]].double().numpy()
         axes = np.linalg.eigh(np.cov(points))[1][:, 1:]
         axes = axes * np.sign(axes.sum(0))
@@ -90,7 +90,7 @@ def test_macenko_finds_the_stains_and_agrees_with_numpy() -> None:
         ends = np.percentile(angles, [1, 99])
         reference = axes @ np.stack([np.sin(ends), np.cos(ends)])
         reference = reference[:, np.argsort(-reference[0])]
-        agrees(StainJitter, "numpy cov, eigh, percentile (Macenko)", found[b], reference, 1e-3)
+        agrees(StainJitter, "numpy cov, eigh, percentile (Macenko)", actual[b], reference, 1e-3)
 
 
 def test_an_empty_slide_has_no_stains_to_estimate() -> None:
@@ -100,7 +100,7 @@ def test_an_empty_slide_has_no_stains_to_estimate() -> None:
     assert torch.equal(view(blank, view.draw(keys(2))), fixed(blank, fixed.draw(keys(2))))
 
 
-def test_what_means_nothing_is_refused_in_words() -> None:
+def test_what_means_nothing_is_rejected_with_a_message() -> None:
     for wrong in (lambda: ColourJitter(0.6), lambda: ColourJitter(saturation=2), lambda: StainJitter(-1)):
         with pytest.raises(MedsslError, match=r" is .*: expected"):
             wrong()

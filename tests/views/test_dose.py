@@ -38,7 +38,7 @@ def test_counts_follow_poisson_s_distribution(mean: float) -> None:
 @pytest.mark.parametrize("bright", [True, False])
 def test_noise_of_a_radiograph_follows_beer_and_lambert_and_the_dose(bright: bool) -> None:
     """Variance (1 / N + electronic^2 / N^2) / attenuation^2 at N = photons * exp(-attenuation * density), within 3%."""
-    found = {}
+    variances = {}
     for photons in (2e4, 4e4):
         view = LowDoseXray((photons, photons), 4.0, 30.0, bright, 1.0)
         for density in (0.25, 0.75):
@@ -46,20 +46,20 @@ def test_noise_of_a_radiograph_follows_beer_and_lambert_and_the_dose(bright: boo
             y = view(x, view.draw(keys(1)))
             counts = photons * np.exp(-4 * density)
             expected = (1 / counts + (30 / counts) ** 2) / 16
-            found[photons, density] = float(y.double().var())
+            variances[photons, density] = float(y.double().var())
             agrees(
                 LowDoseXray,
                 "variance by Beer, Lambert, Poisson",
-                found[photons, density],
+                variances[photons, density],
                 expected,
                 0.03,
                 relative=True,
             )
             assert abs(float(y.mean() - x.mean())) < 0.003
     assert (
-        2 < found[2e4, 0.25] / found[4e4, 0.25] < 2.2
+        2 < variances[2e4, 0.25] / variances[4e4, 0.25] < 2.2
     )  # half the dose: twice the quantum noise, 4 times the detector's
-    assert found[2e4, 0.75] > 7 * found[2e4, 0.25]  # more noise where more is absorbed
+    assert variances[2e4, 0.75] > 7 * variances[2e4, 0.25]  # more noise where more is absorbed
 
 
 def simulated_sigma_hu(photons: float, electronic: float, radius_mm: float, views: int) -> float:
@@ -103,11 +103,14 @@ def test_ct_has_more_noise_along_rays_through_bone() -> None:
     assert sigma[11, 20] > 1.2 * sigma[30, 20]
 
 
-def test_ranges_that_mean_nothing_are_refused_in_words() -> None:
+def test_ranges_that_mean_nothing_are_rejected_with_a_message() -> None:
     for wrong in (
-        lambda: LowDoseXray((0.5, 10)), lambda: LowDoseXray((10, 5)), lambda: LowDoseXray(attenuation=0),
-        lambda: LowDoseCT(body_mm=0), lambda: LowDoseCT(electronic=-1),
-    ):  # fmt: skip
+        lambda: LowDoseXray((0.5, 10)),
+        lambda: LowDoseXray((10, 5)),
+        lambda: LowDoseXray(attenuation=0),
+        lambda: LowDoseCT(body_mm=0),
+        lambda: LowDoseCT(electronic=-1),
+    ):
         with pytest.raises(MedsslError, match=r" is .*: expected"):
             wrong()
     view = LowDoseCT(axes=(1, 2), probability=1.0)

@@ -20,9 +20,13 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 
 
 NEUTRAL = [
-    Gamma(1.0, 1.0), BrightnessContrast(0.0, 0.0, 1.0), Noise(0.0, 1.0), Sharpen(0.0, 1.0, 1.0),
-    HistogramShift(8, 0.0, 1.0), Invert(0.0),
-]  # fmt: skip
+    Gamma(1.0, 1.0),
+    BrightnessContrast(0.0, 0.0, 1.0),
+    Noise(0.0, 1.0),
+    Sharpen(0.0, 1.0, 1.0),
+    HistogramShift(8, 0.0, 1.0),
+    Invert(0.0),
+]
 
 
 @pytest.mark.parametrize("view", NEUTRAL, ids=lambda v: type(v).__name__)
@@ -65,12 +69,12 @@ def test_sharpening_agrees_with_scipy() -> None:
         x = torch.rand(2, 2, *[16] * dims)
         view = Sharpen(2.0, 1.2, 1.0)
         params = view.draw(keys(2))
-        for b, found in enumerate(view(x, params)):
+        for b, actual in enumerate(view(x, params)):
             for c in range(2):
                 image = x[b, c].numpy()
                 blurred = ndimage.gaussian_filter(image, 1.2, mode="nearest", radius=4)
                 expected = image + float(params["amount"][b]) * (image - blurred)
-                agrees(Sharpen, "scipy gaussian_filter", found[c], expected, 1e-3)
+                agrees(Sharpen, "scipy gaussian_filter", actual[c], expected, 1e-3)
 
 
 def test_histogram_shift_agrees_with_monai_and_numpy() -> None:
@@ -79,13 +83,13 @@ def test_histogram_shift_agrees_with_monai_and_numpy() -> None:
     x[:, :, 0, :2] = torch.tensor([0.0, 1.0])  # MONAI spans the points from the image's minimum to its maximum
     view = HistogramShift(6, 1.0, 1.0)
     params = view.draw(keys(3))
-    places, values, found = np.linspace(0, 1, 8), view.table(params).numpy(), view(x, params)
+    places, values, actual = np.linspace(0, 1, 8), view.table(params).numpy(), view(x, params)
     for b in range(3):
         monai = RandHistogramShift(num_control_points=8, prob=1.0)
         monai.randomize = lambda data=None: None
         monai._do_transform, monai.reference_control_points, monai.floating_control_points = True, places, values[b]
-        agrees(HistogramShift, "MONAI RandHistogramShift", found[b], monai(x[b]), 1e-5)
-        agrees(HistogramShift, "numpy interp", found[b], np.interp(x[b].numpy(), places, values[b]), 1e-5)
+        agrees(HistogramShift, "MONAI RandHistogramShift", actual[b], monai(x[b]), 1e-5)
+        agrees(HistogramShift, "numpy interp", actual[b], np.interp(x[b].numpy(), places, values[b]), 1e-5)
     rises = np.diff(view.table(view.draw(keys(2000))).numpy(), axis=1)
     assert rises.min() >= 0
     assert abs(rises.mean() - 1 / 7) < 1e-6
@@ -101,13 +105,13 @@ def test_bezier_curves_agree_with_numpy(inverting: float) -> None:
     view = BezierCurve(inverting, 1.0)
     params = view.draw(keys(20))
     t = np.linspace(0, 1, 100_000)
-    for b, found in enumerate(view(x, params).numpy()):
+    for b, actual in enumerate(view(x, params).numpy()):
         (x1, y1), (x2, y2) = params["points"][b].double().numpy()
         across, up = (3 * (1 - t) ** 2 * t * p + 3 * (1 - t) * t**2 * q + t**3 for p, q in ((x1, x2), (y1, y2)))
         up = np.sort(up)[::-1] if inverting else np.sort(up)
         expected = np.interp(x[b].numpy(), np.sort(across), up)
-        agrees(BezierCurve, "numpy interp, 100,000 points", found, expected, 1e-3)
-        agrees(BezierCurve, "the same, mean difference", np.abs(found - expected).mean(), 0.0, 1e-4)
+        agrees(BezierCurve, "numpy interp, 100,000 points", actual, expected, 1e-3)
+        agrees(BezierCurve, "the same, mean difference", np.abs(actual - expected).mean(), 0.0, 1e-4)
     table = view.table(params)
     assert ((table.diff(dim=1) <= 0) if inverting else (table.diff(dim=1) >= 0)).all()
     assert torch.allclose(table[:, [0, -1]], torch.tensor([inverting, 1 - inverting]).expand(20, 2), atol=1e-6)
@@ -149,12 +153,22 @@ def test_drawn_numbers_fill_their_ranges() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Gamma(0.5), lambda: BrightnessContrast(-0.1), lambda: BrightnessContrast(0.1, 1.5), lambda: Noise(-1),
-        lambda: Blur(0.01), lambda: Sharpen(-1), lambda: Sharpen(1, 0), lambda: HistogramShift(0),
-        lambda: HistogramShift(4, 1.5), lambda: BezierCurve(2), lambda: Window(0, 0), lambda: Window(0, 100, 100),
-        lambda: Window(tails=0.5), lambda: Gamma(float("nan")),
+        lambda: Gamma(0.5),
+        lambda: BrightnessContrast(-0.1),
+        lambda: BrightnessContrast(0.1, 1.5),
+        lambda: Noise(-1),
+        lambda: Blur(0.01),
+        lambda: Sharpen(-1),
+        lambda: Sharpen(1, 0),
+        lambda: HistogramShift(0),
+        lambda: HistogramShift(4, 1.5),
+        lambda: BezierCurve(2),
+        lambda: Window(0, 0),
+        lambda: Window(0, 100, 100),
+        lambda: Window(tails=0.5),
+        lambda: Gamma(float("nan")),
     ],
-)  # fmt: skip
-def test_ranges_that_mean_nothing_are_refused_in_words(wrong) -> None:
+)
+def test_ranges_that_mean_nothing_are_rejected_with_a_message(wrong) -> None:
     with pytest.raises(MedsslError, match=r" is .*: expected"):
         wrong()

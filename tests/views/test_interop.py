@@ -19,11 +19,12 @@ from torchvision import tv_tensors
 from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
+from medssl.core import registry
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import Compose
-from medssl.views.check import check_view
+from medssl.views.check import check_view, examples_of
 from medssl.views.intensity import Gamma, Noise
 from medssl.views.interop import LightlyTransform, MonaiTransform, PerSample, TorchvisionTransform, source_voxels
 from medssl.views.random import make_keys
@@ -79,10 +80,14 @@ def test_any_librarys_random_state_comes_from_the_key_and_is_put_back() -> None:
 
     transform = v2.Compose(
         [
-            v2.ToPILImage(), GaussianBlur(prob=0.5), v2.RandomResizedCrop(12), v2.ToImage(),
-            v2.ToDtype(torch.float32, scale=True), v2.Lambda(lambda x: x * random.random()),
+            v2.ToPILImage(),
+            GaussianBlur(prob=0.5),
+            v2.RandomResizedCrop(12),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Lambda(lambda x: x * random.random()),
         ]
-    )  # fmt: skip
+    )
     view, x = PerSample(transform), torch.rand(6, 1, 20, 20)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
     whole = view(x, view.draw(keys(6)))
@@ -91,7 +96,7 @@ def test_any_librarys_random_state_comes_from_the_key_and_is_put_back() -> None:
     assert len({round(float(row.sum()), 4) for row in whole}) == 6
 
 
-def test_masks_that_cannot_follow_and_transforms_that_do_not_fit_are_refused_in_words() -> None:
+def test_masks_that_cannot_follow_and_transforms_that_do_not_fit_are_rejected_with_a_message() -> None:
     x, mask = torch.rand(2, 1, 16, 16), torch.ones(2, 1, 16, 16)
     array = PerSample(mt.RandFlip(prob=1, spatial_axis=0))
     params = array.draw(keys(2))
@@ -178,15 +183,29 @@ def test_monais_random_state_rules_the_view_and_its_workers_differ(volumes: list
         two({"b": data[0]["image"]})
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", sorted(registry.VIEWS.classes()))
+def test_every_view_is_a_transform_of_monai_and_of_torchvision(name: str, dims: int) -> None:
+    """MONAI's gives exactly what the view itself gives for the key that was drawn; torchvision's keeps its key to itself."""
+    for view in examples_of(registry.VIEWS.classes()[name], dims):
+        image = torch.rand(3 if dims == 2 else 1, *(20,) * dims)
+        monai_transform = MonaiTransform(view).set_random_state(seed=1)
+        changed = monai_transform({"image": image})["image"]
+        assert torch.equal(changed, view(image[None], view.draw(torch.tensor([monai_transform.key])))[0])
+        changed_by_torchvision = TorchvisionTransform(view)(image)
+        assert changed_by_torchvision.shape == changed.shape
+        assert changed_by_torchvision.isfinite().all()
+
+
 def test_an_affine_that_would_be_wrong_is_refused() -> None:
-    plugged = PerSample(mt.RandFlipd(PAIR, prob=1))
+    flipped = PerSample(mt.RandFlipd(PAIR, prob=1))
     image = MetaTensor(torch.rand(1, 16, 16))
     with pytest.raises(MedsslError, match="PerSample moves voxels in a way no affine describes.*EnsureTyped"):
-        MonaiTransform(plugged)({"image": image})
+        MonaiTransform(flipped)({"image": image})
     bent = Resample((12, 12), (0.9, 1.1), elastic_mm=1)
     with pytest.raises(MedsslError, match="Resample moves voxels in a way no affine describes"):
         MonaiTransform(Compose([Gamma(), bent]))({"image": image})
-    assert MonaiTransform(plugged)({"image": image.as_tensor()})["image"].shape == (1, 16, 16)
+    assert MonaiTransform(flipped)({"image": image.as_tensor()})["image"].shape == (1, 16, 16)
     assert MonaiTransform(bent)({"image": image.as_tensor()})["image"].shape == (1, 12, 12)
 
 
@@ -197,9 +216,11 @@ def test_the_index_map_of_a_view_is_the_one_the_voxels_took(dims: int) -> None:
     places = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))[None]
     size = (12, 14, 10)[:dims]
     view = Compose(
-        [Resample(tuple(n - 6 for n in shape), (0.9, 0.95), 1.0, (10,) * (3 if dims == 3 else 1)),
-         Resample(size, (0.7, 1.1), 1.2, (25,) * (3 if dims == 3 else 1), (0.5,) * dims)]
-    )  # fmt: skip
+        [
+            Resample(tuple(n - 6 for n in shape), (0.9, 0.95), 1.0, (10,) * (3 if dims == 3 else 1)),
+            Resample(size, (0.7, 1.1), 1.2, (25,) * (3 if dims == 3 else 1), (0.5,) * dims),
+        ]
+    )
     index = torch.stack(torch.meshgrid(*[torch.arange(n) for n in size], indexing="ij")).flatten(1).double()
     for seed in range(5):
         params = view.draw(keys(1, seed))

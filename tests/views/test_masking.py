@@ -108,7 +108,7 @@ def test_boxes_are_those_of_numpy_s_slices(size: tuple[int, ...]) -> None:
     x = torch.rand(6, 2, *size)
     cut, inside, outside = (kind(3, (0.2, 0.4), probability=1.0) for kind in (Cutout, InPainting, OutPainting))
     params = cut.draw(keys(6))
-    cut_out, painted, kept = (view(x, params) for view in (cut, inside, outside))
+    cut_out, painted, outpainted = (view(x, params) for view in (cut, inside, outside))
     for b in range(6):
         boxes = np.zeros(size, bool)
         for k in np.flatnonzero(params["present"][b]):
@@ -118,9 +118,9 @@ def test_boxes_are_those_of_numpy_s_slices(size: tuple[int, ...]) -> None:
             boxes[tuple(slice(s, s + m) for s, m in zip(starts, lengths))] = True
         agrees(Cutout, "numpy slices", cut_out[b], np.where(boxes, 0.0, x[b]), 0)
         agrees(InPainting, "numpy slices", painted[b][:, ~boxes], x[b][:, ~boxes], 0)
-        agrees(OutPainting, "numpy slices", kept[b][:, boxes], x[b][:, boxes], 0)
+        agrees(OutPainting, "numpy slices", outpainted[b][:, boxes], x[b][:, boxes], 0)
         assert not (painted[b][:, boxes] == x[b][:, boxes]).any()
-        assert not (kept[b][:, ~boxes] == x[b][:, ~boxes]).any()
+        assert not (outpainted[b][:, ~boxes] == x[b][:, ~boxes]).any()
 
 
 def test_boxes_are_as_many_as_stated_and_their_noise_is_uniform() -> None:
@@ -142,8 +142,8 @@ def test_shuffled_voxels_stay_in_their_block_and_in_their_channels(size: tuple[i
     y = view(x, params)
     assert torch.equal(y[:, 0] + 0.5, y[:, 1])  # the same move in every channel
     for before, after, block in zip(x[:, 0], y[:, 0], block_numbers(derive_keys(params["key"], 0), size)):
-        given, found = (image.flatten()[np.lexsort((image.flatten(), block.flatten()))] for image in (before, after))
-        agrees(LocalShuffle, "numpy sort of each block", found, given, 0)
+        given, actual = (image.flatten()[np.lexsort((image.flatten(), block.flatten()))] for image in (before, after))
+        agrees(LocalShuffle, "numpy sort of each block", actual, given, 0)
         assert torch.equal(before, after) == (len(block.unique()) == block.numel())
 
 
@@ -171,15 +171,18 @@ def test_corruption_can_be_kept_off_air() -> None:
     x, valid = torch.rand(4, 1, 24, 24), torch.zeros(4, 1, 24, 24)
     valid[..., 8:] = 1
     view = InPainting(probability=1.0)
-    kept = torch.where(valid > 0, view(x, view.draw(keys(4))), x)
-    assert torch.equal(kept[..., :8], x[..., :8])
-    assert not torch.equal(kept[..., 8:], x[..., 8:])
+    corrupted = torch.where(valid > 0, view(x, view.draw(keys(4))), x)
+    assert torch.equal(corrupted[..., :8], x[..., :8])
+    assert not torch.equal(corrupted[..., 8:], x[..., 8:])
 
 
-def test_ranges_that_mean_nothing_are_refused_in_words() -> None:
+def test_ranges_that_mean_nothing_are_rejected_with_a_message() -> None:
     for wrong in (
-        lambda: Cutout(0), lambda: InPainting(edge=(0.5, 0.2)), lambda: OutPainting(edge=(0, 2)), 
-        lambda: PatchMask(1.0), lambda: PatchMask(block=0),
-    ):  # fmt: skip
+        lambda: Cutout(0),
+        lambda: InPainting(edge=(0.5, 0.2)),
+        lambda: OutPainting(edge=(0, 2)),
+        lambda: PatchMask(1.0),
+        lambda: PatchMask(block=0),
+    ):
         with pytest.raises(MedsslError, match=r" is .*: expected"):
             wrong()

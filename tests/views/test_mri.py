@@ -19,10 +19,14 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 
 
 NEUTRAL = [
-    BiasField(strength=0.0, probability=1.0), RicianNoise(0.0, 1.0), Ghosting(strength=(0, 0), probability=1.0),
-    Spikes(strength=(0, 0), probability=1.0), Gibbs((1, 1), probability=1.0), Undersampling((1, 1), probability=1.0),
+    BiasField(strength=0.0, probability=1.0),
+    RicianNoise(0.0, 1.0),
+    Ghosting(strength=(0, 0), probability=1.0),
+    Spikes(strength=(0, 0), probability=1.0),
+    Gibbs((1, 1), probability=1.0),
+    Undersampling((1, 1), probability=1.0),
     Motion(0.0, 0.0, probability=1.0),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("size", [(12, 15), (8, 7, 6)])
@@ -70,8 +74,8 @@ def test_rician_noise_has_the_moments_of_rice_s_distribution_and_of_rayleigh_s_i
     view = RicianNoise(0.4, 1.0)
     params = view.draw(keys(4))
     for level in (0.0, 0.1, 1.0):
-        found = view(torch.full((4, 1, 200, 200), level), params).flatten(1)
-        for row, sigma in zip(found, params["sigma"].tolist()):
+        actual = view(torch.full((4, 1, 200, 200), level), params).flatten(1)
+        for row, sigma in zip(actual, params["sigma"].tolist()):
             mean, variance = stats.rice.stats(level / sigma, scale=sigma, moments="mv")
             agrees(RicianNoise, "scipy rice, mean", row.mean(), mean, 0.02, relative=True)
             agrees(RicianNoise, "scipy rice, variance", row.var(), variance, 0.03, relative=True)
@@ -95,12 +99,12 @@ def test_ghosts_agree_with_numpy(size: tuple[int, int]) -> None:
     x = torch.rand(8, 1, *size)
     params = view.draw(keys(8))
     assert set(params["axis"].tolist()) == {0, 1}
-    for b, found in enumerate(view(x, params)):
+    for b, actual in enumerate(view(x, params)):
         axis = int(params["axis"][b])
         away = abs(np.arange(size[axis]) - size[axis] // 2)
         weak = (away % int(params["ghosts"][b]) == 0) & (away > 0.15 * size[axis])
         expected = by_numpy(x[b, 0].numpy(), axis, 1 - weak * float(params["strength"][b]))
-        agrees(Ghosting, "numpy fft2", found[0], expected, 1e-5)
+        agrees(Ghosting, "numpy fft2", actual[0], expected, 1e-5)
 
 
 def test_a_point_has_its_ghosts_at_even_distances_along_the_phase_axis() -> None:
@@ -111,8 +115,8 @@ def test_a_point_has_its_ghosts_at_even_distances_along_the_phase_axis() -> None
     weak = torch.zeros(16)
     params = view.draw(keys(1))
     weak[[5, 9, 13, 1]] = torch.tensor([0.9, -0.1, -0.1, -0.1])
-    found = view(x, params)[0, 0, 3, :, 2]  # the centre line itself is kept: 0.4 of the mean comes back
-    agrees(Ghosting, "ghosts of a point, by hand", found, weak + 0.4 / 16, 1e-6)
+    actual = view(x, params)[0, 0, 3, :, 2]  # the centre line itself is kept: 0.4 of the mean comes back
+    agrees(Ghosting, "ghosts of a point, by hand", actual, weak + 0.4 / 16, 1e-6)
 
 
 def test_spikes_agree_with_monai() -> None:
@@ -169,11 +173,11 @@ def test_undersampling_agrees_with_numpy_and_keeps_the_stated_share_of_lines() -
     x = torch.rand(6, 1, 40, 36)
     params = view.draw(keys(6))
     lines = view.acquired(x, params)
-    for b, found in enumerate(view(x, params)):
+    for b, actual in enumerate(view(x, params)):
         axis = int(params["axis"][b])
         there = np.fft.fftshift(lines[b, 0].numpy().any(1 - axis))
         assert there[there.size // 2 - 1 : there.size // 2 + 2].all()
-        agrees(Undersampling, "numpy fft2", found[0], by_numpy(x[b, 0].numpy(), axis, there.astype(float)), 1e-5)
+        agrees(Undersampling, "numpy fft2", actual[0], by_numpy(x[b, 0].numpy(), axis, there.astype(float)), 1e-5)
     wide = view.draw(keys(300))
     there = view.acquired(torch.zeros(300, 1, 200, 200), wide).float().mean((1, 2, 3))
     agrees(Undersampling, "lines, counted", (there * wide["acceleration"]).mean(), 1.0, 0.03, relative=True)
@@ -185,7 +189,7 @@ def test_motion_mixes_the_lines_of_poses_as_numpy_does_and_leaves_the_centre_at_
     view = Motion(8.0, 2.5, 2, spacing_mm=spacing, probability=1.0)
     x = torch.from_numpy(ndimage.gaussian_filter(np.random.default_rng(0).random((6, 1, *size)), (0, 0, 2, 2))).float()
     params = view.draw(keys(6))
-    for b, found in enumerate(view(x, params)):
+    for b, actual in enumerate(view(x, params)):
         image, axis = x[b, 0].numpy(), int(params["axis"][b])
         times = (np.arange(size[axis]) + 0.5) / size[axis]
         stretch = (times[:, None] > params["times"][b].numpy()).sum(1)
@@ -193,8 +197,8 @@ def test_motion_mixes_the_lines_of_poses_as_numpy_does_and_leaves_the_centre_at_
         poses = [scipy_pose(image, params["radians"][b, k], params["shift_mm"][b, k], spacing) for k in range(2)]
         poses.insert(rest, image)
         expected = sum(by_numpy(pose, axis, (stretch == k).astype(float)) for k, pose in enumerate(poses))
-        agrees(Motion, "scipy affine_transform, numpy fft2", found[0], expected, 2e-4)
-        assert abs(float(found.sum()) / image.sum() - 1) < 1e-4  # the centre of k-space is the unmoved one's
+        agrees(Motion, "scipy affine_transform, numpy fft2", actual[0], expected, 2e-4)
+        assert abs(float(actual.sum()) / image.sum() - 1) < 1e-4  # the centre of k-space is the unmoved one's
 
 
 def scipy_pose(
@@ -211,25 +215,34 @@ def test_poses_are_rigid_in_millimetres_in_three_axes() -> None:
     """Reference: scipy.ndimage.affine_transform, linear, edges repeated; tolerance 1e-4."""
     image = ndimage.gaussian_filter(np.random.default_rng(1).random((14, 12, 10)), 1.5).astype(np.float32)
     radians, shift_mm = torch.tensor([[0.1, -0.2, 0.15]]), torch.tensor([[1.0, -2.0, 3.0]])
-    found = move_rigidly(torch.from_numpy(image)[None, None], radians, shift_mm, (1.0, 1.5, 3.0))
+    actual = move_rigidly(torch.from_numpy(image)[None, None], radians, shift_mm, (1.0, 1.5, 3.0))
     expected = scipy_pose(image, radians[0], shift_mm[0], (1.0, 1.5, 3.0))
-    agrees(Motion, "scipy affine_transform, 3D", found[0, 0], expected, 1e-4)
+    agrees(Motion, "scipy affine_transform, 3D", actual[0, 0], expected, 1e-4)
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: RicianNoise(-1), lambda: Ghosting((1, 4)), lambda: Ghosting((5, 3)), lambda: Ghosting(strength=(0, 2)),
-        lambda: Spikes(0), lambda: Gibbs((0.5, 1.5)), lambda: Undersampling((0.5, 2)), lambda: Undersampling((2, 20)),
-        lambda: Motion(-1), lambda: Motion(moves=0), lambda: Motion(spacing_mm=(1, 0)), lambda: BiasField(strength=-1),
+        lambda: RicianNoise(-1),
+        lambda: Ghosting((1, 4)),
+        lambda: Ghosting((5, 3)),
+        lambda: Ghosting(strength=(0, 2)),
+        lambda: Spikes(0),
+        lambda: Gibbs((0.5, 1.5)),
+        lambda: Undersampling((0.5, 2)),
+        lambda: Undersampling((2, 20)),
+        lambda: Motion(-1),
+        lambda: Motion(moves=0),
+        lambda: Motion(spacing_mm=(1, 0)),
+        lambda: BiasField(strength=-1),
     ],
-)  # fmt: skip
-def test_ranges_that_mean_nothing_are_refused_in_words(wrong) -> None:
+)
+def test_ranges_that_mean_nothing_are_rejected_with_a_message(wrong) -> None:
     with pytest.raises(MedsslError, match=r" is .*: expected"):
         wrong()
 
 
-def test_axes_that_are_not_there_are_refused_in_words() -> None:
+def test_axes_that_are_not_there_are_rejected_with_a_message() -> None:
     for view in (Ghosting(axes=(1, 2), probability=1.0), Gibbs(axes=(2,), probability=1.0)):
         with pytest.raises(MedsslError, match="image of 2 axes"):
             view(torch.rand(1, 1, 8, 8), view.draw(keys(1)))

@@ -58,12 +58,12 @@ def test_each_panel_is_what_the_view_makes_of_the_scan(cache: Cache) -> None:
     scan = str(cache.manifest["scan"].iloc[0])
     for recipe in recipes.RECIPES:
         views = recipes.recipe_views(recipe, cache.data_spec, SIZE)
-        found = scan_panels(cache, scan, views, SIZE, 0)
-        original = found[0].image
-        assert found[0].title == "original"
-        assert all(torch.isfinite(p.image).all() for p in found)
+        panels = scan_panels(cache, scan, views, SIZE, 0)
+        original = panels[0].image
+        assert panels[0].title == "original"
+        assert all(torch.isfinite(p.image).all() for p in panels)
         assert 0 <= original.min() < original.max() <= 1  # windowed, whatever the recipe
-        together = [p for p in found if p.title.startswith("all")]
+        together = [p for p in panels if p.title.startswith("all")]
         assert len(together) == (len(views) if len(views) > 1 else 2)
         assert all(p.before is not None and p.before.shape == p.image.shape for p in together)
         if recipe == "plain":
@@ -98,9 +98,9 @@ def test_low_dose_is_shown_as_it_acts_in_hu_before_the_window(cache: Cache) -> N
     dose, params = next(pair for pair in leaves(view, view.draw(keys)) if isinstance(pair[0], LowDoseCT))
     plain, hu = recipes.plain(cache.data_spec), middle(source_of(cache, scan, SIZE), SIZE)
     expected = plain(dose(hu, as_if_selected(params)), plain.draw(keys))[0]
-    found = next(p for p in scan_panels(cache, scan, (view,), SIZE, 0) if p.title.startswith("LowDoseCT"))
-    assert torch.equal(found.image, expected)
-    assert 0 < (found.image - found.before).abs().mean() < 0.1
+    panel = next(p for p in scan_panels(cache, scan, (view,), SIZE, 0) if p.title.startswith("LowDoseCT"))
+    assert torch.equal(panel.image, expected)
+    assert 0 < (panel.image - panel.before).abs().mean() < 0.1
 
 
 def test_small_and_large_differences_show_on_one_scale() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.scans.modality import FAMILIES
 from medssl.views import recipes
 from medssl.views.base import Compose
 from medssl.views.check import check_view
@@ -18,8 +19,6 @@ from medssl.views.mri import BiasField, RicianNoise
 from medssl.views.random import make_keys
 from medssl.views.spatial import Resample
 from medssl.views.ultrasound import Speckle
-
-FAMILIES = ("CT", "MR", "XRAY", "US", "RGB", "OT")
 
 
 def spec(modality: str, dims: int = 2) -> DataSpec:
@@ -127,9 +126,15 @@ def test_a_photograph_in_grey_has_a_recipe_of_one_channel() -> None:
 
 def test_each_scanner_has_its_own_noise_and_ct_gets_it_in_hu() -> None:
     expected = {
-        "CT": LowDoseCT, "MR": RicianNoise, "XRAY": LowDoseXray, "US": Speckle, "RGB": Noise, "OT": Noise,
-    }  # fmt: skip
-    noises = (LowDoseCT, RicianNoise, LowDoseXray, Speckle, Noise)
+        "CT": LowDoseCT,
+        "MR": RicianNoise,
+        "XRAY": LowDoseXray,
+        "US": Speckle,
+        "RGB": Noise,
+        "OT": Noise,
+    }
+    assert expected.keys() == FAMILIES.keys()
+    noises = tuple(expected.values())
     for family, noise in expected.items():
         parts = list(recipes.contrastive(spec(family), (16, 16)).modules())
         assert [type(m) for m in parts if isinstance(m, noises)] == [noise]

@@ -11,7 +11,7 @@ from tests.views.references import TABLE, VIEWS, stated, table
 def test_every_view_class_is_compared_with_something_that_is_not_itself() -> None:
     missing = sorted(VIEWS.keys() - {view for view, _ in stated()})
     assert not missing, (
-        f"{missing}: expected a test that calls agrees({missing[0]}, reference, found, expected, tolerance)"
+        f"{missing}: expected a test that calls agrees({missing[0]}, reference, actual, expected, tolerance)"
     )
 
 
@@ -19,15 +19,15 @@ def test_the_table_says_what_the_tests_assert() -> None:
     def rows(text: str) -> list[list[str]]:
         return [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
 
-    said = rows(TABLE.read_text())
+    written = rows(TABLE.read_text())
     again = "run `python -m tests.views.references` and commit tests/views/README.md"
-    assert [row[:-1] for row in said] == [row[:-1] for row in rows(table())], again
-    assert not any(cell == "-" for row in said for cell in row[-1].strip(" |").split("<br>")), again
+    assert [row[:-1] for row in written] == [row[:-1] for row in rows(table())], again
+    assert not any(cell == "-" for row in written for cell in row[-1].strip(" |").split("<br>")), again
 
 
 def test_what_does_not_agree_fails() -> None:
     near = np.array([1.0, 2.0])
     references.agrees(Blur, "itself", near + 1e-9, near, 1e-4)
-    for found, expected in ((near + 1e-3, near), (near, near[:1]), (near[:0], near[:0]), (near * np.nan, near)):
+    for actual, expected in ((near + 1e-3, near), (near, near[:1]), (near[:0], near[:0]), (near * np.nan, near)):
         with pytest.raises(AssertionError):
-            references.agrees(Blur, "itself", found, expected, 1e-4)
+            references.agrees(Blur, "itself", actual, expected, 1e-4)

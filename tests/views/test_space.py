@@ -23,9 +23,14 @@ def keys(count: int, seed: int = 0) -> torch.Tensor:
 def everything(dims: int, size: tuple[int, ...], **more: object) -> Resample:
     """A view that does all at once on voxels of unequal spacing."""
     turn = (25.0,) * (3 if dims == 3 else 1)
-    given = {**ALL, "rotate_degrees": turn, "flip": (0.5,) * dims, "spacing_mm": (1.0, 2.0, 1.5)[:dims],
-             "elastic_every_mm": 8.0} | more  # fmt: skip
-    return Resample(size, **given)  # type: ignore[arg-type]
+    given = {
+        **ALL,
+        "rotate_degrees": turn,
+        "flip": (0.5,) * dims,
+        "spacing_mm": (1.0, 2.0, 1.5)[:dims],
+        "elastic_every_mm": 8.0,
+    }
+    return Resample(size, **given | more)  # type: ignore[arg-type]
 
 
 def smooth(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -39,7 +44,7 @@ def coordinates(view: Resample, params: dict, source: tuple[int, ...]) -> np.nda
     places = np.stack(np.meshgrid(*[np.arange(n, dtype=float) for n in view.size], indexing="ij"))
     if view.elastic_mm:
         field = view.displacement(params)[0].numpy()
-        knots = [k.numpy() for k in view._knots()]
+        knots = [k.numpy() for k in view.control_points()]
         where = [(p - k[0]) / (k[1] - k[0]) for p, k in zip(places, knots)]
         moves = [ndimage.map_coordinates(part, where, order=3, prefilter=False, mode="constant") for part in field]
         places = places + np.stack(moves)
@@ -74,13 +79,14 @@ def test_the_affine_part_agrees_with_monai() -> None:
     x = smooth(source)
     view = everything(3, size, elastic_mm=0.0)
     params = view.draw(keys(4))
-    theirs = AffineTransform(spatial_size=size, normalized=False, align_corners=True, reverse_indexing=True,
-                             zero_centered=False)  # fmt: skip
+    theirs = AffineTransform(
+        spatial_size=size, normalized=False, align_corners=True, reverse_indexing=True, zero_centered=False
+    )
     expected = theirs(x.repeat(4, 1, 1, 1, 1), view.matrix(params, source))
     inside = theirs(torch.ones(4, 1, *source), view.matrix(params, source)) > 0.999
-    found = view(x.repeat(4, 1, 1, 1, 1), params)
+    actual = view(x.repeat(4, 1, 1, 1, 1), params)
     assert inside.float().mean() > 0.4
-    agrees(Resample, "MONAI AffineTransform", found[inside], expected[inside], 1e-4)
+    agrees(Resample, "MONAI AffineTransform", actual[inside], expected[inside], 1e-4)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -124,19 +130,19 @@ def test_an_elastic_move_at_its_bound_never_folds(dims: int) -> None:
     weights = [cubic_bspline((torch.arange(n)[:, None] - knots) / step)] * dims
     still = torch.stack(torch.meshgrid(*[torch.arange(float(n))] * dims, indexing="ij"))
 
-    def least(field: torch.Tensor) -> torch.Tensor:
+    def smallest_jacobian(field: torch.Tensor) -> torch.Tensor:
         slopes = [torch.stack(torch.gradient(part), -1) for part in interpolate_grid(field, weights)[0] + still]
         return torch.linalg.det(torch.stack(slopes, -2)).min()
 
-    def worst(most: float) -> float:
+    def worst(maximum: float) -> float:
         field = torch.rand(1, dims, *[count] * dims, generator=torch.Generator().manual_seed(1)) * 2 - 1
-        found = []
+        jacobians = []
         for _ in range(25):
             field.requires_grad_()
-            lowest = least(field * most)
-            found.append(float(lowest.detach()))
+            lowest = smallest_jacobian(field * maximum)
+            jacobians.append(float(lowest.detach()))
             field = (field.detach() - 0.3 * torch.autograd.grad(lowest, field)[0].sign()).clamp(-1, 1)
-        return min(found)
+        return min(jacobians)
 
     assert 0 < worst(NO_FOLD[dims] * step) < 0.3
     assert worst(2 * NO_FOLD[dims] * step) < 0
@@ -149,8 +155,13 @@ def test_what_a_crop_draws_has_the_stated_distribution() -> None:
     """Kolmogorov-Smirnov against the uniform law of each parameter, 4000 keys, p > 1e-4; independent columns."""
     view = Resample((16, 16, 16), (0.5, 2.0), 1.0, (10, 20, 30), (0.2, 0.5, 0.0), shear_degrees=10, elastic_mm=1.5)
     params = view.draw(keys(4000, 5))
-    columns = [params["zoom"][:, 0].log() / np.log(2), *params["place"].T, *(params["radians"] * 180 / np.pi).T,
-               params["elastic_mm"] * 2 / 1.5 - 1, *(params["shear"] / np.tan(np.radians(10))).T]  # fmt: skip
+    columns = [
+        params["zoom"][:, 0].log() / np.log(2),
+        *params["place"].T,
+        *(params["radians"] * 180 / np.pi).T,
+        params["elastic_mm"] * 2 / 1.5 - 1,
+        *(params["shear"] / np.tan(np.radians(10))).T,
+    ]
     spans = [1, 1, 1, 1, 10, 20, 30, 1, *[1] * 6]
     for column, span in zip(columns, spans):
         assert stats.kstest((column / span).numpy(), stats.uniform(-1, 2).cdf).pvalue > 1e-4
@@ -211,13 +222,21 @@ def test_a_plain_crop_takes_whole_voxels() -> None:
         assert apart.max() < 2e-6  # each value is one of the source's
 
 
-def test_settings_that_mean_nothing_are_refused_in_words() -> None:
+def test_settings_that_mean_nothing_are_rejected_with_a_message() -> None:
     for settings, words in [
-        ({"zoom": (0, 1)}, "zoom"), ({"zoom": (2, 1)}, "zoom"), ({"aspect": 0.5}, "aspect"), ({"flip": (0.5,)}, "flip"),
-        ({"flip": (0, 2)}, "chances"), ({"rotate_degrees": (-5,)}, "turns"), ({"shear_degrees": 60}, "shear"),
-        ({"spacing_mm": (0, 1)}, "above 0"), ({"region_mm": (5, -1)}, "above 0"), ({"elastic_mm": -1}, "fold"),
-        ({"elastic_every_mm": 0.0}, "above 0"), ({"outside": "air"}, "outside"),
-    ]:  # fmt: skip
+        ({"zoom": (0, 1)}, "zoom"),
+        ({"zoom": (2, 1)}, "zoom"),
+        ({"aspect": 0.5}, "aspect"),
+        ({"flip": (0.5,)}, "flip"),
+        ({"flip": (0, 2)}, "chances"),
+        ({"rotate_degrees": (-5,)}, "turns"),
+        ({"shear_degrees": 60}, "shear"),
+        ({"spacing_mm": (0, 1)}, "above 0"),
+        ({"region_mm": (5, -1)}, "above 0"),
+        ({"elastic_mm": -1}, "fold"),
+        ({"elastic_every_mm": 0.0}, "above 0"),
+        ({"outside": "air"}, "outside"),
+    ]:
         with pytest.raises(MedsslError, match=words):
             Resample((8, 8), **settings)  # type: ignore[arg-type]
     with pytest.raises(MedsslError, match="2 or 3 numbers"):
@@ -256,9 +275,9 @@ def test_thick_slices_average_over_their_thickness() -> None:
     fine = np.repeat(x[0, 0, :, 0, 0].double().numpy(), 100)  # 100 points a voxel, the first at -0.495
     points = (np.arange(1200) + 0.5) / 100 - 0.5
     means = [fine[(points > m - 1.5) & (points < m + 1.5)].mean() for m in middles]
-    found = multiply_axis(x, weight, 0)[0, 0, :, 0, 0].numpy()
+    actual = multiply_axis(x, weight, 0)[0, 0, :, 0, 0].numpy()
     inner = (np.arange(12) >= middles[0]) & (np.arange(12) <= middles[-1])
-    agrees(ThickSlices, "numpy mean, interp", found[inner], np.interp(np.arange(12), middles, means)[inner], 1e-5)
+    agrees(ThickSlices, "numpy mean, interp", actual[inner], np.interp(np.arange(12), middles, means)[inner], 1e-5)
     for n, factor in ((12, 3.0), (12, 1.0), (12, 0.0), (12, 30.0), (1, 4.0), (7, 2.6)):
         weight = slice_weights(n, torch.tensor([factor]))
         assert torch.allclose(weight.sum(2), torch.ones(1, n), atol=1e-5)
@@ -285,5 +304,6 @@ def test_thick_slices_change_one_axis_and_leave_the_mask() -> None:
     assert torch.equal(view.mask(across, params), across)
     with pytest.raises(MedsslError, match="thickness_mm"):
         ThickSlices((0, 1))
+    params = {"thickness_mm": torch.ones(1), "axis": torch.zeros(1)}
     with pytest.raises(MedsslError, match="axes of the scan"):
-        ThickSlices(axes=(2,), probability=1.0)(torch.zeros(1, 1, 8, 8), {"thickness_mm": torch.ones(1), "axis": torch.zeros(1)})  # fmt: skip
+        ThickSlices(axes=(2,), probability=1.0)(torch.zeros(1, 1, 8, 8), params)

@@ -51,19 +51,19 @@ def test_shadows_agree_with_their_formula_in_numpy(size: tuple[int, ...], depth_
     view = Shadow(depth_axis=depth_axis, probability=1.0)
     x = torch.rand(4, 2, *size)
     params = {name: v.double().numpy() for name, v in view.draw(keys(4)).items()}
-    found = view(x, view.draw(keys(4)))
+    actual = view(x, view.draw(keys(4)))
     for b in range(4):
         grid = np.meshgrid(*[np.arange(n) / (n - 1) for n in size], indexing="ij")
         across = [a for a in range(len(size)) if a != depth_axis]
         distance = sum((grid[a] - params["centre"][b, a]) ** 2 for a in across)
         below = np.clip((grid[depth_axis] - params["start"][b]) / 0.02, 0, 1)
         shade = params["strength"][b] * np.exp(-distance / (2 * params["width"][b] ** 2)) * below
-        agrees(Shadow, "its formula in numpy", found[b], x[b].numpy() * (1 - shade), 1e-5)
+        agrees(Shadow, "its formula in numpy", actual[b], x[b].numpy() * (1 - shade), 1e-5)
         above = grid[depth_axis] <= params["start"][b]
-        assert np.array_equal(found[b].numpy()[:, above], x[b].numpy()[:, above])  # nothing is lost before the stone
+        assert np.array_equal(actual[b].numpy()[:, above], x[b].numpy()[:, above])  # nothing is lost before the stone
 
 
-def test_ranges_that_mean_nothing_are_refused_in_words() -> None:
+def test_ranges_that_mean_nothing_are_rejected_with_a_message() -> None:
     for wrong in (
         lambda: Speckle(-1),
         lambda: Speckle(grain=-1),

@@ -37,8 +37,8 @@ def test_noise_has_the_drawn_deviation_and_depends_on_its_key_alone() -> None:
     x = torch.zeros(4, 1, 40, 40, 40)
     view = Noise(max_sigma=0.3, probability=1.0)
     params = view.draw(keys(4))
-    found = view(x, params).flatten(1).std(1)
-    agrees(Noise, "the drawn deviation", found, params["sigma"], 0.02, relative=True)
+    actual = view(x, params).flatten(1).std(1)
+    agrees(Noise, "the drawn deviation", actual, params["sigma"], 0.02, relative=True)
     assert torch.equal(normal_like(x, keys(4))[2:3], normal_like(x[2:3], keys(4)[2:3]))
 
 
@@ -66,9 +66,9 @@ def test_resample_agrees_with_scipy_on_the_same_affine(dims: int) -> None:
         offset = centre - matrix @ ((np.array(size) - 1) / 2)
         expected = ndimage.affine_transform(x[0, 0].numpy(), matrix, offset, size, order=1, mode="constant")
         inside = ndimage.affine_transform(np.ones(source), matrix, offset, size, order=1, mode="constant") > 0.999
-        found = view(x, params)[0, 0].numpy()
+        actual = view(x, params)[0, 0].numpy()
         assert inside.mean() > 0.5
-        agrees(Resample, "scipy affine_transform", found[inside], expected[inside], 1e-4)
+        agrees(Resample, "scipy affine_transform", actual[inside], expected[inside], 1e-4)
 
 
 def test_image_and_mask_stay_aligned_to_half_a_voxel() -> None:
@@ -120,11 +120,11 @@ def test_blur_agrees_with_scipy(dims: int) -> None:
     x = torch.rand(3, 2, *[20] * dims)
     view = Blur(1.5, 1.0)
     params = view.draw(keys(3))
-    found = view(x, params)
+    actual = view(x, params)
     for b in range(3):
         for c in range(2):
             expected = ndimage.gaussian_filter(x[b, c].numpy(), float(params["sigma"][b]), mode="nearest", truncate=4)
-            agrees(Blur, "scipy gaussian_filter", found[b, c], expected, 1e-4)
+            agrees(Blur, "scipy gaussian_filter", actual[b, c], expected, 1e-4)
 
 
 def test_probability_is_the_share_of_changed_samples() -> None:

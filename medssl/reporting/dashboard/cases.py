@@ -21,9 +21,10 @@ from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
 from medssl.reporting.dashboard.viewer import Overlay, Plane, cached_slice, picture, slice_of
+from medssl.reporting.redaction import without_paths
+from medssl.studies.arms import BASELINES
 from medssl.studies.results import Cases, arrays
 
-BASELINES = ("scratch", "scratch-long", "random-frozen")
 EXAMPLE_OPACITY = 0.35
 
 
@@ -107,8 +108,8 @@ def cache_of(run: Run, caches: Sequence[Path]) -> tuple[Cache | None, str]:
     for path in caches:
         try:
             cache = Cache(path)
-        except MedsslError:
-            reasons.append("one of the folders given with --data is not a finished cache that this medssl can read")
+        except MedsslError as error:
+            reasons.append(without_paths(str(error)))
             continue
         if cache.digest == run.data:
             return cache, ""

@@ -19,7 +19,16 @@ from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.reporting.dashboard.folder import inside, studies
-from medssl.studies.results import UNREADABLE, Cases, LabelCurve, cases_of, cells_of, label_curves, summary_of
+from medssl.studies.results import (
+    UNREADABLE,
+    Cases,
+    LabelCurve,
+    cases_of,
+    cells_of,
+    check_record,
+    label_curves,
+    summary_of,
+)
 from medssl.studies.summary import KEY
 from medssl.training.task import Task, task_named
 
@@ -78,12 +87,13 @@ def read_study(root: Path, name: str, runs_in_folder: pd.DataFrame) -> ReviewedS
         runs_in_folder: The runs below `root`, from `runs_below`.
 
     Raises:
-        MedsslError: The folder lies outside of `root`, or holds no study.
+        MedsslError: The folder lies outside of `root`, or holds no study, or one whose record is malformed.
     """
     folder = inside(root, name)
     if name not in studies(runs_in_folder):
         raise MedsslError("there is no readable study of that name in the folder under review: choose one of the list")
     run = runs.read(folder)
+    check_record(run)
     task = task_named(str(run.config.get("task", "")))
     cells = cells_of(_cells_below(runs_in_folder, name), run)
     cases, damaged = cases_of(folder, cells)

@@ -25,7 +25,7 @@ from medssl.reporting.findings import findings, study_facts, study_warnings
 from medssl.reporting.html.template import render
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
-from medssl.studies.results import UNREADABLE, arrays, cases_of, cells_of, label_curves, summary_of
+from medssl.studies.results import UNREADABLE, arrays, cases_of, cells_of, check_record, label_curves, summary_of
 from medssl.training.task import task_named
 
 
@@ -82,12 +82,14 @@ def _unreadable_runs(records: pd.DataFrame, studies: list[str]) -> dict[str, str
 
 
 def _checked_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[str, Any]:
-    """The view of a study; MedsslError, with what to do, where its files are not as this version expects them."""
+    """The view of a study; MedsslError, with what to do, where its record or its files are damaged."""
+    run = read(folder)
+    check_record(run)
     try:
         return study_view(folder, pretrained)
-    except (*UNREADABLE, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise MedsslError(
-            f"the study in {folder.name} was written by {read(folder).writer}, and its files are not as this version "
+            f"the study in {folder.name} was written by {run.writer}, and its files are not as this version "
             f"expects them ({type(error).__name__}): run the study again with another --out"
         ) from error
 
