@@ -54,17 +54,10 @@ def report(runs: Path, out: Path | None = None) -> Path:
             f"{runs} holds no study and no pretraining run: expected a folder that `medssl study` wrote{reasons}"
         )
     known = _pretraining_runs([root / name for name in pretraining])
-    views = []
-    for name in studies:
-        try:
-            views.append(_checked_view(root / name, known))
-        except MedsslError as error:
-            if name == ".":
-                raise
-            unreadable[name] = str(error)
+    views, unreadable_studies = _study_views(root, studies, known)
     used = {run_id for view in views for run_id in view["uses"]}
     others = _other_runs({run_id: known[run_id] for run_id in known if run_id not in used})
-    problems = tables.unreadable_runs(unreadable)
+    problems = tables.unreadable_runs(unreadable | unreadable_studies)
     html = render("report.html.j2", studies=views, others=others, unreadable=problems, version=version("medssl"))
     target = Path(out) if out else root / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +72,21 @@ def _unreadable_runs(records: pd.DataFrame, studies: list[str]) -> dict[str, str
     return {
         name: str(reason) for name, reason in zip(broken["folder"], broken["reason"]) if not name.startswith(prefixes)
     }
+
+
+def _study_views(
+    root: Path, names: list[str], pretrained: dict[str, tuple[Run, Path]]
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The views of the studies, and folder -> reason of those that have none; MedsslError if that is `root` itself."""
+    views, reasons = [], {}
+    for name in names:
+        try:
+            views.append(_checked_view(root / name, pretrained))
+        except MedsslError as error:
+            if name == ".":
+                raise
+            reasons[name] = str(error)
+    return views, reasons
 
 
 def _checked_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[str, Any]:
