@@ -188,7 +188,7 @@ def test_monais_random_state_rules_the_view_and_its_workers_differ(volumes: list
 def test_every_view_is_a_transform_of_monai_and_of_torchvision(name: str, dims: int) -> None:
     """MONAI's gives exactly what the view itself gives for the key that was drawn; torchvision's keeps its key to itself."""
     for view in examples_of(registry.VIEWS.classes()[name], dims):
-        image = torch.rand(3 if dims == 2 else 1, *(20,) * dims)
+        image = torch.rand(view.channels or 1, *(24,) * dims)
         monai_transform = MonaiTransform(view).set_random_state(seed=1)
         changed = monai_transform({"image": image})["image"]
         assert torch.equal(changed, view(image[None], view.draw(torch.tensor([monai_transform.key])))[0])
