@@ -95,7 +95,9 @@ def choose_display(cache: Cache, scan: str, reference: np.ndarray | None, segmen
     """The plane, the slice, the window, and how masks are shown."""
     shape, plane, index = cache.shape(scan), "axial", 0
     volume = len(shape) == 3
-    columns = iter(st.columns([1.2, 1.6, 2.4, 1.6, 1.3] if volume else [2.4, 1.6, 1.3, 2], vertical_alignment="bottom"))
+    columns = iter(
+        st.columns([1.2, 1.5, 2.2, 1.5, 1.8] if volume else [2.4, 1.6, 1.7, 1.6], vertical_alignment="bottom")
+    )
     if volume:
         plane, slice_column = next(columns).selectbox("Plane", list(viewer.PLANES)), next(columns)
         last, index = viewer.slice_count(shape, plane) - 1, viewer.fullest_slice(reference, shape, plane)
