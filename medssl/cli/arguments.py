@@ -193,7 +193,7 @@ def _one_value(values: list[str], type_name: str) -> list[str]:
     """The values of an option as one word; none stays none, but for true or false."""
     if not values and type_name in ("bool", str(bool)):
         return ["true"]
-    is_list = LIST_TYPE.search(type_name) and values and not values[0].startswith("[")
+    is_list = LIST_TYPE.search(type_name) and values and not values[0].startswith(("[", "{"))
     if len(values) < 2 and not is_list:
         return values
     is_text = any(name in type_name for name in ("str", "Path", "Literal", "Kind", "Mode"))

@@ -6,6 +6,10 @@ its folder's.
 
     table = LabelTable(IndexOptions(labels=Path("labels.csv"), patient="subject"))
     for candidate in table.join(candidates, notices): ...
+
+Afterwards the labels stand in the manifest:
+
+    codes, classes = label_codes(manifest, "finding")        # {scan: 0, ...}, ["cyst", "tumour"]
 """
 
 from __future__ import annotations
@@ -221,3 +225,30 @@ def _indices(paths: Iterable[Sequence[Parts]], wanted: set[Parts]) -> tuple[dict
                 add(by_stem, without_suffix[start:], scan)
     exact.pop((), None)
     return exact, by_end, by_stem
+
+
+def label_values(manifest: pd.DataFrame, label: str) -> pd.Series:
+    """Return the values of a label column, indexed by scan, without the scans that have none.
+
+    Raises:
+        MedsslError: There is no such label.
+    """
+    column = f"label.{label}"
+    if column not in manifest:
+        known = [name.removeprefix("label.") for name in manifest if name.startswith("label.")]
+        raise MedsslError(
+            f"there is no label {label!r} in this cache: expected one of {', '.join(known) or 'none'}; join it with "
+            "`medssl index --labels`"
+        )
+    return manifest.set_index("scan")[column].dropna()
+
+
+def label_codes(manifest: pd.DataFrame, label: str) -> tuple[dict[str, int], list[str]]:
+    """Return the class number of each scan that has the label, and the names of the classes in order.
+
+    Raises:
+        MedsslError: There is no such label.
+    """
+    values = label_values(manifest, label).astype(str)
+    classes = sorted(values.unique())
+    return {scan: classes.index(value) for scan, value in values.items()}, classes

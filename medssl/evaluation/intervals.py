@@ -343,7 +343,7 @@ def one_vs_rest(labels: ArrayLike, scores: Array) -> tuple[Array, list[tuple[int
     if scores.shape[1] != len(codes):
         raise MedsslError(f"scores {scores.shape} for {len(codes)} labels: expected (draws, cases[, classes])")
     if np.isnan(scores).any():
-        raise MedsslError("a score is NaN: expected a number for every test case; look at that cell's run")
+        raise MedsslError("a score is NaN: expected a number for every test case; read the record of that cell")
     counts = {k: int(np.sum(codes == k)) for k in range(classes)}
     absent = [k for k, count in counts.items() if count == 0]
     if absent or sum(counts.values()) != len(codes):
@@ -397,5 +397,5 @@ def smallest_p(draws: int) -> float:
 
 
 def sign_flip_note(draws: int) -> str:
-    """What a sign flip over the draws could show at best, in words, for a table's note."""
+    """The smallest p-value that a sign flip over the draws can reach, as a sentence for a table's note."""
     return f"a sign flip over {draws} draws can never go below p = {smallest_p(draws):.2g}"

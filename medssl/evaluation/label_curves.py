@@ -113,7 +113,7 @@ def _check_budgets(budgets: Sequence[float], scores: Sequence[ArrayLike]) -> Arr
 
 
 def _crossing(log_sizes: Array, difference: Array) -> float:
-    """Where the difference (budgets,) first reaches zero from below, in patients; infinity where never."""
+    """Where the difference (budgets,) first reaches zero from below, in patients; infinity where it does not."""
     above = np.flatnonzero(difference >= 0)
     if not len(above):
         return float(np.inf)

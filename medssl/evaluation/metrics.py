@@ -5,7 +5,7 @@
     # {"hd95_mm.1": 1.4, "surface_dice.1": 0.93, ...}
 
 A structure whose reference is empty is not counted in surface distances (NaN). One that is there and not predicted has
-surface Dice 0 and an HD95 of the scan's diagonal, so that missing a structure never looks better than finding it badly.
+surface Dice 0 and an HD95 of the scan's diagonal, so that a missed structure always scores worse than a badly segmented one.
 """
 
 from __future__ import annotations

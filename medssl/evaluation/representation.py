@@ -1,4 +1,4 @@
-"""What frozen features are worth: nearest neighbours, a linear probe, and whether the representation is healthy.
+"""What frozen features are worth: probes by nearest neighbours and linear models, and measures of a collapse.
 
     features = embed(encoder, cache, scans, size=(32, 32, 32))
     effective_rank(features), knn(features, labels, patients)
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from scipy.spatial.distance import pdist
@@ -36,13 +35,22 @@ EMBEDDED_VOXELS = 2**20  # in one forward pass: bounds the memory, whatever the 
 
 @torch.no_grad()
 def embed(
-    encoder: Encoder, cache: Cache, scans: Sequence[str], size: Sequence[int], view: View | None = None,
+    encoder: Encoder,
+    cache: Cache,
+    scans: Sequence[str],
+    size: Sequence[int],
+    view: View | None = None,
     dense: bool = False,
-) -> np.ndarray:  # fmt: skip
-    """(N, out_dim) float32: one feature vector a scan, from its middle, in evaluation mode.
+) -> np.ndarray:
+    """Return one feature vector for each scan, from its middle, in evaluation mode: (N, out_dim) float32.
 
-    view: of the middle, in place of what a model sees at test time. dense: the coarsest level of the pyramid instead,
-    (N, channels[-1], *size // strides[-1]).
+    Args:
+        encoder: Runs on a GPU if there is one, and is then moved back.
+        cache: Where the scans are.
+        scans: Scans to embed.
+        size: Voxels of the middle crop along each axis.
+        view: View of the crop; by default the one that models see at test time.
+        dense: Return the coarsest level of the pyramid instead: (N, channels[-1], *size // strides[-1]).
     """
     batch = max(1, min(64, EMBEDDED_VOXELS // int(np.prod(size))))
     training, own = encoder.training, next(encoder.parameters()).device
@@ -56,24 +64,6 @@ def embed(
     return torch.cat(parts).float().numpy()
 
 
-def label_codes(cache: Cache, label: str) -> tuple[dict[str, int], list[str]]:
-    """scan -> class number for the scans that have the label, and the names of the classes in order."""
-    values = label_values(cache, label).astype(str)
-    names = sorted(values.unique())
-    return {scan: names.index(value) for scan, value in values.items()}, names
-
-
-def label_values(cache: Cache, label: str) -> pd.Series:
-    """The label of the scans that have it, by scan. Raises MedsslError for a label that is not in the cache."""
-    column = f"label.{label}"
-    if column not in cache.manifest:
-        known = ", ".join(c.removeprefix("label.") for c in cache.manifest if c.startswith("label.")) or "none"
-        raise MedsslError(
-            f"there is no label {label!r} in this cache: expected one of {known}; join it with `medssl index --labels`"
-        )
-    return cache.manifest.set_index("scan")[column].dropna()
-
-
 def effective_rank(features: np.ndarray) -> float:
     """exp(entropy of the normalised singular values): 1 when all scans share one direction, up to min(N, out_dim)."""
     values = np.linalg.svd(features - features.mean(0), compute_uv=False)
@@ -82,7 +72,7 @@ def effective_rank(features: np.ndarray) -> float:
 
 
 def feature_std(features: np.ndarray) -> float:
-    """Standard deviation over scans of the normalised features (N, D), averaged; 0 when all scans look alike."""
+    """Standard deviation over scans of the normalised features (N, D), averaged; 0 when all scans have the same."""
     return float(_unit(features).std(0).mean())
 
 
@@ -96,35 +86,59 @@ def uniformity(features: np.ndarray) -> float:
     return float(np.log(np.exp(-2 * pdist(_unit(features), "sqeuclidean")).mean()))
 
 
-def dense_rank(features: np.ndarray, most: int = 4096) -> float:
-    """Effective rank of the features (N, D, *places) within scans: each scan's mean taken off; 1 when places look alike."""
+def dense_rank(features: np.ndarray, max_places: int = 4096) -> float:
+    """Effective rank of dense features (N, D, *places) within scans, each scan's mean subtracted; 1 when places are alike."""
     flat = features.reshape(*features.shape[:2], -1)
-    rows = (flat - flat.mean(2, keepdims=True)).transpose(0, 2, 1).reshape(-1, flat.shape[1])
-    return effective_rank(rows[:: -(-len(rows) // most)])
+    vectors = (flat - flat.mean(2, keepdims=True)).transpose(0, 2, 1).reshape(-1, flat.shape[1])
+    return effective_rank(_thin_out(vectors, max_places))
 
 
 def structures(cache: Cache, scans: Sequence[str], size: Sequence[int], places: Sequence[int]) -> np.ndarray:
-    """(N, *places) bool: whether most of a place in the middle crop of each scan is a structure of its mask."""
-    found = []
+    """Whether more than half of each place in the middle crop of a scan is a structure of its mask: (N, *places) bool.
+
+    Args:
+        cache: Where the scans and masks are.
+        scans: Scans with a mask.
+        size: Voxels of the middle crop along each axis.
+        places: Places along each axis, as dense features have them.
+    """
+    masks = []
     for scan in scans:
         start = [(n - s) // 2 for n, s in zip(cache.shape(scan), size)]
         mask = torch.from_numpy(cache.read_mask(scan, start, size) > 0).float()[None]
         pool: Any = F.adaptive_avg_pool2d if len(size) == 2 else F.adaptive_avg_pool3d
-        found.append(pool(mask, tuple(places))[0].numpy() > 0.5)
-    return np.stack(found)
+        masks.append(pool(mask, tuple(places))[0].numpy() > 0.5)
+    return np.stack(masks)
 
 
-def dense_auroc(features: np.ndarray, truth: np.ndarray, patients: np.ndarray, most: int = 4096) -> float | None:
-    """AUROC of a linear read-out of `truth` (N, *places) from features (N, D, *places), learned on every second patient,
-    scored on the others; None where either half has but one kind of place."""
-    rows = features.reshape(*features.shape[:2], -1).transpose(0, 2, 1)
-    half = np.isin(patients, np.unique(patients)[::2])
-    parts = [(rows[m].reshape(-1, rows.shape[2]), truth[m].reshape(-1).astype(int)) for m in (half, ~half)]
-    parts = [(x[:: -(-len(x) // most)], y[:: -(-len(y) // most)]) for x, y in parts if len(x)]
-    if len(parts) < 2 or any(len(np.unique(y)) < 2 for _, y in parts):
-        return None
-    (x, y), (test, wanted) = parts
-    return auroc(wanted, linear_scores(x, y, test, 2)[:, 1])
+def dense_auroc(features: np.ndarray, truth: np.ndarray, patients: np.ndarray, max_places: int = 4096) -> float | None:
+    """AUROC of a logistic regression that tells the places of structures from the others.
+
+    Args:
+        features: Dense features (N, D, *places).
+        truth: Whether a place is a structure, (N, *places).
+        patients: Patient of each scan (N,): every second one is learned from, the others are scored.
+        max_places: Places used of each half.
+
+    Returns:
+        The score, or None if the places of either half are all alike.
+    """
+    vectors = features.reshape(*features.shape[:2], -1).transpose(0, 2, 1)  # (N, places, D)
+    learned_from = np.isin(patients, np.unique(patients)[::2])
+    halves = []
+    for scans in (learned_from, ~learned_from):
+        x = _thin_out(vectors[scans].reshape(-1, vectors.shape[2]), max_places)
+        y = _thin_out(truth[scans].reshape(-1).astype(int), max_places)
+        if len(np.unique(y)) < 2:
+            return None
+        halves.append((x, y))
+    (train, labels), (test, test_labels) = halves
+    return auroc(test_labels, linear_scores(train, labels, test, 2)[:, 1])
+
+
+def _thin_out(items: np.ndarray, maximum: int) -> np.ndarray:
+    """Evenly distributed items, `maximum` at most."""
+    return items[:: max(1, -(-len(items) // maximum))]
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
@@ -132,34 +146,50 @@ def _unit(features: np.ndarray) -> np.ndarray:
 
 
 def knn_scores(
-    train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, neighbours: int = 20, temperature: float = 0.07,
-    same: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
-    """(N, classes) votes of the nearest training scans by cosine; `same (N, M)` marks pairs that may not vote."""
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    classes: int,
+    neighbours: int = 20,
+    temperature: float = 0.07,
+    excluded: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the votes (N, classes) of the nearest training scans, weighted by cosine similarity; they sum to 1.
+
+    Args:
+        train: Features (M, D).
+        labels: Class number of each training scan (M,).
+        test: Features (N, D).
+        classes: Number of classes.
+        neighbours: Training scans that vote on each test scan.
+        temperature: Of the weights exp(cosine / temperature).
+        excluded: Pairs (N, M) of a test and a training scan that do not vote.
+    """
     mean = train.mean(0)
     a, b = (F.normalize(torch.from_numpy(f - mean), dim=1) for f in (test, train))
-    similar = a @ b.T
-    if same is not None:
-        similar[torch.from_numpy(same)] = -torch.inf
-    near, who = similar.topk(min(neighbours, len(train)), dim=1)
-    votes = F.one_hot(torch.from_numpy(labels).long()[who], classes) * (near / temperature).exp()[..., None]
+    similarity = a @ b.T  # (N, M)
+    if excluded is not None:
+        similarity[torch.from_numpy(excluded)] = -torch.inf
+    cosines, voters = similarity.topk(min(neighbours, len(train)), dim=1)
+    votes = F.one_hot(torch.from_numpy(labels).long()[voters], classes) * (cosines / temperature).exp()[..., None]
     total = votes.sum(1)
     return (total / total.sum(1, keepdim=True).clamp(min=1e-12)).numpy()
 
 
 def knn(features: np.ndarray, labels: np.ndarray, patients: np.ndarray, neighbours: int = 20) -> float:
-    """Balanced accuracy of nearest neighbours among other patients' scans."""
+    """Balanced accuracy of nearest neighbours (see `knn_scores`) among the scans of other patients."""
     classes = int(labels.max()) + 1
-    same = patients[:, None] == patients[None]
-    found = knn_scores(features, labels, features, classes, neighbours, same=same).argmax(1)
-    return float(np.mean([(found[labels == c] == c).mean() for c in range(classes) if (labels == c).any()]))
+    same_patient = patients[:, None] == patients[None]
+    scores = knn_scores(features, labels, features, classes, neighbours, excluded=same_patient)
+    predicted = scores.argmax(1)
+    return float(np.mean([(predicted[labels == c] == c).mean() for c in range(classes) if (labels == c).any()]))
 
 
 def linear_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
-    """(N, classes) probabilities of a logistic regression on standardised features."""
+    """Return the class probabilities (N, classes) of a logistic regression on standardised features."""
     model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     scores = np.zeros((len(test), classes), np.float32)
-    if len(np.unique(labels)) == 1:  # a budget without a second class: nothing to tell apart
+    if len(np.unique(labels)) == 1:  # a budget that holds only one class
         scores[:, int(labels[0])] = 1.0
         return scores
     scores[:, np.unique(labels)] = model.fit(train, labels).predict_proba(test)
@@ -167,19 +197,26 @@ def linear_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, class
 
 
 def kmeans(train: np.ndarray, test: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
-    """(N,) cluster numbers of `test`, by k-means on the standardised features of `train`; no label is looked at."""
+    """Return the cluster number of each test scan (N,), by k-means on the standardised features of `train`."""
     model: Any = make_pipeline(StandardScaler(), KMeans(min(clusters, len(train)), n_init=10, random_state=seed))
     return model.fit(train).predict(test)
 
 
 def agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
-    """Of labels and clusters: normalised mutual information, 0..1, and the adjusted Rand index, 0 by chance, 1 the same."""
+    """How well clusters agree with labels: normalised mutual information (0 to 1) and adjusted Rand index.
+
+    The adjusted Rand index is 0 for a chance agreement and 1 for the same partition.
+    """
     nmi, ari = normalized_mutual_info_score(labels, clusters), adjusted_rand_score(labels, clusters)
     return {"nmi": float(nmi), "ari": float(ari)}
 
 
 def distance_to_normal(normal: np.ndarray, test: np.ndarray, neighbours: int = 5) -> np.ndarray:
-    """(N,): how far, on average, the nearest normal scans lie from each of `test`, in standardised features."""
+    """Return the mean distance (N,) of each test scan to the nearest normal scans, in standardised features.
+
+    Raises:
+        MedsslError: There is no normal scan.
+    """
     if not len(normal):
         raise MedsslError("no normal training scan: expected one or more to measure the distance to")
     scale = StandardScaler().fit(normal)
@@ -188,7 +225,10 @@ def distance_to_normal(normal: np.ndarray, test: np.ndarray, neighbours: int = 5
 
 
 def ridge(train: np.ndarray, values: np.ndarray, patients: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """(N,) values predicted by a ridge regression on standardised features; its strength is chosen over folds of patients."""
+    """Return values (N,) predicted by a ridge regression on standardised features.
+
+    The penalty is chosen by cross-validation over folds of patients.
+    """
     folds = list(GroupKFold(min(5, len(np.unique(patients)))).split(train, groups=patients))
     model: Any = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15), cv=folds))
     return model.fit(train, values).predict(test)
@@ -197,18 +237,25 @@ def ridge(train: np.ndarray, values: np.ndarray, patients: np.ndarray, test: np.
 def near_duplicates(
     features: np.ndarray, patients: Sequence[str], threshold: float = 0.99, block: int = 1024
 ) -> list[tuple[int, int, float]]:
-    """Pairs of scans (i < j, cosine) of different patients whose centred features agree to `threshold`, closest first.
+    """Return pairs of scans of different patients whose centred features agree: (i, j, cosine), i < j, closest first.
 
-    features: (N, D). Memory grows with block x N, never with N x N. Raises MedsslError for a threshold outside (0, 1].
+    Args:
+        features: (N, D).
+        patients: Patient of each scan.
+        threshold: Cosine from which a pair counts.
+        block: Scans compared at once: memory grows with block x N, never with N x N.
+
+    Raises:
+        MedsslError: The threshold is outside (0, 1].
     """
     if not 0 < threshold <= 1:
         raise MedsslError(f"the threshold is {threshold}: expected a cosine above 0 and at most 1, for example 0.99")
     centred = F.normalize(torch.from_numpy(features - features.mean(0)).float(), dim=1)
-    who = torch.from_numpy(np.unique(np.asarray(patients), return_inverse=True)[1])
+    patient = torch.from_numpy(np.unique(np.asarray(patients), return_inverse=True)[1])
     pairs = []
     for start in range(0, len(centred), block):
         cosines = centred[start : start + block] @ centred[start:].T
-        cosines[who[start : start + block, None] == who[None, start:]] = -1
+        cosines[patient[start : start + block, None] == patient[None, start:]] = -1
         for i, j in (cosines.triu(1) >= threshold).nonzero().tolist():
             pairs.append((start + i, start + j, float(cosines[i, j])))
     return sorted(pairs, key=lambda pair: -pair[2])

@@ -54,7 +54,7 @@ class Arm(ABC):
 
     @abstractmethod
     def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
-        """How its encoder is used in a task that knows probes; requested: those asked for, None for the usual ones."""
+        """How its encoder is used in a task that has probes; requested: the modes that the user chose, None for the default."""
 
     def modes(self, task: Task, requested: Sequence[Mode] | None) -> list[Mode]:
         return self.probed_modes(requested) if task.probes else ["finetune"]

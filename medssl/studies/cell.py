@@ -1,8 +1,8 @@
-"""One cell of a study: train, look once at the scored patients, keep every case's outcome.
+"""One cell of a study: train, score the test patients once, and store the prediction of every case.
 
-    run_cell(plan, plan.cells[0])         # writes STUDY/cells/ID, unless it is done or another process is at it
+    run_cell(plan, plan.cells[0])         # writes STUDY/cells/ID, unless it is done or another process works on it
 
-Several processes may work on the cells of one plan: a lock says who is at which.
+Several processes may work on the cells of one plan: a lock file in each cell's folder keeps them apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROBES = {"linear": linear_scores, "knn": knn_scores}
 
 
 def run_cell(plan: Plan, cell: Cell) -> None:
-    """Train, score and record one cell; a cell that is done, or that another process works on, is left alone."""
+    """Train, score and record one cell; skip a cell that is done or that another process works on."""
     folder = plan.folder(cell)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -58,10 +58,10 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
 
 
 def _predictions(plan: Plan, cell: Cell) -> list[Any]:
-    """Of each scored scan: class probabilities or a mask."""
+    """Class probabilities or a mask for each scored scan."""
     if cell.mode != "finetune":
         return _probed(plan, cell)
-    draw_seed = 100_003 * plan.seed + 2 * cell.draw  # one a draw for encoder, head, order and views: arms are paired
+    draw_seed = 100_003 * plan.seed + 2 * cell.draw  # the same in every arm of a draw, so that arms are paired
     arm, unlabelled = plan.arms[cell.arm], plan.unlabelled(cell)
     data = TrainingData(plan.cache, plan.task, plan.size, cell.training, cell.validation, unlabelled)
     model = arm.model(plan.task, plan.new_encoder, draw_seed)
@@ -70,7 +70,7 @@ def _predictions(plan: Plan, cell: Cell) -> list[Any]:
 
 
 def _probed(plan: Plan, cell: Cell) -> list[Any]:
-    """Class probabilities; a probe has nothing to choose, so it learns from the whole budget."""
+    """Class probabilities; a probe chooses no checkpoint, so it learns from the whole budget."""
     vectors, known = _features(plan, cell.arm), [*cell.training, *cell.validation]
     train, test = (np.stack([vectors[scan] for scan in scans]) for scans in (known, plan.scored))
     codes = np.array([plan.task.labels[scan] for scan in known])

@@ -5,8 +5,8 @@
 
 Each method is pretrained with the same settings and seed on the first of the encoders that it can use. The frozen
 encoders are then probed by nearest neighbours and a linear classifier, beside a random encoder of the same shape, in a
-`study` on the test patients. A method that cannot run, or collapses, stands in the table with the reason. Started again,
-`compare` does only what is missing. The table is `OUT/table.csv`, or `OUT/table.validation.csv` with
+`study` on the test patients. A method that cannot run, or collapses, is in the table with the reason. When it is started
+again, `compare` skips what is done. The table is `OUT/table.csv`, or `OUT/table.validation.csv` with
 `--score-on validation`.
 """
 
@@ -54,7 +54,7 @@ class Pretraining:
     split: SplitSpec
     seed: int
 
-    def made(self, run: runs.Run) -> bool:
+    def matches(self, run: runs.Run) -> bool:
         """Whether a run, perhaps of an earlier call, had these settings."""
         settings = asdict(self.train) | self.split.to_record()
         same = all(run.config.get(name) == value for name, value in settings.items())
@@ -75,7 +75,7 @@ def compare(
     split: SplitSpec = SplitSpec(),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Pretrain with every method alike and probe each.
+    """Pretrain with every method under the same settings, and probe each.
 
     Args:
         data: Cache made by `medssl prepare`.
@@ -125,11 +125,11 @@ def _method_names(
     if methods is None:
         alone = [name for name in METHODS.names() if name != "Joint"]
         return [*((name, METHODS.load(name)) for name in alone), ("Joint", lambda encoder: Joint(encoder, JOINT_PARTS))]
-    named: dict[str, Callable[[Encoder], Method]] = {}
+    by_name: dict[str, Callable[[Encoder], Method]] = {}
     for method in methods:
         name = _method_name(method, encoders)
-        named[name if name not in named else f"{name}-{len(named)}"] = method
-    return list(named.items())
+        by_name[name if name not in by_name else f"{name}-{len(by_name)}"] = method
+    return list(by_name.items())
 
 
 def _method_name(method: Callable[[Encoder], Method], encoders: Sequence[Encoder]) -> str:
@@ -147,7 +147,7 @@ def _pretrain_on_first_that_fits(
     encoders: Sequence[Encoder],
     pretraining: Pretraining,
 ) -> str | None:
-    """Return why it could not be done, or None. A failure on an encoder that fits is not tried on the next one."""
+    """Return why it could not be done, or None. After a failure on an encoder that fits, no other one is tried."""
     reason = None
     for encoder in encoders:
         reason = _misfit(method, encoder, pretraining)
@@ -171,7 +171,7 @@ def _pretrain(
     """Return why it failed, or None. A run that collapsed before would collapse again, so it is not repeated."""
     before = runs.read(folder) if (folder / "run.json").exists() else None
     collapsed = before is not None and before.status == "failed" and "collapsed_at_step" in before.metrics
-    if before is not None and collapsed and pretraining.made(before):
+    if before is not None and collapsed and pretraining.matches(before):
         return before.reason
     settings: dict[str, Any] = {field.name: getattr(pretraining, field.name) for field in fields(pretraining)}
     try:
@@ -199,19 +199,19 @@ def _probe_all(
     kind = type(encoder).__name__
     folders = [path.parent for path in sorted((out / "runs" / kind).glob("*/run.json"))]
     records = {folder: runs.read(folder) for folder in folders if folder.name not in failed}
-    usable = {f: run for f, run in records.items() if run.status == "finished" and pretraining.made(run)}
-    if not usable:
+    finished = {f: run for f, run in records.items() if run.status == "finished" and pretraining.matches(run)}
+    if not finished:
         return pd.DataFrame(columns=COLUMNS)
-    place, arms = out / "studies" / design.score_on / kind, ["random-frozen", *map(str, usable)]
+    folder, arms = out / "studies" / design.score_on / kind, ["random-frozen", *map(str, finished)]
     crop, split = pretraining.crop, pretraining.split
     table = study(
-        cache.path, place, "classification", arms, budgets, label, encoder, crop=crop, design=design, split=split
+        cache.path, folder, "classification", arms, budgets, label, encoder, crop=crop, design=design, split=split
     )
-    costs = {folder.name: run.cost for folder, run in usable.items()}
-    return _rows(table[table["metric"] == "auroc"], kind, costs)
+    costs = {path.name: run.cost for path, run in finished.items()}
+    return _table_rows(table[table["metric"] == "auroc"], kind, costs)
 
 
-def _rows(table: pd.DataFrame, encoder: str, costs: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _table_rows(table: pd.DataFrame, encoder: str, costs: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """The rows of a study's table with the cost of each method's pretraining, best first within a budget and probe."""
     cost = [costs.get(arm, {}) for arm in table["arm"]]
     rows = pd.DataFrame(

@@ -1,4 +1,4 @@
-"""A study worked out before its first training: what is asked for, what is checked, and the cells.
+"""The plan of a study, made before its first training: its settings, their checks, and its cells.
 
     plan = make_plan(StudySettings(Path("cache"), Path("studies/hippo"), "segmentation", ["scratch"], ["1p", "100%"]))
     len(plan.cells), plan.folder(plan.cells[0])
@@ -28,7 +28,7 @@ from medssl.training.finetune import architecture, scans_of
 from medssl.training.models import fresh_encoder
 from medssl.training.task import Task, TaskName, task_named
 
-VERSION = 2  # of what a cell does; a change of it makes every cell a new one
+VERSION = 2  # increased when a cell's work changes: every cell is then done again
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StudyDesign:
         long: Steps of scratch-long over those of scratch.
         score_on: Explore on validation, publish test.
         seed: Seed of the draws, the heads, the order and the views.
-        allow_seen: Whether to run although test scans were pretrained on; the verdict then stands in every table.
+        allow_seen: Whether to run although test scans were pretrained on; the record and the report then say so.
     """
 
     modes: list[Mode] | None = None
@@ -54,7 +54,7 @@ class StudyDesign:
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What `study` is asked for; see there."""
+    """The arguments of `study`, which explains them."""
 
     data: Path
     out: Path
@@ -83,7 +83,7 @@ class StudySettings:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training and one look at the scored patients."""
+    """One training and the scoring that follows it."""
 
     arm: str
     mode: Mode
@@ -114,7 +114,7 @@ class Plan:
         subsets: Patients of every budget and draw.
         roles: Role of every patient.
         seed: Seed of the draws, the heads, the order and the views.
-        config: What the study's record says.
+        config: Config of the study's record.
         features: Arm -> scan -> feature vector, filled by the first probe of an arm.
     """
 
@@ -138,7 +138,7 @@ class Plan:
         return partial(fresh_encoder, self.encoder, external_encoder=self.external_encoder)
 
     def id(self, cell: Cell) -> str:
-        """A name made of everything that the cell depends on: it is never done twice nor mistaken for another."""
+        """A hash of everything that the cell depends on, so that it is not done twice or mistaken for another."""
         return runs.identity(
             version=VERSION,
             data=self.cache.digest,
@@ -207,7 +207,7 @@ def pretraining_folders(arms: dict[str, Arm]) -> dict[str, Path]:
 def _check_copies(cache: Cache, roles: pd.Series) -> None:
     if copies := duplicates_across(cache.manifest, roles):
         raise MedsslError(
-            f"{copies} test scan(s) have the very voxels of a scan outside of the test split: expected none"
+            f"{copies} test scan(s) have the same voxels as a scan outside of the test split: expected none"
         )
 
 
@@ -222,7 +222,7 @@ def _seen_test_scans(folders: dict[str, Path], cache: Cache, roles: pd.Series, a
         by_arm = ", ".join(f"{count} by {arm}" for arm, count in counts.items() if count)
         raise MedsslError(
             f"pretraining saw test scans or patients ({by_arm}): expected none; pretrain with the same --split-seed and "
-            "without --transductive, or say --allow-seen true to have it in every table"
+            "without --transductive, or accept it with --allow-seen, and the report will say so"
         )
     return counts
 

@@ -1,21 +1,21 @@
-"""What a pretraining run is worth without training it further: one table of probes, beside a random encoder.
+"""What a pretraining run is worth without further training: a table of probes, beside a random encoder.
 
     medssl probe runs/simclr --data CACHE --label finding
     medssl probe runs/simclr --data CACHE --label finding --kind anomaly --normal normal
     medssl probe runs/simclr --data CACHE --label age --kind regression
     medssl probe runs/clip --data CACHE --kind retrieval zeroshot --label finding --prompts '{"normal": ["Clear lungs."]}'
 
-Learned on the training patients of the cache's split, scored on its validation patients, so that the test patients stay
-for `study`; `--score-on test` publishes. Intervals are over patients (one draw); a number that is no mean over patients
-(NMI, ARI, R2) has none.
+Probes learn on the training patients of the cache's split and are scored on its validation patients, so that the test
+patients stay untouched for `study`; `--score-on test` is for publication. Intervals are over patients, for one draw. A
+number that is not a mean over patients (NMI, ARI, R2, a median) has none.
 
     knn, linear   AUROC of nearest neighbours and of a logistic regression
-    kmeans        clusters, as many as classes, found without labels: do they agree with them? NMI and ARI
+    kmeans        agreement (NMI and ARI) of the classes with as many clusters, which are formed without labels
     anomaly       AUROC of the distance to the nearest normal training scans (Bergman et al. 2020, arXiv 2002.10445), and
-                  of the reconstruction error where the method restores (Baur et al. 2021, arXiv 2004.03271)
-    regression    ridge regression of a number: mean absolute error, R2
-    zeroshot      CLIP: which class's prompts is a scan most like? AUROC
-    retrieval     CLIP: is the own report among the first of all, and the own scan? share, and chance
+                  of the reconstruction error if the method restores (Baur et al. 2021, arXiv 2004.03271)
+    regression    ridge regression of a number: mean absolute error and R2
+    zeroshot      CLIP: AUROC of the similarity of a scan to the prompts of each class
+    retrieval     CLIP: how often a scan's own report is among the most similar, and a report's own scan, beside chance
 """
 
 from __future__ import annotations
@@ -30,41 +30,24 @@ import pandas as pd
 import torch
 
 from medssl.core.errors import MedsslError
-from medssl.datasets.splits import split
+from medssl.datasets.labels import label_values
+from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
-from medssl.evaluation import representation as probes
+from medssl.evaluation import representation
 from medssl.evaluation.intervals import Interval, auroc_interval, crossed_interval, patient_means
 from medssl.methods.base import Method
 from medssl.methods.clip import CLIP
 from medssl.preprocessing.cache import Cache
+from medssl.preprocessing.crops import Crops
 from medssl.preprocessing.sample_fields import reports_in
 from medssl.training.models import fresh_encoder, load_method
 from medssl.views.center_crops import center_crops
 
 Kind = Literal["knn", "linear", "kmeans", "anomaly", "regression", "zeroshot", "retrieval"]
-Found = dict[str, Interval | float]  # metric -> its value, with an interval where it has one
-FIRST = 5  # of a retrieval among more than twice as many, else the very first
-
-
-@dataclass
-class Scored:
-    """What every probe is given: features and labels of the scans it learns from and of those it is scored on."""
-
-    cache: Cache
-    method: Method
-    size: tuple[int, ...]
-    train: list[str]
-    test: list[str]
-    features: dict[str, np.ndarray]
-    patients: np.ndarray  # of `test`
-    values: pd.Series | None
-    normal: str | None
-    prompts: dict[str, list[str]]
-    pretrained: bool
-    seed: int
-
-    def of(self, scans: Sequence[str]) -> np.ndarray:
-        return np.stack([self.features[scan] for scan in scans])
+Scores = dict[str, Interval | float]  # metric -> its value, with an interval where it has one
+TOP = 5  # ranks that count in a retrieval among more than twice as many scans; else the first alone
+MAX_CLASSES = 20
+MIN_NUMBERS = 3  # scans with a number, for a regression
 
 
 def probe(
@@ -76,171 +59,240 @@ def probe(
     prompts: dict[str, list[str]] | None = None,
     score_on: Literal["validation", "test"] = "validation",
     encoder: Encoder | None = None,
-    split_seed: int = 0,
-    split_column: str | None = None,
+    split: SplitSpec = SplitSpec(),
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Probe the frozen encoder of a pretraining run, and a random one of the same shape; one row a probe and metric.
+    """Probe the frozen encoder of a pretraining run, and a random one of the same shape.
 
-    kind: of the probes, knn, linear and kmeans by default. label: the label column; a number for regression. normal: the
-    value of the label that anomaly takes for normal. prompts: of each value of the label the texts that describe it, for
-    zeroshot; the value itself by default. score_on: explore on validation, publish test. encoder: for a run whose
-    encoder class lies outside of medssl. split_seed, split_column: as the run was pretrained with.
-    Raises MedsslError for a probe that lacks what it needs.
+    Args:
+        run: Folder of a finished pretraining run.
+        data: Cache made by `medssl prepare`.
+        kind: Probes to make; knn, linear and kmeans by default.
+        label: Label column to learn and to score; a number for regression.
+        normal: Value of the label in normal scans, for anomaly.
+        prompts: For each value of the label, texts that describe it, for zeroshot; by default the value itself.
+        score_on: Explore on validation, publish test.
+        encoder: Encoder of a run whose encoder class lies outside medssl.
+        split: How the patients are split; the same as in pretraining.
+        seed: Seed of the random encoder and of the clusters.
+
+    Returns:
+        One row for each encoder, probe and metric.
+
+    Raises:
+        MedsslError: A probe lacks what it needs.
     """
-    cache, kinds = Cache(Path(data)), list(kind or ["knn", "linear", "kmeans"])
-    method, record = load_method(Path(run), encoder)
-    values = probes.label_values(cache, label) if label else None
-    roles = cache.manifest["patient"].map(split(cache.manifest, split_seed, column=split_column))
-    scans = cache.manifest["scan"]
-    train, test = (list(scans[roles == role]) for role in ("train", score_on))
-    size, rows = tuple(record.config["crop"]), []
-    for name, kept in (
-        (Path(run).name, method.final_encoder),
-        ("random", fresh_encoder(record.config["encoder"], seed, encoder)),
-    ):
-        features = dict(zip([*train, *test], probes.embed(kept, cache, [*train, *test], size)))
-        patients = cache.manifest.set_index("scan")["patient"]
-        given = Scored(cache, method, size, train, test, features, patients[test].to_numpy(), values, normal, prompts or {},
-                       name != "random", seed)  # fmt: skip
-        for each in kinds:
-            rows += [_row(name, each, metric, value) for metric, value in PROBES[each](given).items()]
+    cache, run = Cache(Path(data)), Path(run)
+    method, record = load_method(run, encoder)
+    roles = cache.manifest["patient"].map(split.roles(cache.manifest))
+    train, test = (list(cache.manifest["scan"][roles == role]) for role in ("train", score_on))
+    values = label_values(cache.manifest, label) if label else None
+    size = tuple(record.config["crop"])
+    random_encoder = fresh_encoder(record.config["encoder"], seed, encoder)
+    rows = []
+    for name, probed in ((run.name, method.final_encoder), ("random", random_encoder)):
+        features = dict(zip([*train, *test], representation.embed(probed, cache, [*train, *test], size)))
+        pretrained = probed is not random_encoder
+        inputs = ProbeInputs(
+            cache, method, pretrained, size, train, test, features, values, normal, prompts or {}, seed
+        )
+        for each in kind or ["knn", "linear", "kmeans"]:
+            rows += [_row(name, each, metric, value) for metric, value in PROBES[each](inputs).items()]
     return pd.DataFrame(rows)
 
 
-def _row(name: str, kind: str, metric: str, value: Interval | float) -> dict[str, Any]:
-    row = {"encoder": name, "probe": kind, "metric": metric}
+def _row(encoder: str, kind: str, metric: str, value: Interval | float) -> dict[str, Any]:
+    row = {"encoder": encoder, "probe": kind, "metric": metric}
     if isinstance(value, Interval):
         return row | {"value": value.mean, "low": value.low, "high": value.high, "patients": value.patients}
     return row | {"value": value, "low": np.nan, "high": np.nan, "patients": np.nan}
 
 
-def _classes(given: Scored, scans: Sequence[str], kind: str) -> tuple[list[str], np.ndarray, np.ndarray, list[str]]:
-    """The labelled of the scans, their codes, which of `scans` they are, and the names of the classes."""
-    if given.values is None:
-        raise MedsslError(f"the probe {kind} needs labels: expected --label with a column of the cache")
-    text = given.values.astype(str)
-    names = sorted(text.unique())
-    known = np.array([scan in text.index for scan in scans])
-    found = [scan for scan, has in zip(scans, known) if has]
-    codes = np.array([names.index(text[scan]) for scan in found])
-    if len(names) > 20 or len(names) < 2:
+@dataclass(frozen=True)
+class ProbeInputs:
+    """What every probe is given.
+
+    Attributes:
+        cache: Where the scans are.
+        method: The method of the run.
+        pretrained: Whether the features are those of the run, not of the random encoder.
+        size: Voxels of a crop along each axis.
+        train: Scans to learn from.
+        test: Scans to score.
+        features: Scan -> feature vector, of both.
+        values: Scan -> value of the label, where one is known.
+        normal: Value of the label in normal scans.
+        prompts: Value of the label -> texts that describe it.
+        seed: Seed of the clusters.
+    """
+
+    cache: Cache
+    method: Method
+    pretrained: bool
+    size: tuple[int, ...]
+    train: list[str]
+    test: list[str]
+    features: dict[str, np.ndarray]
+    values: pd.Series | None
+    normal: str | None
+    prompts: dict[str, list[str]]
+    seed: int
+
+    def vectors(self, scans: Sequence[str]) -> np.ndarray:
+        """The features (N, out_dim) of the scans."""
+        return np.array([self.features[scan] for scan in scans])
+
+    def patients(self, scans: Sequence[str]) -> np.ndarray:
+        """The patient (N,) of each scan."""
+        return self.cache.manifest.set_index("scan")["patient"][list(scans)].to_numpy()
+
+    def classes(self, kind: Kind) -> list[str]:
+        """The values of the label in order. Raises MedsslError where they are no classes."""
+        if self.values is None:
+            raise MedsslError(f"the probe {kind} needs labels: expected --label with a column of the cache")
+        classes = sorted(self.values.astype(str).unique())
+        if not 2 <= len(classes) <= MAX_CLASSES:
+            raise MedsslError(
+                f"the label has {len(classes)} values: expected 2 to {MAX_CLASSES} classes; a number is for --kind regression"
+            )
+        return classes
+
+    def labelled(self, scans: Sequence[str], kind: Kind) -> tuple[list[str], np.ndarray]:
+        """Those of the scans that have the label, and their class numbers (N,)."""
+        classes = self.classes(kind)
+        assert self.values is not None
+        text = self.values.astype(str)
+        with_label = [scan for scan in scans if scan in text.index]
+        return with_label, np.array([classes.index(text[scan]) for scan in with_label])
+
+
+def _knn(inputs: ProbeInputs) -> Scores:
+    return _classify(inputs, "knn", representation.knn_scores)
+
+
+def _linear(inputs: ProbeInputs) -> Scores:
+    return _classify(inputs, "linear", representation.linear_scores)
+
+
+def _classify(inputs: ProbeInputs, kind: Kind, classifier: Callable[..., np.ndarray]) -> Scores:
+    train, codes = inputs.labelled(inputs.train, kind)
+    test, truth = inputs.labelled(inputs.test, kind)
+    probabilities = classifier(inputs.vectors(train), codes, inputs.vectors(test), len(inputs.classes(kind)))
+    return {"auroc": _auroc(truth, probabilities, inputs.patients(test))}
+
+
+def _kmeans(inputs: ProbeInputs) -> Scores:
+    test, truth = inputs.labelled(inputs.test, "kmeans")
+    train, count = inputs.vectors(inputs.train), len(inputs.classes("kmeans"))
+    clusters = representation.kmeans(train, inputs.vectors(test), count, inputs.seed)
+    return dict(representation.agreement(truth, clusters))
+
+
+def _anomaly(inputs: ProbeInputs) -> Scores:
+    classes = inputs.classes("anomaly")
+    if inputs.normal not in classes:
         raise MedsslError(
-            f"the label has {len(names)} values: expected 2 to 20 classes; a number is for --kind regression"
+            f"the probe anomaly needs --normal, the value of a normal scan: expected one of {', '.join(classes)}"
         )
-    return found, codes, known, names
+    train, codes = inputs.labelled(inputs.train, "anomaly")
+    test, truth = inputs.labelled(inputs.test, "anomaly")
+    normal_code = classes.index(inputs.normal)
+    patients, abnormal = inputs.patients(test), (truth != normal_code).astype(int)
+    normal_scans = [scan for scan, code in zip(train, codes) if code == normal_code]
+    distances = representation.distance_to_normal(inputs.vectors(normal_scans), inputs.vectors(test))
+    scores: Scores = {"auroc, distance": _auroc(abnormal, distances, patients)}
+    if inputs.pretrained:
+        errors = reconstruction_errors(inputs.method, inputs.cache, test, inputs.size)
+        if errors is not None:
+            scores["auroc, reconstruction"] = _auroc(abnormal, errors, patients)
+    return scores
 
 
-def _knn(given: Scored) -> Found:
-    return _classified(given, "knn", probes.knn_scores)
-
-
-def _linear(given: Scored) -> Found:
-    return _classified(given, "linear", probes.linear_scores)
-
-
-def _classified(given: Scored, kind: str, scores: Callable[..., np.ndarray]) -> Found:
-    train, codes, _, names = _classes(given, given.train, kind)
-    test, truth, known, _ = _classes(given, given.test, kind)
-    found = scores(given.of(train), codes, given.of(test), len(names))
-    return {"auroc": _auroc(truth, found, given.patients[known])}
-
-
-def _kmeans(given: Scored) -> Found:
-    _, _, _, names = _classes(given, given.train, "kmeans")
-    test, truth, _, _ = _classes(given, given.test, "kmeans")
-    clusters = probes.kmeans(given.of(given.train), given.of(test), len(names), given.seed)
-    return dict(probes.agreement(truth, clusters))
-
-
-def _anomaly(given: Scored) -> Found:
-    train, codes, _, names = _classes(given, given.train, "anomaly")
-    test, truth, known, _ = _classes(given, given.test, "anomaly")
-    if given.normal not in names:
+def _regression(inputs: ProbeInputs) -> Scores:
+    numbers = pd.Series(dtype=float)
+    if inputs.values is not None:
+        numbers = pd.to_numeric(inputs.values, errors="coerce").dropna()
+    train, test = ([scan for scan in scans if scan in numbers.index] for scans in (inputs.train, inputs.test))
+    if min(len(train), len(test)) < MIN_NUMBERS:
         raise MedsslError(
-            f"the probe anomaly needs --normal, the value of a normal scan: expected one of {', '.join(names)}"
+            f"the label is a number in {len(train)} training and {len(test)} scored scans: expected {MIN_NUMBERS} or more of "
+            "each; keep the column with `medssl index --labels FILE.csv --label NAME`"
         )
-    usual = names.index(given.normal)
-    patients, abnormal = given.patients[known], (truth != usual).astype(int)
-    learned = given.of([scan for scan, code in zip(train, codes) if code == usual])
-    found: Found = {"auroc, distance": _auroc(abnormal, probes.distance_to_normal(learned, given.of(test)), patients)}
-    errors = reconstruction_errors(given.method, given.cache, test, given.size) if given.pretrained else None
-    return found if errors is None else found | {"auroc, reconstruction": _auroc(abnormal, errors, patients)}
-
-
-def _regression(given: Scored) -> Found:
-    values = (
-        pd.to_numeric(given.values, errors="coerce").dropna() if given.values is not None else pd.Series(dtype=float)
-    )
-    train, test = ([s for s in scans if s in values.index] for scans in (given.train, given.test))
-    if min(len(train), len(test)) < 3:
-        raise MedsslError(
-            f"the label is a number in {len(train)} training and {len(test)} scored scans: expected 3 or more of each; keep the "
-            f"column with `medssl index --labels FILE.csv --label NAME`"
-        )
-    owner = given.cache.manifest.set_index("scan")["patient"]
-    truth = values[test].to_numpy(float)
-    predicted = probes.ridge(given.of(train), values[train].to_numpy(float), owner[train].to_numpy(), given.of(test))
-    errors, _ = patient_means(np.abs(predicted - truth)[None], owner[test].to_numpy())
-    spread = float(((truth - truth.mean()) ** 2).mean())
-    r2 = 1 - float(((predicted - truth) ** 2).mean()) / spread if spread > 0 else float("nan")
+    learned, truth = (numbers[scans].to_numpy(float) for scans in (train, test))
+    predicted = representation.ridge(inputs.vectors(train), learned, inputs.patients(train), inputs.vectors(test))
+    errors, _ = patient_means(np.abs(predicted - truth)[None], inputs.patients(test))
+    variance = float(((truth - truth.mean()) ** 2).mean())
+    r2 = 1 - float(((predicted - truth) ** 2).mean()) / variance if variance > 0 else float("nan")
     return {"mean absolute error": crossed_interval(errors, bounds=(0, np.inf)), "r2": r2}
 
 
-def _zeroshot(given: Scored) -> Found:
-    method = _clip(given, "zeroshot")
-    if method is None:
-        return {}
-    test, truth, known, names = _classes(given, given.test, "zeroshot")
-    if wrong := set(given.prompts) - set(names):
+def _zeroshot(inputs: ProbeInputs) -> Scores:
+    clip = _clip(inputs, "zeroshot")
+    if not inputs.pretrained:
+        return {}  # there is no text encoder beside the random encoder
+    classes = inputs.classes("zeroshot")
+    test, truth = inputs.labelled(inputs.test, "zeroshot")
+    if unknown := set(inputs.prompts) - set(classes):
         raise MedsslError(
-            f"--prompts names {', '.join(sorted(wrong))}: expected values of the label, {', '.join(names)}"
+            f"--prompts names {', '.join(sorted(unknown))}: expected values of the label, {', '.join(classes)}"
         )
-    scores = zero_shot(method, given.of(test), [given.prompts.get(name, [name]) for name in names])
-    return {"auroc": _auroc(truth, scores, given.patients[known])}
+    prompts = [inputs.prompts.get(value, [value]) for value in classes]
+    probabilities = zero_shot(clip, inputs.vectors(test), prompts)
+    return {"auroc": _auroc(truth, probabilities, inputs.patients(test))}
 
 
-def _retrieval(given: Scored) -> Found:
-    method = _clip(given, "retrieval")
-    if method is None:
-        return {}
-    reports = reports_in(given.cache.manifest)
-    known = np.array([scan in reports for scan in given.test])
-    test = [scan for scan in given.test if scan in reports]
+def _retrieval(inputs: ProbeInputs) -> Scores:
+    clip = _clip(inputs, "retrieval")
+    if not inputs.pretrained:
+        return {}  # there is no text encoder beside the random encoder
+    reports = reports_in(inputs.cache.manifest)
+    test = [scan for scan in inputs.test if scan in reports]
     if len(test) < 2:
         raise MedsslError(f"{len(test)} scored scans have a report: expected two or more to search among")
-    first = FIRST if len(test) > 2 * FIRST else 1
-    ranks = retrieval_ranks(method, given.of(test), [reports[scan] for scan in test])
-    found: Found = {f"chance of the first {first} of {len(test)}": first / len(test)}
+    top = TOP if len(test) > 2 * TOP else 1
+    scores: Scores = {f"chance of the first {top} of {len(test)}": top / len(test)}
+    ranks = retrieval_ranks(clip, inputs.vectors(test), [reports[scan] for scan in test])
     for name, rank in ranks.items():
-        shares, _ = patient_means((rank <= first).astype(float)[None], given.patients[known])
-        found |= {f"{name} among the first {first}": crossed_interval(shares, bounds=(0, 1)), f"{name}, median rank": float(np.median(rank))}  # fmt: skip
-    return found
+        shares, _ = patient_means((rank <= top).astype(float)[None], inputs.patients(test))
+        scores[f"{name} among the first {top}"] = crossed_interval(shares, bounds=(0, 1))
+        scores[f"{name}, median rank"] = float(np.median(rank))
+    return scores
 
 
-PROBES: dict[str, Callable[[Scored], Found]] = {
-    "knn": _knn, "linear": _linear, "kmeans": _kmeans, "anomaly": _anomaly, "regression": _regression,
-    "zeroshot": _zeroshot, "retrieval": _retrieval,
-}  # fmt: skip
+PROBES: dict[Kind, Callable[[ProbeInputs], Scores]] = {
+    "knn": _knn,
+    "linear": _linear,
+    "kmeans": _kmeans,
+    "anomaly": _anomaly,
+    "regression": _regression,
+    "zeroshot": _zeroshot,
+    "retrieval": _retrieval,
+}
 
 
 def _auroc(truth: np.ndarray, scores: np.ndarray, patients: np.ndarray) -> Interval:
-    """With an interval over patients; scores (N,) for 0/1, or (N, classes)."""
+    """With an interval over patients; scores (N,) for labels 0/1, or (N, classes)."""
     return auroc_interval(truth, np.asarray(scores, float)[None], patients)
 
 
-def _clip(given: Scored, kind: str) -> CLIP | None:
-    """The run's CLIP, alone or in a Joint; None for the random encoder, which has no text beside it."""
-    parts = [given.method, *getattr(given.method, "parts", [])]
-    found = next((part for part in parts if isinstance(part, CLIP)), None)
-    if found is None:
-        raise MedsslError(f"the probe {kind} needs a run of CLIP: this is one of {type(given.method).__name__}")
-    return found if given.pretrained else None
+def _clip(inputs: ProbeInputs, kind: Kind) -> CLIP:
+    """The run's CLIP, which may be one part of a Joint."""
+    parts = [inputs.method, *getattr(inputs.method, "parts", [])]
+    for part in parts:
+        if isinstance(part, CLIP):
+            return part
+    raise MedsslError(f"the probe {kind} needs a run of CLIP: this is one of {type(inputs.method).__name__}")
 
 
 @torch.no_grad()
 def zero_shot(method: CLIP, features: np.ndarray, prompts: Sequence[Sequence[str]]) -> np.ndarray:
-    """(N, classes) probabilities from features (N, out_dim): how like a scan is each class's mean prompt."""
+    """Return class probabilities (N, classes) by the similarity of scans to texts.
+
+    Args:
+        method: A pretrained CLIP.
+        features: Features (N, out_dim) of its encoder.
+        prompts: Texts that describe each class; their vectors are averaged.
+    """
     means = torch.stack([method.text_vectors(texts).mean(0) for texts in prompts])
     images = method.image_vectors(torch.from_numpy(features))
     return (method.log_scale.exp() * images @ torch.nn.functional.normalize(means, dim=1).T).softmax(1).numpy()
@@ -248,36 +300,43 @@ def zero_shot(method: CLIP, features: np.ndarray, prompts: Sequence[Sequence[str
 
 @torch.no_grad()
 def retrieval_ranks(method: CLIP, features: np.ndarray, reports: Sequence[str]) -> dict[str, np.ndarray]:
-    """The rank (N,), 1 the best, of each scan's own report among all, and of each report's own scan; ties count half."""
-    similar = (method.image_vectors(torch.from_numpy(features)) @ method.text_vectors(reports).T).double().numpy()
-    return {"report": _ranks(similar), "scan": _ranks(similar.T)}
+    """Return the rank (N,) of each scan's own report among all reports, and of each report's own scan.
+
+    1 is the best rank; ties count one half.
+
+    Args:
+        method: A pretrained CLIP.
+        features: Features (N, out_dim) of its encoder.
+        reports: The report of each scan.
+    """
+    similarity = (method.image_vectors(torch.from_numpy(features)) @ method.text_vectors(reports).T).double().numpy()
+    return {"report": _own_ranks(similarity), "scan": _own_ranks(similarity.T)}
 
 
-def _ranks(similar: np.ndarray) -> np.ndarray:
-    own = np.diag(similar)[:, None]
-    return 1 + (similar > own).sum(1) + ((similar == own).sum(1) - 1) / 2
+def _own_ranks(similarity: np.ndarray) -> np.ndarray:
+    """The rank of the diagonal element in each row."""
+    own = np.diag(similarity)[:, None]
+    return 1 + (similarity > own).sum(1) + ((similarity == own).sum(1) - 1) / 2
 
 
 @torch.no_grad()
 def reconstruction_errors(method: Method, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> np.ndarray | None:
-    """(N,): the mean absolute error over the body, of the middle of each scan; None for a method that restores nothing."""
-    found = []
+    """Return the mean absolute error (N,) over the body in the middle of each scan; None if the method restores nothing."""
+    errors = []
     for number, scan in enumerate(scans):
-        batch = middle_batch(method, cache, scan, size, number)
-        shown = method.reconstruct(batch)
-        if shown is None:
+        batch = center_batch(method, cache, scan, size, seed=number)
+        restored = method.reconstruct(batch)
+        if restored is None:
             return None
         body = batch["valid_views"][0]
-        off = (shown["restored"] - shown["source"]).abs().mean(1, keepdim=True)
-        found.append(float((off * body).sum() / body.sum().clamp(min=1)))
-    return np.array(found)
+        difference = (restored["restored"] - restored["source"]).abs().mean(1, keepdim=True)
+        errors.append(float((difference * body).sum() / body.sum().clamp(min=1)))
+    return np.array(errors)
 
 
-def middle_batch(method: Method, cache: Cache, scan: str, size: Sequence[int], number: int) -> dict[str, Any]:
-    """A batch of one scan's middle, unchanged by views, as `method.reconstruct` takes it."""
-    from medssl.preprocessing.crops import Crops
-
-    sample = Crops(cache, [scan], size, seed=number, place="center")[0]
+def center_batch(method: Method, cache: Cache, scan: str, size: Sequence[int], seed: int) -> dict[str, Any]:
+    """Return a batch of one scan's middle, not augmented, as `method.reconstruct` takes it; seed: of its masks."""
+    sample = Crops(cache, [scan], tuple(size), seed, place="center")[0]
     batch = {
         name: value[None] if isinstance(value, torch.Tensor) else torch.tensor([value])
         for name, value in sample.items()

@@ -1,4 +1,4 @@
-"""The points of an honest label-efficiency study, and which of them a study meets.
+"""The points that a sound label-efficiency study meets, and which of them a study does meet.
 
 points = protocol_points(runs.read("studies/hippo").config)
 points["inductive"]                 # {"met": True, "evidence": "no test scan or patient was pretrained on"}
@@ -19,7 +19,7 @@ POINTS = (  # in the order in which they are read; the keys of a record are sort
     "nested stratified budgets",
     "paired arms",
     "strong baselines",
-    "fine-tuning recipe",
+    "fine-tuning settings",
     "preprocessing parity",
     "inductive",
     "crossed statistics",
@@ -51,14 +51,14 @@ def protocol_points(config: Config) -> dict[str, dict[str, Any]]:
             True,
             "a checkpoint is chosen on a fifth of the budget's own patients from 10 on; below, the schedule is fixed",
         ),
-        "nested stratified budgets": Point(True, "kept in subsets.parquet; real counts in the table"),
+        "nested stratified budgets": Point(True, "stored in subsets.parquet; actual counts in the table"),
         "paired arms": Point(True, "same subset, order, augmentation keys and head seed in every arm of a draw"),
         "strong baselines": Point(
             False,
             f"arms: {', '.join(config['arms'])}; scratch has the same learning rate as the others, no trials of its own; no "
             "ImageNet and no semi-supervised arm",
         ),
-        "fine-tuning recipe": _finetuning(config),
+        "fine-tuning settings": _finetuning(config),
         "preprocessing parity": _parity(config),
         "inductive": _inductive(config),
         "crossed statistics": Point(
@@ -66,7 +66,7 @@ def protocol_points(config: Config) -> dict[str, dict[str, Any]]:
         ),
         "labels saved": Point(None, "in the report, where the curves allow it"),
         "cost beside every score": Point(True, "seconds, memory and samples a second in every cell"),
-        "losses published": Point(True, "every arm and budget asked for stands in the table"),
+        "losses published": Point(True, "every requested arm and budget is in the table"),
     }
     return {name: asdict(points[name]) for name in POINTS}
 

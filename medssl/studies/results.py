@@ -3,8 +3,8 @@
     cells = cells_of(runs.table("studies/hippo/cells"), runs.read("studies/hippo"))
     cases, damaged = cases_of(Path("studies/hippo"), cells)     # (arm, mode, budget) -> draw -> one row a case
 
-The report and the dashboard read a study through this file alone. A damaged file is named, never guessed at: what is
-returned is whole. Imports no torch.
+The report and the dashboard read a study through this file alone. Damaged files are reported by their cell, and nothing
+from them is returned. Imports no torch.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _items(value: Any) -> list[tuple[str, Any]]:
 def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) -> pd.DataFrame:
     """Return the study's summary with every column there is.
 
-    Of a study that has not come to its end, or lost its summary, that of the cells which are finished and whole.
+    For a study that is not finished, or whose summary is missing, it is computed from the finished, undamaged cells.
     """
     complete = run.status == "finished" and (folder / "summary.parquet").exists()
     done = cells[(cells["status"] == "finished") & ~cells["id"].isin(damaged)]
@@ -98,7 +98,7 @@ def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) 
 def cells_of(cells: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Return the rows of `runs.table(folder / "cells")` that belong to this study.
 
-    A cell whose record cannot be read is kept too, since nobody knows whose it is.
+    A cell whose record cannot be read is included, since it may belong to this study.
     """
     keys = [f"config.{name}" for name in (*KEY, "draw")]
     cells = cells.reindex(columns=list(dict.fromkeys([*cells, "data", "started", "id", "status", *keys])))
@@ -188,7 +188,7 @@ def _label_curve(
 def _area_difference(
     own: dict[str, Draws], scratch: dict[str, Draws], patients: list[float], metric: CaseMetric
 ) -> Interval:
-    """The paired difference of the two areas, over the draws that both were run in."""
+    """The paired difference of the two areas, over the draws that both arms have."""
     first, freedom = _by_patient({b: _shared_draws(own[b], scratch[b]) for b in own}, metric)
     second, other_freedom = _by_patient({b: _shared_draws(scratch[b], own[b]) for b in own}, metric)
     differences = [a - b for a, b in zip(first, second)]

@@ -1,4 +1,4 @@
-"""What was the pretraining worth? Arms x budgets x draws, paired, on patients that nothing else has seen.
+"""What was the pretraining worth? Arms x budgets x draws, paired, scored on patients kept out of all training.
 
     medssl study --data CACHE --task segmentation --arms scratch runs/simmim --budgets 1p 5% 100% --out studies/hippo
 
@@ -48,7 +48,7 @@ def study(
     split: SplitSpec = SplitSpec(),
     jobs: int = 1,
 ) -> pd.DataFrame:
-    """Run what is missing of a grid of arms and label budgets, and return its table.
+    """Run a grid of arms and label budgets, skip the cells that are done, and return the table.
 
     Args:
         data: Cache made by `medssl prepare`.
@@ -89,13 +89,13 @@ def _check_failures(plan: Plan) -> None:
     records = [runs.read(folder) for folder in folders if (folder / "run.json").exists()]
     if reasons := [str(record.reason) for record in records if record.status == "failed"]:
         raise MedsslError(
-            f"{len(reasons)} of {len(plan.cells)} cells failed, the first says: {reasons[0]}; the others are kept, run the "
-            "same command again to try these once more"
+            f"{len(reasons)} of {len(plan.cells)} cells failed, the first with: {reasons[0]}; the others are done, run the "
+            "same command again to repeat only the failed ones"
         )
 
 
 def _copy_pretraining(plan: Plan) -> None:
-    """Copy what the report shows of the pretraining runs, so that the study's folder is whole by itself."""
+    """Copy what the report shows of the pretraining runs, so that the study's folder can be moved without them."""
     for arm, folder in pretraining_folders(plan.arms).items():
         copy = plan.out / "pretraining" / arm
         copy.mkdir(parents=True, exist_ok=True)
@@ -105,51 +105,51 @@ def _copy_pretraining(plan: Plan) -> None:
 
 
 def _work_all(plan: Plan, settings: StudySettings, jobs: int) -> None:
-    """Do every cell that is not done, here or in `jobs` processes that share the cores; ends when all are settled."""
-    begun = time.time()
+    """Do every cell that is not done, here or in `jobs` processes that share the cores; return when none is left."""
+    started = time.time()
     with _progress(plan) as report:
         if jobs < 2:
-            _work(plan, begun, report)
+            _work(plan, started, report)
         else:
             threads = max(1, (os.cpu_count() or 1) // jobs)
-            run_workers(_worker, (settings, threads, begun), jobs, report)
+            run_workers(_worker, (settings, threads, started), jobs, report)
             report()
 
 
-def _worker(settings: StudySettings, threads: int, begun: float) -> None:
+def _worker(settings: StudySettings, threads: int, started: float) -> None:
     torch.set_num_threads(threads)
     quiet_third_parties()
-    _work(make_plan(settings), begun, lambda: None)
+    _work(make_plan(settings), started, lambda: None)
 
 
-def _work(plan: Plan, begun: float, report: Callable[[], None]) -> None:
-    """Try each cell; then wait for those that other processes hold, and take over one whose process died."""
+def _work(plan: Plan, started: float, report: Callable[[], None]) -> None:
+    """Try each cell; then wait for those that other processes work on, and take over one whose process died."""
     waiting = list(plan.cells)
     while waiting:
         for cell in waiting:
-            if not _settled(plan.folder(cell), begun):
+            if not _settled(plan.folder(cell), started):
                 _try(plan, cell)
                 report()
-        waiting = [cell for cell in waiting if not _settled(plan.folder(cell), begun)]
+        waiting = [cell for cell in waiting if not _settled(plan.folder(cell), started)]
         if waiting:
             time.sleep(1.0)
 
 
-def _settled(folder: Path, begun: float) -> bool:
-    """Finished at any time, or tried and failed since this study was begun."""
+def _settled(folder: Path, started: float) -> bool:
+    """Whether the cell finished at any time, or failed since this study was started."""
     if not (folder / "run.json").exists():
         return False
     run = runs.read(folder)
-    return run.status == "finished" or (run.status == "failed" and run.heartbeat > begun)
+    return run.status == "finished" or (run.status == "failed" and run.heartbeat > started)
 
 
 def _try(plan: Plan, cell: Cell) -> None:
-    """A cell that fails is recorded as failed, and the others go on; a full disk stops them all."""
+    """Run a cell. If it fails, that is recorded and the others go on; a full disk stops them all."""
     try:
         run_cell(plan, cell)
     except DiskFull:
         raise
-    except Exception as error:  # whatever it is stands in the cell's record, and the study's end names it
+    except Exception as error:  # it is in the cell's record, and `_check_failures` reports it
         if not (plan.folder(cell) / "run.json").exists():
             raise
         console.print(f"a cell failed: {error if isinstance(error, MedsslError) else type(error).__name__}")
@@ -161,9 +161,9 @@ def _count_done(plan: Plan) -> int:
 
 @contextmanager
 def _progress(plan: Plan) -> Iterator[Callable[[], None]]:
-    """A progress bar over the cells; yields the function that brings it up to date."""
+    """A progress bar over the cells; yields the function that updates it."""
     done = _count_done(plan)
-    console.print(f"{len(plan.cells)} cells, {done} of them done before; {len(plan.scored)} scans to score in each")
+    console.print(f"{len(plan.cells)} cells, {done} of them already done; {len(plan.scored)} scans to score in each")
     with ProgressBar() as bar:
         task = bar.add_task("cells", total=len(plan.cells), completed=done)
         yield lambda: bar.update(task, completed=_count_done(plan))

@@ -3,8 +3,9 @@
     table = summarise(Path("studies/hippo"), cells, Dice())
     table[["arm", "budget_name", "patients", "mean", "low", "high", "difference", "p_holm"]]
 
-Draws and test patients are crossed random effects (see `stats`). Only the primary metric is compared: AUROC, or Dice
-averaged over structures and over a patient's scans. Holm's correction runs over all comparisons of the table.
+Draws and test patients are crossed random effects (see `evaluation/intervals.py`). Only the primary metric is compared:
+AUROC, or Dice averaged over structures and over a patient's scans. Holm's correction runs over all comparisons of the
+table.
 """
 
 from __future__ import annotations
@@ -17,60 +18,80 @@ import numpy as np
 import pandas as pd
 
 from medssl.core import runs
-from medssl.evaluation import intervals as stats
 from medssl.evaluation.case_metrics import CaseMetric
+from medssl.evaluation.intervals import Interval, holm, join_notes, sign_flip_note
 
-KEY = ["arm", "mode", "budget_name"]
+KEY = ["arm", "mode", "budget_name"]  # what the draws of one row of the table share
 COLUMNS = [
     *("arm", "mode", "budget_name", "budget", "patients", "scans", "draws", "seconds", "metric", "mean", "low", "high"),
     *("note", "difference", "difference_low", "difference_high", "p", "p_holm"),
 ]
+Draws = dict[int, tuple[runs.Run, pd.DataFrame]]  # draw -> a finished cell and its cases
 
 
 def summarise(out: Path, cells: Sequence[str], metric: CaseMetric) -> pd.DataFrame:
-    """One row an arm, mode, budget and metric over the finished ones of `cells` (folder names below `out/cells`)."""
-    found: dict[tuple, dict[int, tuple[runs.Run, pd.DataFrame]]] = {}
+    """Return the table of a study: one row for each arm, mode, budget and metric.
+
+    Args:
+        out: Folder of the study.
+        cells: Folder names below `out/cells`; those that are not finished are left out.
+        metric: The primary metric.
+    """
+    finished: dict[tuple, Draws] = {}
     for name in cells:
         folder = out / "cells" / name
         if (folder / "run.json").exists() and (run := runs.read(folder)).status == "finished":
-            key = tuple(run.config[k] for k in KEY)
-            found.setdefault(key, {})[run.config["draw"]] = (run, pd.read_parquet(folder / "predictions.parquet"))
-    rows = [_row(key, draws, found.get(("scratch", "finetune", key[2])), metric) for key, draws in found.items()]
-    table = pd.DataFrame([row for rows_of_cell in rows for row in rows_of_cell], columns=COLUMNS)
+            key = tuple(run.config[part] for part in KEY)
+            finished.setdefault(key, {})[run.config["draw"]] = (run, pd.read_parquet(folder / "predictions.parquet"))
+    rows: list[dict[str, Any]] = []
+    for key, draws in finished.items():
+        scratch = finished.get(("scratch", "finetune", key[2]), {}) if key[0] != "scratch" else {}
+        rows += _metric_rows(key, draws, scratch, metric)
+    table = pd.DataFrame(rows, columns=COLUMNS)
     compared = table["p"].notna()
     if compared.any():
-        table.loc[compared, "p_holm"] = stats.holm(table.loc[compared, "p"].to_numpy())
+        table.loc[compared, "p_holm"] = holm(table.loc[compared, "p"].to_numpy())
     return table
 
 
-def _row(key: tuple, draws: dict[int, Any], scratch: dict[int, Any] | None, metric: CaseMetric) -> list[dict[str, Any]]:
-    first = next(iter(draws.values()))[0]
-    about = dict(zip(KEY, key)) | {
-        "budget": first.config["budget"], "patients": first.config["patients"],
-        "scans": float(np.mean([r.config["train_scans"] + r.config["validation_scans"] for r, _ in draws.values()])),
-        "draws": len(draws), "seconds": float(np.mean([r.cost["seconds"] for r, _ in draws.values()])),
-    }  # fmt: skip
-    primary = metric.interval([cases for _, cases in draws.values()])
-    main = about | {"metric": metric.name} | _named(primary, "")
-    shared = sorted(set(draws) & set(scratch or {})) if key[0] != "scratch" else []
-    if shared:
-        assert scratch is not None
-        difference = metric.difference([draws[d][1] for d in shared], [scratch[d][1] for d in shared])
-        main |= _named(difference, "difference")
-        main["note"] = "; ".join(n for n in (main["note"], difference.note, stats.sign_flip_note(len(shared))) if n)
+def _metric_rows(key: tuple, draws: Draws, scratch: Draws, metric: CaseMetric) -> list[dict[str, Any]]:
+    """The rows of one arm, mode and budget: the primary metric, then the others; scratch: what it is compared with."""
+    records = [run for run, _ in draws.values()]
+    common = dict(zip(KEY, key)) | {
+        "budget": records[0].config["budget"],
+        "patients": records[0].config["patients"],
+        "scans": float(np.mean([run.config["train_scans"] + run.config["validation_scans"] for run in records])),
+        "draws": len(draws),
+        "seconds": float(np.mean([run.cost["seconds"] for run in records])),
+    }
+    primary = common | {"metric": metric.name} | _primary_columns(draws, scratch, metric)
     others = [
-        about | {"metric": name, "mean": float(np.nanmean([_number(r.metrics[name]) for r, _ in draws.values()]))}
-        for name in first.metrics
+        common | {"metric": name, "mean": float(np.nanmean([_number(run.metrics[name]) for run in records]))}
+        for name in records[0].metrics
         if name != metric.name
     ]
-    return [main, *others]
+    return [primary, *others]
 
 
-def _named(interval: stats.Interval, prefix: str) -> dict[str, Any]:
-    if not prefix:
-        return {"mean": interval.mean, "low": interval.low, "high": interval.high, "note": interval.note}
-    low, high = interval.low, interval.high
-    return {prefix: interval.mean, f"{prefix}_low": low, f"{prefix}_high": high, "p": interval.p}
+def _primary_columns(draws: Draws, scratch: Draws, metric: CaseMetric) -> dict[str, Any]:
+    """The mean, and the paired difference from scratch over the draws that both have."""
+    interval = metric.interval([cases for _, cases in draws.values()])
+    columns = {"mean": interval.mean, "low": interval.low, "high": interval.high, "note": interval.note}
+    shared = sorted(set(draws) & set(scratch))
+    if not shared:
+        return columns
+    difference = metric.difference([draws[draw][1] for draw in shared], [scratch[draw][1] for draw in shared])
+    note = join_notes(interval.note, difference.note, sign_flip_note(len(shared)))
+    return columns | {"note": note} | _difference_columns(difference)
+
+
+def _difference_columns(difference: Interval) -> dict[str, Any]:
+    return {
+        "difference": difference.mean,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "p": difference.p,
+    }
 
 
 def _number(value: Any) -> float:

@@ -22,6 +22,7 @@ import pandas as pd
 
 from medssl.core.errors import MedsslError, nearest
 from medssl.core.progress import track
+from medssl.datasets.labels import label_codes
 from medssl.evaluation.case_metrics import AUROC, CaseMetric, Dice, mean_dice
 
 if TYPE_CHECKING:
@@ -166,14 +167,12 @@ class Classification(Task):
 
     @classmethod
     def from_cache(cls, cache: Cache, label: str | None = None) -> Self:
-        from medssl.evaluation.representation import label_codes
-
         if label is None:
             columns = [c.removeprefix("label.") for c in cache.manifest if c.startswith("label.")]
             raise MedsslError(
                 f"classification needs --label: expected one of {', '.join(columns) or 'none, there is no label in this cache'}"
             )
-        labels, classes = label_codes(cache, label)
+        labels, classes = label_codes(cache.manifest, label)
         return cls(tuple(classes), labels, _by_patient(cache, {scan: [code] for scan, code in labels.items()}))
 
     @property

@@ -230,13 +230,8 @@ def test_help_shows_options_as_the_readme_writes_them_and_print_config_prints_a_
     assert yaml.safe_load(capsys.readouterr().out) == {"data": "cache", "out": "run"}
 
 
-UNDOCUMENTED = {"probe"}
-
-
 @pytest.mark.parametrize("command", sorted(COMMANDS))
-def test_every_option_of_every_command_is_explained(command: str, request: pytest.FixtureRequest) -> None:
-    if command in UNDOCUMENTED:
-        request.applymarker(pytest.mark.xfail(reason="its docstring has no Args yet"))
+def test_every_option_of_every_command_is_explained(command: str) -> None:
     function = COMMANDS[command].load()
     explained = {action.dest: action.help for action in build_parser(function, command)._actions}
     assert [option for option in option_types(function) if len(explained[option] or "") < 8] == []

@@ -116,7 +116,7 @@ def test_coverage_paired_auroc():
     assert 93 <= coverage(0, interval, "paired AUROC, 5 draws, 60 patients") <= 97
 
 
-# ---------------------------------------------------------------------------------- what is refused or said
+# ---------------------------------------------------------------------------------- notes and errors ----
 
 
 def test_one_draw_says_that_only_patients_vary():

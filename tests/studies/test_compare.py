@@ -19,11 +19,11 @@ compare = module.compare
 TINY = {"crop": (16, 16, 16), "train": TrainConfig(steps=2, batch_size=4), "budgets": ["50%"], "draws": 2}
 
 
-class Refuses(Method):
-    """A method that takes no encoder at all."""
+class TakesNoEncoder(Method):
+    """A method that cannot be used with any encoder."""
 
     def __init__(self, encoder):
-        raise MedsslError("Refuses takes no encoder: expected nothing")
+        raise MedsslError("TakesNoEncoder takes no encoder: expected nothing")
 
     def views(self, data_spec, size):
         return ()
@@ -34,7 +34,7 @@ class Refuses(Method):
 
 def test_one_table_of_what_ran_and_what_did_not_and_nothing_is_done_twice(cache: Cache, tmp_path: Path) -> None:
     encoder = ResNet(3, depth=10, width=2, max_pool=False)
-    given = {"label": "lesion", "methods": [SimMIM, CLIP, Refuses, SimCLR], "encoders": [encoder], **TINY}
+    given = {"label": "lesion", "methods": [SimMIM, CLIP, TakesNoEncoder, SimCLR], "encoders": [encoder], **TINY}
     table = compare(cache.path, tmp_path, **given)
     scored = table.dropna(subset=["auroc"])
     assert set(scored["method"]) == {"SimMIM", "SimCLR", "random-frozen"}
@@ -42,7 +42,7 @@ def test_one_table_of_what_ran_and_what_did_not_and_nothing_is_done_twice(cache:
     assert (scored.loc[scored["method"] != "random-frozen", "seconds"] > 0).all()
     notes = table[table["auroc"].isna()].set_index("method")["note"]
     assert "no reports in this cache" in notes["CLIP"]
-    assert "takes no encoder" in notes["Refuses"]
+    assert "takes no encoder" in notes["TakesNoEncoder"]
     made = {
         p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.name in ("encoder.safetensors", "predictions.parquet")
     }
@@ -59,7 +59,7 @@ class Fails(SimCLR):
         raise MedsslError("the loss of Fails is nan")
 
 
-def test_what_fails_on_its_encoder_is_told_and_not_run_on_the_next(cache: Cache, tmp_path: Path) -> None:
+def test_a_failed_method_is_reported_and_not_run_on_the_next_encoder(cache: Cache, tmp_path: Path) -> None:
     encoders = [ResNet(3, depth=10, width=2, max_pool=False), ResidualUNet(3, width=4, blocks=(1, 1))]
     given = {"label": "lesion", "encoders": encoders}
     table = compare(cache.path, tmp_path, methods=[Fails, SimCLR], **given, **TINY)
@@ -68,9 +68,8 @@ def test_what_fails_on_its_encoder_is_told_and_not_run_on_the_next(cache: Cache,
     other = compare(
         cache.path, tmp_path, methods=[SimCLR, SimMIM], **given, **TINY | {"train": TrainConfig(steps=3, batch_size=4)}
     )
-    notes = other[other["auroc"].isna()].set_index("method")[
-        "note"
-    ]  # a run of other settings is not taken for this one
+    # A run of other settings is not taken for this one.
+    notes = other[other["auroc"].isna()].set_index("method")["note"]
     assert list(notes.index) == ["SimCLR"]
     assert "made with other settings" in notes["SimCLR"]
     assert set(other["method"].dropna()) == {"SimCLR", "SimMIM", "random-frozen"}

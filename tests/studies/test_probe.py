@@ -1,12 +1,15 @@
 """Near duplicates equal those of an N x N matrix; each probe finds what was put into the features, and not more."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import comb
 
+from medssl.cli.arguments import parse_arguments
 from medssl.core.errors import MedsslError
-from medssl.evaluation import representation as probes
+from medssl.evaluation import representation
 from medssl.evaluation.representation import near_duplicates
 from medssl.studies.probe import probe
 from medssl.training.predict import embed
@@ -33,11 +36,12 @@ def test_near_duplicates_are_those_of_the_whole_matrix():
 
 def test_embed_lists_them(cache, pretrained, tmp_path):
     table = embed(pretrained, cache.path, tmp_path, duplicates_above=0.5)
-    found = pd.read_csv(tmp_path / "near_duplicates.csv", dtype={"scan": str, "other": str})
+    pairs = pd.read_csv(tmp_path / "near_duplicates.csv", dtype={"scan": str, "other": str})
     owner = table.set_index("scan")["patient"]
-    assert (found["cosine"] >= 0.5).all()
-    assert (owner[found["scan"]].to_numpy() != owner[found["other"]].to_numpy()).all()
-    assert len(found) == len(near_duplicates(table.filter(regex=r"^f\d+$").to_numpy(), list(table["patient"]), 0.5)) > 0
+    assert (pairs["cosine"] >= 0.5).all()
+    assert (owner[pairs["scan"]].to_numpy() != owner[pairs["other"]].to_numpy()).all()
+    features, patients = table.filter(regex=r"^f\d+$").to_numpy(), list(table["patient"])
+    assert len(pairs) == len(near_duplicates(features, patients, 0.5)) > 0
 
 
 def groups(seed: int = 0, count: int = 60, apart: float = 4.0) -> tuple[np.ndarray, np.ndarray]:
@@ -49,10 +53,11 @@ def groups(seed: int = 0, count: int = 60, apart: float = 4.0) -> tuple[np.ndarr
 
 def test_clusters_agree_with_classes_where_there_are_some_and_not_by_chance() -> None:
     (train, _), (test, codes) = groups(0), groups(1)
-    found = probes.agreement(codes, probes.kmeans(train, test, 3))
-    assert found["nmi"] > 0.9
-    assert found["ari"] > 0.9
-    chance = probes.agreement(np.random.default_rng(2).permutation(codes), probes.kmeans(train, test, 3))
+    clusters = representation.kmeans(train, test, 3)
+    agreement = representation.agreement(codes, clusters)
+    assert agreement["nmi"] > 0.9
+    assert agreement["ari"] > 0.9
+    chance = representation.agreement(np.random.default_rng(2).permutation(codes), clusters)
     assert abs(chance["ari"]) < 0.1
 
 
@@ -66,21 +71,21 @@ def test_agreement_equals_the_formulas() -> None:
     entropies = [-(p * np.log(p)).sum() for p in (rows, columns)]
     pairs, sides = comb(table, 2).sum(), [comb(table.sum(k), 2).sum() for k in (0, 1)]
     expected = sides[0] * sides[1] / comb(8, 2)
-    found = probes.agreement(a, b)
-    assert found["nmi"] == pytest.approx(mutual / np.mean(entropies))
-    assert found["ari"] == pytest.approx((pairs - expected) / (np.mean(sides) - expected))
+    agreement = representation.agreement(a, b)
+    assert agreement["nmi"] == pytest.approx(mutual / np.mean(entropies))
+    assert agreement["ari"] == pytest.approx((pairs - expected) / (np.mean(sides) - expected))
 
 
 def test_the_distance_to_normal_is_the_mean_to_the_nearest_five() -> None:
     train, _ = groups(0, 40, 0.0)
     test = np.concatenate([groups(1, 5, 0.0)[0], groups(2, 5, 0.0)[0] + 6])
-    found = probes.distance_to_normal(train, test)
+    distances = representation.distance_to_normal(train, test)
     scaled, other = ((x - train.mean(0)) / train.std(0) for x in (train, test))
     expected = np.sort(np.linalg.norm(other[:, None] - scaled[None], axis=2), axis=1)[:, :5].mean(1)
-    assert np.allclose(found, expected)
-    assert found[5:].min() > found[:5].max()
+    assert np.allclose(distances, expected)
+    assert distances[5:].min() > distances[:5].max()
     with pytest.raises(MedsslError, match="no normal training scan"):
-        probes.distance_to_normal(train[:0], test)
+        representation.distance_to_normal(train[:0], test)
 
 
 def test_ridge_finds_a_number_that_is_there_and_shrinks_where_there_is_none() -> None:
@@ -88,8 +93,8 @@ def test_ridge_finds_a_number_that_is_there_and_shrinks_where_there_is_none() ->
     train, test = random.normal(size=(80, 5)), random.normal(size=(40, 5))
     values = 60 + 10 * train[:, 2] + random.normal(size=80)
     patients = np.repeat(np.arange(40), 2)
-    assert np.abs(probes.ridge(train, values, patients, test) - (60 + 10 * test[:, 2])).mean() < 1
-    nothing = probes.ridge(train, random.normal(60, 10, 80), patients, test)
+    assert np.abs(representation.ridge(train, values, patients, test) - (60 + 10 * test[:, 2])).mean() < 1
+    nothing = representation.ridge(train, random.normal(60, 10, 80), patients, test)
     assert nothing.std() < 3
 
 
@@ -107,13 +112,22 @@ def test_the_probe_command_is_one_table_with_a_random_encoder_beside(cache, pret
     assert again.equals(table)
 
 
+def test_the_command_line_takes_prompts_as_json() -> None:
+    prompts = {"normal": ["Clear lungs.", "No finding."], "tumour": ["A mass."]}
+    words = ["--run", "r", "--data", "c", "--kind", "zeroshot", "--prompts", json.dumps(prompts), "--split-seed", "3"]
+    settings = parse_arguments(probe, "medssl probe", words=words)
+    assert settings["prompts"] == prompts
+    assert settings["kind"] == ["zeroshot"]
+    assert settings["split"].seed == 3
+
+
 def test_a_probe_says_what_it_lacks(cache, pretrained) -> None:
-    for kind, more, words in (
+    for kind, more, message in (
         ("knn", {}, "expected --label"),
         ("knn", {"label": "lesio"}, "there is no label 'lesio'"),
         ("anomaly", {"label": "lesion"}, "needs --normal.*expected one of no, yes"),
         ("regression", {"label": "lesion"}, "a number in 0 training"),
         ("retrieval", {}, "needs a run of CLIP: this is one of SimMIM"),
     ):
-        with pytest.raises(MedsslError, match=words):
+        with pytest.raises(MedsslError, match=message):
             probe(pretrained, cache.path, [kind], **more)

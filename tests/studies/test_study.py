@@ -1,4 +1,4 @@
-"""A study on the phantom cohort: paired cells, resumed, shared between processes, honest about what it read."""
+"""A study on the phantom cohort: paired cells, resumed, shared by processes, and a record of what was read."""
 
 import importlib
 import json
@@ -92,11 +92,11 @@ def test_running_it_again_does_nothing_and_a_lost_cell_alone_is_done_again(
     study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], design=TWO_DRAWS, **ENCODER)
     assert done == []
     lost = next(iter(sorted((segmentation / "cells").iterdir())))
-    kept = pd.read_parquet(lost / "predictions.parquet")
+    first = pd.read_parquet(lost / "predictions.parquet")
     shutil.rmtree(lost)
     again = study(cache.path, segmentation, "segmentation", arms, ["1p", "100%"], design=TWO_DRAWS, **ENCODER)
     assert len(done) == 1
-    pd.testing.assert_frame_equal(kept, pd.read_parquet(lost / "predictions.parquet"))
+    pd.testing.assert_frame_equal(first, pd.read_parquet(lost / "predictions.parquet"))
     pd.testing.assert_frame_equal(
         again.drop(columns="seconds").reset_index(drop=True),
         before.drop(columns="seconds").reset_index(drop=True),
@@ -111,12 +111,12 @@ def _work(data: str, out: str, folder: str) -> None:
 def test_two_processes_share_one_study(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
     out, folder = tmp_path / "shared", str(pretrained)
     context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=_work, args=(str(cache.path), str(out), folder)) for _ in range(2)]
-    for one in both:
-        one.start()
-    for one in both:
-        one.join(240)
-    assert [one.exitcode for one in both] == [0, 0]
+    processes = [context.Process(target=_work, args=(str(cache.path), str(out), folder)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0]
     table = runs.table(out / "cells")
     assert table["status"].tolist() == ["finished"] * 6
 
@@ -163,15 +163,16 @@ def test_classification_with_probes_and_a_random_encoder(cache: Cache, pretraine
         ("random-frozen", "knn"),
     } | {("simmim", mode) for mode in ("finetune", "linear", "knn")}
     assert main["mean"].between(0, 1).all()
-    found = runs.table(tmp_path / "c" / "cells").query("`config.mode` == 'linear' and `config.draw` == 0")
-    probed = [pd.read_parquet(tmp_path / "c" / "cells" / f / "predictions.parquet")["p.yes"] for f in found["folder"]]
+    linear = runs.table(tmp_path / "c" / "cells").query("`config.mode` == 'linear' and `config.draw` == 0")
+    folders = [tmp_path / "c" / "cells" / name for name in linear["folder"]]
+    probed = [pd.read_parquet(folder / "predictions.parquet")["p.yes"] for folder in folders]
     assert len(probed) == 2
     assert not np.allclose(*probed)  # a pretrained encoder is not the random one
     cases = pd.read_parquet(next((tmp_path / "c" / "cells").glob("*/predictions.parquet")))
     assert np.allclose(cases[["p.no", "p.yes"]].sum(axis=1), 1, atol=1e-4)
 
 
-def test_a_pretraining_run_that_saw_test_scans_is_refused_or_declared(cache: Cache, tmp_path: Path) -> None:
+def test_a_pretraining_run_that_saw_test_scans_is_rejected_or_recorded(cache: Cache, tmp_path: Path) -> None:
     pretrain(
         cache.path,
         tmp_path / "all",
@@ -219,7 +220,7 @@ def test_a_cell_is_another_one_when_labels_or_weights_are(cache: Cache, pretrain
     assert set(make_plan(settings).ids()) != same
 
 
-def test_a_validation_that_tells_nothing_keeps_the_last_weights(cache: Cache, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_best_validation_score_is_kept_and_nan_is_ignored(cache: Cache, tmp_path: Path, monkeypatch: Any) -> None:
     scores = iter([float("nan"), 0.5, 0.4, float("nan"), 0.45])
     monkeypatch.setattr(SupervisedModule, "_validate", lambda self: next(scores))
     task = task_named("segmentation").from_cache(cache)

@@ -33,6 +33,7 @@ import pytorch_lightning as pl
 import torch
 
 from medssl.core.errors import MedsslError
+from medssl.datasets.labels import label_codes
 from medssl.encoders.base import Encoder
 from medssl.evaluation import representation
 from medssl.preprocessing.cache import Cache
@@ -80,7 +81,7 @@ class Health(pl.Callback):
         self.collapsed_checks = 0  # in a row
         self.stop_reason: str | None = None
         self.stopping = False  # the same on all devices
-        self.codes = representation.label_codes(cache, monitoring.label)[0] if monitoring.label else {}
+        self.codes = label_codes(cache.manifest, monitoring.label)[0] if monitoring.label else {}
         if monitoring.label:
             self._check_label()
 
