@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import phantom
@@ -18,25 +21,47 @@ from tests.scans import scan_makers
 
 torch.set_num_threads(1)  # pytest-xdist runs a process for each core; more threads would wait for each other
 
+TRAINING_FOLDERS = {"apps", "container", "docs", "methods", "studies", "training"}  # below tests/
+TRAINING_FIXTURES = {"pretrained", "studied"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `make test-fast` leaves out: the folders whose tests train, and any test with a trained model."""
+    here = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(here).parts[0]
+        if folder in TRAINING_FOLDERS or TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.trains)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` of this test run, made by the first process that asks for it; the others wait for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(folder.with_suffix(".part"))
+            folder.with_suffix(".part").rename(folder)
+    return folder
+
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """16 phantom patients as DICOM series with masks and labels."""
-    return phantom(
-        tmp_path_factory.mktemp("cohort"), patients=16, seed=3, shape=(40, 40, 24), spacing_mm=(9.0, 9.0, 12.0)
-    )
+    size = {"patients": 16, "seed": 3, "shape": (40, 40, 24), "spacing_mm": (9.0, 9.0, 12.0)}
+    return made_once(tmp_path_factory, "cohort", lambda folder: phantom(folder, **size))
 
 
 @pytest.fixture(scope="session")
 def manifest(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("manifest")
-    index([cohort], out, labels=cohort / "labels.csv", patient="patient", mask="../../masks/{name}.nii.gz")
-    return out
+    labels = {"labels": cohort / "labels.csv", "patient": "patient", "mask": "../../masks/{name}.nii.gz"}
+    return made_once(tmp_path_factory, "manifest", lambda folder: index([cohort], folder, **labels))
 
 
 @pytest.fixture(scope="session")
 def cache(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return prepare(manifest, tmp_path_factory.mktemp("cache"), spacing_mm=(12.0, 12.0, 12.0))
+    spacing_mm = (12.0, 12.0, 12.0)
+    return Cache(made_once(tmp_path_factory, "cache", lambda folder: prepare(manifest, folder, spacing_mm=spacing_mm)))
 
 
 def small_encoder() -> ResidualUNet:
@@ -46,15 +71,10 @@ def small_encoder() -> ResidualUNet:
 @pytest.fixture(scope="session")
 def pretrained(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished, tiny SimMIM run on the cohort."""
-    out = tmp_path_factory.mktemp("runs") / "simmim"
-    pretrain(
-        cache.path,
-        out,
-        small_encoder(),
-        SimMIM,
-        **options(crop=(16, 16, 16), steps=6, batch_size=4, workers=0, accelerator="cpu"),
+    settings = options(crop=(16, 16, 16), steps=6, batch_size=4, workers=0, accelerator="cpu")
+    return made_once(
+        tmp_path_factory, "simmim", lambda folder: pretrain(cache.path, folder, small_encoder(), SimMIM, **settings)
     )
-    return out
 
 
 @pytest.fixture
