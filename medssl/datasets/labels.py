@@ -89,7 +89,9 @@ class LabelTable:
         key, patient, label, report = options.key, options.patient, options.label, options.report
         frame = _read(Path(str(options.labels)), key, patient)
         if report is not None and (report in (key, patient) or report not in frame.columns):
-            raise MedsslError(f"report {report!r} is no column of text in the labels{nearest(report, frame.columns)}")
+            raise MedsslError(
+                f"report {report!r} cannot be the report column: it is missing from the labels, or it is the key or the patient{nearest(report, frame.columns)}"
+            )
         self.report = report
         self.patient = patient if patient in frame.columns else None
         self.ids = frame[key].fillna("").str.strip().tolist()
@@ -98,7 +100,7 @@ class LabelTable:
         self.labels = list(label) if label is not None else [name for name in others if _is_label(name, frame[name])]
         for name in self.labels:
             if name not in frame.columns:
-                raise MedsslError(f"label {name!r} is no column of the labels{nearest(name, frame.columns)}")
+                raise MedsslError(f"label {name!r} is not a column of the labels{nearest(name, frame.columns)}")
         self.frame = frame
         self.dropped_columns = [name for name in others if name not in self.labels] if label is None else []
 
@@ -167,8 +169,8 @@ class LabelTable:
             (repeated, "scans have several label rows; rows that disagree are not used"),
             (
                 self.dropped_columns,
-                "columns are no labels by their values or may name a person (--label NAME keeps one, --patient NAME says "
-                "whose a scan is)",
+                "columns are not used as labels: too many different values, or a name that suggests a person (--label NAME "
+                "keeps a column, --patient NAME names the column of patients)",
             ),
         ]
         notices = [Notice(f"{len(names)} {text}", tuple(names)) for names, text in reported if names]
@@ -179,12 +181,14 @@ def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
     try:
         columns = pd.read_csv(csv, nrows=0).columns
         if key not in columns:
-            raise MedsslError(f"key {key!r} is no column of the labels{nearest(key, columns)}")
+            raise MedsslError(f"key {key!r} is not a column of the labels{nearest(key, columns)}")
         return pd.read_csv(csv, dtype={name: str for name in (key, patient) if name in columns})
     except FileNotFoundError:
         raise MedsslError(f"labels {csv} does not exist: expected a CSV file") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise MedsslError(f"labels {csv} is no CSV file ({type(error).__name__}): expected columns and rows") from None
+        raise MedsslError(
+            f"labels {csv} is not a CSV file ({type(error).__name__}): expected columns and rows"
+        ) from None
 
 
 def _is_label(column: str, values: pd.Series) -> bool:

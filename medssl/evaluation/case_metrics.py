@@ -1,9 +1,11 @@
-"""The primary metric of a task, from tables with one row a case: values a patient, intervals, paired differences.
+"""The primary metric of a task, from tables with one row for each case: means, intervals, paired differences.
 
-    Dice().interval([pd.read_parquet(path) for path in predictions])       # one table a draw
+The scores of single cases are computed in `metrics.py`; here they are summarised.
+
+    Dice().interval([pd.read_parquet(path) for path in predictions])       # one table for each draw
 
 A case table holds `scan`, `patient` and what the metric needs: `dice.STRUCTURE` columns, or `label` and `p.CLASS`
-columns. All tables given together score the same scans. Imports no torch.
+columns. All tables given together score the same scans. Does not import torch.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ class MoCo(StudentTeacher):
     def monitored_values(self) -> dict[str, float]:
         if self.version == "v3":
             return super().monitored_values()
-        return super().monitored_values() | {"queue_filled": float((self.bank.bank[:, -1] % 1 == 0).float().mean())}
+        filled = self.bank.bank[:, -1] % 1 == 0  # the number of a scan is whole, the queue's random start is not
+        return super().monitored_values() | {"queue_filled": float(filled.float().mean())}
 
     def queue_loss(self, batch: dict[str, Any]) -> Tensor:
         """v2: the first view asks, the second answers; the number of its scan stands beside each key of the queue."""

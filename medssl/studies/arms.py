@@ -1,4 +1,6 @@
-"""The arms of a study: where the weights of a cell come from and how it trains, one class each, made from its name.
+"""The arms of a study. An arm says which weights a model starts from and how it is trained.
+
+Each kind of arm is one class, made from its name:
 
     arms = parse_arms(["scratch", "random-frozen", "runs/simmim"])
     arms["simmim"].settings(FinetuneConfig()).encoder_share         # 0.3: a pretrained encoder learns slower
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["finetune", "linear", "knn"]
 NewEncoder = Callable[[int], "Encoder"]  # seed -> a randomly initialised encoder
-LONG = 3.0  # steps of `scratch-long` over those of `scratch`
+SCRATCH_LONG_FACTOR = 3.0  # `scratch-long` trains for this many times the steps of `scratch`
 
 
 class Arm(ABC):
@@ -114,10 +116,10 @@ class Scratch(Arm):
 
 @dataclass(frozen=True)
 class ScratchLong(Arm):
-    """A random start, trained for `long` times the steps: what the time of pretraining buys without it."""
+    """A random start, trained for `long` times the steps: what more training time gives without pretraining."""
 
     name = "scratch-long"
-    long: float = LONG
+    long: float = SCRATCH_LONG_FACTOR
 
     @classmethod
     def parse(cls, text: str, long: float) -> Self | None:
@@ -132,7 +134,7 @@ class ScratchLong(Arm):
 
 @dataclass(frozen=True)
 class RandomFrozen(Arm):
-    """A random encoder that never learns: what the architecture alone is worth."""
+    """A random encoder that stays frozen: what the architecture alone is worth."""
 
     name = "random-frozen"
 
@@ -176,7 +178,7 @@ ARMS: tuple[type[Arm], ...] = (Scratch, ScratchLong, RandomFrozen, PretrainedRun
 BASELINES = (Scratch.name, ScratchLong.name, RandomFrozen.name)
 
 
-def parse_arm(text: str, long: float = LONG) -> Arm:
+def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:
     """Return the arm that a word of `--arms` names.
 
     Raises:
@@ -194,13 +196,13 @@ def parse_arm(text: str, long: float = LONG) -> Arm:
     )
 
 
-def parse_arms(texts: Sequence[str], long: float = LONG) -> dict[str, Arm]:
+def parse_arms(texts: Sequence[str], long: float = SCRATCH_LONG_FACTOR) -> dict[str, Arm]:
     """Return the arms by their names. Raises MedsslError where two have the same."""
     parsed = [parse_arm(text, long) for text in texts]
     arms = {arm.name: arm for arm in parsed}
     if len(arms) < len(parsed):
         raise MedsslError(
-            f"two of the arms {', '.join(arm.name for arm in parsed)} have the same name: expected different ones; rename a "
-            "run's folder"
+            f"two of the arms {', '.join(arm.name for arm in parsed)} have the same name: expected different names; an arm is "
+            "named after its folder, so rename one of the folders"
         )
     return arms

@@ -22,7 +22,7 @@ from medssl.core.spec import describe, plain
 from medssl.datasets.splits import ROLES, SplitSpec, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
-from medssl.studies.arms import LONG, Arm, Mode, NewEncoder, parse_arms
+from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, parse_arms
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture, scans_of
 from medssl.training.models import fresh_encoder
@@ -46,7 +46,7 @@ class StudyDesign:
 
     modes: list[Mode] | None = None
     draws: int | None = None
-    long: float = LONG
+    long: float = SCRATCH_LONG_FACTOR
     score_on: Literal["test", "validation"] = "test"
     seed: int = 0
     allow_seen: bool = False

@@ -75,8 +75,8 @@ def pretrain(
     Args:
         data: Cache made by `medssl prepare`.
         out: Folder of the run.
-        encoder: Encoder to pretrain; a ResidualUNet that fits the scans by default. It is taken as a description: its
-            weights are drawn from the seed.
+        encoder: Encoder to pretrain; a ResidualUNet that fits the scans by default. Only its architecture is
+            used; its weights are initialised anew from the seed.
         method: Pretext task to pretrain with.
         crop: Voxels along each axis; by default the largest crop that fits the scans and the encoder, up to 224 (2D) or 96
             (3D).
@@ -85,7 +85,7 @@ def pretrain(
         split: How the patients are split; the test patients are left out.
         monitoring: How the representation is measured during the run.
         seed: Seed of the weights, the crops and the views.
-        transductive: Whether to pretrain on the test patients too; every later table then says so.
+        transductive: Whether to pretrain on the test patients too (without their labels); every later table then says so.
         resume: Whether to continue the same run where it stopped; false starts it over.
 
     Returns:
@@ -145,7 +145,7 @@ def _samples(cache: Cache, method: Method, allowed: Sequence[str]) -> tuple[pd.D
     """The manifest of the allowed scans that the method can use, and the readers of the fields that it wants."""
     if not allowed:
         raise MedsslError(
-            "no scan to pretrain on: expected at least one of a training patient; look at the split's column"
+            "no scan to pretrain on: expected at least one scan of a training patient; check --split-column and --split-seed"
         )
     fields = resolve(method.sample_fields)
     manifest, remarks = select_scans(fields, cache.manifest[cache.manifest["scan"].isin(allowed)])
@@ -155,7 +155,7 @@ def _samples(cache: Cache, method: Method, allowed: Sequence[str]) -> tuple[pd.D
 
 
 def _method_record(method: Method, encoder: Encoder) -> dict[str, Any]:
-    """The encoder and the method, with what its arguments do not say: its views, and what gets no gradient."""
+    """The encoder and the method, with what the arguments leave out: the views, and the parts that receive no gradient."""
     stopped = {"stop_gradient": list(method.stop_gradient)} if method.stop_gradient else {}
     spec = describe_method(method) | {"views": str(method._views), **stopped}
     return {"encoder": describe(encoder), "method": spec}
@@ -278,7 +278,7 @@ def _announce_duration(
         console.print(f"continuing after step {start_step} of {train.steps}")
     if start_step >= train.steps:
         return
-    console.print("measuring how long it will take ...")
+    console.print("timing a few trial steps to estimate the duration ...")
     batches = (train.steps - start_step) * train.accumulate
     batch = default_collate([crops[i] for i in range(train.batch_size)])
     expected = estimate(method, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))

@@ -1,4 +1,5 @@
-"""What the page on label efficiency shows: the curve of each arm over the label budgets. Imports no torch.
+"""What the page on label efficiency shows: the curve of each arm over the label budgets. The page of that
+name in `apps/review/` draws it. Does not import torch.
 
 [curve.arm for curve in curves(study.main, "finetune")]     # ["scratch", "simmim"]
 """

@@ -1,7 +1,7 @@
 """One DICOM file -> its slices: the header fields that geometry needs, and the decoded pixels.
 
 A classic file holds one slice, an enhanced multi-frame file or a cine one a frame, a Siemens mosaic one a tile;
-from here on they are the same thing.
+from here on they are the same thing. Gaps and uneven spacing between slices are judged in `stack.py`.
 
     slices = read_slices("series/0001.dcm")            # headers only
     pixels = read_pixels("series/0001.dcm")            # (frames, rows, columns, samples), values as stored
@@ -65,7 +65,7 @@ OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
 GREY = {"MONOCHROME1", "MONOCHROME2"}
 UNPACKED = {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
-MASK_REASON = "a DICOM SEG is a mask, never a scan: no image leads to it; give its pattern with --mask"
+MASK_REASON = "a DICOM SEG is a mask and is not read as a scan: expected an image; name the mask with --mask"
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 NOT_A_SCAN = {  # SOP class -> why it is none
     SEGMENTATION: MASK_REASON,
@@ -84,7 +84,7 @@ class Slice:
     Attributes:
         spacing_mm: Between rows, between columns.
         number: SeriesNumber.
-        order: What puts the frames of one place in order, see frames.py.
+        order: Sort key of the frames at one slice position, see frames.py.
         time: Temporal position and b-value, the same at every place of one frame.
         component: Words for magnitude, phase and the like.
         echo_ms: Echo time.
@@ -145,7 +145,7 @@ def read_slices(file: str) -> list[Slice]:
 
 
 def read_pixels(file: str) -> tuple[np.ndarray, bool]:
-    """(frames, rows, columns, samples) as stored, with MONOCHROME1 inverted, and True where it was.
+    """(frames, rows, columns, samples) as stored, and whether they were inverted because they are MONOCHROME1.
 
     The tiles of a mosaic are its frames.
 
@@ -340,7 +340,9 @@ def _check_numbers(keyword: str, tag: str, values: tuple[float, ...], count: int
     if "Spacing" in keyword and min(values) <= 0:
         raise ScanError(f"{keyword} ({tag}) is {shown}: expected positive mm; fix the header")
     if keyword == "RescaleSlope" and values[0] == 0:
-        raise ScanError(f"{keyword} ({tag}) is 0: expected a number that keeps the image; fix the header")
+        raise ScanError(
+            f"{keyword} ({tag}) is 0, which would make every pixel equal: expected another number; fix the header"
+        )
 
 
 def _functional_group(group: Dataset, shared: Dataset, keyword: str) -> Dataset:

@@ -20,7 +20,7 @@ from medssl.scans.dicom.corrections import Correction, even_steps, straighten
 from medssl.scans.dicom.frames import OFF_LINE_MM, Frames, normal_of, sort_frames
 from medssl.scans.dicom.slices import Slice
 
-GAP_SHARE = 0.25  # more steps than this being too long is no missing slice but uneven spacing
+GAP_SHARE = 0.25  # above this share of wrong steps the spacing is uneven; below it, a slice is missing
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _even(positions: np.ndarray, normal: np.ndarray, correct: Sequence[str]) -> 
         return even_steps(positions, depth, normal)
     _check_gaps(depth, steps, step, tolerance)
     raise ScanError(
-        f"slice positions leave the even grid by up to {drift:.3f} mm (step {step:.3f} mm): expected at most "
+        f"slice positions differ from even spacing by up to {drift:.3f} mm (step {step:.3f} mm): expected at most "
         f"{tolerance:.3f}; index with --correct spacing to resample the series"
     )
 
