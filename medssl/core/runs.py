@@ -36,7 +36,7 @@ from medssl.core.spec import plain
 STALE_S = 120.0  # the process of a running record whose heartbeat is older than this has died
 FORMAT = 2  # of run.json; records of format 1 have no such field, and name a class by the path of its file
 CLASS_OF_FORMAT_1 = re.compile(r"medssl\.(?:\w+\.)+(\w+)")
-ARGUMENTS_OF_FORMAT_1 = {"most_width": "max_width"}
+ARGUMENTS_OF_FORMAT_1 = {"most_width": "max_width", "code": "latent"}
 CODE_OR_ADDRESS = re.compile(r"medssl(\.\w+)+(:\w+)?|(tcp|tls|ucx|inproc|wss?)://.*", re.DOTALL)
 PACKAGES = ("medssl", "torch", "monai", "lightly", "pytorch-lightning", "numpy", "blosc2")
 

@@ -1,9 +1,9 @@
-"""Pretexts, one paper a file.
+"""Pretraining methods, one paper in each file.
 
     from medssl.methods import SimCLR
     medssl.pretrain("cache", method=SimCLR)
 
-A file put here is found by itself: its `Method` subclasses can be named in the CLI, YAML and Python at once.
+A new file here is enough: its `Method` subclasses can be named on the command line, in YAML and in Python at once.
 """
 
 from typing import Any

@@ -1,17 +1,18 @@
-"""Autoencoder: a scan through a narrow code and back.
+"""Autoencoder: a scan is compressed to a few numbers and restored from them.
 
 Hinton and Salakhutdinov, Reducing the Dimensionality of Data with Neural Networks, Science 2006; on scans Baur et al.,
 Autoencoders for Unsupervised Anomaly Segmentation in Brain MR Images, Medical Image Analysis 2021 (arXiv 2004.03271).
 
-    medssl pretrain --data CACHE --method Autoencoder --method.code 128
+    medssl pretrain --data CACHE --method Autoencoder --method.latent 128
 
-What keeps it from the identity is the code, of far fewer numbers than voxels: nothing leads around it, so the decoder
-has no skips and does not go along into segmentation. Unlike SimMIM's, the loss counts air too: with a narrow code
-nothing is copied for free, and the outline of the body is part of what the code must hold.
+The latent vector has far fewer numbers than the scan has voxels, which keeps the network from copying the scan. The
+decoder therefore has no skip connections, and segmentation does not start from it. Unlike SimMIM's, the loss counts air
+too: the outline of the body is part of what the latent vector must hold.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,28 +22,35 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
-from medssl.methods.shared.restoring import FromCode, ToCode
+from medssl.methods.shared.restoring import FromLatent, ToLatent
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
 
 class Autoencoder(Method):
-    """code: how many numbers a scan must pass through (128 in Baur et al.; 30 for the faces of Hinton's)."""
+    """The mean squared error of a scan restored from its latent vector, over all voxels.
 
-    def __init__(self, encoder: Encoder, code: int = 128):
+    Args:
+        latent: Length of the latent vector (128 in Baur et al.; 30 for the faces of Hinton and Salakhutdinov).
+
+    Raises:
+        MedsslError: `latent` is below 1, or `check` finds that it is no shorter than the crop.
+    """
+
+    def __init__(self, encoder: Encoder, latent: int = 128):
         super().__init__(encoder)
-        if code < 1:
-            raise MedsslError(f"code is {code}: expected how many numbers a scan passes through, for example 128")
-        self.code = code
-        self.to_code = ToCode(encoder, code)
-        self.from_code = FromCode(encoder, code, encoder.in_channels)
+        if latent < 1:
+            raise MedsslError(f"latent is {latent}: expected the length of the latent vector, for example 128")
+        self.latent = latent
+        self.to_code = ToLatent(encoder, latent)
+        self.from_code = FromLatent(encoder, latent, encoder.in_channels)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.masked(data_spec, size),)
 
     def restore(self, x: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, C, *S), by way of (B, code)."""
+        """(B, C, *S) -> (B, C, *S), by way of (B, latent)."""
         return self.from_code(self.to_code(self.encoder.features(x)), x.shape[2:])
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -55,16 +63,14 @@ class Autoencoder(Method):
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
-        check_narrow(self.code, crop, self.encoder.in_channels, "code")
+        check_narrow(self.latent, crop, self.encoder.in_channels)
 
 
-def check_narrow(numbers: int, crop: Sequence[int], channels: int, name: str) -> None:
-    """Raise MedsslError for a code that is no narrower than the scan: it would hold a copy."""
-    voxels = channels
-    for n in crop:
-        voxels *= n
-    if numbers >= voxels:
+def check_narrow(latent: int, crop: Sequence[int], channels: int) -> None:
+    """Raise MedsslError for a latent vector that is no shorter than the crop: it could hold a copy."""
+    values = channels * math.prod(crop)
+    if latent >= values:
         raise MedsslError(
-            f"{name} is {numbers} and a crop of {tuple(crop)} has {voxels} values: expected fewer, or the code is a copy; "
-            f"pass --method.{name} {max(1, voxels // 16)} or a larger --crop"
+            f"latent is {latent} and a crop of {tuple(crop)} has {values} values: expected fewer, or the latent vector is a "
+            f"copy; pass --method.latent {max(1, values // 16)} or a larger --crop"
         )

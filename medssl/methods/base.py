@@ -1,4 +1,4 @@
-"""What every pretext is: an encoder, the views it wants, and a loss on them.
+"""What every pretraining method is: an encoder, the views that it compares or restores, and a loss on them.
 
     class Mine(Method):
         def views(self, data_spec, size):
@@ -39,7 +39,10 @@ from medssl.views.random import derive_keys
 class TrainingProgress:
     """How far the training of a method is; `training/module.py` keeps it up to date.
 
-    step: optimiser steps done. total_steps: of the whole run. batches_per_step: gradients of so many batches are accumulated.
+    Attributes:
+        step: Optimiser steps done.
+        total_steps: Optimiser steps of the whole run.
+        batches_per_step: How many batches' gradients are accumulated.
     """
 
     step: int = 0
@@ -48,13 +51,18 @@ class TrainingProgress:
 
 
 class Method(Recorded, nn.Module, ABC):
-    """A pretext. Subclasses are final.
+    """A pretraining method: `views` and `loss`, and where the paper needs them the other methods below.
 
-    decoder: trained by the pretext, it goes along into segmentation; None where there is none.
-    min_batch_size: the smallest batch the loss has a meaning for.
-    sample_fields: what a sample must hold besides the scan, by name; see `preprocessing/sample_fields.py`.
-    partner_views: the numbers of the views that are cut from the partner in place of the scan.
-    stop_gradient: what the loss sends no gradient to, for the record; an attribute's name where it is a module.
+    Args:
+        encoder: What is pretrained.
+
+    Attributes:
+        decoder: Trained with the encoder, for segmentation to start from; None where there is none.
+        min_batch_size: The smallest batch that the loss is defined for.
+        sample_fields: What a sample must hold besides the scan, by name; see `preprocessing/sample_fields.py`.
+        partner_views: The numbers of the views that are cut from the partner instead of the scan.
+        stop_gradient: What no gradient of the loss reaches, for the record; an attribute's name where it is a module.
+        progress: How far the training is.
     """
 
     decoder: nn.Module | None
@@ -72,7 +80,7 @@ class Method(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        """The views of a scan that the loss compares, each giving (B, C, *size)."""
+        """The views of a scan that the loss needs, each giving (B, C, *size)."""
 
     @abstractmethod
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -94,11 +102,16 @@ class Method(Recorded, nn.Module, ABC):
         return {}
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
-        """What a restoring pretext saw and made of it: source, corrupted, restored, each (B, C, *size)."""
+        """For a method that restores: the images "source", "corrupted" and "restored", each (B, C, *size)."""
         return None
 
+    @classmethod
+    def examples(cls) -> tuple[dict[str, Any], ...]:
+        """Settings to try the contract with; a class that has arguments without defaults overrides it."""
+        return ({},)
+
     def source_size(self, crop: Sequence[int]) -> tuple[int, ...]:
-        """How large a source the views cut the crop from."""
+        """The size of the source that the views cut the crop from."""
         return tuple(round(1.5 * n) for n in crop)
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""BYOL: predict what a slowly moving teacher makes of the other view; no negatives.
+"""BYOL: predict the projection that a slowly moving teacher gives of the other view, without negatives.
 
 Grill et al., Bootstrap Your Own Latent, NeurIPS 2020 (arXiv 2006.07733).
 
@@ -20,9 +20,17 @@ from medssl.methods.shared.teacher import StudentTeacher
 
 
 class BYOL(StudentTeacher):
-    """momentum: of the teacher at first (0.996 in the paper, see `teacher.py`), rising to 1 by a half cosine.
+    """The squared distance between predicted and teacher's projection, of length 1 each, both ways.
 
-    hidden, projection: widths of projector and predictor. 4096 in the paper, twice its features; ours are 128 to 512 wide.
+    Args:
+        momentum: Share of itself that the teacher keeps at the first step (0.996 in the paper, see `shared/teacher.py`);
+            it rises to 1 by a half cosine.
+        hidden: Width of the hidden layers of projector and predictor; 4096 in the paper, twice as wide as its features.
+        projection: Width of their outputs (256 in the paper).
+        chunk: Samples that pass the encoder at a time, see `TwoViews`.
+
+    Raises:
+        MedsslError: `momentum` is not a share from 0 to 1.
     """
 
     def __init__(
@@ -37,5 +45,5 @@ class BYOL(StudentTeacher):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         first, second = (self.predictor(z) for z in self.projections(batch))
-        of_first, of_second = self.targets(*batch["views"]).chunk(2)
-        return 4 + 2 * self.negative_cosine(first, of_second) + 2 * self.negative_cosine(second, of_first)
+        first_target, second_target = self.targets(*batch["views"]).chunk(2)
+        return 4 + 2 * self.negative_cosine(first, second_target) + 2 * self.negative_cosine(second, first_target)

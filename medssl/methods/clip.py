@@ -8,9 +8,9 @@ radiology: Zhang et al., ConVIRT, MLHC 2022 (arXiv 2010.00747).
     medssl probe runs/clip --data CACHE --kind retrieval zeroshot --label lesion \
         --prompts '{"no": ["No focal abnormality."], "yes": ["Suspicious lesion."]}'
 
-Deviations for small cohorts: the text encoder is a small one that starts from nothing (`text.py`) unless `--method.text`
-names a folder; views are turned and zoomed a little, never mirrored, for a report tells left from right. A crop should hold what the
-report speaks of: choose it nearly as large as the scans. Reports that read the same are not negatives of each other.
+Deviations for small cohorts: the text encoder is a small one trained from scratch (`text.py`) unless `--method.text`
+names a folder; views are turned and zoomed a little but never mirrored, because a report tells left from right. A crop
+should hold what the report describes: choose it nearly as large as the scans. Equal reports are not negatives of each other.
 """
 
 from __future__ import annotations
@@ -32,13 +32,20 @@ from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
-MOST_SCALE = 100.0  # of the logits, the paper's bound
+MAX_SCALE = 100.0  # of the logits, the paper's bound
 
 
 class CLIP(Method):
-    """temperature: of the softmax at the start, it is learned. projection: width of the shared space.
+    """The symmetric InfoNCE of scans and their reports.
 
-    text: a folder with a transformers model; without it a small one, `text_width` wide.
+    Args:
+        text: A folder with a transformers model; without it a small text encoder is trained, see `shared/text.py`.
+        temperature: Of the softmax at the first step; it is learned.
+        projection: Width of the space that scans and reports share.
+        text_width: Width of the small text encoder.
+
+    Raises:
+        MedsslError: `temperature` is below 0.01, or `text` holds no model that can be read.
     """
 
     min_batch_size = 2
@@ -53,8 +60,8 @@ class CLIP(Method):
         text_width: int = 128,
     ):
         super().__init__(encoder)
-        if not temperature >= 1 / MOST_SCALE:
-            raise MedsslError(f"temperature is {temperature}: expected {1 / MOST_SCALE} or more")
+        if not temperature >= 1 / MAX_SCALE:
+            raise MedsslError(f"temperature is {temperature}: expected {1 / MAX_SCALE} or more")
         self.text, self.temperature, self.projection, self.text_width = text, temperature, projection, text_width
         self.text_encoder: Any = HashedText(text_width) if text is None else LocalText(text)
         self.image_head = nn.Linear(encoder.out_dim, projection, bias=False)
@@ -69,7 +76,7 @@ class CLIP(Method):
         distinct = {text: n for n, text in enumerate(dict.fromkeys(batch["report"]))}
         texts = self.text_vectors(batch["report"])
         same = torch.tensor([distinct[text] for text in batch["report"]], device=images.device)
-        return clip_loss(images, texts, self.log_scale.exp().clamp(max=MOST_SCALE), same)
+        return clip_loss(images, texts, self.log_scale.exp().clamp(max=MAX_SCALE), same)
 
     def image_vectors(self, features: Tensor) -> Tensor:
         """(N, out_dim) of the encoder -> (N, projection) of length 1."""
@@ -80,13 +87,17 @@ class CLIP(Method):
         return F.normalize(self.text_head(self.text_encoder(texts)).float(), dim=1)
 
     def monitored_values(self) -> dict[str, float]:
-        return {"temperature": 1 / min(MOST_SCALE, math.exp(float(self.log_scale.detach())))}
+        return {"temperature": 1 / min(MAX_SCALE, math.exp(float(self.log_scale.detach())))}
 
 
 def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:
     """The symmetric InfoNCE of pairs (B, D), (B, D) of length 1; negatives are gathered across devices.
 
-    same: (B,) numbers; pairs with the same one (a report that reads the same) are left out of each other's negatives.
+    Args:
+        images: (B, D), of length 1.
+        texts: (B, D), of length 1.
+        scale: What the cosines are multiplied by, 1 / temperature.
+        same: (B,) whole numbers; pairs with the same number (equal reports) are not each other's negatives.
     """
     own = own_rows(images)
     excluded = torch.zeros(len(images), len(images) * device_count(), dtype=torch.bool, device=images.device)

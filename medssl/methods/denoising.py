@@ -1,12 +1,12 @@
-"""Denoising autoencoder: some voxels are lost, the whole scan is asked for.
+"""Denoising autoencoder: noise is added or voxels are removed, and the whole scan is restored.
 
 Vincent et al., Extracting and Composing Robust Features with Denoising Autoencoders, ICML 2008, and JMLR 11, 2010.
 
     medssl pretrain --data CACHE --method DenoisingAutoencoder --method.noise gaussian --method.strength 0.2
 
-The paper's point is that damage, not a narrow code, keeps the network from the identity: its codes are wider than the
-input. So here the code is the encoder's whole pyramid, joined by a U-Net's skips, and the decoder goes along into
-segmentation. With skips, fine noise asks for little more than smoothing: `coarse` noise is as coarse as lesions, as in
+In the paper corruption, not a short latent vector, keeps the network from copying: its latent vectors are longer than the
+input. So here a U-Net restores the scan from the encoder's whole pyramid, and segmentation starts from its decoder. With
+skip connections, fine noise teaches little more than smoothing: `coarse` noise is as coarse as lesions, as in
 Kascenas et al., The Role of Noise in Denoising Models for Anomaly Detection in Medical Images, 2023 (arXiv 2301.08330).
 """
 
@@ -24,15 +24,20 @@ from medssl.methods.shared import salts
 from medssl.methods.shared.restoring import Restoring
 from medssl.views.random import derive_keys, normal_like, uniform
 
-COARSE = (
-    8  # voxels between the values of coarse noise: 16 x 16 of them on slices of 128 x 128, as Kascenas et al. have it
-)
+COARSE = 8  # voxels between the values of coarse noise: 16 x 16 values on slices of 128 x 128, as in Kascenas et al.
 
 
 class DenoisingAutoencoder(Restoring):
-    """noise: masking (a share of the voxels set to 0, ICML 2008), gaussian (JMLR 2010), coarse (Kascenas et al.).
+    """The mean squared error over body of the scan that a U-Net restores from a noisy one.
 
-    strength: the share lost, or the noise's standard deviation in the unit of scans, where 1 is the width of the window.
+    Args:
+        noise: "masking" sets voxels to 0 (ICML 2008), "gaussian" adds noise to each voxel (JMLR 2010), "coarse" adds
+            interpolated noise (Kascenas et al.).
+        strength: The share of voxels that masking sets to 0, or the standard deviation of the noise, where 1 is the width
+            of the intensity window.
+
+    Raises:
+        MedsslError: `strength` is not above 0, or masking would leave no voxel.
     """
 
     def __init__(

@@ -69,6 +69,10 @@ class DINO(SelfDistillation):
         self.student_temperature = student_temperature
         self.dino = DINOLoss(prototypes, student_temp=student_temperature, center_momentum=centre_momentum)
 
+    @classmethod
+    def examples(cls) -> tuple[dict[str, Any], ...]:
+        return ({}, {"local_views": 0})
+
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return recipes.multi_crop(data_spec, size, self.local_size(size), self.local_views)
 

@@ -24,7 +24,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.tokens import TokenEncoder, to_patches
 from medssl.methods.shared import salts
-from medssl.methods.shared.patches import check_hides, with_tokens
+from medssl.methods.shared.patches import check_masks_some, with_tokens
 from medssl.methods.shared.self_distillation import SelfDistillation
 from medssl.views.masking import patch_mask
 from medssl.views.random import derive_keys
@@ -121,4 +121,4 @@ class IBOT(SelfDistillation):
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
-        check_hides(self.encoder, crop, self.mask_ratio)
+        check_masks_some(self.encoder, crop, self.mask_ratio)

@@ -1,4 +1,4 @@
-"""Jigsaw: the tiles of a scan are shuffled by one of a few permutations; by which?
+"""Jigsaw: the tiles of a scan are shuffled by one of a few permutations; the encoder learns to tell which.
 
 Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles, ECCV 2016 (arXiv
 1603.09246); in 3D Taleb et al., NeurIPS 2020 (arXiv 2006.03829).
@@ -6,8 +6,8 @@ Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving J
     medssl pretrain --data CACHE --method Jigsaw --crop 48 48 48 --method.permutations 100
 
 The crop is the whole puzzle. Each tile is cut from a random place of its cell, at most 64/75 of it, as in the paper. The
-permutations are as far from each other as can be had (the paper's algorithm 1), and always the same ones. Deviation: 100
-of them by default, which the paper tries too, for its 1000 want batches and epochs that a hospital's cohort does not fill.
+permutations are chosen far from each other (the paper's algorithm 1), and are always the same. Deviation: 100 of them by
+default, which the paper tries too; its 1000 need more scans and epochs than a hospital's cohort has.
 """
 
 from __future__ import annotations
@@ -33,7 +33,15 @@ POOL = 20_000  # random permutations to choose from where there are more than 8!
 
 
 class Jigsaw(Relational):
-    """permutations: how many answers there are. grid: tiles an axis (3 in both papers)."""
+    """The cross-entropy of the permutation.
+
+    Args:
+        permutations: How many permutations there are to tell apart, 2 to 1000.
+        grid: Tiles along each axis (3 in both papers).
+
+    Raises:
+        MedsslError: There are not so many permutations, or `check` finds the crop too small for the tiles.
+    """
 
     def __init__(self, encoder: Encoder, permutations: int = 100, grid: int = 3):
         super().__init__(encoder)
@@ -65,11 +73,9 @@ class Jigsaw(Relational):
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
         strides = self.encoder.strides[-1]
-        least = [math.ceil(self.grid * math.ceil(s / TILE) / s) * s for s in strides]
-        check_tiles(
-            self.encoder, self.layout(crop)[0], crop, least,
-            f"{self.grid} tiles an axis must have room in it, and the encoder's coarsest stride {strides} must divide a tile",
-        )  # fmt: skip
+        min_crop = [math.ceil(self.grid * math.ceil(s / TILE) / s) * s for s in strides]
+        reason = f"it must hold {self.grid} tiles along each axis, and the encoder's coarsest stride {strides} must divide a tile"
+        check_tiles(self.encoder, self.layout(crop)[0], crop, min_crop, reason)
 
 
 @functools.lru_cache

@@ -1,4 +1,4 @@
-"""Joint: several pretexts on one shared encoder, their losses weighted and summed.
+"""Joint: several methods on one shared encoder, their losses weighted and summed.
 
     medssl pretrain --data CACHE --config swin_unetr_pretrain        # inpainting + rotation + contrast, see configs/
 
@@ -12,7 +12,7 @@
 
 Multi-task self-supervision: Doersch and Zisserman, ICCV 2017 (arXiv 1708.07860). The sum of inpainting, rotation and
 contrast is the pretraining of Swin UNETR: Tang et al., CVPR 2022 (arXiv 2111.14791), there with equal weights; it is a
-recipe here, not a method. Each part keeps its own views and heads; its loss is a curve of its own (`method.loss.NAME`).
+config here, not a method. Each part keeps its own views and heads; its loss is a curve of its own (`method.loss.NAME`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
+from medssl.methods.rotation import Rotation
 from medssl.methods.shared import salts
+from medssl.methods.simclr import SimCLR
+from medssl.methods.simmim import SimMIM
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.preprocessing.sample_fields import resolve
 from medssl.views.base import View
@@ -34,9 +37,16 @@ from medssl.views.random import derive_keys
 
 
 class Joint(Method):
-    """parts: the pretexts, each with its own settings. weights: of their losses, 1 each by default.
+    """The weighted sum of the losses of several methods.
 
-    A decoder goes along into segmentation if exactly one part trains one.
+    Segmentation starts from a pretrained decoder if exactly one part trains one.
+
+    Args:
+        parts: The methods, each with its own settings.
+        weights: Of their losses, 1 each by default.
+
+    Raises:
+        MedsslError: There are fewer than two parts, or not one weight above 0 for each, or a part has another encoder.
     """
 
     built_inside: ClassVar = {"parts": "encoder"}
@@ -62,6 +72,10 @@ class Joint(Method):
         self.names = [n if self.names.count(n) == 1 else f"{n}.{i}" for i, n in enumerate(self.names)]
         self.losses: dict[str, Tensor] = {}
 
+    @classmethod
+    def examples(cls) -> tuple[dict[str, Any], ...]:
+        return ({"parts": [SimMIM, Rotation, SimCLR], "weights": [1, 0.5, 0.1]},)
+
     @property
     def methods(self) -> list[Method]:
         return list(self.parts)  # type: ignore[arg-type]
@@ -70,12 +84,12 @@ class Joint(Method):
         return tuple(view for own in self._views_of_parts(data_spec, size) for view in own)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        found = [part.loss(own) for part, own in zip(self.methods, self.batches(batch))]
-        self.losses = {name: loss.detach() for name, loss in zip(self.names, found)}
-        return torch.stack([w * loss for w, loss in zip(self.weights, found)]).sum()
+        losses = [part.loss(own) for part, own in zip(self.methods, self.batches(batch))]
+        self.losses = {name: loss.detach() for name, loss in zip(self.names, losses)}
+        return torch.stack([w * loss for w, loss in zip(self.weights, losses)]).sum()
 
     def batches(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """The batch as each part would have it alone: its own views, and keys that repeat no other part's luck."""
+        """The batch as each part would have it alone: its own views, and keys that no other part draws from."""
         made, start = [], 0
         for number, count in enumerate(self.counts):
             mine = slice(start, start + count)
@@ -87,15 +101,15 @@ class Joint(Method):
         return made
 
     def monitored_values(self) -> dict[str, float]:
-        """Each part's loss at the last step, and what the parts want watched."""
-        found = {f"loss.{name}": float(loss) for name, loss in self.losses.items()}
+        """Each part's loss at the last step, and the values that the parts monitor."""
+        values = {f"loss.{name}": float(loss) for name, loss in self.losses.items()}
         for name, part in zip(self.names, self.methods):
-            found |= {f"{name}.{key}": value for key, value in part.monitored_values().items()}
-        return found
+            values |= {f"{name}.{key}": value for key, value in part.monitored_values().items()}
+        return values
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         shown = (part.reconstruct(own) for part, own in zip(self.methods, self.batches(batch)))
-        return next((pictures for pictures in shown if pictures is not None), None)
+        return next((images for images in shown if images is not None), None)
 
     def source_size(self, crop: Sequence[int]) -> tuple[int, ...]:
         return tuple(max(sizes) for sizes in zip(*(part.source_size(crop) for part in self.methods)))

@@ -26,6 +26,7 @@ from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
 from medssl.methods.shared.masked_mean import masked_mean
+from medssl.methods.shared.patches import check_blocks
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -87,9 +88,4 @@ class MaskedMotion(Method):
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
-        if any(n % self.mask_block or n == self.mask_block for n in crop):
-            nearest = " ".join(str(max(2, round(n / self.mask_block)) * self.mask_block) for n in crop)
-            raise MedsslError(
-                f"the crop {tuple(crop)} does not divide into tubes of {self.mask_block} voxels: the nearest that does is "
-                f"--crop {nearest}, or choose another --method.mask_block"
-            )
+        check_blocks(crop, self.mask_block, "tubes")

@@ -1,4 +1,4 @@
-"""MoCo: a query finds its key, made by a slowly moving teacher, among many others.
+"""MoCo: a query is matched with its own key, made by a slowly moving teacher, among many others.
 
 v2: He et al., Momentum Contrast, CVPR 2020 (arXiv 1911.05722), with Chen et al. 2020 (arXiv 2003.04297): the others are a
 queue of the keys of earlier batches. v3: Chen, Xie and He, ICCV 2021 (arXiv 2104.02057): the others are the batch, both
@@ -27,12 +27,24 @@ from medssl.methods.shared.teacher import StudentTeacher
 
 
 class MoCo(StudentTeacher):
-    """version: v2 (queue) or v3 (no queue, symmetric, predictor). temperature: 0.2 in both papers.
+    """InfoNCE of queries and a teacher's keys.
 
-    queue: keys kept (v2). The paper's 65,536 are 5% of its images; in a cohort of hundreds so many would be older keys of
-    the same few scans. Keys of the query's own scan are never its negatives, another deviation for small cohorts.
-    momentum: of the teacher; constant in v2 (0.999 in the paper), rising to 1 in v3 (from 0.99); see `teacher.py`.
-    hidden: width of the heads (2048 in v2, 4096 in v3, for features 2048 wide). projection: 128 in v2, 256 in v3.
+    Keys of the query's own scan are never its negatives, a deviation for small cohorts.
+
+    Args:
+        version: "v2" (a queue) or "v3" (no queue, symmetric, with a predictor).
+        temperature: Of InfoNCE (0.2 in both papers).
+        queue: Keys in the queue of v2. The paper's 65,536 are 5% of its images; in a cohort of hundreds, so many would be
+            old keys of the same few scans.
+        momentum: Share of itself that the teacher keeps at a step; constant in v2 (0.999 in the paper), rising to 1 in v3
+            (from 0.99); see `shared/teacher.py`.
+        hidden: Width of the heads' hidden layers (2048 in v2, 4096 in v3, for features 2048 wide).
+        projection: Width of the heads' output (128 in v2, 256 in v3).
+        similarity: Of two projections (cosine in the papers); `shared/contrast.py` defines the others.
+        chunk: Samples that pass the encoder at a time, see `TwoViews`.
+
+    Raises:
+        MedsslError: `temperature` is not above 0, `queue` is below 1, or `momentum` is not a share from 0 to 1.
     """
 
     def __init__(
@@ -72,7 +84,7 @@ class MoCo(StudentTeacher):
         return super().monitored_values() | {"queue_filled": float(filled.float().mean())}
 
     def queue_loss(self, batch: dict[str, Any]) -> Tensor:
-        """v2: the first view asks, the second answers; the number of its scan stands beside each key of the queue."""
+        """v2: the first view gives the query, the second the key; beside each key of the queue stands its scan's number."""
         query_view, key_view = batch["views"]
         queries, keys = self.project(query_view), self.targets(key_view)
         scans = batch["scan"].to(keys)[:, None]
@@ -81,15 +93,15 @@ class MoCo(StudentTeacher):
         return info_nce_of_queue(queries, keys, entries[:-1].T, self.temperature, self.similarity, excluded)
 
     def symmetric_loss(self, batch: dict[str, Any]) -> Tensor:
-        """v3: each view asks once and answers once."""
+        """v3: each view gives a query and a key."""
         first, second = (self.predictor(z) for z in self.projections(batch))
-        key_first, key_second = self.targets(*batch["views"]).chunk(2)
-        loss = info_nce(first, key_second, self.temperature, self.similarity)
-        return 2 * self.temperature * (loss + info_nce(second, key_first, self.temperature, self.similarity))
+        first_key, second_key = self.targets(*batch["views"]).chunk(2)
+        loss = info_nce(first, second_key, self.temperature, self.similarity)
+        return 2 * self.temperature * (loss + info_nce(second, first_key, self.temperature, self.similarity))
 
 
 def persistent(bank: MemoryBankModule) -> MemoryBankModule:
-    """The bank as a part of the checkpoint: lightly leaves it out, and a resumed run would begin with noise."""
+    """The bank as a part of the checkpoint: lightly leaves it out, and a resumed run would start with random keys."""
     for name in ("bank", "bank_ptr"):
         bank.register_buffer(name, getattr(bank, name), persistent=True)
     return bank

@@ -1,12 +1,12 @@
-"""Models Genesis: intensities bent, neighbours shuffled, boxes painted over; a U-Net puts the scan right again.
+"""Models Genesis: intensities are transformed, voxels shuffled, boxes painted over; a U-Net restores the scan.
 
 Zhou et al., Models Genesis, Medical Image Analysis 67, 2021 (arXiv 2004.07882).
 
     medssl pretrain --data CACHE --method ModelsGenesis --crop 64 64 32
 
-The chances are those of the paper's code. Deviations: body alone is counted, see `Restoring`; the restored scan is not
-squashed by a sigmoid, for what lies outside of a scan's usual range should be restored too; and the shuffling takes the
-scan apart into blocks of one random size and shuffles each, where the code shuffles 10,000 windows one after the other.
+The chances are those of the authors' code. Deviations: body alone is counted, see `Restoring`; no sigmoid follows, so that
+values outside a scan's usual range can be restored too; and the scan is divided into blocks of one random size, each
+shuffled, where the authors' code shuffles 10,000 windows one after the other.
 """
 
 from __future__ import annotations
@@ -25,13 +25,23 @@ from medssl.views.curves import BezierCurve
 from medssl.views.masking import random_box, shuffle_blocks
 from medssl.views.random import derive_keys, uniform
 
-PAINTED, KEPT = (1 / 6, 1 / 3), (3 / 7, 4 / 7)  # edges of a box painted over, and of one kept from the noise around it
-BOXES, NEXT = 5, 0.95  # at most so many, and the chance of each
+PAINTED, UNPAINTED = (1 / 6, 1 / 3), (3 / 7, 4 / 7)  # edges of a box that is painted, and of one that is left out
+MAX_BOXES, NEXT = 5, 0.95  # how many boxes at most, and the chance of each
 
 
 class ModelsGenesis(Restoring):
-    """nonlinear, shuffle, paint: the chances that a scan is damaged in that way; inward: the share of painting that covers
-    boxes (in-painting), where the rest covers what is around them (out-painting)."""
+    """The mean squared error over body of the scan that a U-Net restores from a corrupted one.
+
+    Args:
+        nonlinear: Chance that a random curve transforms a scan's intensities.
+        shuffle: Chance that its voxels are shuffled within small blocks.
+        paint: Chance that boxes, or all but boxes, are replaced by noise.
+        inward: Share of the painted scans whose boxes are replaced (in-painting); of the others, all but boxes is
+            (out-painting).
+
+    Raises:
+        MedsslError: A chance is not from 0 to 1, or nothing would be corrupted.
+    """
 
     def __init__(
         self, encoder: Encoder, nonlinear: float = 0.9, shuffle: float = 0.5, paint: float = 0.9, inward: float = 0.2
@@ -42,7 +52,7 @@ class ModelsGenesis(Restoring):
             if not 0 <= chance <= 1:
                 raise MedsslError(f"{name} is {chance}: expected a chance from 0 to 1")
         if not nonlinear + shuffle + paint:
-            raise MedsslError("nonlinear, shuffle and paint are all 0: expected some damage to restore")
+            raise MedsslError("nonlinear, shuffle and paint are all 0: expected something to restore")
         self.nonlinear, self.shuffle, self.paint, self.inward = nonlinear, shuffle, paint, inward
         self.bend = BezierCurve(probability=nonlinear)
 
@@ -61,11 +71,11 @@ class ModelsGenesis(Restoring):
         """(B, 1, *size) bool: the boxes of samples painted inwards, all but the boxes of the others."""
         inside = outside = torch.zeros(len(keys), *size, dtype=torch.bool, device=keys.device)
         on = torch.ones_like(inward)
-        for n in range(BOXES):
+        for n in range(MAX_BOXES):
             one = derive_keys(keys, n)
             # the code keeps at least one box of a scan painted outwards; one painted inwards may stay as it is
             drawn = uniform(derive_keys(one, 0), 1)[:, 0] < NEXT
             on = on & drawn if n else drawn | ~inward
             inside = inside | (random_box(derive_keys(one, 1), size, PAINTED) & per_sample(on, inside))
-            outside = outside | (random_box(derive_keys(one, 2), size, KEPT) & per_sample(on, outside))
+            outside = outside | (random_box(derive_keys(one, 2), size, UNPAINTED) & per_sample(on, outside))
         return torch.where(per_sample(inward, inside), inside, ~outside)[:, None]

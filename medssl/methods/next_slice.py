@@ -6,8 +6,8 @@ absolute error; slices stand in for frames where there is one time only.
     medssl pretrain --data CACHE --method NextSlice --method.ahead 4
     medssl pretrain --data CACHE_OF_SEQUENCES --method NextSlice --method.along frames
 
-What is to come becomes one learned value in the input, and a U-Net decoder, which goes along into segmentation, predicts
-it. Deviations: one scale, and no adversary; air and padding do not count.
+The slices to predict become one learned value in the input. A U-Net decoder predicts them, and segmentation starts from
+it. Deviations: one scale, and no adversarial loss; air and padding do not count.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ from medssl.views.random import derive_keys, uniform
 
 
 class NextSlice(Method):
-    """along: "slices", the last axis, or "frames", the channels of a cache of sequences (`prepare --frames sequence`).
+    """The mean absolute error of the next slices or frames.
 
-    ahead: how many slices or frames are predicted at once: neighbours of a thin-sliced scan are nearly copies, so several.
+    Args:
+        along: "slices", the last axis, or "frames", the channels of a cache of sequences (`prepare --frames sequence`).
+        ahead: How many are predicted at once; several, because neighbours of a thin-sliced scan are nearly equal.
+
+    Raises:
+        MedsslError: `ahead` is below 1, or leaves no slice or frame to predict from.
     """
 
     decoder: Decoder
@@ -43,8 +48,8 @@ class NextSlice(Method):
         self.along, self.ahead = along, ahead
         self.sample_fields = ("frames",) if along == "frames" else ()
         if ahead < 1 or (along == "frames" and ahead >= encoder.in_channels):
-            most = f" to {encoder.in_channels - 1}, one less than the frames" if along == "frames" else ""
-            raise MedsslError(f"ahead is {ahead} along {along}: expected a whole number from 1{most}")
+            limit = f" to {encoder.in_channels - 1}, one less than the frames" if along == "frames" else ""
+            raise MedsslError(f"ahead is {ahead} along {along}: expected a whole number from 1{limit}")
         self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         self.decoder = Decoder(encoder, encoder.in_channels)
 

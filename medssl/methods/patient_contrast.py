@@ -9,7 +9,7 @@ Volumetric Medical Image Segmentation, MICCAI 2021 (arXiv 2106.09157).
     medssl pretrain --data CACHE --method PatientContrast --method.positives neighbour --method.apart 4
 
 The partner's crop lies at the same relative place of its scan, so that scans on one grid meet voxel by voxel. A scan
-without a partner is paired with a second view of itself, as in SimCLR; `pretrain` says how many those are. Scans of a
+without a partner is paired with a second view of itself, as in SimCLR; `pretrain` reports how many those are. Scans of a
 patient are never each other's negatives.
 """
 
@@ -28,10 +28,19 @@ from medssl.preprocessing.sample_fields import Partner, Positives
 
 
 class PatientContrast(TwoViews):
-    """positives: "patient", any other scan of the patient; "aligned", one on the same grid; "neighbour", the next frames of
-    the same 4D scan, or the same scan up to `apart` voxels (slices) further along its coarsest axis, or its last.
+    """NT-Xent of two scans of each patient.
 
-    temperature, projection, similarity, chunk: as in SimCLR.
+    Args:
+        positives: "patient", any other scan of the patient; "aligned", one on the same grid; "neighbour", the next frames
+            of the same 4D scan, or the same scan some slices further along its coarsest axis, or its last.
+        apart: How many slices a neighbour in the same scan lies away at most.
+        temperature: As in SimCLR.
+        projection: As in SimCLR.
+        similarity: As in SimCLR.
+        chunk: As in SimCLR.
+
+    Raises:
+        MedsslError: `temperature` is not above 0, or `apart` is below 1.
     """
 
     partner_views = (1,)

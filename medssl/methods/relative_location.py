@@ -1,13 +1,13 @@
-"""Relative location: two tiles of a scan, on which side of the first does the second lie?
+"""Relative location: of two tiles of a scan, the encoder learns on which side of the first the second lies.
 
 Doersch et al., Unsupervised Visual Representation Learning by Context Prediction, ICCV 2015 (arXiv 1505.05192); in 3D
 Taleb et al., 3D Self-Supervised Methods for Medical Imaging, NeurIPS 2020 (arXiv 2006.03829).
 
     medssl pretrain --data CACHE --method RelativeLocation --crop 32 32 32
 
-The crop is the field that both tiles are cut from: a middle one, and one of the 8 (2D) or 26 (3D) around it. As in the
-paper a tile is a quarter of the field, neighbours lie half a tile apart, and each is moved by up to 7 in 96 of its edge,
-so that no line goes on from one into the other.
+Both tiles are cut from the crop: a middle one, and one of the 8 (2D) or 26 (3D) around it. As in the paper a tile is a
+quarter of the crop, neighbours lie half a tile apart, and each is moved by up to 7/96 of its edge, so that no line
+continues from one into the other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,15 @@ from medssl.views.random import derive_keys, uniform
 
 
 class RelativeLocation(Relational):
-    """jitter: how far a tile is moved at most, as a share of its edge (7/96 in the paper), at least a voxel; 0: never."""
+    """The cross-entropy of the side.
+
+    Args:
+        jitter: How far a tile is moved at most, as a share of its edge (7/96 in the paper), rounded to at least a voxel;
+            0 moves none.
+
+    Raises:
+        MedsslError: `jitter` is not a share from 0 to 0.125, or `check` finds the crop too small for the tiles.
+    """
 
     def __init__(self, encoder: Encoder, jitter: float = 7 / 96):
         super().__init__(encoder)
@@ -57,7 +65,5 @@ class RelativeLocation(Relational):
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
         strides = self.encoder.strides[-1]
-        check_tiles(
-            self.encoder, self.layout(crop)[0], crop, [4 * s for s in strides],
-            f"a tile is a quarter of it, and the encoder's coarsest stride {strides} must divide a tile",
-        )  # fmt: skip
+        reason = f"a tile is a quarter of it, and the encoder's coarsest stride {strides} must divide a tile"
+        check_tiles(self.encoder, self.layout(crop)[0], crop, [4 * s for s in strides], reason)

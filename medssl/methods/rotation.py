@@ -1,4 +1,4 @@
-"""Rotation: which way up is this scan? Exact right-angle turns, told apart by a linear head.
+"""Rotation: a scan is turned by right angles, and a linear head learns to tell by which turn.
 
 2D: the 4 turns of Gidaris et al., ICLR 2018 (arXiv 1803.07728). 3D: the 24 orientations of a cube, where Taleb et al.,
 NeurIPS 2020 (arXiv 2006.03829) use 10 of them. Turns are index moves: no voxel is interpolated, so there is no
@@ -24,7 +24,11 @@ from medssl.views.orientation import RightAngle, orientations
 
 
 class Rotation(Relational):
-    """4 classes in 2D, 24 in 3D; the crop must be a square or a cube."""
+    """The cross-entropy of the turn: 4 classes in 2D, 24 in 3D.
+
+    Raises:
+        MedsslError: `check` finds a crop that is no square or cube.
+    """
 
     def __init__(self, encoder: Encoder):
         super().__init__(encoder)

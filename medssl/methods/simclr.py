@@ -17,14 +17,21 @@ from torch import Tensor
 
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.contrast import Similarity, check_temperature, nt_xent
+from medssl.methods.shared.devices import can_gather
 from medssl.methods.shared.two_views import TwoViews
 
 
 class SimCLR(TwoViews):
-    """temperature: of NT-Xent; the paper's is 0.1 to 0.5 by batch size, and small batches want it higher.
+    """NT-Xent of two views of each scan.
 
-    projection: width of the head's output (128 in the paper). similarity: of two projections (cosine in the paper);
-    see `contrast.py` for the others. chunk: samples that go through the encoder at a time (gradient caching).
+    Args:
+        temperature: Of NT-Xent; 0.1 to 0.5 in the paper, higher for small batches.
+        projection: Width of the head's output (128 in the paper).
+        similarity: Of two projections (cosine in the paper); `shared/contrast.py` defines the others.
+        chunk: Samples that pass the encoder at a time (gradient caching), see `TwoViews`.
+
+    Raises:
+        MedsslError: `temperature` is not above 0.
     """
 
     def __init__(
@@ -39,7 +46,7 @@ class SimCLR(TwoViews):
         check_temperature(temperature)
         self.temperature, self.projection, self.similarity = temperature, projection, similarity
         self.head = SimCLRProjectionHead(encoder.out_dim, encoder.out_dim, projection)
-        self.nt_xent = NTXentLoss(temperature=temperature, gather_distributed=torch.distributed.is_available())
+        self.nt_xent = NTXentLoss(temperature=temperature, gather_distributed=can_gather())
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         a, b = self.projections(batch)

@@ -1,16 +1,16 @@
-"""SimMIM: hide blocks of the scan, predict their voxels, count only what was hidden.
+"""SimMIM: mask blocks of the scan, predict their voxels, and count only what was masked.
 
 Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022 (arXiv 2111.09886).
 
     medssl pretrain --data CACHE --method SimMIM --method.mask_ratio 0.6
 
-Deviations: the hidden voxels become one learned value in the input, so any encoder will do; and a U-Net decoder
-restores them where the paper has one linear layer (`--method.decoder_kind linear`), because a decoder that has been
-trained goes along into segmentation. Air and padding are hidden too but never counted. With `restore_intensity` what is
-seen has its intensities changed at random and the untouched scan is to be predicted, everywhere: on few labels the
-difference between scanners is what a segmenter fails on. With `place_weight` the decoder also says where in its scan
-each voxel lies, an anatomical coordinate as in Lei et al., Contrastive learning of relative position regression
-(MICCAI 2021, arXiv 2012.07043), here absolute and at every voxel, hidden ones too.
+Deviations: the masked voxels become one learned value in the input, so any encoder works; and a U-Net decoder restores
+them where the paper has one linear layer (`--method.decoder_kind linear`), because segmentation then starts from the
+trained decoder. Air and padding are masked too but never counted. With `restore_intensity` the input's intensities are
+changed at random and the unchanged scan is predicted, everywhere: with few labels, differences between scanners are what
+a segmenter fails on. With `place_weight` the decoder also predicts where in its scan each voxel lies, an anatomical
+coordinate as in Lei et al., Contrastive learning of relative position regression (MICCAI 2021, arXiv 2012.07043), here
+absolute and at every voxel, masked ones too.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
 from medssl.methods.shared.masked_mean import masked_mean
+from medssl.methods.shared.patches import check_blocks
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -35,9 +36,18 @@ from medssl.views.random import derive_keys
 
 
 class SimMIM(Method):
-    """mask_ratio: share of the blocks hidden. mask_block: voxels of a block's edge (32 in the paper, at 224 pixels).
+    """The mean absolute error of masked voxels.
 
-    place_weight: of the error in place (mean absolute, -1..1 an axis) against that in intensity (0..1); 0 leaves it out.
+    Args:
+        mask_ratio: Share of the blocks that is masked.
+        mask_block: Voxels of a block's edge (32 in the paper, at 224 pixels).
+        decoder_kind: "unet", or "linear" as in the paper.
+        restore_intensity: Whether intensities are changed too, and every voxel of body counts.
+        place_weight: Weight of the mean absolute error in place (-1 to 1 along each axis); 0 leaves it out.
+
+    Raises:
+        MedsslError: `mask_ratio` is not between 0 and 1, `place_weight` is below 0, or `check` finds that the crop does not
+            divide into blocks.
     """
 
     def __init__(
@@ -81,33 +91,28 @@ class SimMIM(Method):
         return loss + self.place_weight * masked_mean((places - batch["coordinate_views"][0]).abs(), body)
 
     def seen(self, batch: dict[str, Any]) -> Tensor:
-        """What the encoder is shown of the view, before the mask."""
+        """The view before it is masked, with changed intensities where they are to be restored."""
         x, keys = batch["views"][0], derive_keys(batch["key"], salts.INTENSITY_CHANGE)
         return self.corruption(x, self.corruption.draw(keys)) if self.restore_intensity else x
 
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, *S) and its mask (B, 1, *S) -> the restored (B, C, *S) and the places (B, dims, *S), if they are asked."""
+        """(B, C, *S) and its mask (B, 1, *S) -> the restored (B, C, *S) and the places (B, dims, *S), if there are any."""
         pyramid = self.encoder.features(torch.where(mask > 0, self.hidden, x))
-        found = self.decoder(pyramid) if self.decoder is not None else self.head(pyramid[-1])
-        return found[:, : x.shape[1]], found[:, x.shape[1] :]
+        predicted = self.decoder(pyramid) if self.decoder is not None else self.head(pyramid[-1])
+        return predicted[:, : x.shape[1]], predicted[:, x.shape[1] :]
 
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
-        """(B, 1, *S), 1 where hidden: in each sample the same number of blocks, chosen by its key."""
+        """(B, 1, *S), 1 where masked: in each sample the same number of blocks, chosen by its key."""
         size = batch["views"][0].shape[2:]
         return patch_mask(derive_keys(batch["key"], salts.MASK), size, self.mask_block, self.mask_ratio)
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x, mask = batch["views"][0], self.mask_of(batch)
-        seen, hidden = self.seen(batch), mask > 0
+        seen, masked = self.seen(batch), mask > 0
         restored, _ = self.predict(seen, mask)
-        whole = restored if self.restore_intensity else torch.where(hidden, restored, x)
-        return {"source": x, "corrupted": torch.where(hidden, torch.zeros_like(x), seen), "restored": whole}
+        whole = restored if self.restore_intensity else torch.where(masked, restored, x)
+        return {"source": x, "corrupted": torch.where(masked, torch.zeros_like(x), seen), "restored": whole}
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
-        if any(n % self.mask_block or n == self.mask_block for n in crop):
-            nearest = " ".join(str(max(2, round(n / self.mask_block)) * self.mask_block) for n in crop)
-            raise MedsslError(
-                f"the crop {tuple(crop)} does not divide into blocks of {self.mask_block} voxels: the nearest that does is "
-                f"--crop {nearest}, or choose another --method.mask_block"
-            )
+        check_blocks(crop, self.mask_block, "blocks")

@@ -18,9 +18,12 @@ from medssl.methods.shared.two_views import TwoViews
 
 
 class SimSiam(TwoViews):
-    """projection: of the three layers of the projector (2048 in the paper, as wide as its features; ours are 128 to 512).
+    """The negative cosine between a predicted projection and the other view's, both ways; no gradient reaches the target.
 
-    hidden: of the predictor, a quarter of the projection as in the paper.
+    Args:
+        projection: Width of the projector's three layers (2048 in the paper, as wide as its features).
+        hidden: Width of the predictor's hidden layer, a quarter of the projection as in the paper.
+        chunk: Samples that pass the encoder at a time, see `TwoViews`.
     """
 
     stop_gradient = ("projections as targets",)
@@ -34,5 +37,6 @@ class SimSiam(TwoViews):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         a, b = self.projections(batch)
-        both = self.negative_cosine(self.predictor(a), b.detach()) + self.negative_cosine(self.predictor(b), a.detach())
-        return both / 2
+        pairs = ((a, b.detach()), (b, a.detach()))
+        first, second = (self.negative_cosine(self.predictor(own), target) for own, target in pairs)
+        return (first + second) / 2

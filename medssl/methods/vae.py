@@ -1,4 +1,4 @@
-"""VAE: an autoencoder whose code is a distribution close to a standard normal, so that new scans can be drawn from it.
+"""VAE: an autoencoder whose latent distribution is close to a standard normal, so that new scans can be sampled.
 
 Kingma and Welling, Auto-Encoding Variational Bayes, ICLR 2014 (arXiv 1312.6114).
 
@@ -26,7 +26,7 @@ from medssl.encoders.base import Encoder
 from medssl.methods.autoencoder import check_narrow
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
-from medssl.methods.shared.restoring import FromCode, ToCode
+from medssl.methods.shared.restoring import FromLatent, ToLatent
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -34,34 +34,40 @@ from medssl.views.random import derive_keys, make_keys, normal_like
 
 
 class VAE(Method):
-    """latent: how many numbers the code has. beta: weight of the divergence from the prior (1: the lower bound itself)."""
+    """The negative evidence lower bound, in nats a voxel.
+
+    Args:
+        latent: Length of the latent vector.
+        beta: Weight of the divergence from the prior; 1 gives the lower bound itself.
+
+    Raises:
+        MedsslError: `latent` is below 1 or `beta` below 0, or `check` finds that `latent` is no shorter than the crop.
+    """
 
     def __init__(self, encoder: Encoder, latent: int = 128, beta: float = 1.0):
         super().__init__(encoder)
         if latent < 1 or beta < 0:
             raise MedsslError(f"latent is {latent}, beta is {beta}: expected at least 1, and 0 or more")
         self.latent, self.beta = latent, beta
-        self.to_code = ToCode(encoder, 2 * latent)
-        self.from_code = FromCode(encoder, latent, encoder.in_channels)
+        self.to_code = ToLatent(encoder, 2 * latent)
+        self.from_code = FromLatent(encoder, latent, encoder.in_channels)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.masked(data_spec, size),)
 
     def posterior(self, x: Tensor) -> Normal:
-        """(B, C, *S) -> a normal distribution a number of the code, (B, latent)."""
+        """(B, C, *S) -> a normal distribution for each latent number, (B, latent)."""
         mean, log_variance = self.to_code(self.encoder.features(x)).float().chunk(2, dim=1)
         return Normal(mean, (0.5 * log_variance).exp())
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]
-        code = self.posterior(x)
-        drawn = code.mean + code.stddev * normal_like(
-            code.mean, derive_keys(batch["key"], salts.LATENT_NOISE)
-        )  # reparametrised, by key
-        restored = self.from_code(drawn, x.shape[2:])
-        spread = (restored - x).square().mean().detach().sqrt().clamp(min=1e-4)
-        likelihood = Normal(restored, spread).log_prob(x).mean()
-        divergence = kl_divergence(code, Normal(0.0, 1.0)).sum() / x.numel()
+        latent = self.posterior(x)
+        noise = normal_like(latent.mean, derive_keys(batch["key"], salts.LATENT_NOISE))
+        restored = self.from_code(latent.mean + latent.stddev * noise, x.shape[2:])  # the reparametrisation
+        deviation = (restored - x).square().mean().detach().sqrt().clamp(min=1e-4)
+        likelihood = Normal(restored, deviation).log_prob(x).mean()
+        divergence = kl_divergence(latent, Normal(0.0, 1.0)).sum() / x.numel()
         return self.beta * divergence - likelihood
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -70,12 +76,12 @@ class VAE(Method):
 
     @torch.no_grad()
     def sample(self, count: int, size: Sequence[int], seed: int = 0) -> Tensor:
-        """(count, C, *size): scans drawn from the prior, as the decoder means them, without the noise of its pixels."""
+        """(count, C, *size): scans sampled from the prior: the decoder's mean, without the noise of single voxels."""
         keys = make_keys(seed, (torch.arange(count),))
         device = self.from_code.linear.weight.device
-        codes = normal_like(torch.empty(count, self.latent), keys).to(device)
-        return torch.cat([self.from_code(code[None], size) for code in codes])
+        latents = normal_like(torch.empty(count, self.latent), keys).to(device)
+        return torch.cat([self.from_code(latent[None], size) for latent in latents])
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
-        check_narrow(self.latent, crop, self.encoder.in_channels, "latent")
+        check_narrow(self.latent, crop, self.encoder.in_channels)

@@ -1,4 +1,4 @@
-"""VICReg: two views agree (invariance), each feature varies (variance), no two say the same (covariance).
+"""VICReg: two views agree (invariance), each feature varies (variance), and no two are correlated (covariance).
 
 Bardes, Ponce and LeCun, VICReg, ICLR 2022 (arXiv 2105.04906).
 
@@ -9,20 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightly.loss import VICRegLoss
 from lightly.models.modules.heads import VICRegProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
+from medssl.methods.shared.devices import can_gather
 from medssl.methods.shared.two_views import TwoViews
 
 
 class VICReg(TwoViews):
-    """invariance, variance, covariance: weights of the three terms, the paper's.
+    """The weighted sum of the three terms; the weights are the paper's.
 
-    projection: width of the projector's three layers (8192 in the paper, for batches of 2048; a covariance over a batch
-    of dozens has no rank for so many).
+    Args:
+        invariance: Weight of the distance between the two views' projections.
+        variance: Weight of the hinge that keeps each feature's standard deviation at 1 or above.
+        covariance: Weight of the squared covariances of different features.
+        projection: Width of the projector's three layers. The paper has 8192 for batches of 2048; the covariance of a batch
+            of dozens has too low a rank for so many.
+        chunk: Samples that pass the encoder at a time, see `TwoViews`.
     """
 
     def __init__(
@@ -38,8 +43,7 @@ class VICReg(TwoViews):
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.projection = projection
         self.head = VICRegProjectionHead(encoder.out_dim, projection, projection)
-        gathered = torch.distributed.is_available()
-        self.vicreg = VICRegLoss(invariance, variance, covariance, gather_distributed=gathered)
+        self.vicreg = VICRegLoss(invariance, variance, covariance, gather_distributed=can_gather())
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         return self.vicreg(*self.projections(batch))

@@ -1,15 +1,15 @@
-"""VoCo: where does a random crop lie among the base crops of its scan? Told by whose features it is alike.
+"""VoCo: where a random crop lies among the base crops of its scan, by the similarity of their features.
 
 Wu et al., VoCo: A Simple-yet-Effective Volume Contrastive Learning Framework for 3D Medical Image Analysis, CVPR 2024
 (arXiv 2402.17300).
 
     medssl pretrain --data CACHE --method VoCo --crop 64 64 64
 
-The crop is the field; base crops tile it without overlap. The similarity of a random crop to each of them (cosine, cut off
-at 0) is to be the share of it that lies in that base crop, and base crops are to be unlike each other. The gradient of
-the first does not reach the base crops, as in the paper's equations; its code also averages in a slow teacher and weights
-the shares, which are left out. Deviations: base crops stand along the slices too where the field is as deep as wide (in
-the paper it is 4 x 4 x 1 of them, in fields of 384 x 384 x 96), and the head is SimCLR's.
+Base crops tile the crop without overlap. The similarity of a random crop to each of them (cosine, 0 where it is negative)
+should equal the share of it that lies in that base crop, and base crops should differ from each other. The gradient of the
+first term does not reach the base crops, as in the paper's equations; the authors' code also averages in a slow teacher and
+weights the shares, which are left out. Deviations: there are several base crops along the slices too where the crop is as
+deep as wide (the paper has 4 x 4 x 1 of them, in crops of 384 x 384 x 96), and the head is SimCLR's.
 """
 
 from __future__ import annotations
@@ -35,9 +35,17 @@ from medssl.views.random import derive_keys, uniform
 
 
 class VoCo(Method):
-    """grid: base crops along the first axes (4 in the paper). queries: random crops a scan (its sw_batch_size is 4).
+    """The error of the similarities, and the similarity of different base crops.
 
-    apart_weight: of making base crops unlike each other (lambda, 1 in the paper). projection: width of the head's output.
+    Args:
+        grid: Base crops along the first two axes (4 in the paper).
+        queries: Random crops of a scan (the authors' sw_batch_size, 4).
+        apart_weight: Weight of the similarity of different base crops (lambda, 1 in the paper).
+        projection: Width of the head's output.
+
+    Raises:
+        MedsslError: `grid` is below 2, `queries` below 1 or `apart_weight` below 0, or `check` finds that the crop does not
+            divide into base crops that the encoder takes.
     """
 
     def __init__(
@@ -50,7 +58,9 @@ class VoCo(Method):
             )
         self.grid, self.queries, self.apart_weight, self.projection = grid, queries, apart_weight, projection
         self.head = SimCLRProjectionHead(encoder.out_dim, encoder.out_dim, projection)
-        self.own_intensity = BrightnessContrast(0.1, 0.2, probability=1.0)  # nobody is told apart by brightness
+        self.own_intensity = BrightnessContrast(
+            0.1, 0.2, probability=1.0
+        )  # so that brightness does not give the place away
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.relational(data_spec, size),)  # never mirrored: left would be right
@@ -61,9 +71,9 @@ class VoCo(Method):
         tiles = own_intensities(cut(x, torch.cat([bases, queries], 1), tile), batch["key"], self.own_intensity)
         features = F.normalize(self.head(self.encoder(tiles.flatten(0, 1))), dim=1).unflatten(0, tiles.shape[:2])
         base, query = features.split([bases.shape[1], self.queries], dim=1)
-        alike = (query @ base.detach().transpose(1, 2)).clamp(min=0)  # (B, queries, bases)
+        similarity = (query @ base.detach().transpose(1, 2)).clamp(min=0)  # (B, queries, bases)
         shares = overlaps(queries, bases, tile)
-        placed = -torch.log1p(-(shares - alike).abs().clamp(max=1 - 1e-6)).mean()
+        placed = -torch.log1p(-(shares - similarity).abs().clamp(max=1 - 1e-6)).mean()
         return placed + self.apart_weight * apart(base)
 
     def starts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, list[int]]:
@@ -92,9 +102,8 @@ class VoCo(Method):
                 f"{self.encoder.strides[-1]} divides: the nearest that does is --crop {fits}, or choose another --method.grid"
             )
         tile = [n // g for n, g in zip(crop, self.grid_of(crop))]
-        check_tiles(
-            self.encoder, tile, crop, steps, f"it is cut into {self.grid_of(crop)} base crops, which hold one stride"
-        )
+        reason = f"it is divided into {self.grid_of(crop)} base crops, which hold one stride"
+        check_tiles(self.encoder, tile, crop, steps, reason)
 
 
 def overlaps(queries: Tensor, bases: Tensor, tile: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Volume fusion: boxes of another scan shine through this one; how strongly, voxel by voxel?
+"""Volume fusion: boxes of one scan are blended with another scan; the weight of the blend is predicted at each voxel.
 
 Wang et al., MIS-FM: 3D Medical Image Segmentation using Foundation Models Pretrained on a Large-Scale Unannotated
 Dataset, 2023 (arXiv 2306.16925), with settings as in its section on Volume Fusion.
@@ -6,9 +6,9 @@ Dataset, 2023 (arXiv 2306.16925), with settings as in its section on Volume Fusi
     medssl pretrain --data CACHE --method VolumeFusion --crop 64 64 64
 
 x = a foreground + (1 - a) background, where a is one of 0, 1/4, ..., 1 in each of 10 to 40 boxes, the later over the
-earlier. The classes of a are segmented by a U-Net with Dice and cross-entropy, so that encoder and decoder both go along
-into segmentation. Deviations: each scan is the background of the one before it in the batch; and a voxel that is air in
-both scans is not counted: nobody could tell.
+earlier. A U-Net segments the classes of a with Dice and cross-entropy, and segmentation starts from both encoder and
+decoder. Deviations: each scan is the background of the one before it in the batch; and a voxel that is air in both scans
+does not count, because the blend does not show there.
 """
 
 from __future__ import annotations
@@ -36,7 +36,15 @@ BOX = (1 / 16, 5 / 8)  # edges of a box, of the crop's: 8 to 80 voxels of 128 in
 
 
 class VolumeFusion(Method):
-    """coefficients: steps between 0 and 1 (K, 4 in the paper, which makes 5 classes). boxes: fewest and most of them."""
+    """Dice and cross-entropy of the classes of the blending weight.
+
+    Args:
+        coefficients: Steps from 0 to 1 (K, 4 in the paper, which makes 5 classes).
+        boxes: Smallest and largest number of boxes of a scan.
+
+    Raises:
+        MedsslError: `coefficients` is below 1, or `boxes` is no range from 1 or more.
+    """
 
     min_batch_size = 2
 
@@ -44,7 +52,7 @@ class VolumeFusion(Method):
         super().__init__(encoder)
         if coefficients < 1 or not 1 <= boxes[0] <= boxes[1]:
             raise MedsslError(
-                f"coefficients is {coefficients}, boxes is {boxes}: expected at least 1, and the fewest and the most of them"
+                f"coefficients is {coefficients}, boxes is {boxes}: expected at least 1, and the smallest and the largest number of boxes"
             )
         self.coefficients, self.boxes = coefficients, tuple(boxes)
         self.decoder: Decoder = Decoder(encoder, coefficients + 1)
@@ -67,10 +75,10 @@ class VolumeFusion(Method):
 
     def classes_of(self, keys: Tensor, size: Sequence[int]) -> Tensor:
         """(B, *size) int64, 0..coefficients: boxes one over the other, of each sample by its key alone."""
-        fewest, most = self.boxes
-        count = fewest + (uniform(derive_keys(keys, salts.BOX_COUNT), 1)[:, 0] * (most - fewest + 1)).long()
+        smallest, largest = self.boxes
+        count = smallest + (uniform(derive_keys(keys, salts.BOX_COUNT), 1)[:, 0] * (largest - smallest + 1)).long()
         classes = torch.zeros(len(keys), *size, dtype=torch.int64, device=keys.device)
-        for n in range(most):
+        for n in range(largest):
             one = derive_keys(derive_keys(keys, salts.BOXES), n)
             value = (uniform(derive_keys(one, 0), 1)[:, 0] * (self.coefficients + 1)).long()
             inside = random_box(derive_keys(one, 1), size, BOX) & per_sample(n < count, classes)

@@ -13,19 +13,16 @@ from lightly.utils.scheduler import CosineWarmupScheduler
 from torch import nn
 
 from medssl.core.progress import ProgressBar
+from medssl.training.config import TrainConfig
 
 
-def adamw(
-    groups: Sequence[tuple[nn.Module, float]], lr: float, weight_decay: float, warmup: int, steps: int
-) -> dict[str, Any]:
+def adamw(groups: Sequence[tuple[nn.Module, float]], train: TrainConfig) -> dict[str, Any]:
     """Build AdamW with a linear warm-up and a cosine schedule.
 
     Args:
         groups: Modules, each with its share of the learning rate; a weight in several modules belongs to the first.
-        lr: Peak learning rate.
-        weight_decay: Weight decay of matrices and kernels; vectors (norms, biases, tokens) are not decayed.
-        warmup: Steps of warm-up, at most half of `steps`.
-        steps: Length of the whole schedule.
+        train: Its `lr` is the peak learning rate; `weight_decay` holds for matrices and kernels, not for vectors (norms,
+            biases, tokens); `warmup` is limited to half of `steps`, the length of the whole schedule.
 
     Returns:
         Optimiser and schedule, in the form that Lightning's `configure_optimizers` returns.
@@ -35,11 +32,12 @@ def adamw(
         weights = [p for p in module.parameters() if p.requires_grad and id(p) not in assigned]
         assigned |= {id(p) for p in weights}
         matrices, vectors = [p for p in weights if p.ndim > 1], [p for p in weights if p.ndim <= 1]
-        for decay, members in ((weight_decay, matrices), (0.0, vectors)):
+        for decay, members in ((train.weight_decay, matrices), (0.0, vectors)):
             if members:
-                parameters.append({"params": members, "lr": lr * share, "weight_decay": decay})
-    optimizer = torch.optim.AdamW(parameters, lr=lr)
-    schedule = CosineWarmupScheduler(optimizer, warmup_epochs=max(1, min(warmup, steps // 2)), max_epochs=steps)
+                parameters.append({"params": members, "lr": train.lr * share, "weight_decay": decay})
+    optimizer = torch.optim.AdamW(parameters, lr=train.lr)
+    warmup = max(1, min(train.warmup, train.steps // 2))
+    schedule = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=train.steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

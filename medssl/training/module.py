@@ -35,8 +35,7 @@ class PretrainingModule(pl.LightningModule):
         self.method.progress.batches_per_step = train.accumulate
 
     def configure_optimizers(self) -> Any:
-        train = self.train_config
-        return adamw([(self.method, 1.0)], train.lr, train.weight_decay, train.warmup, train.steps)
+        return adamw([(self.method, 1.0)], self.train_config)
 
     def on_train_start(self) -> None:
         self.method.progress.step = self.global_step  # a resumed run does not start at 0

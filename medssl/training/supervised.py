@@ -94,7 +94,7 @@ class SupervisedModule(pl.LightningModule):
         groups = [(self.model.encoder, settings.encoder_share or 1.0), (self.model, 1.0)]
         if settings.frozen:
             self.model.encoder.requires_grad_(False)
-        return adamw(groups, settings.lr, settings.weight_decay, settings.warmup, settings.steps)
+        return adamw(groups, settings)
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         settings = self.settings

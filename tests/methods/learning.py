@@ -69,8 +69,14 @@ def cohort(folder: Path, patients: int = 64) -> Cache:
     if not (folder / "cohort" / "cache.json").exists():
         told = pd.read_csv(scans / "labels.csv").merge(pd.read_csv(scans / "reports.csv"), on="file")
         told.to_csv(folder / "told.csv", index=False)
-        index([scans], folder / "manifest", labels=folder / "told.csv", patient="patient", report="report",
-              mask="../../masks/{name}.nii.gz")  # fmt: skip
+        index(
+            [scans],
+            folder / "manifest",
+            labels=folder / "told.csv",
+            patient="patient",
+            report="report",
+            mask="../../masks/{name}.nii.gz",
+        )
         prepare(folder / "manifest", folder / "cohort", spacing_mm=(8.0, 8.0, 8.0))
     return Cache(folder / "cohort")
 
@@ -103,8 +109,14 @@ def figures(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: 
     )
     random = probe(fresh_encoder(describe(encoder()), seed), asked)
     learnt = probe(made[0].final_encoder, asked)
-    return {"method": name, "seed": seed, "random": random, "learnt": learnt, "restored": restoration(made[0], cache, seed),
-            "seconds": run.cost["seconds"]}  # fmt: skip
+    return {
+        "method": name,
+        "seed": seed,
+        "random": random,
+        "learnt": learnt,
+        "restored": restoration(made[0], cache, seed),
+        "seconds": run.cost["seconds"],
+    }
 
 
 def taken_by(kind: Callable[[Encoder], Method]) -> Callable[[], Encoder]:

@@ -47,14 +47,18 @@ FORMULAE = {  # method: its part: where the formula stands that the test writes 
         "hidden patches": "He et al. 2022 (arXiv 2111.06377), section 3, patch by patch",
         "decoder and loss": "lightly 1.6: MaskedVisionTransformerDecoderTIMM, patchify, normalize_mean_var",
     },
-    "MaskedMotion": {"frames and differences": "Yang et al. 2022 (arXiv 2210.04154): mean absolute errors of both, in tubes"},
+    "MaskedMotion": {
+        "frames and differences": "Yang et al. 2022 (arXiv 2210.04154): mean absolute errors of both, in tubes"
+    },
     "MoCo": {
         "v2": "He et al. 2020 (arXiv 1911.05722), algorithm 1, two steps of its queue",
         "v3": "Chen, Xie and He 2021 (arXiv 2104.02057), algorithm 1",
     },
     "ModelsGenesis": {"restoration": "mean squared error over body (Zhou et al. 2021, arXiv 2004.07882)"},
     "NextSlice": {"next slices": "mean absolute error of the next ones (Mathieu et al. 2016, arXiv 1511.05440)"},
-    "PatientContrast": {"positives": "Chen et al. 2020 (arXiv 2002.05709), equation 1, scans of a patient no negatives"},
+    "PatientContrast": {
+        "positives": "Chen et al. 2020 (arXiv 2002.05709), equation 1, scans of a patient no negatives"
+    },
     "RelativeLocation": {"answer": "cross-entropy of the side (Doersch et al. 2015, arXiv 1505.05192)"},
     "Rotation": {"answer": "cross-entropy of the turn (Gidaris et al. 2018, arXiv 1803.07728)"},
     "SimCLR": {
@@ -81,7 +85,7 @@ FORMULAE = {  # method: its part: where the formula stands that the test writes 
         "Dice and cross-entropy": "Wang et al. 2023 (arXiv 2306.16925), its section on Volume Fusion",
         "Dice": "MONAI 1.6: DiceLoss(softmax=True, to_onehot_y=True, batch=True)",
     },
-}  # fmt: skip
+}
 MEASURED: dict[tuple[str, str], list[tuple[float, bool]]] = {}  # each deviation, and whether it is relative
 
 
@@ -121,7 +125,9 @@ def main(arguments: Iterable[str] = ()) -> int:
     """Run the comparisons and print the table; 0 only if all agree and every part was measured."""
     code = pytest.main([str(HERE), *arguments], plugins=[_LossesAlone()])
     print("\n".join(rows()))
-    missing = [f"{method}, {part}" for method, parts in FORMULAE.items() for part in parts if (method, part) not in MEASURED]  # fmt: skip
+    missing = [
+        f"{method}, {part}" for method, parts in FORMULAE.items() for part in parts if (method, part) not in MEASURED
+    ]
     if missing:
         print("no test measured: " + "; ".join(missing), file=sys.stderr)
     return int(code) or bool(missing)

@@ -1,4 +1,4 @@
-"""Every method keeps the contract with every encoder; each loss equals an independent reference."""
+"""SimCLR, SimMIM and Rotation: each loss equals an independent reference."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
-from medssl.methods import Rotation, SimCLR, SimMIM, check_method
+from medssl.methods import Rotation, SimCLR, SimMIM
 from medssl.methods.check import synthetic_batch
 from medssl.preprocessing.data_spec import DataSpec
 
@@ -14,25 +14,6 @@ ENCODERS = {
     "resnet": lambda d: ResNet(d, depth=10, width=4, max_pool=False),
     "unet": lambda d: ResidualUNet(d, width=4, blocks=(1, 1, 1)),
 }
-
-
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize(
-    "method",
-    [
-        SimCLR,
-        Rotation,
-        SimMIM,
-        lambda e: SimMIM(e, decoder_kind="linear"),
-        lambda e: SimMIM(e, restore_intensity=True),
-        lambda e: SimMIM(e, place_weight=0.5),
-        lambda e: SimMIM(e, restore_intensity=True, place_weight=1.0, decoder_kind="linear"),
-    ],
-)
-def test_every_method_with_every_encoder(method, encoder: str, dims: int) -> None:
-    torch.manual_seed(0)
-    check_method(method(ENCODERS[encoder](dims)), (32,) * dims)
 
 
 def test_nt_xent_equals_the_published_formula_in_float64(agrees) -> None:

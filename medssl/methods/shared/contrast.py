@@ -1,10 +1,10 @@
-"""Shared by contrastive methods: how alike two projections are, and InfoNCE and NT-Xent over any such measure.
+"""Shared by contrastive methods: the similarity of two projections, and InfoNCE and NT-Xent with any such similarity.
 
     loss = info_nce(queries, keys, temperature=0.2)        # (B, D), (B, D): row i of the keys is query i's positive
 
-`dot` and `euclidean` are taken a dimension (over D), so that with projections of about unit variance one temperature
-means the same for all three: on vectors of length sqrt(D) they equal the cosine, `euclidean` but for a constant.
-The keys of all devices count.
+`dot` and `euclidean` are divided by D, so that one temperature means the same for all three where projections have about
+unit variance: on vectors of length sqrt(D) they equal the cosine, `euclidean` up to a constant. The keys of all devices
+are compared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,16 @@ def similarities(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Ten
 
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float, similarity: Similarity = "cosine") -> Tensor:
-    """Cross-entropy of each query's own key among the keys of the batch (van den Oord et al. 2018, arXiv 1807.03748)."""
+    """InfoNCE: the cross-entropy of each query's own key among the keys of the batch.
+
+    Van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018 (arXiv 1807.03748).
+
+    Args:
+        queries: (B, D).
+        keys: (B, D); row i is the positive of query i.
+        temperature: What similarities are divided by.
+        similarity: Its name, see `similarities`.
+    """
     logits = similarities(queries, gather_all(keys), similarity) / temperature
     return F.cross_entropy(logits, own_rows(queries))
 
@@ -44,9 +53,15 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, similarity: Simi
 def info_nce_of_queue(
     queries: Tensor, keys: Tensor, queue: Tensor, temperature: float, similarity: Similarity, excluded: Tensor
 ) -> Tensor:
-    """Cross-entropy of each query's own key against a queue (Q, D) of keys of earlier batches (He et al., CVPR 2020).
+    """InfoNCE against a queue of the keys of earlier batches (He et al., CVPR 2020, arXiv 1911.05722).
 
-    excluded: (B, Q), true where an entry of the queue is no negative of the query.
+    Args:
+        queries: (B, D).
+        keys: (B, D); row i is the positive of query i.
+        queue: (Q, D), the negatives.
+        temperature: What similarities are divided by.
+        similarity: Its name, see `similarities`.
+        excluded: (B, Q), true where an entry of the queue is no negative of the query.
     """
     positive = similarities(queries[:, None], keys[:, None], similarity)[:, 0]  # (B, 1)
     negative = similarities(queries, queue, similarity).masked_fill(excluded, -torch.inf)
@@ -55,9 +70,14 @@ def info_nce_of_queue(
 
 
 def nt_xent(a: Tensor, b: Tensor, groups: Tensor, temperature: float, similarity: Similarity = "cosine") -> Tensor:
-    """NT-Xent (Chen et al., ICML 2020, equation 1) of pairs (B, D) and (B, D) where members of a group are no negatives.
+    """NT-Xent where members of a group are no negatives (Chen et al., ICML 2020, arXiv 2002.05709, equation 1).
 
-    groups: (B,) whole numbers; with all of them different and the cosine this is lightly's `NTXentLoss`.
+    Args:
+        a: (B, D).
+        b: (B, D); row i is the positive of row i of a.
+        groups: (B,) whole numbers. Where all differ, with the cosine, this is lightly's `NTXentLoss`.
+        temperature: What similarities are divided by.
+        similarity: Its name, see `similarities`.
     """
     queries, count = torch.cat([a, b]), len(a) * device_count()
     logits = similarities(queries, torch.cat([gather_all(a), gather_all(b)]), similarity) / temperature
@@ -68,6 +88,6 @@ def nt_xent(a: Tensor, b: Tensor, groups: Tensor, temperature: float, similarity
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise MedsslError for a temperature that divides by nothing."""
+    """Raise MedsslError unless the temperature is above 0."""
     if not temperature > 0:
         raise MedsslError(f"temperature is {temperature}: expected a number above 0, for example 0.2")

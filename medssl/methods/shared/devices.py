@@ -20,6 +20,11 @@ def own_rows(x: Tensor) -> Tensor:
     return torch.arange(len(x), device=x.device) + dist.rank() * len(x)
 
 
+def can_gather() -> bool:
+    """Whether losses of lightly may gather over devices: its losses refuse to where torch was built without that."""
+    return torch.distributed.is_available()
+
+
 def device_count() -> int:
     """The number of devices that train together."""
     return dist.world_size()

@@ -1,4 +1,4 @@
-"""Shared by methods that predict patches: the targets, and the checks of encoder and crop.
+"""Shared by methods that predict patches or masked blocks: the targets, and the checks of encoder and crop.
 
 target, mean, deviation = targets(patches, counted)
 loss = masked_mean((predicted - target).square(), counted)
@@ -26,7 +26,7 @@ def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
     return encoder
 
 
-def check_hides(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: float) -> None:
+def check_masks_some(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: float) -> None:
     """Raise MedsslError unless some of the crop's patches are masked and some are visible."""
     count = torch.Size(encoder.grid(crop)).numel()
     masked = round(mask_ratio * count)
@@ -34,6 +34,16 @@ def check_hides(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: float) -
         raise MedsslError(
             f"the crop {tuple(crop)} holds {count} patches of {encoder.strides[-1]} voxels, of which mask_ratio {mask_ratio} "
             f"masks {masked}: expected some masked and some visible; pass a larger --crop or a smaller --encoder.patch"
+        )
+
+
+def check_blocks(crop: Sequence[int], block: int, kind: str) -> None:
+    """Raise MedsslError unless the crop divides into two or more blocks of `block` voxels along each axis."""
+    if any(n % block or n == block for n in crop):
+        nearest = " ".join(str(max(2, round(n / block)) * block) for n in crop)
+        raise MedsslError(
+            f"the crop {tuple(crop)} does not divide into {kind} of {block} voxels: the nearest that does is "
+            f"--crop {nearest}, or choose another --method.mask_block"
         )
 
 

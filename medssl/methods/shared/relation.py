@@ -1,12 +1,12 @@
-"""What the relational pretexts share: tiles cut out of a crop, each in an intensity of its own, and the question about them.
+"""Shared by relational methods: tiles cut out of a crop, each with its own intensity change, and the question about them.
 
     class Mine(Relational):
         def ask(self, batch):
             return batch["views"][0][:, None], answers     # (B, parts, C, *S), (B,)
 
-A network finds shortcuts: an edge that goes on from one tile into the next, a brightness that two tiles share. So tiles
-lie apart from each other by a gap and a jitter, and each is made brighter or darker, where Noroozi and Favaro bring each
-to mean 0 and deviation 1: the encoder should still know a scan in its own units afterwards.
+A network uses shortcuts: an edge that continues from one tile into the next, a brightness that two tiles share. So tiles
+are separated by a gap and a jitter, and each is made brighter or darker. Noroozi and Favaro bring each tile to mean 0 and
+standard deviation 1 instead; here the encoder should still work on scans in their own units.
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from medssl.views.random import derive_keys
 
 
 class Relational(Method):
-    """A pretext that asks how parts of a scan lie to each other, or how it was turned: cross-entropy over the answers.
+    """A method that asks how parts of a scan lie to each other, or how it was turned: cross-entropy over the answers.
 
-    head: takes (B, parts, out_dim) and gives (B, answers).
+    Attributes:
+        head: (B, parts, out_dim) -> (B, answers).
+        accuracy: Share of right answers at the last step.
     """
 
     head: nn.Module
@@ -49,7 +51,7 @@ class Relational(Method):
 
     @abstractmethod
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The parts the encoder is shown, (B, parts, C, *tile), and the right answers, (B,) int64."""
+        """The parts that go through the encoder, (B, parts, C, *tile), and the right answers, (B,) int64."""
 
     def answer(self, parts: Tensor) -> Tensor:
         """(B, parts, C, *tile) -> (B, answers) logits."""
@@ -66,13 +68,19 @@ class Relational(Method):
         return {"accuracy": float(self.accuracy)}
 
     def tiles(self, batch: dict[str, Any], starts: Tensor, tile: Sequence[int]) -> Tensor:
-        """(B, n, C, *tile) of the view, from `starts (B, n, dims)`, each in an intensity of its own."""
-        found = cut(batch["views"][0], starts, tile)
-        return own_intensities(found, batch["key"], self.own_intensity)
+        """(B, n, C, *tile) of the view, from `starts (B, n, dims)`, each with its own intensity change."""
+        return own_intensities(cut(batch["views"][0], starts, tile), batch["key"], self.own_intensity)
 
 
 class RelationHead(nn.Module):
-    """Each part through one shared layer, then all of them together through two (late fusion, as in both papers)."""
+    """Each part through one shared layer, then all of them together through two (late fusion, as in both papers).
+
+    Args:
+        out_dim: Length of the encoder's vector.
+        parts: Parts of a sample.
+        answers: Answers to choose from.
+        width: Width of the shared layer.
+    """
 
     def __init__(self, out_dim: int, parts: int, answers: int, width: int = 64):
         super().__init__()
@@ -87,7 +95,7 @@ class RelationHead(nn.Module):
 
 
 def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
-    """(B, n, C, *tile): each tile seen through `view` with a key of its own."""
+    """(B, n, C, *tile): `view` applied to each tile, with a key of its own."""
     each = derive_keys(
         derive_keys(keys, salts.TILE_INTENSITY)[:, None], torch.arange(tiles.shape[1], device=keys.device)
     ).flatten()
@@ -95,7 +103,7 @@ def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
 
 
 def cut(x: Tensor, starts: Tensor, tile: Sequence[int]) -> Tensor:
-    """(B, C, *S), (B, n, dims) int64 -> (B, n, C, *tile): what lies in x from each start on."""
+    """(B, C, *S) and first voxels (B, n, dims) int64 -> the tiles (B, n, C, *tile)."""
     dims = len(tile)
     index = [torch.arange(len(x), device=x.device).reshape(-1, *[1] * (1 + dims))]
     for axis, edge in enumerate(tile):
@@ -109,19 +117,28 @@ def cells(grid: Sequence[int]) -> Tensor:
     return torch.stack(torch.meshgrid(*[torch.arange(n) for n in grid], indexing="ij")).flatten(1).T
 
 
-def fitting(most: Sequence[float], strides: Sequence[int]) -> tuple[int, ...]:
-    """The largest tile of at most `most` voxels an axis that the encoder's strides divide; 0 where there is none."""
-    return tuple(int(m // s * s) for m, s in zip(most, strides))
+def fitting(max_size: Sequence[float], strides: Sequence[int]) -> tuple[int, ...]:
+    """The largest tile within `max_size` voxels that the encoder's strides divide; 0 along an axis where there is none."""
+    return tuple(int(limit // stride * stride) for limit, stride in zip(max_size, strides))
 
 
-def check_tiles(encoder: Encoder, tile: Sequence[int], crop: Sequence[int], least: Sequence[int], why: str) -> None:
-    """Raise MedsslError where a tile has no voxels, or too few for the encoder; `least` is the smallest crop of one stride."""
-    lonely = tuple(tile) == encoder.strides[-1] and any(isinstance(m, _InstanceNorm) for m in encoder.modules())
-    if min(tile) < 1 or lonely:
-        more = 2 if any(isinstance(m, _InstanceNorm) for m in encoder.modules()) else 1
-        wanted = " ".join(str(max(n, more * m)) for n, m in zip(crop, least))
-        alone = ", twice over, for its instance norm has no meaning on one value" if more == 2 else ""
-        raise MedsslError(
-            f"the crop {tuple(crop)} is too small: {why}{alone}; the nearest that works is --crop {wanted}, or an encoder "
-            f"of smaller strides"
-        )
+def check_tiles(encoder: Encoder, tile: Sequence[int], crop: Sequence[int], min_crop: Sequence[int], why: str) -> None:
+    """Raise MedsslError where a tile has no voxels, or too few for the encoder's instance norms.
+
+    Args:
+        encoder: What the tiles go through.
+        tile: Voxels of a tile along each axis.
+        crop: The crop that the tiles are cut from.
+        min_crop: The smallest crop whose tiles hold one of the encoder's coarsest strides.
+        why: What the crop must hold, for the message.
+    """
+    instance_norm = any(isinstance(module, _InstanceNorm) for module in encoder.modules())
+    if min(tile) >= 1 and not (instance_norm and tuple(tile) == encoder.strides[-1]):
+        return
+    factor = 2 if instance_norm else 1
+    wanted = " ".join(str(max(n, factor * m)) for n, m in zip(crop, min_crop))
+    twice = "; its instance norm needs more than one value, so twice that" if instance_norm else ""
+    raise MedsslError(
+        f"the crop {tuple(crop)} is too small: {why}{twice}; the nearest that works is --crop {wanted}, or an encoder "
+        f"of smaller strides"
+    )

@@ -1,12 +1,12 @@
-"""What the restoring pretexts share: corrupt and restore with a U-Net, or squeeze through a code and draw it again.
+"""Shared by restoring methods: corrupt and restore with a U-Net, or compress to a latent vector and decode it.
 
     class Mine(Restoring):
         def corrupt(self, x, keys):
             return x.flip(2)
 
-Two ways keep a network that restores scans from learning the identity. Either what it sees is damaged (`Restoring`: the
-decoder may then have skips, and goes along into segmentation), or all of the scan passes a narrow code (`ToCode`,
-`FromCode`: skips would lead around the code, so there are none, and the decoder stays behind).
+Two ways keep a network that restores scans from learning the identity. Either its input is corrupted (`Restoring`: the
+decoder may then have skip connections, and segmentation starts from it), or the whole scan passes a short latent vector
+(`ToLatent`, `FromLatent`: skip connections would bypass it, so there are none, and segmentation does not use the decoder).
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
 
-CELLS = 4  # an axis, of the map that a code is read from and drawn into: the code's layers fit any crop
+CELLS = 4  # along each axis of the map before and after the latent vector, so that its layers fit any crop
 
 
 class Restoring(Method):
-    """A pretext that damages a scan and asks a U-Net for the whole one: the mean squared error, over body alone.
+    """A method that corrupts a scan and restores it with a U-Net: the mean squared error over body alone.
 
-    Air is left out as in SimMIM: through the skips it is copied at no cost, and in a torso's crop it is most of the mean.
+    Air is left out as in SimMIM: the skip connections copy it at no cost, and in a crop of a torso it would dominate the mean.
     """
 
     def __init__(self, encoder: Encoder):
@@ -44,12 +44,12 @@ class Restoring(Method):
 
     @abstractmethod
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
-        """What the encoder is shown of (B, C, *S), sample b damaged as keys[b] says."""
+        """The corrupted input (B, C, *S); keys (B,) decide how each sample is corrupted."""
 
-    def restore(self, seen: Tensor) -> Tensor:
+    def restore(self, corrupted: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S)."""
         assert self.decoder is not None
-        return self.decoder(self.encoder.features(seen))
+        return self.decoder(self.encoder.features(corrupted))
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]
@@ -58,15 +58,19 @@ class Restoring(Method):
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x = batch["views"][0]
-        seen = self.corrupt(x, batch["key"])
-        return {"source": x, "corrupted": seen, "restored": self.restore(seen)}
+        corrupted = self.corrupt(x, batch["key"])
+        return {"source": x, "corrupted": corrupted, "restored": self.restore(corrupted)}
 
 
-class ToCode(nn.Module):
-    """The coarsest level, whole, as `numbers` numbers: pooled to CELLS an axis, flattened, one linear layer.
+class ToLatent(nn.Module):
+    """The encoder's coarsest level as a vector: pooled to CELLS along each axis, flattened, one linear layer.
 
-    Not the pooled vector: an average over the crop has lost where things are, which the decoder must know (the dense
-    bottleneck of Baur et al., Medical Image Analysis 2021, arXiv 2004.03271).
+    The encoder's own vector, an average over the crop, no longer holds where things are, which the decoder must know (the
+    dense bottleneck of Baur et al., Medical Image Analysis 2021, arXiv 2004.03271).
+
+    Args:
+        encoder: Whose pyramid is read.
+        numbers: Length of the vector.
     """
 
     def __init__(self, encoder: Encoder, numbers: int):
@@ -79,10 +83,15 @@ class ToCode(nn.Module):
         return self.linear(self.pool(pyramid[-1], CELLS).flatten(1))
 
 
-class FromCode(nn.Module):
-    """A scan drawn from a code: a linear layer to a small map, then the encoder's levels backwards, without skips.
+class FromLatent(nn.Module):
+    """A scan decoded from a vector: a linear layer to a small map, then the encoder's levels in reverse, without skips.
 
-    Normed over all channels at once: a norm a channel (the U-Net decoder's) would take each sample's brightness away.
+    Each norm covers all channels at once: one for each channel, as in the U-Net decoder, would remove a sample's brightness.
+
+    Args:
+        encoder: Whose channels and strides the levels take.
+        numbers: Length of the vector.
+        out_channels: Channels of the decoded scan.
     """
 
     def __init__(self, encoder: Encoder, numbers: int, out_channels: int):
@@ -98,9 +107,9 @@ class FromCode(nn.Module):
         self.levels = nn.Sequential(*[_level(conv, *level) for level in levels])
         self.head = conv(channels[0], out_channels, 1)
 
-    def forward(self, code: Tensor, size: Sequence[int]) -> Tensor:
+    def forward(self, latent: Tensor, size: Sequence[int]) -> Tensor:
         """(B, numbers) -> (B, out_channels, *size)."""
-        small = self.linear(code).reshape(len(code), self.channels, *[CELLS] * self.dims)
+        small = self.linear(latent).reshape(len(latent), self.channels, *[CELLS] * self.dims)
         grid = [n // s for n, s in zip(size, self.stride)]
         mode = "bilinear" if self.dims == 2 else "trilinear"
         return self.head(self.levels(F.interpolate(small, size=grid, mode=mode, align_corners=False)))

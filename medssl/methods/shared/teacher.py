@@ -1,11 +1,11 @@
 """Shared by methods with a teacher: a slowly moving average of the student that no gradient reaches.
 
-The teacher is moved once an optimiser step, after it, also where gradients are accumulated over several batches. It is
-part of the checkpoint. lightly moves it (`update_momentum`) and gives the schedule (`cosine_schedule`).
+The teacher moves once after each optimiser step, also where gradients are accumulated over several batches. It is part of
+the checkpoint. lightly moves it (`update_momentum`) and gives the schedule (`cosine_schedule`).
 
-Two deviations that all of them share. Momentum: a paper's 0.996 to 0.999 is for a hundred thousand steps and more;
-in the first thousand such a teacher is still half the random encoder it began as, so the default is 0.99 (of BYOL's own
-ablation, table 5a, the best). Batch norm: both views go through in one pass, see `two_views.py`, and statistics are
+Two deviations that all of these methods share. Momentum: 0.996 to 0.999 in the papers, for a hundred thousand steps and
+more; after a thousand steps such a teacher is still half the random encoder that it began as, so the default is 0.99 (the
+best in BYOL's own ablation, table 5a). Batch norm: both views pass together, see `two_views.py`, and statistics are
 synchronised between devices, so that MoCo's shuffling is not needed.
 """
 
@@ -24,9 +24,14 @@ from medssl.methods.shared.two_views import TwoViews, in_chunks
 
 
 class StudentTeacher(TwoViews):
-    """A student (encoder and head) and its teacher; subclasses call `make_teacher` once the head is there.
+    """A student (encoder and head) and its teacher; subclasses call `make_teacher` once they have set `head`.
 
-    momentum: share of itself that the teacher keeps at a step, at first. last_momentum: at the last step, by a half cosine.
+    Args:
+        momentum: Share of itself that the teacher keeps at the first step; a half cosine leads to `last_momentum` at the last.
+        chunk: Samples that pass the encoder at a time, see `TwoViews`.
+
+    Raises:
+        MedsslError: `momentum` is not a share from 0 to 1.
     """
 
     stop_gradient = ("teacher",)
@@ -44,7 +49,7 @@ class StudentTeacher(TwoViews):
 
     @torch.no_grad()
     def targets(self, *views: Tensor) -> Tensor:
-        """(len(views) * B, D): what the teacher makes of views (B, C, *S), in one pass."""
+        """Views (B, C, *S) -> the teacher's projections (len(views) * B, D), in one pass."""
         return self.teacher[1](in_chunks(self.teacher[0], torch.cat(views), self.chunk))
 
     @property

@@ -4,7 +4,7 @@
     encode(["The lungs are clear.", "A nodule of 12 mm."])      # (2, 128)
 
 The small one is a two-layer transformer (Vaswani et al., NeurIPS 2017) over words whose numbers are hashes (Weinberger et
-al., ICML 2009): it needs no list of words, so nothing of the reports is kept but what the weights have learned of them.
+al., ICML 2009): it stores no list of words, so nothing of the reports remains but what the weights have learned.
 A pretrained one is read from a folder, never from the network: `pip install 'medssl[text]'`.
 """
 
@@ -26,7 +26,14 @@ WORDS = re.compile(r"[^\W\d_]+|\d+")
 
 
 class HashedText(nn.Module):
-    """buckets: numbers that words are hashed to, 0 is padding. length: words of a text that are read, from its start."""
+    """A small transformer over hashed words.
+
+    Args:
+        width: Length of the vector of a text.
+        layers: Layers of the transformer.
+        buckets: How many numbers words are hashed to; 0 is padding.
+        length: How many words of a text are read, from its start.
+    """
 
     def __init__(self, width: int = 128, layers: int = 2, buckets: int = 8192, length: int = 160):
         super().__init__()
@@ -41,8 +48,8 @@ class HashedText(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """N texts -> (N, out_dim): the mean over the words."""
         numbers = self.numbers(texts).to(self.places.device)
-        seen = self.layers(self.words(numbers) + self.places[: numbers.shape[1]], src_key_padding_mask=numbers == 0)
-        return mean_of_words(seen, numbers != 0)
+        embedded = self.words(numbers) + self.places[: numbers.shape[1]]
+        return mean_of_words(self.layers(embedded, src_key_padding_mask=numbers == 0), numbers != 0)
 
     def numbers(self, texts: Sequence[str]) -> Tensor:
         """(N, longest) int64: of each word its bucket; an empty text has one unknown word."""
@@ -58,7 +65,12 @@ class HashedText(nn.Module):
 class LocalText(nn.Module):
     """A text encoder of transformers from a folder, such as one that `save_pretrained` wrote; nothing is downloaded.
 
-    Raises MedsslError where transformers is missing, or the folder holds no model and tokenizer.
+    Args:
+        folder: Holds a model and its tokenizer.
+        length: How many tokens of a text are read, from its start.
+
+    Raises:
+        MedsslError: transformers is not installed, or the folder holds no model and tokenizer.
     """
 
     def __init__(self, folder: str, length: int = 160):
@@ -86,12 +98,12 @@ class LocalText(nn.Module):
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """N texts -> (N, out_dim): the mean over the tokens."""
-        read = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt")
-        read = {name: value.to(self.net.device) for name, value in read.items()}
-        return mean_of_words(self.net(**read).last_hidden_state, read["attention_mask"] > 0)
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, max_length=self.length, return_tensors="pt")
+        tokens = {name: value.to(self.net.device) for name, value in tokens.items()}
+        return mean_of_words(self.net(**tokens).last_hidden_state, tokens["attention_mask"] > 0)
 
 
-def mean_of_words(features: Tensor, there: Tensor) -> Tensor:
-    """(N, words, D) and which are words (N, words) -> (N, D)."""
-    kept = there[..., None].to(features)
-    return (features * kept).sum(1) / kept.sum(1)
+def mean_of_words(features: Tensor, is_word: Tensor) -> Tensor:
+    """(N, words, D) and which of them are words, not padding, (N, words) -> (N, D)."""
+    counted = is_word[..., None].to(features)
+    return (features * counted).sum(1) / counted.sum(1)

@@ -9,8 +9,8 @@
             a, b = self.projections(batch)             # each (B, D)
             return ((a - b) ** 2).mean()
 
-Deviation that all of them share: both views go through encoder and head in one pass, so that batch statistics are taken
-over twice as many samples, which small batches of volumes need.
+Deviation that all of these methods share: both views go through encoder and head in one pass, so that batch statistics
+are taken over twice as many samples, which small batches of volumes need.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from medssl.views.base import View
 
 
 class TwoViews(Method):
-    """Two strong views of each scan and a head; subclasses set `head` and write the loss.
+    """Two strong views of each scan and a head; subclasses set `head` and define the loss.
 
-    chunk: samples that go through the encoder at a time, for a batch larger than memory; 0 takes the whole batch.
+    Args:
+        chunk: Samples that pass the encoder at a time, for a batch larger than memory; 0 takes the whole batch.
     """
 
     min_batch_size = 2
@@ -70,8 +71,8 @@ class TwoViews(Method):
 def in_chunks(encoder: nn.Module, x: Tensor, chunk: int) -> Tensor:
     """encoder(x) with the activations of `chunk` samples in memory at a time, for one more forward pass.
 
-    Gradient caching (Gao et al., RepL4NLP 2021, arXiv 2101.06983): the features of the whole batch are kept, the way to
-    them is walked again chunk by chunk when their gradient is known. That is checkpointing along the batch axis, and the
+    Gradient caching (Gao et al., RepL4NLP 2021, arXiv 2101.06983): the features of the whole batch stay in memory, and when
+    their gradient is known each chunk's forward pass is repeated. This is checkpointing along the batch axis, and the
     gradient is that of the whole batch.
 
     >>> in_chunks(nn.Flatten(), torch.zeros(5, 2, 3), 2).shape

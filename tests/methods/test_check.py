@@ -1,0 +1,132 @@
+"""Every method of the registry with every encoder of the registry: it keeps the contract, or says what it expected.
+
+New files are covered at once: methods and encoders, their choices (`Literal` and `bool` arguments) and their dimensions are
+read from the registries and the signatures.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from medssl.core.errors import MedsslError
+from medssl.core.registry import ENCODERS, METHODS
+from medssl.encoders import Encoder
+from medssl.methods import Method, check_method
+
+EDGES = (16, 32)  # of the crop: the first one that the method takes
+BATCH = 2
+CHANNELS = 2  # also frames, of which some methods need several
+SMALL: dict[
+    str, tuple[Any, ...]
+] = {  # the first values that an encoder takes make it small, where it has such arguments
+    "width": (4, 8, 24),
+    "depth": (1, 10),
+    "blocks": ((1, 1),),
+    "heads": (1,),
+    "patch": (4,),
+    "max_pool": (False,),
+}
+
+
+def small_encoder(name: str, dims: int, channels: int = CHANNELS) -> Encoder:
+    kind: Any = ENCODERS.load(name)
+    names = [n for n in SMALL if n in inspect.signature(kind).parameters]
+    refused = None
+    for values in itertools.product(*(SMALL[n] for n in names)):
+        try:
+            return kind(dims=dims, in_channels=channels, **dict(zip(names, values)))
+        except MedsslError as error:
+            refused = error
+    raise AssertionError(f"no value of SMALL builds {name}: {refused}")
+
+
+def other_choices(kind: type) -> Iterator[dict[str, Any]]:
+    """Settings of a method that differ from the default in one choice."""
+    types = typing.get_type_hints(kind.__init__)
+    for name, parameter in inspect.signature(kind).parameters.items():
+        choices = typing.get_args(types[name]) if typing.get_origin(types[name]) is Literal else ()
+        for choice in (True, False) if types[name] is bool else choices:
+            if choice != parameter.default:
+                yield {name: choice}
+
+
+def examples() -> Iterator[Any]:
+    for name, kind in METHODS.classes().items():
+        for number, settings in enumerate(kind.examples()):
+            yield pytest.param(name, settings, id=f"{name} {number}" if number else name)
+
+
+def choices() -> Iterator[Any]:
+    for name, kind in METHODS.classes().items():
+        for choice in other_choices(kind):
+            yield pytest.param(name, kind.examples()[0] | choice, id=f"{name} {choice}")
+
+
+def accepted(name: str, settings: dict[str, Any], encoder: Encoder) -> tuple[Method, tuple[int, ...]] | str:
+    """The method and the smallest crop that it takes, or the message with which it rejects the encoder or all crops."""
+    message = ""
+    for edge in EDGES:
+        try:
+            method = METHODS.load(name)(encoder, **settings)
+            method.check((edge,) * encoder.dims, BATCH)
+        except MedsslError as error:
+            message = str(error)
+        else:
+            return method, (edge,) * encoder.dims
+    return message
+
+
+def check_pairs(name: str, settings: dict[str, Any], dims: int, channels: int, every_encoder: bool) -> None:
+    """Check a method with all encoders, or with the first one that it takes."""
+    rejections = {}
+    for encoder in ENCODERS.names():
+        torch.manual_seed(0)
+        answer = accepted(name, settings, small_encoder(encoder, dims, channels))
+        if isinstance(answer, str):
+            assert "expected" in answer or "--" in answer, f"this message does not say what to do: {answer}"
+            rejections[encoder] = answer
+            continue
+        check_method(*answer, BATCH)
+        if not every_encoder:
+            return
+    assert len(rejections) < len(ENCODERS.names()), f"{name} takes no encoder: {rejections}"
+
+
+@pytest.mark.parametrize(("name", "settings"), list(examples()))
+def test_every_method_with_every_encoder_in_2d(name: str, settings: dict[str, Any]) -> None:
+    check_pairs(name, settings, 2, CHANNELS, every_encoder=True)
+
+
+@pytest.mark.parametrize(("name", "settings"), list(examples()))
+def test_every_method_in_3d(name: str, settings: dict[str, Any]) -> None:
+    check_pairs(name, settings, 3, CHANNELS, every_encoder=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), list(examples()))
+def test_every_method_with_every_encoder_in_3d(name: str, settings: dict[str, Any]) -> None:
+    check_pairs(name, settings, 3, CHANNELS, every_encoder=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("name", "settings"), list(choices()))
+def test_every_method_with_its_other_choices(name: str, settings: dict[str, Any], dims: int) -> None:
+    check_pairs(name, settings, dims, channels=6, every_encoder=False)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_a_batch_that_is_too_small_is_rejected(name: str) -> None:
+    kind = METHODS.load(name)
+    answers = (accepted(name, kind.examples()[0], small_encoder(encoder, 2)) for encoder in ENCODERS.names())
+    method, crop = next(answer for answer in answers if not isinstance(answer, str))
+    for batch_size in range(method.min_batch_size):
+        with pytest.raises(MedsslError, match=f"--batch-size {batch_size} is too small for {name}"):
+            method.check(crop, batch_size)
