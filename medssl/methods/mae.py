@@ -23,7 +23,7 @@ from medssl.encoders.tokens import TokenEncoder, blocks, from_patches, positions
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
 from medssl.methods.shared.masked_mean import masked_mean
-from medssl.methods.shared.patches import check_masks_some, patches_and_body, targets, with_tokens
+from medssl.methods.shared.patches import check_mask_kind, check_masks_some, patches_and_body, targets, with_tokens
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -115,4 +115,5 @@ class MAE(Method):
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
+        check_mask_kind(self.mask_kind, crop)
         check_masks_some(self.encoder, crop, self.mask_ratio)

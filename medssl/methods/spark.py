@@ -34,7 +34,7 @@ from medssl.encoders.tokens import from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
 from medssl.methods.shared.masked_mean import masked_mean
-from medssl.methods.shared.patches import patches_and_body, targets
+from medssl.methods.shared.patches import check_mask_kind, patches_and_body, targets
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -102,6 +102,7 @@ class SparK(Method):
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
+        check_mask_kind(self.mask_kind, crop)
         count = torch.Size(n // b for n, b in zip(crop, self.block)).numel()
         if not 0 < round(self.mask_ratio * count) < count:
             raise MedsslError(

@@ -14,6 +14,7 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.tokens import TokenEncoder, to_patches
+from medssl.views.masking import MaskKind
 
 
 def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
@@ -34,6 +35,14 @@ def check_masks_some(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: flo
         raise MedsslError(
             f"the crop {tuple(crop)} holds {count} patches of {encoder.strides[-1]} voxels, of which mask_ratio {mask_ratio} "
             f"masks {masked}: expected some masked and some visible; pass a larger --crop or a smaller --encoder.patch"
+        )
+
+
+def check_mask_kind(kind: MaskKind, crop: Sequence[int]) -> None:
+    """Raise MedsslError for tubes in slices: they need an axis to run along."""
+    if kind == "tube" and len(crop) != 3:
+        raise MedsslError(
+            f'mask_kind is "tube" and the crop is {tuple(crop)}: expected 3 axes; pass --method.mask_kind random'
         )
 
 
