@@ -158,7 +158,7 @@ def test_a_seg_without_image_and_an_rtstruct_are_rejects_never_scans(tmp_path):
     manifest = index([data], tmp_path / "m")
     assert sorted(manifest.status) == ["ok", "rejected", "rejected"]
     reasons = " | ".join(manifest.reason.dropna())
-    assert "a DICOM SEG is a mask, never a scan" in reasons
+    assert "a DICOM SEG is a mask and is not read as a scan" in reasons
     assert "an RTSTRUCT holds contours" in reasons
     assert not manifest.has_mask.any()
 
