@@ -26,8 +26,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --d
 test: $(READY)   ## the default tests (under 4 minutes on 2 cores)
 	$(PYTEST) -m "not slow"
 
-test-fast: $(READY) ## the tests without training (under a minute on 2 cores), for the inner loop
-	$(PYTEST) -m "not slow and not trains"
+test-fast: $(READY) ## no training, processes or simulations (under a minute on 2 cores), for the inner loop
+	$(PYTEST) -m "not slow and not long"
 
 test-all: $(READY) ## every test, the slow ones too
 	$(PYTEST)

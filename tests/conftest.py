@@ -26,12 +26,12 @@ TRAINING_FIXTURES = {"pretrained", "studied"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test-fast` leaves out: the folders whose tests train, and any test with a trained model."""
+    """Mark as long, so that `make test-fast` leaves them out, the folders whose tests train, and any test with a trained model."""
     here = Path(__file__).parent
     for item in items:
         folder = item.path.relative_to(here).parts[0]
         if folder in TRAINING_FOLDERS or TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.trains)
+            item.add_marker(pytest.mark.long)
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:

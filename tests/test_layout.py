@@ -12,6 +12,7 @@ from tests.import_graph import PACKAGE, circles, imports, modules, reading_order
 MOST_ROOMS = 12
 
 
+@pytest.mark.long
 def test_public_names_are_functions_or_classes_whatever_was_imported_before() -> None:
     code = (
         "import medssl, medssl.training.pretrain, medssl.studies.study, medssl.reporting.html.report\n"

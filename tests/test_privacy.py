@@ -22,6 +22,8 @@ from medssl.cli.main import main
 from medssl.datasets.manifest import read_table
 from tests.scans.scan_makers import write_series
 
+pytestmark = pytest.mark.long
+
 # What stands in headers and in tables may be shown nowhere; what stands in paths on the terminal of `index` alone.
 HEADER = [
     "PHIName", "PHIId", "19310203", "1.2.826.0.1.99421", "PHIClinic", "PHIDoctor", "PHIStation", "PHIStudy", "PHICreator",

@@ -159,7 +159,9 @@ def readable_errors(what: str) -> Iterator[None]:
             yield
     except (MedsslError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # KeyboardInterrupt and the like; but a panic of a decoder written in Rust is an error of its file
         raise ScanError(
             f"{what} cannot be read ({type(error).__name__}): damaged or cut short; fetch it again"
         ) from None

@@ -18,6 +18,8 @@ from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard.folder import runs_below
 
+pytestmark = pytest.mark.long
+
 CALL = {"init_args": {"arguments": ["--version"]}}
 CODE: dict[str, Any] = {
     "a dotted path": "medssl.cli.main.main",

@@ -58,6 +58,7 @@ def digests(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.long
 def test_same_seed_same_bytes_in_any_number_of_processes(tmp_path: Path) -> None:
     one = digests(phantom(tmp_path / "one", patients=3, seed=5, **SMALL))
     two = digests(phantom(tmp_path / "two", patients=3, seed=5, jobs=2, **SMALL))

@@ -23,6 +23,7 @@ from tests.evaluation.simulation import coverage, crossed
 @pytest.mark.parametrize("patients", [20, 60])
 @pytest.mark.parametrize("draws", [3, 5, 10])
 @pytest.mark.parametrize("deviations", [(0.1, 1, 0.5), (0.3, 1, 0.5), (1, 1, 0.5), (0.3, 1, 1)])
+@pytest.mark.long
 def test_coverage_crossed(draws, patients, deviations):
     def interval(generator):
         result = stats.crossed_interval(crossed(generator, draws, patients, deviations))
@@ -31,6 +32,7 @@ def test_coverage_crossed(draws, patients, deviations):
     assert 93 <= coverage(0, interval, f"{draws} draws, {patients} patients, {deviations}") <= 97
 
 
+@pytest.mark.long
 def test_coverage_crossed_with_missing_cells():
     def interval(generator):
         scores = crossed(generator, 5, 30, (0.3, 1, 0.7))
@@ -41,6 +43,7 @@ def test_coverage_crossed_with_missing_cells():
     assert 93 <= coverage(0, interval, "5 draws, 30 patients, a fifth missing") <= 97
 
 
+@pytest.mark.long
 def test_coverage_of_patients_alone_falls_short():
     """The interval most papers print: a bootstrap over test patients of the mean over draws."""
 
@@ -52,6 +55,7 @@ def test_coverage_of_patients_alone_falls_short():
     assert coverage(0, naive, "bootstrap over patients alone") < 80
 
 
+@pytest.mark.long
 def test_coverage_of_plain_satterthwaite_falls_short_with_three_draws():
     """Why crossed_interval bounds the degrees of freedom: without it three draws cover less than 94%."""
 
@@ -92,6 +96,7 @@ def true_auroc(patients: int, distance: float, deviation: float, rare: bool) -> 
     ("draws", "patients", "rare"), [(3, 60, False), (5, 40, False), (10, 60, False), (5, 60, True)]
 )
 @pytest.mark.parametrize(("distance", "deviation"), [(0.8, 0.1), (1.6, 0.3)])
+@pytest.mark.long
 def test_coverage_auroc(draws, patients, rare, distance, deviation):
     truth = true_auroc(patients, distance, deviation, rare)
 
@@ -103,6 +108,7 @@ def test_coverage_auroc(draws, patients, rare, distance, deviation):
     assert 93 <= coverage(truth, interval, name) <= 97
 
 
+@pytest.mark.long
 def test_coverage_paired_auroc():
     """Two arms with the same case effects and their own draw effects: the true difference is zero."""
 

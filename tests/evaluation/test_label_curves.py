@@ -21,6 +21,7 @@ def label_curve(generator):
     return [1, 10, 100], tables[:3], tables[3]
 
 
+@pytest.mark.long
 def test_coverage_labels_saved():
     def interval(generator):
         result = labels_saved(*label_curve(generator), points=2)
@@ -29,6 +30,7 @@ def test_coverage_labels_saved():
     assert 93 <= coverage(10, interval, "labels saved") <= 97
 
 
+@pytest.mark.long
 def test_coverage_area_under_label_curve():
     def interval(generator):
         budgets, tables, _ = label_curve(generator)

@@ -239,6 +239,7 @@ def test_a_mask_that_is_no_longer_indexed_is_removed(tmp_path):
         cache.read_mask(cache.manifest.scan[0])
 
 
+@pytest.mark.long
 def test_two_processes_prepare_what_one_does(tmp_path):
     prepared(tmp_path)
     prepare(tmp_path / "m", tmp_path / "two", jobs=2)
@@ -300,6 +301,7 @@ def read_in_worker(cache, scan, queue):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.long
 def test_a_cache_works_in_workers(tmp_path, method):
     cache = prepared(tmp_path, count=1)
     scan = cache.manifest.scan[0]
@@ -331,6 +333,7 @@ def whole(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.long
 def test_a_killed_prepare_goes_on_to_the_same_bytes(tmp_path):
     data = tmp_path / "d"
     for number in range(30):
@@ -386,6 +389,7 @@ def test_the_cache_describes_itself(tmp_path):
     assert stored.dtype == np.int16
 
 
+@pytest.mark.long
 def test_hippocampus(shared, tmp_path):
     data = shared("hippocampus")
     index(

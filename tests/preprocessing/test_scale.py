@@ -30,6 +30,8 @@ from medssl.scans.dicom.slices import read_slices
 from medssl.scans.paths import walk
 from tests.scans.scan_makers import ct_like, tree, write_nifti, write_series
 
+pytestmark = pytest.mark.long
+
 
 def whole(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -16,6 +16,7 @@ from medssl.core.errors import ScanError
 from medssl.scans.dicom.series import group_slices
 from medssl.scans.dicom.slices import read_pixels, read_slices
 from medssl.scans.dicom.volume import read_series, series_header
+from medssl.scans.paths import readable_errors
 from tests.scans import faults
 from tests.scans.scan_makers import slice_dataset
 
@@ -45,6 +46,7 @@ def seeds(tmp_path_factory):
     damage=st.lists(st.tuples(st.integers(0, 2500), st.integers(0, 255)), min_size=1, max_size=4),
     cut=st.none() | st.integers(0, 10_000),
 )
+@pytest.mark.long
 def test_random_damage_is_read_or_refused(seeds, which, damage, cut):
     root, wholes = seeds
     data = bytearray(wholes[which])
@@ -94,3 +96,14 @@ def test_an_element_longer_than_its_file_reserves_nothing(seeds):
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 1 << 24
+
+
+class PanicException(BaseException):
+    """What a decoder written in Rust raises, by its name; it is no Exception."""
+
+
+def test_a_panic_of_a_decoder_is_an_error_of_its_file_and_an_interrupt_is_not():
+    with pytest.raises(ScanError, match="PanicException"), readable_errors("the pixels"):
+        raise PanicException
+    with pytest.raises(KeyboardInterrupt), readable_errors("the pixels"):
+        raise KeyboardInterrupt

@@ -18,6 +18,8 @@ from medssl.scans import geometry
 from medssl.scans.dicom.volume import read_series
 from tests.scans.test_dicom import read, refusal, series
 
+pytestmark = pytest.mark.long
+
 
 def ground_truth(path):
     image = nib.load(path)

@@ -29,6 +29,8 @@ from medssl.scans.formats.nifti import read_nifti
 from medssl.scans.read import read_headers, read_scan
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti, write_series
 
+pytestmark = pytest.mark.long
+
 
 def gz_files() -> list[bytes]:
     """Real-ish .nii.gz files: types, sizes, levels, byte orders, extensions, several members, zeros at the end."""
