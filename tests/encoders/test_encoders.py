@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from medssl.core.errors import MedsslError
+from medssl.core.registry import ENCODERS
 from medssl.encoders import Decoder, Encoder, ResidualUNet, ResNet, check_encoder
+from tests.encoders.small import small_encoder
 
 MAKERS = {
     "ResNet10": lambda dims: ResNet(dims, depth=10, width=4),
@@ -16,10 +18,19 @@ MAKERS = {
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ENCODERS.names())
+def test_every_encoder_of_the_registry_keeps_the_contract_and_feeds_the_decoder(name: str, dims: int) -> None:
+    check_with_decoder(small_encoder(name, dims, 1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", MAKERS)
-def test_every_encoder_keeps_the_contract_and_feeds_the_decoder(name: str, dims: int) -> None:
+def test_other_settings_keep_the_contract_and_feed_the_decoder(name: str, dims: int) -> None:
+    check_with_decoder(MAKERS[name](dims))
+
+
+def check_with_decoder(encoder: Encoder) -> None:
     torch.manual_seed(0)
-    encoder = MAKERS[name](dims)
     check_encoder(encoder)
     size = [2 * s for s in encoder.strides[-1]]
     decoder = Decoder(encoder, 3)

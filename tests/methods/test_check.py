@@ -7,7 +7,6 @@ read from the registries and the signatures.
 from __future__ import annotations
 
 import inspect
-import itertools
 import typing
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -19,32 +18,11 @@ from medssl.core.errors import MedsslError
 from medssl.core.registry import ENCODERS, METHODS
 from medssl.encoders import Encoder
 from medssl.methods import Method, check_method
+from tests.encoders.small import small_encoder
 
 EDGES = (16, 32)  # of the crop: the first one that the method takes
 BATCH = 2
 CHANNELS = 2  # also frames, of which some methods need several
-SMALL: dict[
-    str, tuple[Any, ...]
-] = {  # the first values that an encoder takes make it small, where it has such arguments
-    "width": (4, 8, 24),
-    "depth": (1, 10),
-    "blocks": ((1, 1),),
-    "heads": (1,),
-    "patch": (4,),
-    "max_pool": (False,),
-}
-
-
-def small_encoder(name: str, dims: int, channels: int = CHANNELS) -> Encoder:
-    kind: Any = ENCODERS.load(name)
-    names = [n for n in SMALL if n in inspect.signature(kind).parameters]
-    refused = None
-    for values in itertools.product(*(SMALL[n] for n in names)):
-        try:
-            return kind(dims=dims, in_channels=channels, **dict(zip(names, values)))
-        except MedsslError as error:
-            refused = error
-    raise AssertionError(f"no value of SMALL builds {name}: {refused}")
 
 
 def other_choices(kind: type) -> Iterator[dict[str, Any]]:
@@ -130,7 +108,7 @@ def test_every_method_with_its_other_choices(name: str, settings: dict[str, Any]
 @pytest.mark.parametrize("name", METHODS.names())
 def test_a_batch_that_is_too_small_is_rejected(name: str) -> None:
     kind = METHODS.load(name)
-    answers = (accepted(name, kind.examples()[0], small_encoder(encoder, 2)) for encoder in ENCODERS.names())
+    answers = (accepted(name, kind.examples()[0], small_encoder(encoder, 2, CHANNELS)) for encoder in ENCODERS.names())
     method, crop = next(answer for answer in answers if not isinstance(answer, str))
     for batch_size in range(method.min_batch_size):
         with pytest.raises(MedsslError, match=f"--batch-size {batch_size} is too small for {name}"):
