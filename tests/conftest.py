@@ -34,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random weights do not depend on the tests that ran before in the same process."""
+    torch.manual_seed(0)
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """The folder `name` of this test run, made by the first process that asks for it; the others wait for it."""
     base = factory.getbasetemp()

@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -246,10 +247,21 @@ def test_bfloat16_gradients_are_right_for_maps_that_are_not_refused(depth: int) 
     assert bfloat16_is_sound(depth)
 
 
+@contextmanager
+def suppress_not_finite() -> Iterator[None]:
+    """Lets a run end as one whose weights are not finite, and in no other way than that or well."""
+    try:
+        yield
+    except MedsslError as error:
+        if "not finite" not in str(error):
+            raise
+
+
 @pytest.mark.parametrize("sound", [True, False])
 def test_bfloat16_is_refused_where_its_gradients_are_wrong(
     cache: Cache, tmp_path: Path, monkeypatch, sound: bool
 ) -> None:
+    really_sound = gradient_guard.bfloat16_is_sound
     monkeypatch.setattr(gradient_guard, "bfloat16_is_sound", lambda: sound)
 
     def go(name: str, encoder, crop=(16, 16, 16), precision: str = "bf16-mixed"):
@@ -259,8 +271,10 @@ def test_bfloat16_is_refused_where_its_gradients_are_wrong(
     deep, flat = ResidualUNet(3, width=4, blocks=(1, 1, 1, 1)), ResidualUNet(3, width=4, blocks=(1, 1, 1))
     assert go("flat", flat).status == "finished"
     assert go("exact", deep, precision="32-true").status == "finished"
-    if sound:
-        assert go("deep", deep).status == "finished"
+    if sound:  # the guard lets it run; where this torch's gradients are wrong all the same, the weights may end as NaN
+        wrong = nullcontext() if really_sound() else suppress_not_finite()
+        with wrong:
+            assert go("deep", deep).status == "finished"
     else:
         with pytest.raises(MedsslError, match="bf16 came with a 3D feature map of \\(2, 2, 2\\) voxels.*32-true"):
             go("deep", deep)
