@@ -27,7 +27,7 @@ from medssl.reporting.widgets import WORD_JOINER
 from medssl.studies.plan import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
-from tests.apps.test_review import HOSTILE, rename_arm
+from tests.apps.hostile import HOSTILE, rename_arm
 from tests.reporting.test_report import record
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)

@@ -1,0 +1,75 @@
+"""The page on label efficiency: its sentence, curves and tables are the study's, also while the study is running."""
+
+import base64
+import html
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medssl.core import runs
+from medssl.reporting import tables
+from medssl.reporting.findings import findings
+from medssl.reporting.style import METRICS
+from tests.apps.reading import html_of, study_of, table_of, text_of, unescaped
+from tests.reporting.test_report import record
+
+
+@pytest.mark.parametrize(("name", "kind"), [("hippo", "dice"), ("two/hippo", "auroc")])
+def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, name: str, kind: str) -> None:
+    dashboard = opened(studied, study=name)
+    summary = pd.read_parquet(studied / name / "summary.parquet").query("metric == @kind")
+    lead, detail = findings(summary, METRICS[kind])
+    assert f"<h4>{html.escape(lead)}</h4>" in html_of(dashboard)
+    assert detail in [unescaped(c.value) for c in dashboard.caption]
+    drawn = {trace["name"]: trace for trace in json.loads(dashboard.get("plotly_chart")[0].proto.spec)["data"]}
+    for arm in ("scratch", "simmim"):
+        trace, rows = drawn[f"{arm}, fine-tuned"], summary[summary["arm"] == arm].sort_values("patients")
+        assert numbers(trace["y"]) == pytest.approx(rows["mean"].tolist())
+        assert numbers(trace["error_y"]["array"]) == pytest.approx((rows["high"] - rows["mean"]).tolist())
+        assert numbers(trace["error_y"]["arrayminus"]) == pytest.approx((rows["mean"] - rows["low"]).tolist())
+    saved, scores = map(table_of, dashboard.table)
+    study = study_of(studied, name)
+    expected = tables.labels_saved(study.label_curves(), study.main)[0]
+    assert saved.to_numpy().tolist() == expected.frame().set_index("arm").to_numpy().tolist()
+    for note in (*expected.notes, *tables.scores(study.main).notes):
+        assert note[1:] in text_of(dashboard)
+    for row in summary.itertuples():
+        mine = (
+            scores.loc[row.budget_name]
+            if row.arm == "scratch"
+            else scores[scores["arm"].str.startswith("simmim, fine-tuned")]
+        )
+        assert f"{row.mean:.3f}" in mine.to_string()
+
+
+def numbers(values) -> list[float]:
+    if isinstance(values, dict):  # plotly packs arrays
+        return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).tolist()
+    return values
+
+
+def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, opened) -> None:
+    study = studied / "hippo"
+    config = runs.read(study).config
+    (study / "summary.parquet").unlink()
+    late = study / "cells" / "simmim-100-2" / "run.json"
+    record_text, _ = late.read_text(), late.unlink()
+    record(study, "study", config, status="running", heartbeat=4e9)
+    cells = study / "cells"
+    for folder in cells.iterdir():
+        if (folder / "run.json").exists():
+            about = json.loads((folder / "run.json").read_text())
+            (folder / "run.json").write_text(json.dumps(about | {"metrics": {"dice": 0.5}}))
+    dashboard = opened(studied, study="hippo")
+    assert "25 of 26 cells are finished" in text_of(dashboard)
+    assert "<h4>So far: " in text_of(dashboard)
+    before = table_of(dashboard.table[1])
+    late.write_text(record_text.replace('"metrics": {', '"metrics": {"dice": 0.5, '))
+    dashboard.run()
+    assert "25 of 26" not in text_of(dashboard)
+    after = table_of(dashboard.table[1])
+    assert not after.equals(before)
+    assert after["draws"].tolist()[-1] == "3"
