@@ -102,8 +102,8 @@ class Cache:
 
     @property
     def air(self) -> float:
-        """What fills a crop beyond the edge: -1024 HU in CT, else 0."""
-        return self.data_spec.family.padding
+        """What fills a crop beyond the edge: -1000 HU in CT, else 0."""
+        return self.data_spec.family.air
 
     def shape(self, scan: str) -> tuple[int, ...]:
         """S of one scan. Raises MedsslError for a scan that is not here."""

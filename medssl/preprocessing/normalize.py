@@ -1,6 +1,6 @@
 """The intensities of a scan on the scale that a cache holds, and which of its voxels show the body.
 
-CT stays in HU, int16 and at least -1024, which is also the padding. Everything else becomes float16: 8-bit images are
+CT stays in HU, int16 and at least -1024. Everything else becomes float16: 8-bit images are
 divided by 255, the rest is scaled so that the scan's own 0.5 and 99.5 percentiles are 0 and 1, and clipped to [-1, 4].
 
     check_voxels(scan)

@@ -21,7 +21,7 @@ from medssl.preprocessing.fingerprint import fingerprint, target_spacing
 from medssl.preprocessing.store import measure_scan
 from medssl.scans.modality import pooled_code
 
-CACHE_FORMAT = 3  # a change of the voxels or the files of a cache makes every older one unusable
+CACHE_FORMAT = 4  # a change of the voxels or the files of a cache makes every older one unusable
 
 
 def plan(

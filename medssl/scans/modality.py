@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from medssl.core.errors import MedsslError, nearest
 
-AIR_HU = -1000.0
-LOWEST_HU = -1024  # the lowest value that CT is stored with; below it, and outside the field of view, is padding
+AIR_HU = -1000.0  # also where nothing was measured: beyond the edge of a scan, or beside a corrected slice
+LOWEST_HU = -1024  # CT is clipped below it: scanners write such values outside their field of view
 BODY_ABOVE_HU = -950
 
 
@@ -24,14 +24,12 @@ class Family:
 
     Attributes:
         name: CT, MR, XRAY, US, RGB or OT.
-        air: Value of air, on the family's scale.
-        padding: Value that fills a crop beyond the edge of a scan.
+        air: Value of air on the family's scale, which also fills a crop beyond the edge of a scan.
         body_above: Voxels above this value show the body; None where every voxel may.
     """
 
     name: str
     air: float = 0.0
-    padding: float = 0.0
     body_above: float | None = None
 
     @property
@@ -43,7 +41,7 @@ class Family:
 FAMILIES = {
     family.name: family
     for family in (
-        Family("CT", AIR_HU, LOWEST_HU, BODY_ABOVE_HU),
+        Family("CT", AIR_HU, BODY_ABOVE_HU),
         Family("MR", body_above=0.02),
         Family("XRAY"),
         Family("US"),

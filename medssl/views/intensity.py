@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import MedsslError
+from medssl.scans.modality import AIR_HU
 from medssl.views.base import Params, View, check_range, per_sample
 from medssl.views.random import derive_keys, normal_like, uniform
 from medssl.views.separable import convolve, gaussian_kernel
@@ -33,7 +34,7 @@ class Window(View):
         >>> view = Window(level_hu=40, width_hu=400, jitter_hu=40, tails=0.15)
     """
 
-    air_hu, bone_hu = -1000.0, 1500.0
+    air_hu, bone_hu = AIR_HU, 1500.0
 
     def __init__(self, level_hu: float = 40.0, width_hu: float = 400.0, jitter_hu: float = 0.0, tails: float = 0.0):
         super().__init__()

@@ -32,13 +32,14 @@ from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import source_within
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.scans.modality import AIR_HU
 from medssl.views import recipes
 from medssl.views.base import Params, View, leaves, moves_voxels
 from medssl.views.intensity import Window
 from medssl.views.random import make_keys
 
 MAX_CROP_EDGE = {2: 224, 3: 96}  # voxels of the default crop
-HU_TICKS = (-1000, -160, 40, 240, 1500)
+HU_TICKS = (int(AIR_HU), -160, 40, 240, 1500)
 DIFFERENCE_TICKS = (-0.4, -0.2, -0.05, 0, 0.05, 0.2, 0.4)
 GREY_SCALE, DIFFERENCE_SCALE = Normalize(0, 1), SymLogNorm(0.05, vmin=-0.4, vmax=0.4)
 DIFFERENCE_LABEL = "difference\nfrom the original;\nof all: from the\nsame place,\nunchanged"

@@ -22,8 +22,10 @@ from PIL import Image
 from medssl.core.errors import MedsslError, ScanError
 from medssl.datasets.index import index
 from medssl.preprocessing.cache import Cache, prepare
+from medssl.preprocessing.plan import CACHE_FORMAT
 from medssl.preprocessing.store import resample_and_scale
 from medssl.scans import geometry
+from medssl.scans.modality import AIR_HU
 from medssl.scans.scan import Scan
 from tests.scans.scan_makers import ct_like, tree, write_nifti, write_series
 
@@ -126,7 +128,7 @@ def test_a_cache_holds_what_was_prepared(tmp_path):
     cache = prepared(tmp_path)
     assert (cache.dims, cache.channels, cache.modality, cache.spacing_mm) == (3, 1, "CT", (1.0, 1.0, 1.0))
     assert cache.structures == (1, 2)
-    assert cache.air == -1024
+    assert cache.air == AIR_HU
     for number, row in enumerate(cache.manifest.itertuples()):
         array = np.clip(ct_like((14, 12, 10), seed=number), -1024, None)
         assert (cache.read(row.scan)[0] == array).all()
@@ -141,7 +143,7 @@ def test_crops_and_their_padding(tmp_path):
     cache = prepared(tmp_path, count=1)
     scan = cache.manifest.scan[0]
     whole, mask = cache.read(scan), cache.read_mask(scan)
-    padded = np.pad(whole, ((0, 0), (20, 30), (20, 30), (20, 30)), constant_values=-1024)
+    padded = np.pad(whole, ((0, 0), (20, 30), (20, 30), (20, 30)), constant_values=AIR_HU)
     padded_mask = np.pad(mask, (20, 30))
     random = np.random.default_rng(0)
     for _ in range(60):
@@ -149,7 +151,7 @@ def test_crops_and_their_padding(tmp_path):
         place = tuple(slice(first + 20, first + 20 + many) for first, many in zip(start, size))
         assert (cache.read(scan, start, size) == padded[(slice(None), *place)]).all()
         assert (cache.read_mask(scan, start, size) == padded_mask[place]).all()
-    assert (cache.read(scan, (90, 0, 0), (3, 3, 3)) == -1024).all()
+    assert (cache.read(scan, (90, 0, 0), (3, 3, 3)) == AIR_HU).all()
     with pytest.raises(MedsslError, match="expected 3 whole numbers"):
         cache.read(scan, (0, 0), (3, 3))
     with pytest.raises(MedsslError, match="not in this cache"):
@@ -413,12 +415,17 @@ def test_a_cache_of_another_format_is_refused_with_what_made_it_and_what_to_do(t
     prepared(tmp_path)
     path = tmp_path / "c" / "cache.json"
     about = json.loads(path.read_text())
-    newer = about | {"settings": about["settings"] | {"version": 4}, "medssl": "0.9"}
+    newer = about | {"settings": about["settings"] | {"version": CACHE_FORMAT + 1}, "medssl": "0.9"}
+    padded_with_1024 = about | {"settings": about["settings"] | {"version": 3}}
     without = {key: value for key, value in about.items() if key not in ("settings", "medssl")}
-    for other, found in ((newer, "format 4, made by medssl 0.9"), (without, "format unknown, made by another version")):
+    for other, found in (
+        (newer, f"format {CACHE_FORMAT + 1}, made by medssl 0.9"),
+        (padded_with_1024, "format 3, made by"),
+        (without, "format unknown, made by another version"),
+    ):
         path.write_text(json.dumps(other))
         for open_it in (Cache, lambda folder: prepare(tmp_path / "m", folder)):
             with pytest.raises(
-                MedsslError, match=f"{found}.*: expected format 3; prepare the manifest into a new folder"
+                MedsslError, match=f"{found}.*: expected format {CACHE_FORMAT}; prepare the manifest into a new folder"
             ):
                 open_it(tmp_path / "c")

@@ -9,6 +9,7 @@ from medssl.cli.main import main
 from medssl.datasets.index import index
 from medssl.datasets.manifest import read_table, source_files
 from medssl.preprocessing.cache import Cache
+from medssl.scans.modality import AIR_HU
 from medssl.scans.read import read_scan
 from tests.scans import faults
 from tests.scans.scan_makers import write_series
@@ -177,6 +178,9 @@ def test_what_is_corrected_on_request_is_on_record_and_in_the_cache(tmp_path):
             volume = faults.clean().clip(-1024).astype(float)
             volume[:, :, 5] = np.rint((volume[:, :, 4] + volume[:, :, 6]) / 2)
             assert (gap == volume).all()
+        if fault == "tilt":  # the grid has grown: beside the first and the last slice nothing was measured
+            edges = cache.read(row.scan)[0][:, [0, -1]][..., [0, -1]]
+            assert 2 <= (edges == AIR_HU).all(axis=0).sum() < 4
 
 
 @pytest.mark.parametrize("orientation", [(1, 0, 0, 0, 1, 0), (0, 1, 0, 0, 0, -1)], ids=["axial", "sagittal"])

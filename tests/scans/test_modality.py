@@ -6,7 +6,6 @@ from medssl.core.errors import MedsslError
 from medssl.scans.modality import (
     AIR_HU,
     FAMILIES,
-    LOWEST_HU,
     MODALITIES,
     check_code,
     family_of,
@@ -34,8 +33,8 @@ def test_a_family_is_found_by_dicoms_code_or_its_own_name_in_any_case() -> None:
 
 def test_only_ct_is_in_hounsfield_units() -> None:
     assert [name for name, family in FAMILIES.items() if family.in_hu] == ["CT"]
-    assert (family_of("CT").air, family_of("CT").padding) == (AIR_HU, LOWEST_HU)
-    assert {(f.air, f.padding) for f in FAMILIES.values() if not f.in_hu} == {(0.0, 0.0)}
+    assert family_of("CT").air == AIR_HU
+    assert {family.air for family in FAMILIES.values() if not family.in_hu} == {0.0}
 
 
 def test_a_header_of_any_text_has_a_code_and_an_option_must_be_one() -> None:

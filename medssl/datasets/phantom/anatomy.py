@@ -20,6 +20,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from medssl.datasets.phantom.vessels import draw_tubes, unit
+from medssl.scans.modality import AIR_HU
 
 FIELD_MM = (320.0, 320.0, 288.0)  # the box of the reference torso
 LABELS = {1: "lungs", 2: "liver", 3: "spine", 4: "vessels", 5: "lesion"}
@@ -200,7 +201,7 @@ class Canvas:
     def __init__(self, points: np.ndarray, soft_mm: float) -> None:
         """Air everywhere. points: (3, *S) in body coordinates; soft_mm: the width of an edge."""
         self.points, self.soft_mm = points, soft_mm
-        self.hu = np.full(points.shape[1:], -1000, np.float32)
+        self.hu = np.full(points.shape[1:], AIR_HU, np.float32)
         self.labels = np.zeros(points.shape[1:], np.uint8)
 
     def paint(self, depth: np.ndarray, hu: float | np.ndarray, label: int = 0) -> np.ndarray:

@@ -42,6 +42,7 @@ from medssl.datasets.phantom.anatomy import (
     render,
 )
 from medssl.datasets.phantom.report import write_report
+from medssl.scans.modality import LOWEST_HU
 
 __all__ = ["KINDS", "LABELS", "mask_path", "phantom"]
 
@@ -282,8 +283,8 @@ def _scan(hu: np.ndarray, room: np.ndarray, scanner: Scanner, rng: np.random.Gen
     centre_mm = np.hypot(x, y)
     level = scanner.noise_hu * np.exp(rng.normal(0.1, 0.35)) * (1.3 - 0.6 * centre_mm / half_mm)  # most in the middle
     hu = hu + level * noise / noise.std() + scanner.offset_hu + rng.normal(0, 1.5)
-    hu[centre_mm > half_mm] = -1024
-    return np.clip(np.round(hu), -1024, 3071).astype(np.int16)
+    hu[centre_mm > half_mm] = LOWEST_HU
+    return np.clip(np.round(hu), LOWEST_HU, 3071).astype(np.int16)
 
 
 def _write_mask(labels: np.ndarray, affine: np.ndarray, path: Path) -> None:

@@ -4,7 +4,7 @@ tilt: each slice is moved in its own plane, by linear interpolation, onto a stra
 nothing is cut off. spacing: slices are resampled, linearly, in even steps of their median from the first one on; a
 missing slice is interpolated from its neighbours, but no gap wider than three steps. The notes of a scan say what was done.
 
-    array = correction.apply(array, padding=-1024)             # (C, X, Y, Z)
+    array = correction.apply(array, padding=-1000)             # (C, X, Y, Z)
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from medssl.scans.dicom.series import Series, group_slices
 from medssl.scans.dicom.slices import Slice, read_pixels, read_slices
 from medssl.scans.dicom.stack import Stack, build_stack
 from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
-from medssl.scans.modality import LOWEST_HU, MODALITIES
+from medssl.scans.modality import AIR_HU, MODALITIES
 from medssl.scans.scan import Header, Scan, merge_equal_channels
 
 
@@ -139,7 +139,7 @@ def _to_array(planes: np.ndarray, frames: int, dims: int) -> np.ndarray:
 
 def _padding(array: np.ndarray, modality: str) -> float:
     """What stands where nothing was measured: air in CT, else the lowest value there is."""
-    return min(LOWEST_HU, float(array.min())) if modality == "CT" else float(array.min())
+    return AIR_HU if modality == "CT" else float(array.min())
 
 
 def _image_header(series: Series, frames: int) -> Header:
