@@ -22,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#767676"
 TRUE_CLASS, OTHER_CLASS = "#009E73", "#8a8a8a"  # bars of class probabilities
+DECODER_ALONE = "random-frozen", "finetune"  # what this arm trains in a segmentation study
 MODES = {"finetune": "fine-tuned", "linear": "linear probe", "knn": "kNN"}
 METRICS = {
     "dice": "Dice",
@@ -64,8 +65,8 @@ def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
 
 
 def arm_name(arm: str, mode: str) -> str:
-    """Return how an arm is written: `simmim, linear probe`."""
-    return f"{arm}, {MODES.get(mode, mode)}"
+    """Return how an arm is written: `simmim, linear probe`; an encoder that stays frozen is not called fine-tuned."""
+    return f"{arm}, decoder trained" if (arm, mode) == DECODER_ALONE else f"{arm}, {MODES.get(mode, mode)}"
 
 
 def offset_factors(count: int) -> list[float]:

@@ -82,16 +82,31 @@ def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) 
     """Return the study's summary with every column there is.
 
     For a study that is not finished, or whose summary is missing, it is computed from the finished, undamaged cells.
+
+    Raises:
+        MedsslError: The summary of a finished study cannot be read.
     """
-    complete = run.status == "finished" and (folder / "summary.parquet").exists()
+    if run.status == "finished" and (folder / "summary.parquet").exists():
+        return _stored_summary(folder / "summary.parquet", run)
     done = cells[(cells["status"] == "finished") & ~cells["id"].isin(damaged)]
     try:
-        if complete:
-            summary = pd.read_parquet(folder / "summary.parquet")
-        else:
-            summary = summarise(folder, done["folder"].tolist(), task_named(run.config["task"]).metric)
+        return _with_every_column(summarise(folder, done["folder"].tolist(), task_named(run.config["task"]).metric))
     except UNREADABLE:
-        summary = pd.DataFrame()
+        return _with_every_column(pd.DataFrame())
+
+
+def _stored_summary(path: Path, run: Run) -> pd.DataFrame:
+    try:
+        summary = pd.read_parquet(path)
+        return _with_every_column(summary.astype({name: str for name in (*KEY, "metric")}))
+    except (*UNREADABLE, TypeError, NotImplementedError) as error:
+        raise MedsslError(
+            f"summary.parquet of study {run.id} cannot be read ({type(error).__name__}): expected the table that "
+            "medssl study wrote; run the same medssl study command again, which writes it anew from the finished cells"
+        ) from None
+
+
+def _with_every_column(summary: pd.DataFrame) -> pd.DataFrame:
     return summary.reindex(columns=[*KEY, "metric", *NUMBERS, "note"]).astype(dict.fromkeys(NUMBERS, float))
 
 

@@ -22,7 +22,7 @@ from medssl.core import runs
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard.cases import worst_first
 from medssl.reporting.findings import findings
-from medssl.reporting.style import interval
+from medssl.reporting.style import arm_name, interval
 from medssl.reporting.widgets import WORD_JOINER
 from medssl.studies.plan import StudyDesign
 from medssl.studies.study import study
@@ -191,7 +191,7 @@ def test_every_page_renders_and_requests_nothing_outside(dashboard: Dashboard, s
     assert page.locator("h4").inner_text() == findings(summary, "Dice")[0]
     traces = page.evaluate("document.querySelector('.js-plotly-plot')._fullData.map(t => [t.name, Array.from(t.y)])")
     means = {
-        f"{arm}, fine-tuned": rows.sort_values("patients")["mean"].tolist() for arm, rows in summary.groupby("arm")
+        arm_name(arm, "finetune"): rows.sort_values("patients")["mean"].tolist() for arm, rows in summary.groupby("arm")
     }
     assert {name: pytest.approx(y) for name, y in traces} == means
     text = page.inner_text(".stMain")

@@ -12,7 +12,7 @@ import pytest
 from medssl.core import runs
 from medssl.reporting import tables
 from medssl.reporting.findings import findings
-from medssl.reporting.style import METRICS
+from medssl.reporting.style import METRICS, arm_name
 from tests.apps.reading import html_of, study_of, table_of, text_of, unescaped
 from tests.reporting.test_report import record
 
@@ -43,6 +43,24 @@ def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, 
             else scores[scores["arm"].str.startswith("simmim, fine-tuned")]
         )
         assert f"{row.mean:.3f}" in mine.to_string()
+
+
+@pytest.mark.parametrize("columns", [None, ["mean"], ["arm", "mode", "budget_name", "metric", "mean"]])
+def test_a_summary_that_cannot_be_read_gives_a_message(studied: Path, opened, columns: list[str] | None) -> None:
+    file = studied / "hippo" / "summary.parquet"
+    if columns is None:
+        file.write_bytes(b"PAR1 cut off")
+    else:
+        pd.DataFrame({name: ["x"] for name in columns}).to_parquet(file)
+    for page in ("label_efficiency", "cases"):
+        (message,) = [unescaped(error.value) for error in opened(studied, page, study="hippo").error]
+        assert "summary.parquet of study" in message
+        assert "run the same medssl study command again" in message
+
+
+def test_an_arm_with_a_frozen_encoder_is_not_called_fine_tuned() -> None:
+    assert arm_name("random-frozen", "finetune") == "random-frozen, decoder trained"
+    assert arm_name("random-frozen", "linear") == "random-frozen, linear probe"
 
 
 def numbers(values) -> list[float]:
