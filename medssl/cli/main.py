@@ -82,6 +82,9 @@ COMMANDS = {
     "sample": Command(
         "medssl.training.sample:sample", "new scans drawn from a trained VAE, marked as synthetic", ("run",)
     ),
+    "forecast": Command(
+        "medssl.studies.forecast:forecast", "what more labels would buy, from the curves of a study", ("study",)
+    ),
     "report": Command("medssl.reporting.html.report:report", "one self-contained HTML file about a study", ("runs",)),
     "review": Command(
         "medssl.reporting.dashboard.server:review",

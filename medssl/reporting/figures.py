@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from medssl.reporting.style import MODES, ArmStyle, arm_name, arm_styles, counted, difference, offset_factors
+from medssl.studies.forecast import ArmForecast
 
 REFERENCE, PREDICTION = "#F0E442", "#56B4E9"
 
@@ -64,6 +65,33 @@ def label_curves(rows: pd.DataFrame, metric: str) -> str:
         panels[0].set_ylabel(metric)
         handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels())}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)))
+        return _svg(figure)
+
+
+def forecasts(arms: Sequence[ArmForecast], metric: str) -> str:
+    """Draw the measured scores of each arm, its fitted label curve and, beyond the largest budget, the curve's band."""
+    styles = arm_styles([arm.arm for arm in arms])
+    with rc_context(RC):
+        figure = Figure(figsize=(6.2, 3.5), layout="constrained")
+        axes = figure.add_subplot()
+        for arm in arms:
+            if (curve := arm.forecast) is None:
+                continue
+            style, n = styles[arm.arm], np.geomspace(curve.sizes[0], curve.farthest, 80)
+            drawn, beyond = curve.at(n), n >= curve.sizes[-1]
+            name = arm_name(arm.arm, arm.mode)
+            axes.plot(curve.sizes, curve.scores, style.marker, color=style.colour, label=name)
+            axes.plot(n[~beyond], drawn.mean[~beyond], color=style.colour, linestyle=style.line, linewidth=1)
+            axes.plot(n[beyond], drawn.mean[beyond], color=style.colour, linestyle="--", linewidth=1)
+            limits = drawn.low[beyond], drawn.high[beyond]
+            axes.fill_between(n[beyond], *limits, color=style.colour, alpha=0.18, linewidth=0)
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        ticks = sorted({float(n) for arm in arms if arm.forecast for n in (*arm.forecast.sizes, arm.forecast.farthest)})
+        axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
+        axes.set(xlabel="labelled patients, validation included", ylabel=metric)
+        axes.grid(axis="y")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return _svg(figure)
 
 

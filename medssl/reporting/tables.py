@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 
 from medssl.core.runs import Run
+from medssl.evaluation.forecast import FARTHEST
 from medssl.evaluation.label_curves import LabelsSaved
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
+from medssl.studies.forecast import ArmForecast
 from medssl.studies.protocol import POINTS
 from medssl.studies.results import LabelCurve
 
@@ -138,6 +140,23 @@ def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[T
     full = main.loc[(main["arm"] == "scratch") & (main["patients"] == patients), "mean"]
     reached = f"{patients:g} patients, {number(full.iloc[0])}" if len(full) else ""
     return (table if table.rows else None), "No arm was run at two budgets.", reached
+
+
+def forecasts(arms: list[ArmForecast]) -> Table | None:
+    """Format what twice and four times the labels would buy each arm, and the test of its forecast."""
+    table = Table(["=arm", "#twice the labels", "#four times the labels", "#largest budget, predicted", "#measured"])
+    for arm in arms:
+        if (curve := arm.forecast) is None:
+            continue
+        ahead = [curve.at(factor * curve.sizes[-1]) for factor in (2.0, FARTHEST)]
+        texts = [f"{number(each.mean)} [{interval(each.low, each.high)}]" for each in ahead]
+        test = curve.backtest
+        tested = f"{number(test.predicted.mean)} [{interval(test.predicted.low, test.predicted.high)}]" if test else "–"
+        note = "" if test else "three budgets: none can be hidden to test the forecast"
+        if test and not test.covered:
+            note = "the hidden budget lies outside of its predicted band: do not rely on this forecast"
+        table.add(arm_name(arm.arm, arm.mode), *texts, tested, number(test.true) if test else "–", note=note)
+    return table if table.rows else None
 
 
 def cost(cells: pd.DataFrame, config: dict) -> Table | None:

@@ -237,7 +237,7 @@ def test_page_is_one_file_that_makes_no_network_request(page):
     source = page.read_text()
     assert not re.search(r"<script|<link|@import|https?://|//cdn|<iframe", source)
     images = re.findall(r'src="([^"]+)"', source)
-    assert len(images) == 6  # curves, forest, two budgets of examples, training, reconstructions
+    assert len(images) == 7  # curves, forest, forecast, two budgets of examples, training, reconstructions
     for image in images:
         kind, _, content = image.partition(";base64,")
         assert kind in ("data:image/png", "data:image/svg+xml")

@@ -19,13 +19,16 @@ import pandas as pd
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run, read, table
+from medssl.evaluation.case_metrics import CaseMetric
+from medssl.evaluation.forecast import MIN_BUDGETS
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import figures, tables
 from medssl.reporting.findings import findings, study_facts, study_warnings
 from medssl.reporting.html.template import render
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
-from medssl.studies.results import UNREADABLE, arrays, cases_of, cells_of, check_record, label_curves, summary_of
+from medssl.studies.forecast import forecasts
+from medssl.studies.results import UNREADABLE, Cases, arrays, cases_of, cells_of, check_record, label_curves, summary_of
 from medssl.training.task import task_named
 
 
@@ -134,6 +137,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "saved": saved,
         "saved_reason": saved_reason,
         "scratch_full": full,
+        **_forecast_view(cases, main, task.metric),
         "others": tables.other_metrics(summary[summary["metric"] != metric]),
         "keeps_examples": task.keeps_examples,
         "examples": _examples(folder, cells, config),
@@ -148,6 +152,16 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "config": without_paths(json.dumps(config, indent=1, sort_keys=True)),
         "uses": [i for i in arms.values() if i],
     }
+
+
+def _forecast_view(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> dict[str, Any]:
+    """The picture and the table of the forecasts, or the reason why there is none."""
+    arms = forecasts(cases, main, metric) if len(main) else []
+    if not any(arm.forecast for arm in arms):
+        reason = f"This needs {MIN_BUDGETS} budgets or more, with two scored patients of every class."
+        return {"forecast": None, "forecast_table": None, "forecast_reason": reason}
+    uri = figures.forecasts(arms, METRICS[metric.name])
+    return {"forecast": uri, "forecast_table": tables.forecasts(arms), "forecast_reason": ""}
 
 
 def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str, str]]:
