@@ -11,7 +11,7 @@ GROUPS: dict[str, Any] = {"train": TrainConfig, "hardware": Hardware, "monitorin
 
 
 def options(**flat: Any) -> dict[str, Any]:
-    """Keyword arguments for `pretrain`; a name that is no field of a config stays as it is.
+    """Keyword arguments for `pretrain`; a name that is not a field of a config stays as it is.
 
     >>> options(steps=2, seed=1)["train"].steps
     2

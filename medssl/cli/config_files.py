@@ -77,7 +77,7 @@ class _Check:
     class_options: Mapping[str, Registry]
 
     def check_file(self, content: dict[str, Any]) -> None:
-        """Raise MedsslError for a key that is no option, and for a class that the file must not name."""
+        """Raise MedsslError for a key that is not an option, and for a class that the file must not name."""
         hints = typing.get_type_hints(self.function)
         for key, value in content.items():
             if key == "recipe" and key not in hints:

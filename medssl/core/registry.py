@@ -103,7 +103,9 @@ def find(name: str) -> type:
         if name in registry.names():
             return registry.load(name)
     known = [other for registry in ALL for other in registry.names()]
-    raise MedsslError(f"the record names {name!r}, which is no encoder, method or view of medssl{nearest(name, known)}")
+    raise MedsslError(
+        f"the record names {name!r}, which is not an encoder, method or view of medssl{nearest(name, known)}"
+    )
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def rebuild(spec: dict[str, Any], base: type[T], external: Recorded | None = Non
     build = _factory(spec, _external_classes(external))
     if not issubclass(build.args[0], base):
         raise MedsslError(
-            f"the record names {spec['class_path']}, which is no {base.__name__}: expected the name of one; restore the "
+            f"the record names {spec['class_path']}, which is not a kind of {base.__name__}: expected the name of one; restore the "
             f"record from a copy, or run the job again"
         )
     return build(**more)

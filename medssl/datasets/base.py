@@ -104,7 +104,7 @@ def _known(name: str) -> type[Dataset]:
     known = known_datasets()
     if name.lower() not in known:
         raise MedsslError(
-            f"{name!r} is no dataset{nearest(name, known)}; for one of your own write package.module.Class:FOLDER"
+            f"{name!r} is not a known dataset{nearest(name, known)}; for one of your own write package.module.Class:FOLDER"
         )
     return known[name.lower()]
 
@@ -117,5 +117,5 @@ def _imported(name: str) -> type[Dataset]:
     except (ImportError, AttributeError) as error:
         raise MedsslError(f"the dataset {name} cannot be imported: {error}") from None
     if not (inspect.isclass(found) and issubclass(found, Dataset)):
-        raise MedsslError(f"{name} is no Dataset: expected a subclass of medssl.datasets.base.Dataset")
+        raise MedsslError(f"{name} is not a Dataset: expected a subclass of medssl.datasets.base.Dataset")
     return found

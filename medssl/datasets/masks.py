@@ -39,7 +39,7 @@ class MaskTemplate:
         except ValueError:
             raise MedsslError(f"mask is {template!r}: expected a path with {{name}} or {{stem}}") from None
         for field in used - set(FIELDS):
-            raise MedsslError(f"mask is {template!r}: {{{field}}} is no field{nearest(field, FIELDS)}")
+            raise MedsslError(f"mask is {template!r}: {{{field}}} is not a field{nearest(field, FIELDS)}")
         if not used or os.path.normpath(template) == "{name}":
             raise MedsslError(
                 f"mask is {template!r}: expected a path that leads from an image to another file, such as "

@@ -87,7 +87,7 @@ def has_flag(manifest: pd.DataFrame, *wanted: str) -> pd.Series:
     """True where a scan has one of these flags.
 
     Raises:
-        MedsslError: A word is no flag.
+        MedsslError: A word is not a flag.
     """
     check_flags(wanted)
     texts = manifest["flags"].map(lambda text: text.split(SEPARATOR) if isinstance(text, str) else [])
@@ -95,10 +95,10 @@ def has_flag(manifest: pd.DataFrame, *wanted: str) -> pd.Series:
 
 
 def check_flags(words: Iterable[str]) -> None:
-    """Raise MedsslError for a word that is no flag."""
+    """Raise MedsslError for a word that is not a flag."""
     for word in words:
         if word not in FLAGS:
-            raise MedsslError(f"{word!r} is no flag of a scan{nearest(word, FLAGS)}")
+            raise MedsslError(f"{word!r} is not a flag of a scan{nearest(word, FLAGS)}")
 
 
 def reject_flagged(manifest: pd.DataFrame, wanted: Sequence[str]) -> pd.DataFrame:

@@ -141,7 +141,7 @@ def _count(budget: str, patients: int) -> tuple[int, float]:
         share = float(match[2]) / (100 if match[3] else 1) if match else 0.0
         if not 0 < share <= 1:
             raise MedsslError(
-                f"the budget {budget!r} is no share of the training patients: expected for example 1%, 0.01 or 3p (three patients)"
+                f"the budget {budget!r} is not a share of the training patients: expected for example 1%, 0.01 or 3p (three patients)"
             )
         count = round(share * patients)
     if not 0 < count <= patients:

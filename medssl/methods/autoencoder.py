@@ -35,7 +35,7 @@ class Autoencoder(Method):
         latent: Length of the latent vector (128 in Baur et al.; 30 for the faces of Hinton and Salakhutdinov).
 
     Raises:
-        MedsslError: `latent` is below 1, or `check` finds that it is no shorter than the crop.
+        MedsslError: `latent` is below 1, or `check` finds that it is not shorter than the crop.
     """
 
     def __init__(self, encoder: Encoder, latent: int = 128):
@@ -67,7 +67,7 @@ class Autoencoder(Method):
 
 
 def check_narrow(latent: int, crop: Sequence[int], channels: int) -> None:
-    """Raise MedsslError for a latent vector that is no shorter than the crop: it could hold a copy."""
+    """Raise MedsslError for a latent vector that is not shorter than the crop: it could hold a copy."""
     values = channels * math.prod(crop)
     if latent >= values:
         raise MedsslError(

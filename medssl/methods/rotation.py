@@ -27,7 +27,7 @@ class Rotation(Relational):
     """The cross-entropy of the turn: 4 classes in 2D, 24 in 3D.
 
     Raises:
-        MedsslError: `check` finds a crop that is no square or cube.
+        MedsslError: `check` finds a crop that is not a square or cube.
     """
 
     def __init__(self, encoder: Encoder):

@@ -41,7 +41,7 @@ class VAE(Method):
         beta: Weight of the divergence from the prior; 1 gives the lower bound itself.
 
     Raises:
-        MedsslError: `latent` is below 1 or `beta` below 0, or `check` finds that `latent` is no shorter than the crop.
+        MedsslError: `latent` is below 1 or `beta` below 0, or `check` finds that `latent` is not shorter than the crop.
     """
 
     def __init__(self, encoder: Encoder, latent: int = 128, beta: float = 1.0):

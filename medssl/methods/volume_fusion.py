@@ -43,7 +43,7 @@ class VolumeFusion(Method):
         boxes: Smallest and largest number of boxes of a scan.
 
     Raises:
-        MedsslError: `coefficients` is below 1, or `boxes` is no range from 1 or more.
+        MedsslError: `coefficients` is below 1, or `boxes` is not a range from 1 or more.
     """
 
     min_batch_size = 2

@@ -56,7 +56,7 @@ class Cache:
         digest: Of all voxels and masks; the key of the pseudonyms does not change it.
 
     Raises:
-        MedsslError: The folder is no cache, is not finished, or has the format of another version of medssl.
+        MedsslError: The folder is not a cache, is not finished, or has the format of another version of medssl.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -65,7 +65,7 @@ class Cache:
         if about is not None:
             check_format(self.path, about)
         if about is None or not about["complete"]:
-            state = "is not finished" if about else "is no cache (cache.json is missing)"
+            state = "is not finished" if about else "is not a cache (cache.json is missing)"
             raise MedsslError(f"{self.path} {state}: run medssl prepare with this folder as --out")
         manifest = read_table(self.path / "manifest.parquet")
         self.manifest = manifest[manifest.status == "ok"].reset_index(drop=True)

@@ -5,7 +5,7 @@ results = cache_scan(Job(rows, source, settings, out))        # one dict a row: 
 The layout of a file is made for random crops. A crop unpacks only the blocks that it touches; small blocks waste little
 at its border, and they are long along the last axis, along which crops are copied. LZ4 without a shuffle filter reads crops
 2.5 times as fast as with one, nearly as fast as a memory map; a CT then takes half as much disk again, an MR (float16, which
-hardly compresses) no more. The layout is no part of a cache's format: blosc2 files describe themselves, and the voxels are
+hardly compresses) no more. The layout is not part of a cache's format: blosc2 files describe themselves, and the voxels are
 the same.
 """
 

@@ -108,7 +108,7 @@ MODALITIES = {
 
 
 def known_modality(text: str | None) -> str:
-    """The modality code in a header's text; OT where it is none, since a header may hold any text there."""
+    """The modality code in a header's text; OT where it is not a code, since a header may hold any text there."""
     code = (text or "").strip().upper()
     return code if code in MODALITIES else "OT"
 
@@ -116,7 +116,7 @@ def known_modality(text: str | None) -> str:
 def check_code(code: str) -> None:
     """Raise MedsslError, naming the nearest code, unless the table holds this code."""
     if code not in MODALITIES:
-        raise MedsslError(f"modality {code!r} is no DICOM modality code{nearest(code, MODALITIES)}")
+        raise MedsslError(f"modality {code!r} is not a DICOM modality code{nearest(code, MODALITIES)}")
 
 
 def pooled_code(code: str) -> str:
@@ -137,6 +137,6 @@ def family_of(modality: str) -> Family:
     if code not in MODALITIES:
         known = {*FAMILIES, *MODALITIES}
         raise MedsslError(
-            f"modality {modality!r} is no DICOM modality code and no family of scans{nearest(modality, known)}"
+            f"modality {modality!r} is neither a DICOM modality code nor a family of scans{nearest(modality, known)}"
         )
     return FAMILIES[MODALITIES[code].family]

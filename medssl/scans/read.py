@@ -100,7 +100,7 @@ def check_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
     if format == "dicom":
         return check_segmentation(path, affine, shape)
     if format not in HEADERS:
-        raise ScanError("the mask is no NIfTI, NRRD, MetaImage, DICOM SEG or image file: expected one of these")
+        raise ScanError("the mask is not a NIfTI, NRRD, MetaImage, DICOM SEG or image file: expected one of these")
     with readable_errors("the mask's header"):
         header = HEADERS[format](path)
     geometry.check_same_grid(shape, affine, header.shape, header.affine)

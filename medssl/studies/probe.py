@@ -147,7 +147,7 @@ class ProbeInputs:
         return self.cache.manifest.set_index("scan")["patient"][list(scans)].to_numpy()
 
     def classes(self, kind: Kind) -> list[str]:
-        """The values of the label in order. Raises MedsslError where they are no classes."""
+        """The values of the label in order. Raises MedsslError where they are not classes."""
         if self.values is None:
             raise MedsslError(f"the probe {kind} needs labels: expected --label with a column of the cache")
         classes = sorted(self.values.astype(str).unique())

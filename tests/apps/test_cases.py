@@ -84,6 +84,6 @@ def test_a_cache_of_other_data_is_refused(cache, studied: Path, tmp_path: Path) 
     no_cache, reason = cases.cache_of(run, [cache.path, tmp_path])
     assert no_cache is None
     assert cache.digest[:12] in reason
-    assert "is no cache (cache.json is missing): run medssl prepare with this folder as --out" in reason
+    assert "is not a cache (cache.json is missing): run medssl prepare with this folder as --out" in reason
     assert str(tmp_path) not in reason
     assert cases.cache_of(runs.Run("a", "study", {}, cache.digest, 0), [cache.path])[0].path == cache.path

@@ -225,7 +225,7 @@ def test_every_option_of_every_command_is_explained(command: str) -> None:
         (["pretrain", "--stesp", "3"], "did you mean --steps"),
         (["pretrain", "--data", "x", "--out", "y", "--method", "SimCRL"], "did you mean SimCLR"),
         (["pretrain", "--data", "x", "--out", "y", "--encoder", "resnet"], "did you mean ResNet"),
-        (["pretrain", "--data", "nowhere", "--out", "y"], "is no cache"),
+        (["pretrain", "--data", "nowhere", "--out", "y"], "is not a cache"),
         (["pretrain", "--data", "x", "--out", "y", "--steps", "many"], "steps"),
         (["pretrain", "--data", "x", "--out", "y", "--method", "SimCLR", "--method.temprature", "1"], "temperature"),
         (["index", "nowhere", "--out", "m"], "nowhere"),
@@ -312,7 +312,7 @@ def test_a_config_of_medssl_is_found_by_name_and_a_misspelt_name_gets_the_neares
     monkeypatch.chdir(tmp_path)
     common = ["--data", "nowhere", "--out", "o"]
     assert main(["pretrain", "--config", "hippocampus_simmim", *common]) == 2
-    assert "is no cache" in capsys.readouterr().err  # the config was read; the data are missing
+    assert "is not a cache" in capsys.readouterr().err  # the config was read; the data are missing
     assert main(["pretrain", "--config", "hipocampus_simmim", *common]) == 2
     assert "did you mean hippocampus_simmim" in capsys.readouterr().err
 

@@ -44,7 +44,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(MedsslError, match="there is no encoder 'RessNet'; did you mean ResNet"):
         registry.ENCODERS.load("RessNet")
     with pytest.raises(
-        MedsslError, match="'SimCRL', which is no encoder, method or view of medssl; did you mean SimCLR"
+        MedsslError, match="'SimCRL', which is not an encoder, method or view of medssl; did you mean SimCLR"
     ):
         registry.find("SimCRL")
     with pytest.raises(AttributeError, match=r"module 'medssl.methods' has no attribute 'SimCRL'"):

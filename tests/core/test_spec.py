@@ -225,6 +225,6 @@ def test_a_broken_spec_is_refused_with_a_message(spec: Any) -> None:
 def test_a_class_of_another_kind_is_refused_before_it_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[Any] = []
     monkeypatch.setattr(Gamma, "__init__", lambda self: built.append(self))
-    with pytest.raises(MedsslError, match="the record names Gamma, which is no Encoder"):
+    with pytest.raises(MedsslError, match="the record names Gamma, which is not a kind of Encoder"):
         rebuild({"class_path": "Gamma", "init_args": {}}, Encoder)
     assert built == []

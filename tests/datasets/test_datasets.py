@@ -160,7 +160,7 @@ def test_labels_that_fit_no_scan_are_found(tmp_path, monkeypatch):
 def test_a_class_of_ones_own_is_named_by_its_path(tmp_path):
     folder = make_decathlon(tmp_path)
     assert isinstance(named_dataset(f"{__name__}.Own:{folder}"), Own)
-    for name, message in ((f"{__name__}.Path", "is no Dataset"), ("nowhere.Mine", "cannot be imported")):
+    for name, message in ((f"{__name__}.Path", "is not a Dataset"), ("nowhere.Mine", "cannot be imported")):
         with pytest.raises(MedsslError, match=message):
             named_dataset(f"{name}:{folder}")
 

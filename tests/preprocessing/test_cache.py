@@ -292,7 +292,7 @@ def test_median_spacing_is_taken_in_world_axes(tmp_path):
 
 
 def test_a_folder_without_cache_or_manifest_is_rejected(tmp_path):
-    with pytest.raises(MedsslError, match="is no cache"):
+    with pytest.raises(MedsslError, match="is not a cache"):
         Cache(tmp_path)
     with pytest.raises(MedsslError, match=r"holds no manifest\.parquet"):
         prepare(tmp_path, tmp_path / "c")

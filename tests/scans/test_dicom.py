@@ -399,7 +399,7 @@ def test_a_cine_is_an_image_with_frames(tmp_path, colours):
 def test_frames_that_are_no_cine_or_in_colour_are_refused(tmp_path):
     (tmp_path / "nm").mkdir()
     cine(tmp_path / "nm" / "a.dcm", "NM")
-    assert "6 frames without positions is no cine of its modality" in refusal(tmp_path / "nm")
+    assert "6 frames without positions is not a cine of its modality" in refusal(tmp_path / "nm")
     (tmp_path / "us").mkdir()
     cine(tmp_path / "us" / "a.dcm", "US", colours=True, tint=3)
     assert "6 frames of 3 colours: expected grey frames" in refusal(tmp_path / "us")

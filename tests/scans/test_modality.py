@@ -27,7 +27,7 @@ def test_every_code_belongs_to_a_family_and_is_pooled_under_a_code_of_the_same()
 def test_a_family_is_found_by_dicoms_code_or_its_own_name_in_any_case() -> None:
     names = [family_of(text).name for text in ("ct", "mr", "xray", "CR", "dx", "us", "SM", "PT")]
     assert names == ["CT", "MR", "XRAY", "XRAY", "XRAY", "US", "RGB", "OT"]
-    with pytest.raises(MedsslError, match="'MRI' is no DICOM modality code .* did you mean MR"):
+    with pytest.raises(MedsslError, match="'MRI' is neither a DICOM modality code .* did you mean MR"):
         family_of("MRI")
 
 
@@ -39,5 +39,5 @@ def test_only_ct_is_in_hounsfield_units() -> None:
 
 def test_a_header_of_any_text_has_a_code_and_an_option_must_be_one() -> None:
     assert [known_modality(text) for text in ("MR", "ct ", "JOHN", None)] == ["MR", "CT", "OT", "OT"]
-    with pytest.raises(MedsslError, match="'Ct' is no DICOM modality code"):
+    with pytest.raises(MedsslError, match="'Ct' is not a DICOM modality code"):
         check_code("Ct")

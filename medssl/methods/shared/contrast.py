@@ -61,7 +61,7 @@ def info_nce_of_queue(
         queue: (Q, D), the negatives.
         temperature: What similarities are divided by.
         similarity: Its name, see `similarities`.
-        excluded: (B, Q), true where an entry of the queue is no negative of the query.
+        excluded: (B, Q), true where an entry of the queue is not a negative of the query.
     """
     positive = similarities(queries[:, None], keys[:, None], similarity)[:, 0]  # (B, 1)
     negative = similarities(queries, queue, similarity).masked_fill(excluded, -torch.inf)
@@ -70,7 +70,7 @@ def info_nce_of_queue(
 
 
 def nt_xent(a: Tensor, b: Tensor, groups: Tensor, temperature: float, similarity: Similarity = "cosine") -> Tensor:
-    """NT-Xent where members of a group are no negatives (Chen et al., ICML 2020, arXiv 2002.05709, equation 1).
+    """NT-Xent where members of a group are not negatives (Chen et al., ICML 2020, arXiv 2002.05709, equation 1).
 
     Args:
         a: (B, D).

@@ -81,7 +81,7 @@ def straighten(
     if bend_mm > MAX_BEND_MM:
         raise ScanError(
             f"slices shift sideways unevenly, up to {bend_mm:.2f} mm beside a tilt of {degrees:.1f} degrees: expected at most "
-            f"{MAX_BEND_MM} mm; this is no gantry tilt and not corrected"
+            f"{MAX_BEND_MM} mm; this is not a gantry tilt and is not corrected"
         )
     shifts = shift_mm @ axes / (axes**2).sum(axis=0)
     start = shifts.min(axis=0)

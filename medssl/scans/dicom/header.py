@@ -98,7 +98,7 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
 
 
 def number(dataset: Dataset, keyword: str, missing: float) -> float:
-    """The first number of one element, or `missing`. Raises ValueError where it is no number."""
+    """The first number of one element, or `missing`. Raises ValueError where it is not a number."""
     return next(iter(numbers(dataset, keyword)), missing)
 
 
@@ -154,7 +154,7 @@ def claimed_bytes(dataset: Dataset) -> int:
 def _known(keyword: str) -> tuple[BaseTag, str]:
     tag = tag_for_keyword(keyword)
     if tag is None:
-        raise KeyError(f"{keyword} is no DICOM keyword")
+        raise KeyError(f"{keyword} is not a DICOM keyword")
     return Tag(tag), dictionary_VR(tag)
 
 

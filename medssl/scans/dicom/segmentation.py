@@ -34,7 +34,7 @@ class Plane:
 
 
 def check_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ScanError for a DICOM file that is no mask for the image with this affine and shape."""
+    """Raise ScanError for a DICOM file that is not a mask for the image with this affine and shape."""
     with readable_errors("the mask's header"):
         _planes(open_header(str(path)), affine, shape)
 

@@ -31,7 +31,7 @@ from medssl.scans.dicom.slices import Slice
 from medssl.scans.modality import MODALITIES
 
 SAME_COSINE = 1e-4  # orientations closer than this are one
-STRAY_SHARE = 0.2  # a larger part of a series with another orientation is no stray
+STRAY_SHARE = 0.2  # a larger part of a series with another orientation is not counted as stray slices
 
 
 @dataclass(frozen=True)

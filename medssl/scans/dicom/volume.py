@@ -95,7 +95,7 @@ def _check_slices(slices: Sequence[Slice]) -> None:
         raise ScanError(problem)
     if first.frames_in_file > 1 and first.position is None and not MODALITIES[first.modality].cine:
         raise ScanError(
-            f"a multi-frame file of {first.frames_in_file} frames without positions is no cine of its modality: where its "
+            f"a multi-frame file of {first.frames_in_file} frames without positions is not a cine of its modality: where its "
             "frames lie is unknown; convert it to NIfTI first"
         )
 
