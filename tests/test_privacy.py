@@ -26,11 +26,36 @@ pytestmark = pytest.mark.long
 
 # What stands in headers and in tables may be shown nowhere; what stands in paths on the terminal of `index` alone.
 HEADER = [
-    "PHIName", "PHIId", "19310203", "1.2.826.0.1.99421", "PHIClinic", "PHIDoctor", "PHIStation", "PHIStudy", "PHICreator",
-    "PHIPrivate", "PHIDescrip", "PHIAuxFile", "PHIExtension", "PHIContent", "PHIKeyOne", "PHIValue", "PHIRemark", "PHIMeta",
-    "PHIChunk", "PHIExif", "PHIJpeg", "PHITiff", "PHIMüller", "PHIRow", "PHIFree", "PHIHtml", "PHINumber", "PHI SCREEN",
+    "PHIName",
+    "PHIId",
+    "19310203",
+    "1.2.826.0.1.99421",
+    "PHIClinic",
+    "PHIDoctor",
+    "PHIStation",
+    "PHIStudy",
+    "PHICreator",
+    "PHIPrivate",
+    "PHIDescrip",
+    "PHIAuxFile",
+    "PHIExtension",
+    "PHIContent",
+    "PHIKeyOne",
+    "PHIValue",
+    "PHIRemark",
+    "PHIMeta",
+    "PHIChunk",
+    "PHIExif",
+    "PHIJpeg",
+    "PHITiff",
+    "PHIMüller",
+    "PHIRow",
+    "PHIFree",
+    "PHIHtml",
+    "PHINumber",
+    "PHI SCREEN",
     "PHIReader",
-]  # fmt: skip
+]
 PATHS = ["PHIFolder", "PHIFile", "PHIMask"]
 AFFINE = np.diag([-0.9, -0.7, 2.5, 1.0]) + np.pad([[20.0], [-30.0], [5.0]], ((0, 1), (3, 0)))
 SHAPE = (20, 18, 16)

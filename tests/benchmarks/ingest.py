@@ -46,8 +46,14 @@ from medssl.preprocessing.store import pack
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "dicom_series"
 MOST = {"headers": 2.0, "crop_over_memory_map": 4.0, "files_peak_memory": 1.25}
-LEAST = {"two_processes": 1.6, "dicom2nifti_over_ours": 3.0, "dcm2niix_over_ours": 0.25, "nnunet_over_ours": 5.0,
-         "nifti_gz_over_ours": 50.0, "files_per_second": 0.8}  # fmt: skip
+LEAST = {
+    "two_processes": 1.6,
+    "dicom2nifti_over_ours": 3.0,
+    "dcm2niix_over_ours": 0.25,
+    "nnunet_over_ours": 5.0,
+    "nifti_gz_over_ours": 50.0,
+    "files_per_second": 0.8,
+}
 
 
 def core_seconds() -> float:
@@ -119,9 +125,20 @@ def write_archive(folder: Path, series: int, slices: int, size: int) -> int:
 
     volume = ct_like((size, size, slices))
     day, hour = "20200101", "101010"
-    fixed = {"StudyInstanceUID": "1.2.3.4.5", "FrameOfReferenceUID": "1.2.3.4.6", "PatientAge": "040Y", "KVP": "120",
-             "StudyDate": day, "SeriesDate": day, "AcquisitionDate": day, "StudyTime": hour, "AcquisitionTime": hour,
-             "SliceThickness": "2.0", "PatientPosition": "HFS", "StudyID": "1"}  # fmt: skip
+    fixed = {
+        "StudyInstanceUID": "1.2.3.4.5",
+        "FrameOfReferenceUID": "1.2.3.4.6",
+        "PatientAge": "040Y",
+        "KVP": "120",
+        "StudyDate": day,
+        "SeriesDate": day,
+        "AcquisitionDate": day,
+        "StudyTime": hour,
+        "AcquisitionTime": hour,
+        "SliceThickness": "2.0",
+        "PatientPosition": "HFS",
+        "StudyID": "1",
+    }
     for number in range(series):
         uid = pydicom.uid.generate_uid()
         (folder / f"{number:03d}").mkdir(parents=True)
@@ -329,8 +346,11 @@ def main() -> None:
     goals = {name: f"at most {goal}" for name, goal in MOST.items()} | {
         name: f"at least {goal}" for name, goal in LEAST.items()
     }
-    met = {name: ratios[name] <= MOST[name] if name in MOST else ratios[name] >= LEAST[name]
-           for name in ratios if name in goals}  # fmt: skip
+    met = {
+        name: ratios[name] <= MOST[name] if name in MOST else ratios[name] >= LEAST[name]
+        for name in ratios
+        if name in goals
+    }
     for name, fine in met.items():
         print(f"{'met   ' if fine else 'MISSED'} {name}: {ratios[name]:.2f}, goal {goals[name]}")
     everything = given.only == list(parts) and met.keys() == goals.keys() and all(met.values())

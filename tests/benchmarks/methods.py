@@ -89,7 +89,10 @@ def memory_mib(module: nn.Module, step: Callable[[], Tensor]) -> float:
         kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
         return x
 
-    weights = {p.untyped_storage().data_ptr(): p.numel() * p.element_size() * (1 + p.requires_grad) for p in module.parameters()}  # fmt: skip
+    weights = {
+        p.untyped_storage().data_ptr(): p.numel() * p.element_size() * (1 + p.requires_grad)
+        for p in module.parameters()
+    }
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         loss = step()
     del loss
@@ -122,7 +125,13 @@ def cost(name: str, encoder_name: str, dims: int, rounds: int) -> dict[str, floa
     bare = seconds(lambda: encoder(x).square().mean(), rounds)
     step = seconds(lambda: method.loss(batch), rounds)
     memory = memory_mib(method, lambda: method.loss(batch))
-    return {"bare_ms": 1e3 * bare, "step_ms": 1e3 * step, "over_bare": step / bare, "views_ms": 1e3 * views, "memory_mib": memory}  # fmt: skip
+    return {
+        "bare_ms": 1e3 * bare,
+        "step_ms": 1e3 * step,
+        "over_bare": step / bare,
+        "views_ms": 1e3 * views,
+        "memory_mib": memory,
+    }
 
 
 class LightlySimCLR(nn.Module):
@@ -180,13 +189,22 @@ class LightlyMAE(nn.Module):
         from timm.models.vision_transformer import VisionTransformer
 
         size, self.patch = SIZES[2][0], int(encoder.strides[-1][0])
-        vit = VisionTransformer(size, self.patch, 1, 0, embed_dim=encoder.width, depth=encoder.depth, num_heads=encoder.heads)  # fmt: skip
+        vit = VisionTransformer(
+            size, self.patch, 1, 0, embed_dim=encoder.width, depth=encoder.depth, num_heads=encoder.heads
+        )
         self.backbone, self.mask_ratio = MaskedVisionTransformerTIMM(vit), ours.mask_ratio
         self.length = self.backbone.sequence_length
         decoder = {"embed_dim": ours.decoder_width, "depth": ours.decoder_depth, "num_heads": ours.decoder_heads}
-        self.decoder = MAEDecoderTIMM(num_patches=vit.patch_embed.num_patches, patch_size=self.patch, in_chans=1,
-            embed_dim=encoder.width, decoder_embed_dim=decoder["embed_dim"], decoder_depth=decoder["depth"],
-            decoder_num_heads=decoder["num_heads"], mlp_ratio=4.0)  # fmt: skip
+        self.decoder = MAEDecoderTIMM(
+            num_patches=vit.patch_embed.num_patches,
+            patch_size=self.patch,
+            in_chans=1,
+            embed_dim=encoder.width,
+            decoder_embed_dim=decoder["embed_dim"],
+            decoder_depth=decoder["depth"],
+            decoder_num_heads=decoder["num_heads"],
+            mlp_ratio=4.0,
+        )
         self.criterion = nn.MSELoss()
 
     def loss(self, views: list[Tensor]) -> Tensor:
@@ -247,8 +265,16 @@ def main() -> None:
                 if given.quick:
                     break
     ratios = {n: round(against_lightly(n, 3 if given.quick else 10), 3) for n in RIVALS if n in methods}
-    print(json.dumps({"device": DEVICE, "ratios": ratios, "goals": dict.fromkeys(ratios, GOAL),
-                      "met": all(r <= GOAL for r in ratios.values())}))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "device": DEVICE,
+                "ratios": ratios,
+                "goals": dict.fromkeys(ratios, GOAL),
+                "met": all(r <= GOAL for r in ratios.values()),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

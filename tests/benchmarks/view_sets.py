@@ -46,15 +46,22 @@ from medssl.views.spatial import Resample
 DRAWS, SHARE = 10, 0.1
 SETTINGS: dict[str, dict[str, Any]] = {
     "chest_xray": {
-        "table": "images.csv", "index": {"patient": "patient", "label": ["finding"], "modality": "DX"},
-        "prepare": {"size": (64, 64)}, "crop": (64, 64), "batch_size": 128, "encoder": ResNet(2, 1, 10, 16, max_pool=False),
+        "table": "images.csv",
+        "index": {"patient": "patient", "label": ["finding"], "modality": "DX"},
+        "prepare": {"size": (64, 64)},
+        "crop": (64, 64),
+        "batch_size": 128,
+        "encoder": ResNet(2, 1, 10, 16, max_pool=False),
     },
     "hippocampus": {
-        "table": "volumes.csv", "index": {"patient": "subject", "mask": "../labels/{name}", "modality": "MR"},
-        "prepare": {"spacing_mm": (1.0, 1.0, 1.0)}, "crop": (32, 32, 32), "batch_size": 16,
+        "table": "volumes.csv",
+        "index": {"patient": "subject", "mask": "../labels/{name}", "modality": "MR"},
+        "prepare": {"spacing_mm": (1.0, 1.0, 1.0)},
+        "crop": (32, 32, 32),
+        "batch_size": 16,
         "encoder": ResNet(3, 1, 10, 16, max_pool=False),
     },
-}  # fmt: skip
+}
 
 
 class FirstViews(SimCLR):
@@ -87,8 +94,11 @@ class Cropped(PerSample):
 
 
 SETS: dict[str, type[SimCLR] | None] = {
-    "recipe": SimCLR, "first": FirstViews, "lightly": LightlyViews, "untrained": None,
-}  # fmt: skip
+    "recipe": SimCLR,
+    "first": FirstViews,
+    "lightly": LightlyViews,
+    "untrained": None,
+}
 
 
 def labels_of(name: str, cache: Cache, scans: Sequence[str]) -> np.ndarray:

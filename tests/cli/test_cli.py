@@ -87,10 +87,32 @@ def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
         check_method(somebodys.Agree(somebodys.Tiny(dims)), (16,) * dims)
     run, model = tmp_path / "run", tmp_path / "study"
     code = main(
-        ["pretrain", "--data", str(cache.path), "--out", str(run), "--encoder", "somebodys.Tiny", "--encoder.width", "6",
-         "--method", "somebodys.Agree", "--method.weight", "0.5", "--crop", "16", "16", "16", "--steps", "2",
-         "--batch-size", "2", "--accelerator", "cpu"]
-    )  # fmt: skip
+        [
+            "pretrain",
+            "--data",
+            str(cache.path),
+            "--out",
+            str(run),
+            "--encoder",
+            "somebodys.Tiny",
+            "--encoder.width",
+            "6",
+            "--method",
+            "somebodys.Agree",
+            "--method.weight",
+            "0.5",
+            "--crop",
+            "16",
+            "16",
+            "16",
+            "--steps",
+            "2",
+            "--batch-size",
+            "2",
+            "--accelerator",
+            "cpu",
+        ]
+    )
     assert code == 0
     config = runs.read(run).config
     assert config["encoder"] == {
@@ -98,8 +120,26 @@ def test_classes_from_outside_pass_the_checks_and_run_from_the_command_line(
         "init_args": {"dims": 3, "in_channels": 1, "width": 6},
     }
     assert config["method"]["init_args"]["weight"] == 0.5
-    common = ["study", "--data", str(cache.path), "--out", str(model), "--task", "segmentation", "--arms", "scratch", str(run),
-              "--budgets", "1p", "--draws", "2", "--steps", "2", "--batch-size", "2"]  # fmt: skip
+    common = [
+        "study",
+        "--data",
+        str(cache.path),
+        "--out",
+        str(model),
+        "--task",
+        "segmentation",
+        "--arms",
+        "scratch",
+        str(run),
+        "--budgets",
+        "1p",
+        "--draws",
+        "2",
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+    ]
     assert main(common) == 2  # a record never imports a class from outside ...
     assert main([*common, "--encoder", "somebodys.Tiny", "--encoder.width", "6"]) == 0  # ... the user may name it
 
@@ -130,9 +170,31 @@ def test_a_new_method_is_one_file_and_is_compared_under_its_own_name(
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
     Path("my_file.py").write_text(MINE)
     assert [p.name for p in tmp_path.iterdir()] == ["my_file.py"]
-    words = ["--data", str(cache.path), "--out", "compared", "--label", "lesion", "--methods", "SimCLR", "my_file.Mine",
-             "--encoders", '[{"class_path": "ResNet", "init_args": {"depth": 10, "width": 4, "max_pool": false}}]',
-             "--crop", "16", "16", "16", "--steps", "2", "--batch-size", "4", "--budgets", "50%", "--draws", "2"]  # fmt: skip
+    words = [
+        "--data",
+        str(cache.path),
+        "--out",
+        "compared",
+        "--label",
+        "lesion",
+        "--methods",
+        "SimCLR",
+        "my_file.Mine",
+        "--encoders",
+        '[{"class_path": "ResNet", "init_args": {"depth": 10, "width": 4, "max_pool": false}}]',
+        "--crop",
+        "16",
+        "16",
+        "16",
+        "--steps",
+        "2",
+        "--batch-size",
+        "4",
+        "--budgets",
+        "50%",
+        "--draws",
+        "2",
+    ]
     try:
         assert main(["compare", *words]) == 0
     finally:
@@ -233,7 +295,7 @@ def test_every_option_of_every_command_is_explained(command: str) -> None:
         (["report", "nowhere"], "nowhere"),
         (["study", "x"], "without an option"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_explained_with_exit_code_2(
     words: list[str],
     message: str,

@@ -33,7 +33,13 @@ CODE: dict[str, Any] = {
 RECORD: dict[str, Any] = {  # written by medssl 0.1.0, record format 1
     "commit": "ebd9ca808ae0",
     "config": {
-        "accumulate": 1, "batch_size": 2, "channels": 1, "cohort": "e6d0da31907c", "crop": [16, 16, 16], "devices": 1, "dims": 3,
+        "accumulate": 1,
+        "batch_size": 2,
+        "channels": 1,
+        "cohort": "e6d0da31907c",
+        "crop": [16, 16, 16],
+        "devices": 1,
+        "dims": 3,
         "encoder": {
             "class_path": "medssl.encoders.unet.ResidualUNet",
             "init_args": {"blocks": [1, 1, 1], "dims": 3, "in_channels": 1, "most_width": 320, "width": 4},
@@ -50,16 +56,32 @@ RECORD: dict[str, Any] = {  # written by medssl 0.1.0, record format 1
             },
             "views": "ModuleList()",
         },
-        "modality": "CT", "precision": "32-true", "scans": 8, "size": None, "spacing_mm": [10.0, 10.0, 10.0],
-        "split_column": None, "split_seed": 0, "steps": 1, "transductive": False, "warmup": 50, "weight_decay": 0.05,
+        "modality": "CT",
+        "precision": "32-true",
+        "scans": 8,
+        "size": None,
+        "spacing_mm": [10.0, 10.0, 10.0],
+        "split_column": None,
+        "split_seed": 0,
+        "steps": 1,
+        "transductive": False,
+        "warmup": 50,
+        "weight_decay": 0.05,
     },
     "cost": {"device": "cpu", "device_memory_mib": None, "devices": 1, "peak_memory_mib": 1101, "seconds": 10.78},
     "data": "9fb494876bd2b23022c4ceb70196ac963050284151db4f2f7530f77c227a3fa4",
-    "heartbeat": 1795539634.575773, "id": "970ca80bbfca", "kind": "pretrain",
+    "heartbeat": 1795539634.575773,
+    "id": "970ca80bbfca",
+    "kind": "pretrain",
     "metrics": {"effective_rank": 6.187346935272217, "loss": 1.2484804391860962},
-    "parent": None, "protocol": {}, "reason": None, "seed": 0, "started": 1795539623.7946727, "status": "finished",
+    "parent": None,
+    "protocol": {},
+    "reason": None,
+    "seed": 0,
+    "started": 1795539623.7946727,
+    "status": "finished",
     "versions": {"medssl": "0.1.0", "python": "3.11.7", "torch": "2.15.0"},
-}  # fmt: skip
+}
 
 
 def places(value: Any, at: tuple = ()) -> Iterator[tuple]:

@@ -191,11 +191,28 @@ def test_two_specs_are_the_same_whether_a_list_or_a_tuple_was_given() -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "medssl.cli.main.main", "medssl.cli.main:main", "medssl.cli.main", "main", "main:main", "os.system", "Encoder",
-        "medsslevil.Thing", "medssl.encoders.base.Encoder", "TokenEncoder", "medssl.core.spec.Recorded", "Recorded",
-        "medssl.encoders.resnet.MonaiResNet", "MonaiResNet", "check_encoder", "", None, 3, ["ResNet"], {"a": 1},
+        "medssl.cli.main.main",
+        "medssl.cli.main:main",
+        "medssl.cli.main",
+        "main",
+        "main:main",
+        "os.system",
+        "Encoder",
+        "medsslevil.Thing",
+        "medssl.encoders.base.Encoder",
+        "TokenEncoder",
+        "medssl.core.spec.Recorded",
+        "Recorded",
+        "medssl.encoders.resnet.MonaiResNet",
+        "MonaiResNet",
+        "check_encoder",
+        "",
+        None,
+        3,
+        ["ResNet"],
+        {"a": 1},
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_record_names_registered_classes_only(path: Any, nested: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[Any] = []
@@ -210,13 +227,18 @@ def test_a_record_names_registered_classes_only(path: Any, nested: bool, monkeyp
 @pytest.mark.parametrize(
     "spec",
     [
-        {"class_path": "ResNet"}, {"class_path": "ResNet", "init_args": []}, "ResNet", None,
-        {"class_path": "ResNet", "init_args": {"no_such": 1}}, {"class_path": "ResNet", "init_args": {"width": "ten"}},
+        {"class_path": "ResNet"},
+        {"class_path": "ResNet", "init_args": []},
+        "ResNet",
+        None,
+        {"class_path": "ResNet", "init_args": {"no_such": 1}},
+        {"class_path": "ResNet", "init_args": {"width": "ten"}},
         {"class_path": "ResNet", "init_args": {"dims": {"$float": "1e3"}}},
         {"class_path": "ResNet", "init_args": {"dims": {"$dict": [[[], 1]]}}},
-        {"class_path": "Joint", "init_args": {"parts": "SimMIM"}}, {"class_path": "Joint", "init_args": {"parts": 3}},
+        {"class_path": "Joint", "init_args": {"parts": "SimMIM"}},
+        {"class_path": "Joint", "init_args": {"parts": 3}},
     ],
-)  # fmt: skip
+)
 def test_a_broken_spec_is_refused_with_a_message(spec: Any) -> None:
     with pytest.raises(MedsslError, match="record"):
         rebuild(spec, Recorded)

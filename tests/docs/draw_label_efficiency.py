@@ -18,16 +18,26 @@ RESULTS = ROOT / "medssl" / "docs" / "pages" / "results"
 OUT = RESULTS.parent / "label_efficiency.png"
 PANELS = {  # page -> title, metric, arm in the table -> legend
     "chest_films.md": (
-        "Chest films: normal against pneumonia", "AUROC",
-        {"scratch": "from scratch", "scratch-long": "from scratch, 3 times the steps",
-         "chest_simclr": "pretrained with SimCLR", "random-frozen, linear probe": "random encoder, linear probe"},
+        "Chest films: normal against pneumonia",
+        "AUROC",
+        {
+            "scratch": "from scratch",
+            "scratch-long": "from scratch, 3 times the steps",
+            "chest_simclr": "pretrained with SimCLR",
+            "random-frozen, linear probe": "random encoder, linear probe",
+        },
     ),
     "hippocampus.md": (
-        "Hippocampus MRI: segmentation", "Dice",
-        {"scratch": "from scratch", "scratch-long": "from scratch, 3 times the steps",
-         "hippocampus_simmim": "pretrained with SimMIM", "random-frozen": "random encoder"},
+        "Hippocampus MRI: segmentation",
+        "Dice",
+        {
+            "scratch": "from scratch",
+            "scratch-long": "from scratch, 3 times the steps",
+            "hippocampus_simmim": "pretrained with SimMIM",
+            "random-frozen": "random encoder",
+        },
     ),
-}  # fmt: skip
+}
 COLOURS = ("#000000", "#7F7F7F", "#0072B2", "#D55E00")
 
 
@@ -49,9 +59,15 @@ def draw() -> None:
             ]  # side by side, so that no interval hides another
             below, above = ([row[2] - row[3] for row in own], [row[4] - row[2] for row in own])
             axes.errorbar(
-                patients, [row[2] for row in own], (below, above), marker="o", markersize=4, capsize=2,
-                color=COLOURS[number], label=legend,
-            )  # fmt: skip
+                patients,
+                [row[2] for row in own],
+                (below, above),
+                marker="o",
+                markersize=4,
+                capsize=2,
+                color=COLOURS[number],
+                label=legend,
+            )
         axes.set(
             title=title, xlabel="labelled patients", ylabel=f"{metric} on test patients, 95% interval", xscale="log"
         )

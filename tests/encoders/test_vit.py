@@ -31,9 +31,7 @@ def test_crops_of_any_size_that_the_patch_divides(dims: int) -> None:
     encoder = small(dims).eval()
     for size in ((8, 24, 16), (32, 8, 8)):
         pyramid = encoder.features(torch.randn(1, 1, *size[:dims]))
-        assert [tuple(level.shape[2:]) for level in pyramid] == [
-            tuple(n // s for n in size[:dims]) for s in (2, 4, 8)
-        ]  # fmt: skip
+        assert [tuple(level.shape[2:]) for level in pyramid] == [tuple(n // s for n in size[:dims]) for s in (2, 4, 8)]
     with pytest.raises(MedsslError, match="--crop " + " ".join(["24"] * dims)):
         encoder(torch.randn(1, 1, *[27] * dims))
 
@@ -64,9 +62,16 @@ def test_tokens_equal_timm_s_transformer_with_the_same_weights() -> None:
     torch.manual_seed(0)
     ours = small(2, in_channels=3, depth=3).eval()
     theirs = VisionTransformer(
-        img_size=(32, 24), patch_size=8, num_classes=0, embed_dim=24, depth=3, num_heads=2, class_token=False,
-        global_pool="avg", fc_norm=False,
-    ).eval()  # fmt: skip
+        img_size=(32, 24),
+        patch_size=8,
+        num_classes=0,
+        embed_dim=24,
+        depth=3,
+        num_heads=2,
+        class_token=False,
+        global_pool="avg",
+        fc_norm=False,
+    ).eval()
     own = ours.state_dict()
     given = {k: v for k, v in own.items() if k.startswith("norm.")}
     given["pos_embed"] = positions((4, 3), 24)[None]
@@ -127,8 +132,11 @@ def test_vit_b_16_is_the_published_size() -> None:
 
 def test_wrong_settings_are_refused() -> None:
     for settings, message in [
-        ({"patch": 6}, "patch is 6"), ({"patch": (8, 8)}, "for each of 3 axes"), ({"patch": 1}, "patch is 1"),
-        ({"width": 200, "heads": 3}, "heads 3"), ({"depth": 0}, "depth 0"),
-    ]:  # fmt: skip
+        ({"patch": 6}, "patch is 6"),
+        ({"patch": (8, 8)}, "for each of 3 axes"),
+        ({"patch": 1}, "patch is 1"),
+        ({"width": 200, "heads": 3}, "heads 3"),
+        ({"depth": 0}, "depth 0"),
+    ]:
         with pytest.raises(MedsslError, match=message):
             ViT(3, **settings)

@@ -102,29 +102,28 @@ def cut_pixels(dataset, z):
 
 FAULTS = {
     "missing": (dict(edit=without_slice_5), "missing slice: 1 of 8, the first between 15.00 and 20.00 mm"),
-    "duplicate": (dict(edit=copy_of_slice_5), "duplicate position: 8 slices lie at 7 places, two of them at "
-    "17.50"),
-    "uneven": (dict(depths=[0, 2.5, 5, 7.5, 12.5, 17.5, 22.5, 27.5]), "uneven spacing: steps run from 2.500 "
-    "to 5.000"),
+    "duplicate": (dict(edit=copy_of_slice_5), "duplicate position: 8 slices lie at 7 places, two of them at 17.50"),
+    "uneven": (dict(depths=[0, 2.5, 5, 7.5, 12.5, 17.5, 22.5, 27.5]), "uneven spacing: steps run from 2.500 to 5.000"),
     "half steps": (dict(depths=[0, 2.5, 5, 8.7, 10, 12.5, 15, 17.5]), "uneven spacing"),
     "tilt": (dict(edit=tilted), "gantry tilt of 15.0 degrees"),
-    "no position": (dict(edit=field("ImagePositionPatient", None)), "1 of 8 slices have no position "
-    ".*0020,0032"),
+    "no position": (dict(edit=field("ImagePositionPatient", None)), "1 of 8 slices have no position .*0020,0032"),
     "no orientation": (dict(edit=field("ImageOrientationPatient", None)), "no orientation .*0020,0037"),
     "spacing 0": (dict(edit=field("PixelSpacing", [0, 0.7])), r"PixelSpacing \(0028,0030\) is 0, 0.7"),
     "spacing missing": (dict(edit=field("PixelSpacing", None)), "no spacing_mm .*0028,0030"),
     "spacing differs": (dict(edit=field("PixelSpacing", [0.7, 0.8])), "PixelSpacing .* runs from 0.7 to 0.9"),
     "slope 0": (dict(edit=field("RescaleSlope", "0")), "RescaleSlope"),
     "one place": (dict(depths=[0.0] * 8), "all 8 slices lie at one place"),
-    "4D without order": (dict(depths=[0, 0, 2.5, 2.5, 5, 5, 7.5, 7.5], edit=field("InstanceNumber", 1, None)),
-    "2 slices at 5.00 mm differ, and neither temporal position"),
+    "4D without order": (
+        dict(depths=[0, 0, 2.5, 2.5, 5, 5, 7.5, 7.5], edit=field("InstanceNumber", 1, None)),
+        "2 slices at 5.00 mm differ, and neither temporal position",
+    ),
     "4D uneven": (dict(depths=[0, 0, 0, 2.5, 2.5, 5, 5, 5]), "unequal frames: places hold 2 to 3 slices"),
     "mosaic": (dict(edit=field("ImageType", ["ORIGINAL", "PRIMARY", "MOSAIC"], None)), "mosaic without its CSA header"),
     "burned in": (dict(edit=field("BurnedInAnnotation", "YES")), "burned into the pixels"),
     "mixed": (dict(edit=turn_the_last_three), "mixed orientation"),
     "palette": (dict(PhotometricInterpretation="PALETTE COLOR"), "palette"),
     "truncated": (dict(edit=cut_pixels), "truncated: 100 bytes, expected 240"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -40,8 +40,13 @@ def written(path, syntax: UID = ExplicitVRLittleEndian, **fields):
     if syntax == JPEG2000Lossless:
         dataset.PixelData = pydicom.encaps.encapsulate([b"\1\2"])
         dataset["PixelData"].VR = "OB"
-    pydicom.dcmwrite(path, dataset, implicit_vr=syntax == ImplicitVRLittleEndian,
-                     little_endian=syntax != ExplicitVRBigEndian, force_encoding=True)  # fmt: skip
+    pydicom.dcmwrite(
+        path,
+        dataset,
+        implicit_vr=syntax == ImplicitVRLittleEndian,
+        little_endian=syntax != ExplicitVRBigEndian,
+        force_encoding=True,
+    )
     return path
 
 
@@ -127,8 +132,14 @@ def test_real_headers_are_those_of_pydicom(shared) -> None:
 def test_plain_pixels_are_those_of_pydicom(bits: int, signed: int) -> None:
     allocated = 8 if bits == 8 else 16
     values = np.random.default_rng(0).integers(-(1 << bits - 1) if signed else 0, 1 << bits - signed, (5, 6))
-    dataset = slice_dataset(np.zeros((5, 6), np.int16), (0, 0, 0), BitsAllocated=allocated, BitsStored=bits,
-                            HighBit=bits - 1, PixelRepresentation=signed)  # fmt: skip
+    dataset = slice_dataset(
+        np.zeros((5, 6), np.int16),
+        (0, 0, 0),
+        BitsAllocated=allocated,
+        BitsStored=bits,
+        HighBit=bits - 1,
+        PixelRepresentation=signed,
+    )
     dataset.PixelData = values.astype(f"<{'iu'[1 - signed]}{allocated // 8}").tobytes()
     dataset["PixelData"].VR = "OW"
     assert _unpacked_pixels(dataset).tolist() == pixel_array(dataset).ravel().tolist()
