@@ -25,9 +25,17 @@ from medssl.evaluation.intervals import one_vs_rest
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve; scores (cases,) for labels 0/1, or (cases, classes): macro one-vs-rest.
+    """Area under the ROC curve; with several classes the mean of one against the rest. Ties count one half.
 
-    Raises MedsslError where a class has no case. Ties count one half, as in scikit-learn.
+    Args:
+        labels: (cases,) class numbers.
+        scores: (cases,) of class 1, or (cases, classes).
+
+    Returns:
+        A number from 0 to 1; 0.5 is chance.
+
+    Raises:
+        MedsslError: A class has no case.
 
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
@@ -39,8 +47,15 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
 def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
     """AUROC, AUPRC, balanced accuracy and expected calibration error of one draw.
 
-    probabilities (cases, classes), rows summing to 1, or (cases,) of class 1. Two classes: AUROC and AUPRC
-    are of class 1; more: macro one-vs-rest. Raises MedsslError where a class has no case.
+    Args:
+        labels: (cases,) class numbers.
+        probabilities: (cases, classes), rows adding up to 1, or (cases,) of class 1.
+
+    Returns:
+        Name -> value. With two classes AUROC and AUPRC are of class 1, with more the mean of one against the rest.
+
+    Raises:
+        MedsslError: A class has no case.
     """
     table = np.asarray(probabilities, dtype=float)
     table = np.stack([1 - table, table], axis=1) if table.ndim == 1 else table
@@ -54,9 +69,17 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[
 
 
 def calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error of (cases, classes): |accuracy - confidence| over equal-width bins.
+    """Expected calibration error: the mean of |accuracy - confidence| over bins of equal width.
 
     Guo et al., "On calibration of modern neural networks", ICML 2017.
+
+    Args:
+        labels: (cases,) class numbers.
+        probabilities: (cases, classes), rows adding up to 1.
+        bins: How many bins the confidence from 0 to 1 is cut into.
+
+    Returns:
+        The error, from 0 (calibrated) to 1.
     """
     table = torch.from_numpy(np.asarray(probabilities, dtype=float))
     truth = torch.from_numpy(np.asarray(labels, dtype=int))
@@ -66,10 +89,18 @@ def calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = 1
 def dice(
     prediction: ArrayLike, reference: ArrayLike, structures: Mapping[str, int] | Sequence[int]
 ) -> dict[str, float]:
-    """Dice of each structure: {name: score}, structures given as {name: label} or as labels.
+    """Dice of each structure in one case.
 
-    Both empty: NaN, the case does not count. Reference empty and prediction not: 0. prediction and
-    reference are integer masks of one shape.
+    Args:
+        prediction: Integer mask.
+        reference: Integer mask of the same shape.
+        structures: Name -> number in the masks, or the numbers alone.
+
+    Returns:
+        Name -> score. A structure that is in neither mask has NaN and does not count; one in the prediction alone has 0.
+
+    Raises:
+        MedsslError: The masks differ in shape.
 
     >>> dice([0, 1, 1], [0, 1, 0], {"tumour": 1, "cyst": 2})
     {'tumour': 0.6666666666666666, 'cyst': nan}
@@ -89,7 +120,17 @@ def dice(
 def surface_scores(
     prediction: np.ndarray, reference: np.ndarray, structures: Sequence[int], spacing_mm: Sequence[float]
 ) -> dict[str, float]:
-    """(*S) and (*S) class numbers -> `hd95_mm.<structure>` and `surface_dice.<structure>` (tolerance: one voxel's longest edge)."""
+    """HD95 in mm and surface Dice of each structure in one case; the file's head says what empty masks give.
+
+    Args:
+        prediction: (*S) integer mask.
+        reference: (*S) integer mask.
+        structures: Numbers in the masks.
+        spacing_mm: Of a voxel; its longest edge is the tolerance of surface Dice.
+
+    Returns:
+        `hd95_mm.<structure>` and `surface_dice.<structure>` -> value.
+    """
     scores: dict[str, float] = {}
     diagonal = float(np.linalg.norm(np.multiply(reference.shape, spacing_mm)))
     for structure in structures:
