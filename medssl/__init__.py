@@ -45,6 +45,7 @@ _PUBLIC = {  # name -> the module that defines it
     "StudyDesign": "studies.plan",
     "compare": "studies.compare",
     "probe": "studies.probe",
+    "select": "studies.select",
     "forecast": "studies.forecast",
     "report": "reporting.html.report",
     "review": "reporting.dashboard.server",

@@ -82,6 +82,9 @@ COMMANDS = {
     "sample": Command(
         "medssl.training.sample:sample", "new scans drawn from a trained VAE, marked as synthetic", ("run",)
     ),
+    "select": Command(
+        "medssl.studies.select:select", "choose the patients to label next, on the features of a pretraining run"
+    ),
     "forecast": Command(
         "medssl.studies.forecast:forecast", "what more labels would buy, from the curves of a study", ("study",)
     ),

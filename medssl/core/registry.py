@@ -27,7 +27,7 @@ class Registry:
     """The registered classes of one room.
 
     Attributes:
-        room: Folder of the package, such as "encoders".
+        room: Folder of the package, such as "encoders" or "studies/selection".
         base: Name of the base class, which is in the room's `base.py`, such as "Encoder".
     """
 
@@ -37,7 +37,7 @@ class Registry:
     @property
     def package(self) -> str:
         """The room as Python imports it, such as "medssl.encoders"."""
-        return f"medssl.{self.room}"
+        return f"medssl.{self.room.replace('/', '.')}"
 
     def names(self) -> tuple[str, ...]:
         """The names of all classes, sorted; no file is imported."""
@@ -80,6 +80,7 @@ ENCODERS = Registry("encoders", "Encoder")
 METHODS = Registry("methods", "Method")
 VIEWS = Registry("views", "View")
 DATASETS = Registry("datasets", "Dataset")
+SELECTORS = Registry("studies/selection", "Selector")
 ALL = (ENCODERS, METHODS, VIEWS)  # a record may name the classes of these
 
 

@@ -111,7 +111,7 @@ def label_budgets(
         )
     rows = []
     for name in budgets:
-        count, share = _count(name, len(train))
+        count, share = budget_size(name, len(train))
         for draw in range(draws or default_draws(share)):
             order, cover = _order(train, classes, np.random.default_rng([seed, 2, draw]))
             chosen = order[: max(count, cover)]
@@ -133,7 +133,16 @@ def duplicates_across(manifest: pd.DataFrame, roles: pd.Series) -> int:
     return int(manifest["digest"][role == "test"].isin(manifest["digest"][role != "test"]).sum())
 
 
-def _count(budget: str, patients: int) -> tuple[int, float]:
+def budget_size(budget: str, patients: int) -> tuple[int, float]:
+    """How many of the patients a budget comes to, and which share of them.
+
+    Args:
+        budget: A share ("5%", "0.05") or a number ("3p").
+        patients: How many there are.
+
+    Raises:
+        MedsslError: It is neither, or comes to none or to more than there are.
+    """
     match = re.fullmatch(r"\s*(?:(\d+)\s*(?:p|patients?)|(\d*\.?\d+)\s*(%?))\s*", str(budget))
     if match and match[1]:
         count = int(match[1])
