@@ -113,9 +113,9 @@ def _imported(name: str) -> type[Dataset]:
     """The class that the user named by its path."""
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        imported = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise MedsslError(f"the dataset {name} cannot be imported: {error}") from None
-    if not (inspect.isclass(found) and issubclass(found, Dataset)):
+    if not (inspect.isclass(imported) and issubclass(imported, Dataset)):
         raise MedsslError(f"{name} is not a Dataset: expected a subclass of medssl.datasets.base.Dataset")
-    return found
+    return imported

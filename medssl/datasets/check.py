@@ -69,10 +69,10 @@ def _check_masks(dataset: Dataset, name: str, usable: pd.DataFrame, folder: Path
     if masked.empty:
         return
     sources = read_table(folder / "sources.parquet").set_index("scan")
-    found: set[int] = set()
+    numbers: set[int] = set()
     for scan in masked["scan"].iloc[np.unique(np.linspace(0, len(masked) - 1, MASKS_READ).astype(int))]:
-        found |= set(np.unique(_read_mask(sources.loc[scan])).tolist())
-    unknown = sorted(found - {0, *dataset.structures})
+        numbers |= set(np.unique(_read_mask(sources.loc[scan])).tolist())
+    unknown = sorted(numbers - {0, *dataset.structures})
     if unknown:
         raise MedsslError(
             f"masks of {name} hold the numbers {unknown}, which {name}.structures does not name: expected "

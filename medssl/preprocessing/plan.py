@@ -139,11 +139,11 @@ def cache_settings(
 
 def check_format(cache: Path, about: Mapping[str, Any]) -> None:
     """Raise MedsslError unless the cache that `cache.json` describes has the format of this version of medssl."""
-    found = about.get("settings", {}).get("version", "unknown")
-    if found != CACHE_FORMAT:
+    stored_format = about.get("settings", {}).get("version", "unknown")
+    if stored_format != CACHE_FORMAT:
         writer = f"medssl {about['medssl']}" if "medssl" in about else "another version of medssl"
         raise MedsslError(
-            f"{cache.name} is a cache of format {found}, made by {writer}: expected format {CACHE_FORMAT}; prepare the "
+            f"{cache.name} is a cache of format {stored_format}, made by {writer}: expected format {CACHE_FORMAT}; prepare the "
             "manifest into a new folder (medssl prepare MANIFEST --out NEW), or use that version of medssl"
         )
 

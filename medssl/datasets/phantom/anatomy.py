@@ -334,9 +334,9 @@ def tube(canvas: Canvas, centreline: np.ndarray, where: np.ndarray) -> np.ndarra
     """Signed depth in mm in tubes given as (N, 4) centreline points with radius, only where `where` is."""
     depth = np.full(where.shape, -1e3, np.float32)
     reach_mm = centreline[:, 3].max() + canvas.soft_mm
-    found = cKDTree(centreline[:, :3]).query(canvas.points[:, where].T, distance_upper_bound=reach_mm)
+    distance, nearest = cKDTree(centreline[:, :3]).query(canvas.points[:, where].T, distance_upper_bound=reach_mm)
     radius = np.append(centreline[:, 3], -1e3)  # the tree answers N where nothing is in reach
-    depth[where] = radius[found[1]] - np.minimum(found[0], 1e3)
+    depth[where] = radius[nearest] - np.minimum(distance, 1e3)
     return depth
 
 

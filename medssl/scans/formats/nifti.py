@@ -129,9 +129,9 @@ def _checked(read: Callable[[], Any], what: str) -> Any:
 def _claimed_bytes(header: Any) -> int:
     shape = _shape(header)
     dtype = _checked(header.get_data_dtype, "datatype")
-    offset, least = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
-    if not math.isfinite(offset) or not least <= offset < 2**63:
-        raise ScanError(f"vox_offset is {offset:g}: expected {least} or more; the file is damaged")
+    offset, min_offset = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
+    if not math.isfinite(offset) or not min_offset <= offset < 2**63:
+        raise ScanError(f"vox_offset is {offset:g}: expected {min_offset} or more; the file is damaged")
     bits = int(header["bitpix"])
     if bits not in (0, 8 * dtype.itemsize):
         raise ScanError(f"bitpix is {bits}, the datatype has {8 * dtype.itemsize} bits: one of them is damaged")
