@@ -26,6 +26,7 @@ from medssl.core.errors import MedsslError
 ROLES = ("train", "validation", "test")
 MIN_PATIENTS_FOR_VALIDATION = 10  # patients; a smaller budget trains all of them on the fixed schedule
 VALIDATION_SHARE = 0.2
+DEFAULT_DRAWS = 10  # of every budget: with three, no p-value of practical size can be small
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def split(
 
 
 def label_budgets(
-    roles: pd.Series, classes: Mapping[str, Iterable], budgets: list[str], seed: int = 0, draws: int | None = None
+    roles: pd.Series, classes: Mapping[str, Iterable], budgets: list[str], seed: int = 0, draws: int = DEFAULT_DRAWS
 ) -> pd.DataFrame:
     """The patients of each draw and budget: columns draw, budget_name, budget, patient, role (train, validation).
 
@@ -99,7 +100,7 @@ def label_budgets(
         classes: For each patient, the classes or structures labelled in them.
         budgets: Shares ("5%", "0.05") or numbers ("3p") of the labelled training patients.
         seed: Seed of the draws.
-        draws: The same number everywhere; by default ten below a 10% budget, five below 100%, three at 100%.
+        draws: Draws of each budget.
 
     Raises:
         MedsslError: A budget comes to no patient or to more than there are, or no training patient has a label.
@@ -111,8 +112,8 @@ def label_budgets(
         )
     rows = []
     for name in budgets:
-        count, share = budget_size(name, len(train))
-        for draw in range(draws or default_draws(share)):
+        count, _ = budget_size(name, len(train))
+        for draw in range(draws):
             order, cover = _order(train, classes, np.random.default_rng([seed, 2, draw]))
             chosen = order[: max(count, cover)]
             held_out = _validation(chosen, cover)
@@ -120,11 +121,6 @@ def label_budgets(
                 (draw, name, len(chosen) / len(train), p, "validation" if p in held_out else "train") for p in chosen
             ]
     return pd.DataFrame(rows, columns=["draw", "budget_name", "budget", "patient", "role"])
-
-
-def default_draws(share: float) -> int:
-    """Ten below a 10% budget, five below 100%, three at 100%."""
-    return 10 if share < 0.1 else 5 if share < 1 else 3
 
 
 def duplicates_across(manifest: pd.DataFrame, roles: pd.Series) -> int:

@@ -44,11 +44,11 @@ def labels_saved(
 
     budgets: patients, rising. pretrained: one array (draws, patients) a budget (draws may differ between
     budgets; `auroc_by_patient` gives that form), or one number a budget. scratch_full: likewise, at the last
-    budget. Higher is better. The interval (Fieller 1954) spans the budgets, of `points` between the first and
-    the last, at which curve minus scratch, tested as in `crossed_interval` over draws and test patients, does
-    not differ from zero; so it covers as that does, however flat the curve. It may be open: `high` is
-    infinite where the last budget is in it. Numbers alone give no interval. Below the smallest budget the
-    curve is not known: the answer is then that budget and the note says so. Coverage of 95%: 95.9%.
+    budget. Higher is better. The interval (Fieller 1954) goes from the smallest budget, of `points` between the first and
+    the last, at which the curve is not significantly below scratch to the largest at which it is not significantly
+    above, tested as in `crossed_interval` over draws and test patients; it always holds the estimate. It may be open:
+    `high` is infinite where the last budget is in it. Numbers alone give no interval. Below the smallest budget the
+    curve is not known: the answer is then that budget and the note says so.
 
     >>> round(labels_saved([1, 10, 100], [0.5, 0.7, 0.9], 0.7).budget, 6)
     10.0
@@ -62,16 +62,18 @@ def labels_saved(
     if any(table.ndim == 0 for table in tables):
         return LabelsSaved(budget, np.nan, np.nan, share, join_notes(note, "no draws given: no interval"))
     grid = np.unique(np.concatenate([np.geomspace(sizes[0], sizes[-1], points), sizes]))
-    inside, limit = [], ""
+    reachable, needed, limit = [], [], ""
     for size in grid:
         weights = [*_between(np.log(sizes), np.log(size)), -1.0]
         difference = combined_interval(tables, weights, level, patient_df)
         limit = difference.note
         if np.isnan(difference.low):
             return LabelsSaved(budget, np.nan, np.nan, share, join_notes(note, limit))
-        inside.append(difference.low <= 0 <= difference.high)
-    low, high = (grid[inside][0], grid[inside][-1]) if any(inside) else (budget, budget)
-    high = np.inf if high == sizes[-1] else high
+        reachable.append(difference.high >= 0)  # not significantly below scratch
+        needed.append(difference.low <= 0)  # not significantly above it
+    low = min([budget, *grid[reachable][:1]])
+    high = max([budget, *grid[needed][-1:]])
+    high = np.inf if high >= sizes[-1] and needed[-1] else high
     return LabelsSaved(budget, float(low), float(high), share, join_notes(note, limit))
 
 
@@ -86,9 +88,8 @@ def area_under_label_curve(
     """The mean score along the label curve, linear in log budget: the area over the width of the log axis.
 
     budgets and scores as in `labels_saved`; for two arms give the differences of their scores. The interval
-    is that of `crossed_interval`, for the weighted sum of the budgets' means: budgets share the test
-    patients, and those with the same number of draws the draws. Numbers alone give no interval. bounds: of the score.
-    Coverage of 95%: 95.3%.
+    is that of `crossed_interval`, for the weighted sum of the budgets' means: budgets share the test patients, and
+    draws of the same number, which share seeds and nested subsets. Numbers alone give no interval. bounds: of the score.
 
     >>> round(area_under_label_curve([1, 10, 100], [0.5, 0.7, 0.9]).mean, 6)
     0.7

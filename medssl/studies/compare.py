@@ -26,7 +26,7 @@ from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, Stopped
 from medssl.core.progress import console
 from medssl.core.registry import METHODS
-from medssl.datasets.splits import SplitSpec
+from medssl.datasets.splits import DEFAULT_DRAWS, SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resnet import ResNet
 from medssl.encoders.vit import ViT
@@ -70,7 +70,7 @@ def compare(
     budgets: list[str] | None = None,
     crop: tuple[int, ...] | None = None,
     train: TrainConfig = TrainConfig(steps=300),
-    draws: int | None = None,
+    draws: int = DEFAULT_DRAWS,
     score_on: Literal["test", "validation"] = "test",
     split: SplitSpec = SplitSpec(),
     seed: int = 0,

@@ -19,7 +19,7 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.core.spec import describe, plain
-from medssl.datasets.splits import ROLES, SplitSpec, duplicates_across, label_budgets
+from medssl.datasets.splits import DEFAULT_DRAWS, ROLES, SplitSpec, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, parse_arms
@@ -37,7 +37,7 @@ class StudyDesign:
 
     Attributes:
         modes: How a pretrained encoder is used in classification: finetune, linear or knn; all three by default.
-        draws: Draws of patients for each budget; by default ten below 10%, five below 100% and three at 100%.
+        draws: Draws of patients and seeds for each budget; a p-value from fewer than ten is rarely small.
         long: Steps of scratch-long over those of scratch.
         score_on: Explore on validation, publish test.
         seed: Seed of the draws, the heads, the order and the views.
@@ -45,7 +45,7 @@ class StudyDesign:
     """
 
     modes: list[Mode] | None = None
-    draws: int | None = None
+    draws: int = DEFAULT_DRAWS
     long: float = SCRATCH_LONG_FACTOR
     score_on: Literal["test", "validation"] = "test"
     seed: int = 0

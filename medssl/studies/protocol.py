@@ -62,7 +62,7 @@ def protocol_points(config: Config) -> dict[str, dict[str, Any]]:
         "preprocessing parity": _parity(config),
         "inductive": _inductive(config),
         "crossed statistics": Point(
-            True, "draws x patients, t interval, Satterthwaite; Holm over the table's comparisons"
+            True, "draws x patients, generalized pivotal quantity; Holm over the table's comparisons"
         ),
         "labels saved": Point(None, "in the report, where the curves allow it"),
         "cost beside every score": Point(True, "seconds, memory and samples a second in every cell"),

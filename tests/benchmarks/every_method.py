@@ -156,7 +156,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--draws", type=int)
+    parser.add_argument("--draws", type=int, default=10)
     parser.add_argument("--score-on", choices=("test", "validation"), default="test", help="validation to explore")
     parser.add_argument("--split-seed", type=int, default=1, help="0 was looked at by the README's first studies")
     parser.add_argument("--only", nargs="*", choices=list(COHORTS), default=list(COHORTS))

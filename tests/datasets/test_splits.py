@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medssl.core.errors import MedsslError
-from medssl.datasets.splits import default_draws, duplicates_across, label_budgets, split
+from medssl.datasets.splits import duplicates_across, label_budgets, split
 
 
 def manifest(patients: int, scans: int = 2, positive: float = 0.3) -> pd.DataFrame:
@@ -139,10 +139,6 @@ def test_a_budget_that_means_nothing_is_refused(budget: str) -> None:
 def test_more_patients_than_there_are_is_refused() -> None:
     with pytest.raises(MedsslError, match="comes to 11 of 10 training patients"):
         label_budgets(all_train(10), classes_of(10), ["11p"])
-
-
-def test_default_draws_follow_the_protocol() -> None:
-    assert [default_draws(s) for s in (0.01, 0.099, 0.1, 0.5, 1.0)] == [10, 10, 5, 5, 3]
 
 
 def test_stratified_budgets_keep_the_share_of_classes() -> None:

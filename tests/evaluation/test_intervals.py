@@ -29,7 +29,11 @@ def test_coverage_crossed(draws, patients, deviations):
         result = stats.crossed_interval(crossed(generator, draws, patients, deviations))
         return result.low, result.high
 
-    assert 93 <= coverage(0, interval, f"{draws} draws, {patients} patients, {deviations}") <= 97
+    assert (
+        93.5
+        <= coverage(0, interval, f"{draws} draws, {patients} patients, {deviations}")
+        <= (99.5 if draws < 5 else 98)
+    )
 
 
 @pytest.mark.long
@@ -40,7 +44,7 @@ def test_coverage_crossed_with_missing_cells():
         result = stats.crossed_interval(scores)
         return result.low, result.high
 
-    assert 93 <= coverage(0, interval, "5 draws, 30 patients, a fifth missing") <= 97
+    assert 93 <= coverage(0, interval, "5 draws, 30 patients, a fifth missing") <= 98
 
 
 @pytest.mark.long
@@ -55,20 +59,27 @@ def test_coverage_of_patients_alone_falls_short():
     assert coverage(0, naive, "bootstrap over patients alone") < 80
 
 
-@pytest.mark.long
-def test_coverage_of_plain_satterthwaite_falls_short_with_three_draws():
-    """Why crossed_interval bounds the degrees of freedom: without it three draws cover less than 94%."""
+def test_small_p_values_hold_with_few_draws():
+    """p below 1% and 0.1% come as often where nothing differs, also where draws differ more than patients."""
+    generator, p = np.random.default_rng(0), []
+    for _ in range(4000):
+        scores = crossed(generator, 3, 60, (0.6, 0.5, 1))
+        fit = stats.fit_components(scores)
+        assert fit is not None
+        p.append(stats.spread_of([fit], None).p_value(scores.mean()))
+    assert np.mean(np.array(p) < 0.05) < 0.06
+    assert np.mean(np.array(p) < 0.01) < 0.016
+    assert np.mean(np.array(p) < 0.001) < 0.003  # 1.1% with Satterthwaite's degrees of freedom
 
-    def plain(generator):
-        fit = stats._fit(crossed(generator, 3, 60, (1, 1, 0.5)))
-        variance, df = stats._variance([fit], None, bound=1 - 1e-12)
-        draw, patient = fit.draw.square, fit.patient_weight * np.var(fit.patient, ddof=1)
-        df = (draw + patient) ** 2 / (draw**2 / 2 + patient**2 / 59)
-        mean = fit.patient.mean()
-        half = scipy_stats.t.ppf(0.975, df) * variance**0.5
-        return mean - half, mean + half
 
-    assert coverage(0, plain, "plain Satterthwaite, 3 draws") < 94
+def test_many_draws_give_students_t():
+    """Where only draws differ, the pivotal quantity is Student's t with draws - 1 degrees of freedom."""
+    scores = np.random.default_rng(1).standard_normal((6, 1)) + 1e-9 * np.random.default_rng(2).standard_normal((6, 50))
+    result = stats.crossed_interval(scores)
+    reference = scipy_stats.ttest_1samp(scores.mean(axis=1), 0)
+    assert result.p == pytest.approx(reference.pvalue, rel=1e-3)
+    interval = reference.confidence_interval()
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high), rel=1e-3)
 
 
 def roc_study(generator, draws, patients, distance, draw_deviation, rare=False):
@@ -92,10 +103,16 @@ def true_auroc(patients: int, distance: float, deviation: float, rare: bool) -> 
     return float(np.mean([stats.auroc_by_patient(*study)[0].mean() for study in studies]))
 
 
-@pytest.mark.parametrize(
-    ("draws", "patients", "rare"), [(3, 60, False), (5, 40, False), (10, 60, False), (5, 60, True)]
-)
 @pytest.mark.parametrize(("distance", "deviation"), [(0.8, 0.1), (1.6, 0.3)])
+@pytest.mark.parametrize(
+    ("draws", "patients", "rare"),
+    [
+        pytest.param(3, 60, False, marks=pytest.mark.slow),
+        pytest.param(5, 40, False, marks=pytest.mark.slow),
+        (10, 60, False),
+        pytest.param(5, 60, True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.long
 def test_coverage_auroc(draws, patients, rare, distance, deviation):
     truth = true_auroc(patients, distance, deviation, rare)
@@ -105,7 +122,7 @@ def test_coverage_auroc(draws, patients, rare, distance, deviation):
         return result.low, result.high
 
     name = f"AUROC {truth:.3f}, {draws} draws, {patients} patients, draw deviation {deviation}, rare {rare}"
-    assert 93 <= coverage(truth, interval, name) <= 97
+    assert 93 <= coverage(truth, interval, name) <= 99
 
 
 @pytest.mark.long
@@ -119,7 +136,7 @@ def test_coverage_paired_auroc():
         result = stats.paired_auroc(labels, a, b, groups)
         return result.low, result.high
 
-    assert 93 <= coverage(0, interval, "paired AUROC, 5 draws, 60 patients") <= 97
+    assert 93 <= coverage(0, interval, "paired AUROC, 5 draws, 60 patients") <= 98
 
 
 # ---------------------------------------------------------------------------------- notes and errors ----
@@ -130,6 +147,7 @@ def test_one_draw_says_that_only_patients_vary():
     reference = scipy_stats.t.interval(0.95, 3, 0.25, np.std([0.1, 0.4, 0.2, 0.3], ddof=1) / 2)
     assert (result.low, result.high) == pytest.approx(reference)
     assert "one draw" in result.note
+    assert np.isnan(result.p)
 
 
 @pytest.mark.parametrize("scores", [[[0.5], [0.7]], [[0.5, np.nan], [0.7, np.nan]], np.full((3, 4), np.nan)])
@@ -247,6 +265,21 @@ def test_degrees_of_freedom_follow_the_rare_class():
     expected = sum(parts) ** 2 / (parts[0] ** 2 / 4 + parts[1] ** 2 / 94)
     assert stats.auroc_by_patient(labels, scores[None], np.arange(100))[1] == pytest.approx(expected)
     assert expected < 12
+
+
+@pytest.mark.parametrize(("sick", "healthy"), [(5, 50), (23, 200)])
+@pytest.mark.long
+def test_coverage_of_auroc_near_one(sick, healthy):
+    """AUROC 0.976 from few patients: Wald's interval on the logit scale covers 82 to 92%, all misses on one side."""
+    labels, deviation = np.r_[np.ones(sick, int), np.zeros(healthy, int)], np.sqrt(2 * (0.7 + 0.3) + 0.3**2)
+    distance, held, generator = scipy_stats.norm.ppf(0.976) * deviation, 0, np.random.default_rng(0)
+    for _ in range(300):
+        own = np.sqrt(0.7) * generator.standard_normal(sick + healthy)
+        skill = distance + 0.3 * generator.standard_normal((10, 1))
+        scores = own + np.sqrt(0.3) * generator.standard_normal((10, sick + healthy)) + skill * labels
+        interval = stats.auroc_interval(labels, scores, np.arange(sick + healthy))
+        held += interval.low <= 0.976 <= interval.high
+    assert held / 300 >= 0.93
 
 
 def test_class_without_a_case_is_named():

@@ -16,7 +16,7 @@ def label_curve(generator):
     shared = 0.1 * generator.standard_normal(60)
     tables = [
         mean + shared + crossed(generator, draws, 60, (deviation, 0.05, 0.05))
-        for mean, draws, deviation in [(0.5, 10, 0.05), (0.7, 5, 0.03), (0.9, 3, 0.01), (0.7, 3, 0.01)]
+        for mean, draws, deviation in [(0.5, 10, 0.05), (0.7, 10, 0.03), (0.9, 10, 0.01), (0.7, 10, 0.01)]
     ]
     return [1, 10, 100], tables[:3], tables[3]
 
@@ -27,7 +27,7 @@ def test_coverage_labels_saved():
         result = labels_saved(*label_curve(generator), points=2)
         return result.low, result.high
 
-    assert 93 <= coverage(10, interval, "labels saved") <= 97
+    assert 93 <= coverage(10, interval, "labels saved") <= 98
 
 
 @pytest.mark.long
@@ -37,7 +37,7 @@ def test_coverage_area_under_label_curve():
         result = area_under_label_curve(budgets, tables)
         return result.low, result.high
 
-    assert 93 <= coverage(0.7, interval, "area under the label curve") <= 97
+    assert 93 <= coverage(0.7, interval, "area under the label curve") <= 98
 
 
 def test_labels_saved_without_draws():
@@ -63,3 +63,24 @@ def test_area_is_that_of_one_table_when_the_curve_is_one_table():
     area = area_under_label_curve([1, 10, 100], [tables[0]] * 3)
     alone = crossed_interval(tables[0])
     assert (area.mean, area.low, area.high) == pytest.approx((alone.mean, alone.low, alone.high))
+
+
+def test_labels_saved_holds_its_own_estimate():
+    """A budget significantly above scratch was left out once, so that the interval began beyond the estimate."""
+    generator = np.random.default_rng(2)
+    tables = [mean + crossed(generator, 10, 40, (0.005, 0.02, 0.005)) for mean in (0.72, 0.69, 0.74)]
+    saved = labels_saved([1, 10, 100], tables, 0.7 + crossed(generator, 10, 40, (0.005, 0.02, 0.005)))
+    assert saved.low <= saved.budget <= saved.high
+    assert saved.budget == saved.low == 1
+
+
+def test_draws_of_one_number_are_one_draw_at_every_budget():
+    """A seed that is good at one budget and at the others makes the area vary more than seeds on their own."""
+    generator = np.random.default_rng(0)
+    seed, patients = generator.standard_normal((5, 1)), generator.standard_normal((1, 40))
+    noise = [0.1 * generator.standard_normal((5, 40)) for _ in range(3)]
+    shared = area_under_label_curve([1, 10, 100], [seed + 0.1 * patients + part for part in noise])
+    shuffled = [np.roll(seed, k, axis=0) + 0.1 * patients + part for k, part in enumerate(noise)]
+    assert shared.se > 1.5 * area_under_label_curve([1, 10, 100], shuffled).se
+    fewer = [seed + 0.1 * patients + noise[0], (seed + 0.1 * patients + noise[1])[:3], seed + 0.1 * patients + noise[2]]
+    assert area_under_label_curve([1, 10, 100], fewer).se > 0.8 * shared.se
