@@ -6,6 +6,7 @@ with CandidateStore(out) as candidates:
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -51,7 +52,8 @@ def collect(
         MedsslError: A source does not exist, or there is no scan at all.
     """
     skipped: Counter[str] = Counter()
-    files: Iterable[File] = _readable_files(sources, leave_out, skipped)
+    unreachable: list[tuple[str, str]] = []
+    files: Iterable[File] = _readable_files(sources, leave_out, skipped, unreachable)
     masks = _Masks()
     if template:
         files = list(files)
@@ -72,6 +74,7 @@ def collect(
         masks.assign(candidate)
     if template:
         candidates.series += masks.without_scan(files)
+    notices += _unreachable_notices(unreachable)
     _check_any_scan(sources, count, skipped, notices)
 
 
@@ -123,10 +126,23 @@ def _pair(files: Sequence[File], template: MaskTemplate, notices: list[Notice]) 
     return _Masks(pairs, masks)
 
 
-def _readable_files(sources: Sequence[Source], leave_out: Path, skipped: Counter[str]) -> Iterator[File]:
+def _unreachable_notices(unreachable: Sequence[tuple[str, str]]) -> list[Notice]:
+    """One notice a reason, with the paths, for the terminal."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in unreachable:
+        paths.setdefault(reason, []).append(path)
+    return [
+        Notice(f"{len(names)} entries of the folders were left out: {reason}", tuple(names))
+        for reason, names in paths.items()
+    ]
+
+
+def _readable_files(
+    sources: Sequence[Source], leave_out: Path, skipped: Counter[str], unreachable: list[tuple[str, str]]
+) -> Iterator[File]:
     """The files of a format that is read; the others are counted by their suffix."""
     source_of = {source.path: source for source in sources}
-    for root, path in walk(list(source_of), leave_out=leave_out):
+    for root, path in walk(list(source_of), leave_out, unreachable):
         format = file_format(path)
         if format is not None:
             yield source_of[root], path, format
@@ -160,6 +176,9 @@ def _read_file(file: File) -> list[Candidate | tuple[Source, Slice]]:
         ]
     except ScanError as error:
         return [Candidate(source, path, [str(path)], format, reason=str(error))]
+    except OSError as error:
+        reason = f"the file cannot be opened ({errno.errorcode.get(error.errno or 0, 'error')}): expected one that is readable"
+        return [Candidate(source, path, [str(path)], format, reason=reason)]
 
 
 def _series(slices: list[tuple[Source, Slice]], correct: tuple[str, ...]) -> list[Candidate]:

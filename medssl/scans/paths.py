@@ -7,11 +7,13 @@ for source, path in walk([Path("archive")]):
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.core.errors import MedsslError, ScanError
@@ -36,14 +38,18 @@ INFLATE_LIMIT = 1032  # deflate packs at most 1032 to 1: a header that claims mo
 CHUNK = 1 << 20
 
 
-def walk(sources: Sequence[Path], leave_out: Path | None = None) -> Iterator[tuple[Path, Path]]:
+def walk(
+    sources: Sequence[Path], leave_out: Path | None = None, unreachable: list[tuple[str, str]] | None = None
+) -> Iterator[tuple[Path, Path]]:
     """(source, file) for every file under the sources, each once, folder by folder in the order of the names.
 
-    Hidden files are skipped, and so are links to files that lie under the sources themselves.
+    Hidden files are skipped, and so are links to files and folders that lie under the sources themselves; other links
+    are followed, each target once. No entry stops the walk.
 
     Args:
         sources: Folders and files.
         leave_out: A folder to skip.
+        unreachable: A list to which (path as text that can be printed, why) of every entry that cannot be read is added.
 
     Raises:
         MedsslError: A source does not exist.
@@ -61,15 +67,12 @@ def walk(sources: Sequence[Path], leave_out: Path | None = None) -> Iterator[tup
         if source.is_file():
             yield source, source
             continue
-        for path, entry in _files(source, pruned):
-            if entry.is_symlink() and not _first_met(path, roots, linked):
-                continue
-            yield source, path
+        yield from ((source, path) for path in _Walk(roots, pruned, linked, unreachable).files(source))
 
 
 def _first_met(link: Path, roots: list[Path], linked: set[Path]) -> bool:
     """False for a link to a file that is met under a source itself (no hidden one), or that another link led to."""
-    real = link.resolve()
+    real = Path(os.path.realpath(link))
     below = [real.relative_to(root).parts for root in roots if real.is_relative_to(root)]
     if real in linked or any(not any(part.startswith(".") for part in parts) for parts in below):
         return False
@@ -170,19 +173,55 @@ def readable_errors(what: str) -> Iterator[None]:
             logger.disabled = disabled
 
 
-def _files(folder: Path, pruned: set[Path]) -> Iterator[tuple[Path, os.DirEntry]]:
-    """Every file below a folder, in the order of its path's parts; links to folders are not followed."""
-    with os.scandir(folder) as entries:
-        listed = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    names = {path.name for path in pruned}
-    for entry in listed:
-        path = folder / entry.name
-        if entry.name in names and path.resolve() in pruned:
-            continue
-        if entry.is_file():  # a pipe would be waited on for ever
-            yield path, entry
-        elif entry.is_dir() and not entry.is_symlink():
-            yield from _files(path, pruned)
+@dataclass
+class _Walk:
+    """One source's walk: the resolved sources, the folders to skip, the targets of links met, and what cannot be read."""
+
+    roots: list[Path]
+    pruned: set[Path]
+    linked: set[Path]
+    unreachable: list[tuple[str, str]] | None
+
+    def files(self, folder: Path) -> Iterator[Path]:
+        """Every file below a folder, in the order of its path's parts."""
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+        except OSError as error:
+            self._report(folder, f"the folder cannot be opened ({errno.errorcode.get(error.errno or 0, 'error')})")
+            return
+        for entry in listed:
+            try:
+                yield from self._entry(folder / entry.name, entry)
+            except OSError as error:
+                self._report(
+                    folder / entry.name, f"cannot be followed ({errno.errorcode.get(error.errno or 0, 'error')})"
+                )
+
+    def _entry(self, path: Path, entry: os.DirEntry) -> Iterator[Path]:
+        if not is_utf8(entry.name):
+            self._report(path, "the name is not UTF-8, so no table can hold it: rename it")
+        elif path.name in {skipped.name for skipped in self.pruned} and path.resolve() in self.pruned:
+            return
+        elif entry.is_file():  # a pipe would be waited on for ever
+            if not entry.is_symlink() or _first_met(path, self.roots, self.linked):
+                yield path
+        elif entry.is_dir():
+            if not entry.is_symlink() or _first_met(path, self.roots, self.linked):
+                yield from self.files(path)
+        elif entry.is_symlink():
+            self._report(path, "a link that leads nowhere")
+        else:
+            self._report(path, "a pipe, a socket or a device, not a file")
+
+    def _report(self, path: Path, reason: str) -> None:
+        if self.unreachable is not None:
+            self.unreachable.append((os.fsencode(path).decode("utf-8", "backslashreplace"), reason))
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file's name is text: Python holds other bytes as surrogates, which cannot be written anywhere."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _has_dicom_magic(path: Path) -> bool:

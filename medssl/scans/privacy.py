@@ -55,7 +55,10 @@ HEADER_FIELDS = (
     "Manufacturer",
     "PatientID",
     "InstitutionName",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Units",
     "SeriesNumber",
     "AcquisitionNumber",
     "AcquisitionTime",
@@ -72,6 +75,8 @@ HEADER_FIELDS = (
     "PhotometricInterpretation",
     "NumberOfFrames",
     "BitsAllocated",
+    "BitsStored",
+    "HighBit",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "PixelSpacing",
@@ -83,8 +88,6 @@ HEADER_FIELDS = (
     "PerFrameFunctionalGroupsSequence",
 )
 PIXEL_FIELDS = (  # also needed to decode the pixels; not stored anywhere
-    "BitsStored",
-    "HighBit",
     "PixelRepresentation",
     "PlanarConfiguration",
     "ExtendedOffsetTable",

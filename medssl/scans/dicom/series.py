@@ -1,8 +1,9 @@
 """Which slices belong together: slices -> series, by few explicit rules; what fits no rule is rejected with its reason.
 
 The rules of DICOM series (their tolerances stand in this file, in frames.py and in stack.py):
-1. Slices belong together by patient and SeriesInstanceUID; copies of a series in another folder, or under another
-   SeriesNumber, stay apart.
+1. Slices belong together by patient, study, SeriesInstanceUID, modality, frame of reference and units; copies of a
+   series in another folder, or under another SeriesNumber, stay apart. Where only some have a PatientID, or only some
+   say how their numbers are rescaled, the series is rejected.
 2. Localizers, and up to a fifth of a series that has another orientation or size, are left out and reported;
    more than that is a mixed orientation and rejected.
 3. Slices are put in order by their position along the normal; InstanceNumber at most orders the frames of a place.
@@ -20,8 +21,8 @@ The rules of DICOM series (their tolerances stand in this file, in frames.py and
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +59,34 @@ def group_slices(slices: Iterable[Slice]) -> list[Series]:
     """All slices as series, in the order of their first file; those that cannot be used have a reason."""
     groups: dict[tuple, list[Slice]] = defaultdict(list)
     for item in slices:
-        groups[item.patient, item.series or str(Path(item.file).parent)].append(item)
-    series = [part for whole in groups.values() for copy in _split_copies(whole) for part in _split_series(copy)]
+        groups[item.series or str(Path(item.file).parent), item.modality, item.meaning].append(item)
+    patients = [part for whole in groups.values() for part in _split_patients(whole)]
+    series = [part for whole in patients for copy in _split_copies(whole) for part in _split_series(copy)]
     return sorted(series, key=lambda part: (part.files[0], part.slices[0].frame))
+
+
+def _split_patients(slices: list[Slice]) -> list[list[Slice]]:
+    """One list a patient; all in one where some slices do not say whose they are, which is then rejected."""
+    patients: dict[str, list[Slice]] = defaultdict(list)
+    for item in slices:
+        patients[item.patient].append(item)
+    return [slices] if "" in patients else list(patients.values())
+
+
+def _contradiction(slices: Sequence[Slice]) -> str | None:
+    """Why slices that belong together do not make one picture, as far as a field that only some of them have tells."""
+    unnamed, bare = sum(not item.patient for item in slices), sum(not item.rescaled for item in slices)
+    if 0 < unnamed < len(slices):
+        return (
+            f"{unnamed} of {len(slices)} slices have no PatientID (0010,0020), the others have: expected the same patient "
+            "in all; fix the headers"
+        )
+    if 0 < bare < len(slices):
+        return (
+            f"{bare} of {len(slices)} slices have neither RescaleSlope nor RescaleIntercept (0028,1053 and 1052), the "
+            "others have: their numbers do not mean the same; fetch the series again"
+        )
+    return None
 
 
 def _split_copies(slices: list[Slice]) -> list[list[Slice]]:
@@ -90,6 +116,8 @@ def _split_series(slices: list[Slice]) -> list[Series]:
 
 def _split_kinds(series: Series) -> list[Series]:
     """A series split by echo, by magnitude and phase, ..."""
+    if series.reason is None and (reason := _contradiction(series.slices)):
+        return [replace(series, reason=reason)]
     kinds = [] if series.reason else by_kind(series.slices)
     if len(kinds) < 2:
         return [series]

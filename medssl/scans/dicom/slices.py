@@ -82,6 +82,7 @@ class Slice:
     """One image plane: where it is, when and what it shows, how its numbers are to be read. mm in DICOM's LPS world.
 
     Attributes:
+        meaning: Study, frame of reference and units: slices that differ in them are not one picture.
         spacing_mm: Between rows, between columns.
         number: SeriesNumber.
         order: Sort key of the frames at one slice position, see frames.py.
@@ -89,12 +90,14 @@ class Slice:
         component: Words for magnitude, phase and the like.
         echo_ms: Echo time.
         image_type: What ImageType says beyond its first two words.
+        rescaled: Whether RescaleSlope or RescaleIntercept stands in the header.
         problem: Why the series cannot be used, or None.
     """
 
     file: str
     frame: int
     series: str
+    meaning: tuple[str, ...]
     number: float
     patient: str
     modality: str
@@ -113,6 +116,7 @@ class Slice:
     spacing_mm: tuple[float, ...] | None
     slope: float
     intercept: float
+    rescaled: bool
     order: tuple[Any, ...]
     time: tuple[float, ...]
     component: frozenset[str]
@@ -190,6 +194,7 @@ def _common(file: str, dataset: Dataset) -> dict[str, Any]:
     return {
         "file": file,
         "series": _interned(word(dataset, "SeriesInstanceUID")),
+        "meaning": _interned(tuple(word(dataset, key) for key in ("StudyInstanceUID", "FrameOfReferenceUID", "Units"))),
         "number": _order_number(dataset, "SeriesNumber"),
         "patient": _interned(str(dataset.get("PatientID") or "").strip()),
         "modality": modality,
@@ -223,6 +228,7 @@ def _slice(dataset: Dataset, common: dict[str, Any], frame: int, group: Dataset 
         spacing_mm=_interned(geometry.get("PixelSpacing") or geometry.get("ImagerPixelSpacing")),
         slope=geometry.get("RescaleSlope", (1.0,))[0],
         intercept=geometry.get("RescaleIntercept", (0.0,))[0],
+        rescaled=not {"RescaleSlope", "RescaleIntercept"}.isdisjoint(geometry),
         **(_kind(dataset, frame) if group is None else _enhanced_kind(dataset, frame, group, shared)),
     )
 
@@ -310,6 +316,9 @@ def _pixel_problem(dataset: Dataset) -> str | None:
         return "a modality lookup table (0028,3000) is not read yet: convert the scan to NIfTI or PNG first"
     if word(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         return "a colour palette (0028,0004) is not read: convert the image to RGB first"
+    stored, high = (int(number(dataset, keyword, -1)) for keyword in ("BitsStored", "HighBit"))
+    if high >= 0 and stored >= 0 and high != stored - 1:
+        return f"HighBit (0028,0102) is {high} where {stored} bits are stored: expected {stored - 1}; fix the header"
     return None
 
 
