@@ -24,6 +24,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.tokens import TokenEncoder, to_patches
 from medssl.methods.shared import salts
+from medssl.methods.shared.devices import on_all_devices
 from medssl.methods.shared.patches import check_masks_some, with_tokens
 from medssl.methods.shared.self_distillation import SelfDistillation
 from medssl.views.masking import patch_mask
@@ -92,7 +93,7 @@ class IBOT(SelfDistillation):
         temperature = self.temperature_now
         self.dino.center_momentum = self.ibot.center.momentum = self.centre_momentum_now
         loss = self.dino(list(of_views.chunk(2)), list(predicted_views.chunk(2)), teacher_temp=temperature)
-        if self.patch_weight and counted.any():
+        if self.patch_weight and on_all_devices(counted.any()):
             patches = self.ibot(of_patches, predicted_patches, counted[:, None], teacher_temp=temperature)
             loss = loss + self.patch_weight * patches
         return loss

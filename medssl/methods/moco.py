@@ -87,8 +87,8 @@ class MoCo(StudentTeacher):
         """v2: the first view gives the query, the second the key; beside each key of the queue stands its scan's number."""
         query_view, key_view = batch["views"]
         queries, keys = self.project(query_view), self.targets(key_view)
-        scans = batch["scan"].to(keys)[:, None]
-        _, entries = self.bank(torch.cat([F.normalize(keys, dim=1), scans], dim=1), update=self.training)
+        scans = batch["scan"].float()[:, None]  # bfloat16 keys would round 257 to 256
+        _, entries = self.bank(torch.cat([F.normalize(keys.float(), dim=1), scans], dim=1), update=self.training)
         excluded = scans == entries[None, -1]
         return info_nce_of_queue(queries, keys, entries[:-1].T, self.temperature, self.similarity, excluded)
 
@@ -96,8 +96,9 @@ class MoCo(StudentTeacher):
         """v3: each view gives a query and a key."""
         first, second = (self.predictor(z) for z in self.projections(batch))
         first_key, second_key = self.targets(*batch["views"]).chunk(2)
-        loss = info_nce(first, second_key, self.temperature, self.similarity)
-        return 2 * self.temperature * (loss + info_nce(second, first_key, self.temperature, self.similarity))
+        one = info_nce(first, second_key, self.temperature, self.similarity, batch["scan"])
+        other = info_nce(second, first_key, self.temperature, self.similarity, batch["scan"])
+        return 2 * self.temperature * (one + other)
 
 
 def persistent(bank: MemoryBankModule) -> MemoryBankModule:

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from lightly.loss import NTXentLoss
 from lightly.models.modules import SimCLRProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.contrast import Similarity, check_temperature, nt_xent
-from medssl.methods.shared.devices import can_gather
 from medssl.methods.shared.two_views import TwoViews
 
 
 class SimCLR(TwoViews):
-    """NT-Xent of two views of each scan.
+    """NT-Xent of two views of each scan; a scan that is in the batch twice is not its own negative.
 
     Args:
         temperature: Of NT-Xent; 0.1 to 0.5 in the paper, higher for small batches.
@@ -46,10 +43,7 @@ class SimCLR(TwoViews):
         check_temperature(temperature)
         self.temperature, self.projection, self.similarity = temperature, projection, similarity
         self.head = SimCLRProjectionHead(encoder.out_dim, encoder.out_dim, projection)
-        self.nt_xent = NTXentLoss(temperature=temperature, gather_distributed=can_gather())
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         a, b = self.projections(batch)
-        if self.similarity == "cosine":
-            return self.nt_xent(a, b)
-        return nt_xent(a, b, torch.arange(len(a), device=a.device), self.temperature, self.similarity)
+        return nt_xent(a, b, batch["scan"], self.temperature, self.similarity)

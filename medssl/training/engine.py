@@ -21,24 +21,34 @@ def adamw(groups: Sequence[tuple[nn.Module, float]], train: TrainConfig) -> dict
 
     Args:
         groups: Modules, each with its share of the learning rate; a weight in several modules belongs to the first.
-        train: Its `lr` is the peak learning rate; `weight_decay` holds for matrices and kernels, not for vectors (norms,
-            biases, tokens); `warmup` is limited to half of `steps`, the length of the whole schedule.
+        train: Its `lr` is the peak learning rate; `weight_decay` holds for matrices and kernels, see `decays`; `warmup` is limited to half of `steps`, the length of the whole schedule.
 
     Returns:
         Optimiser and schedule, in the form that Lightning's `configure_optimizers` returns.
     """
     parameters, assigned = [], set()
     for module, share in groups:
-        weights = [p for p in module.parameters() if p.requires_grad and id(p) not in assigned]
-        assigned |= {id(p) for p in weights}
-        matrices, vectors = [p for p in weights if p.ndim > 1], [p for p in weights if p.ndim <= 1]
-        for decay, members in ((train.weight_decay, matrices), (0.0, vectors)):
+        weights = {n: p for n, p in module.named_parameters() if p.requires_grad and id(p) not in assigned}
+        assigned |= {id(p) for p in weights.values()}
+        decayed, others = ([p for n, p in weights.items() if decays(n, p) is side] for side in (True, False))
+        for decay, members in ((train.weight_decay, decayed), (0.0, others)):
             if members:
                 parameters.append({"params": members, "lr": train.lr * share, "weight_decay": decay})
     optimizer = torch.optim.AdamW(parameters, lr=train.lr)
     warmup = max(1, min(train.warmup, train.steps // 2))
     schedule = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=train.steps)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether a parameter is decayed: the weight of a linear layer or a convolution is, and one under a weight norm.
+
+    Norms, biases, mask tokens and tables of positions are not, whatever their shape.
+
+    >>> decays("encoder.stem.weight", nn.Parameter(torch.zeros(4, 3))), decays("hidden", nn.Parameter(torch.zeros(1, 4)))
+    (True, False)
+    """
+    return parameter.ndim > 1 and name.rpartition(".")[2] in ("weight", "in_proj_weight", "original0", "original1")
 
 
 class StepBar(pl.Callback):

@@ -35,7 +35,9 @@ def similarities(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Ten
     return dots / a.shape[-1]
 
 
-def info_nce(queries: Tensor, keys: Tensor, temperature: float, similarity: Similarity = "cosine") -> Tensor:
+def info_nce(
+    queries: Tensor, keys: Tensor, temperature: float, similarity: Similarity = "cosine", groups: Tensor | None = None
+) -> Tensor:
     """InfoNCE: the cross-entropy of each query's own key among the keys of the batch.
 
     Van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018 (arXiv 1807.03748).
@@ -45,9 +47,14 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float, similarity: Simi
         keys: (B, D); row i is the positive of query i.
         temperature: What similarities are divided by.
         similarity: Its name, see `similarities`.
+        groups: (B,) whole numbers, such as the scans'; a key of the query's own group is not a negative.
     """
-    logits = similarities(queries, gather_all(keys), similarity) / temperature
-    return F.cross_entropy(logits, own_rows(queries))
+    logits, answers = similarities(queries, gather_all(keys), similarity) / temperature, own_rows(queries)
+    if groups is not None:
+        excluded = groups[:, None] == gather_all(groups)[None]
+        excluded[torch.arange(len(queries)), answers] = False
+        logits = logits.masked_fill(excluded, -torch.inf)
+    return F.cross_entropy(logits, answers)
 
 
 def info_nce_of_queue(

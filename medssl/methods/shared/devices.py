@@ -28,3 +28,8 @@ def can_gather() -> bool:
 def device_count() -> int:
     """The number of devices that train together."""
     return dist.world_size()
+
+
+def on_all_devices(condition: Tensor) -> bool:
+    """Whether a condition () holds on every device: a branch with a collective call in it must be taken by all or none."""
+    return bool(gather_all(condition.float()[None]).all())
