@@ -37,7 +37,14 @@ def measure(out: Path) -> dict[str, Any]:
     (out / "manifest").mkdir()
     (out / "manifest" / "pseudonym.key").write_bytes(bytes(range(32)))
     labels = out / "scans" / "labels.csv"
-    medssl.index([out / "scans"], out / "manifest", labels=labels, patient="patient", mask="../../masks/{name}.nii.gz")
+    medssl.index(
+        [out / "scans"],
+        out / "manifest",
+        labels=labels,
+        patient="patient",
+        label=["lesion", "kind", "scanner"],
+        mask="../../masks/{name}.nii.gz",
+    )
     manifest = pd.read_parquet(out / "manifest" / "manifest.parquet")
     numbers["index.rows"] = len(manifest)
     numbers["index.digest"] = digest(manifest.reindex(sorted(manifest), axis=1).to_csv(index=False).encode())

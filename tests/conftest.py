@@ -61,6 +61,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def manifest(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = {"labels": cohort / "labels.csv", "patient": "patient", "mask": "../../masks/{name}.nii.gz"}
+    labels["label"] = ["lesion", "kind", "scanner"]
     return made_once(tmp_path_factory, "manifest", lambda folder: index([cohort], folder, **labels))
 
 

@@ -262,6 +262,16 @@ def run(capfd, words: list[str], terminal: list[str] | None = None, message: str
     return code
 
 
+def test_manifest_and_cache_are_their_owners_alone(manifest, cache):
+    """Labels and pseudonyms stood in files that every user of the machine could read."""
+    files = [path for folder in (manifest, cache.path) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert {path.name: oct(path.stat().st_mode) for path in files if path.stat().st_mode & 0o077} in (
+        {},
+        {".lock": "0o100644"},
+    )
+
+
 def leaks(folder: Path, secrets: list[str]) -> dict[str, list[str]]:
     """{file: the secrets in its name, its bytes or what they unpack to} for every file but sources.parquet."""
     found: dict[str, list[str]] = {}

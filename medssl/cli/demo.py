@@ -27,6 +27,7 @@ from medssl.training.pretrain import pretrain
 
 MARK = ".medssl-demo"
 MASKS = "../../masks/{name}.nii.gz"
+LABELS = ("lesion", "kind", "scanner")
 PRETRAINING = TrainConfig(steps=200, batch_size=8, lr=2e-3)
 FINETUNING = FinetuneConfig(steps=130, batch_size=2, lr=3e-3)
 FINETUNING_OPTIONS = "--steps 130 --batch-size 2 --lr 3e-3"
@@ -74,9 +75,10 @@ def _prepare_cache(out: Path) -> None:
     labels = out / "scans" / "labels.csv"
     _announce(
         "index: list the scans in a manifest",
-        f"medssl index {out}/scans --labels {labels} --patient patient --mask {MASKS} --out {out}/manifest",
+        f"medssl index {out}/scans --labels {labels} --patient patient --label {' '.join(LABELS)} --mask {MASKS} "
+        f"--out {out}/manifest",
     )
-    manifest = index([out / "scans"], out / "manifest", labels=labels, patient="patient", mask=MASKS)
+    manifest = index([out / "scans"], out / "manifest", labels=labels, patient="patient", label=LABELS, mask=MASKS)
     terminal.show_result("index", manifest, {"out": out / "manifest"})
     _announce("prepare: orient, resample, cache", f"medssl prepare {out}/manifest --spacing-mm 8 8 8 --out {out}/cache")
     cache = prepare(out / "manifest", out / "cache", spacing_mm=(8.0, 8.0, 8.0))

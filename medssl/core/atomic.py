@@ -15,19 +15,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from medssl.core.errors import DiskFull, MedsslError
 
 DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT)
+PRIVATE = 0o600  # readable by its owner only: labels, pseudonyms and pictures of patients are in these files
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     """Write a file so that a reader, or a restart after a kill, sees the old content or the new one and never a part.
 
     Args:
         path: The file; folders that are missing are made.
         content: All of the new content.
-        mode: Permissions of the file.
+        mode: Permissions of the file; its owner's alone by default.
 
     Raises:
         DiskFull: There is no room; the old file stays.
@@ -38,12 +40,12 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, mode: int = PRIVATE) -> Iterator[BinaryIO]:
     """An open file that replaces `path` when the block ends; if the block raises, `path` stays as it was.
 
     Args:
         path: The file; folders that are missing are made.
-        mode: Permissions of the file.
+        mode: Permissions of the file; its owner's alone by default.
 
     Raises:
         DiskFull: There is no room; the old file stays.
@@ -64,6 +66,33 @@ def atomic_file(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         raise readable_error(error) from None
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Only one process writes to this folder while the block runs; the system releases the lock of one that died.
+
+    Args:
+        folder: The folder; made if it is missing.
+
+    Raises:
+        MedsslError: Another process writes to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise MedsslError(
+            f"another process is writing to {folder.name}: expected this one alone; wait until it has ended, or give another "
+            "--out"
+        ) from None
+    except OSError as error:
+        raise readable_error(error) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:

@@ -14,7 +14,7 @@ name is the class's in small letters. A class in a file of your own is named by 
             return [self.folder / "ct", self.folder / "masks"]
 
         def options(self):
-            return IndexOptions(labels=self.folder / "patients.csv", patient="id", mask="../masks/{name}")
+            return IndexOptions(labels=self.folder / "patients.csv", patient="id", label=["finding"], mask="../masks/{name}")
 
 `check_dataset(Mine(folder))` in check.py says whether it keeps the contract.
 """

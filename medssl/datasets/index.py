@@ -26,7 +26,7 @@ from medssl.datasets.audit import write_audit
 from medssl.datasets.base import IndexOptions, named_dataset
 from medssl.datasets.candidates import BATCH, Candidate, CandidateStore, named_sources
 from medssl.datasets.collect import collect, with_mask_checked
-from medssl.datasets.labels import LabelTable
+from medssl.datasets.labels import LabelTable, check_classes
 from medssl.datasets.manifest import (
     SOURCES,
     Columns,
@@ -77,7 +77,8 @@ def index(
         key: The column of the CSV that holds the paths of the scans.
         patient: A column of the CSV that says whose scan it is, or else a pattern with one group on the path; without
             it DICOM's PatientID counts, and a scan that has none is its own patient, with a warning.
-        label: The columns of the CSV to keep; by default all with few values.
+        label: The columns of the CSV to keep, as they are; no other is kept, and a list of the others is printed. A column
+            of dates, identifiers or free text is refused.
         report: A column of report text, kept for methods that read it after what looks like a name, a date or a long
             number was taken out. That is no anonymisation: read it before you hand it on.
         mask: Where an image's mask lies, from the image's folder (for a DICOM series from the one above it), such as
@@ -167,12 +168,15 @@ def _with_class(candidate: Candidate) -> Candidate:
 def _write(candidates: Iterable[Candidate], pseudonyms: Pseudonyms, modality: str | None, out: Path) -> pd.DataFrame:
     """The tables on disk; of each scan only its row stays in memory, and equal cells share one object."""
     columns = Columns()
-    with RowGroups(out / "sources.parquet", SOURCES, mode=0o600) as sources:
+    with RowGroups(out / "sources.parquet", SOURCES) as sources:
         for candidate in candidates:
             scan = pseudonyms.of("scan", candidate.identity)
             columns.add(_row(candidate, scan, pseudonyms, modality))
             sources.add(_source_row(candidate, scan))
     manifest = manifest_frame(columns)
+    for name in manifest:
+        if name.startswith("label."):
+            check_classes(name.removeprefix("label."), manifest[name])
     rejects = manifest.loc[manifest.status == "rejected", ["scan", "reason"]].reset_index(drop=True)
     write_atomically(out / "rejects.parquet", to_parquet(rejects))
     write_atomically(out / "manifest.parquet", to_parquet(manifest))

@@ -2,9 +2,9 @@
 
 A row belongs to the scan whose path below a source folder it names; else to the only scan whose path ends
 with it, suffix and all; else to the only one whose path without suffix does. For a DICOM series the path is
-its folder's.
+its folder's. Only the columns that are named are kept.
 
-    table = LabelTable(IndexOptions(labels=Path("labels.csv"), patient="subject"))
+    table = LabelTable(IndexOptions(labels=Path("labels.csv"), patient="subject", label=["finding"]))
     for candidate in table.join(candidates, notices): ...
 
 Afterwards the labels stand in the manifest:
@@ -14,7 +14,6 @@ Afterwards the labels stand in the manifest:
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -28,48 +27,11 @@ from medssl.datasets.notices import Notice
 from medssl.datasets.reports import scrub
 from medssl.scans.paths import stem
 
-MAX_LABEL_VALUES = 20
-# A column with one of these words in its name is no label unless it is asked for: it may name a person.
-PERSONAL = frozenset(
-    [
-        "address",
-        "author",
-        "birth",
-        "birthday",
-        "comment",
-        "comments",
-        "contact",
-        "date",
-        "dob",
-        "doctor",
-        "email",
-        "initials",
-        "institution",
-        "insurance",
-        "mail",
-        "mrn",
-        "name",
-        "names",
-        "note",
-        "notes",
-        "nurse",
-        "operator",
-        "phone",
-        "physician",
-        "radiologist",
-        "rater",
-        "reader",
-        "referrer",
-        "remark",
-        "remarks",
-        "reporter",
-        "ssn",
-        "surname",
-        "technician",
-        "user",
-        "zip",
-    ]
-)
+MAX_TEXTS = 20  # different texts of a label; where there are more, each must stand in a few rows on average
+ROWS_OF_A_CLASS = 5
+MAX_CHARACTERS = 64  # of a class's name
+IDENTIFIER = 100_000  # a column of whole numbers that are all larger may identify somebody
+DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[ T].*)?"
 DISAGREE = "its rows in labels disagree: patient unknown; keep one row"
 NO_ROW = "no row in labels: patient unknown"
 NO_PATIENT = "its row in labels has no patient: fill it in"
@@ -86,23 +48,23 @@ class LabelTable:
     """
 
     def __init__(self, options: IndexOptions) -> None:
-        key, patient, label, report = options.key, options.patient, options.label, options.report
+        key, patient, report = options.key, options.patient, options.report
         frame = _read(Path(str(options.labels)), key, patient)
-        if report is not None and (report in (key, patient) or report not in frame.columns):
-            raise MedsslError(
-                f"report {report!r} cannot be the report column: it is missing from the labels, or it is the key or the patient{nearest(report, frame.columns)}"
-            )
-        self.report = report
         self.patient = patient if patient in frame.columns else None
+        self.labels, self.report = list(options.label or ()), report
+        for option, name in (("report", report), *(("label", name) for name in self.labels)):
+            _check_column(option, name, frame, taken=(key, self.patient))
+        if report in self.labels:
+            raise MedsslError(
+                f"{report!r} is named by --label and by --report: expected a column for each; leave one out"
+            )
+        for name in self.labels:
+            check_classes(name, frame[name])
         self.ids = frame[key].fillna("").str.strip().tolist()
         self.patients = frame[self.patient].tolist() if self.patient else []
-        others = [column for column in frame.columns if column not in (key, self.patient, report)]
-        self.labels = list(label) if label is not None else [name for name in others if _is_label(name, frame[name])]
-        for name in self.labels:
-            if name not in frame.columns:
-                raise MedsslError(f"label {name!r} is not a column of the labels{nearest(name, frame.columns)}")
         self.frame = frame
-        self.dropped_columns = [name for name in others if name not in self.labels] if label is None else []
+        used = (key, self.patient, report, *self.labels)
+        self.columns_left_out = [name for name in frame.columns if name not in used]
 
     def join(self, candidates: Iterable[Candidate], notices: list[Notice]) -> Iterator[Candidate]:
         """The candidates, which are read three times, with their labels, reports, and patients where the table has them."""
@@ -167,13 +129,12 @@ class LabelTable:
             (unknown, "label rows name no scan that was found"),
             (ambiguous, "label rows could mean several scans, none was guessed"),
             (repeated, "scans have several label rows; rows that disagree are not used"),
-            (
-                self.dropped_columns,
-                "columns are not used as labels: too many different values, or a name that suggests a person (--label NAME "
-                "keeps a column, --patient NAME names the column of patients)",
-            ),
         ]
         notices = [Notice(f"{len(names)} {text}", tuple(names)) for names, text in reported if names]
+        if self.columns_left_out:
+            text = "columns of the labels are left out (--label NAME... keeps some, --patient NAME names that of the patients)"
+            names = tuple(self.columns_left_out)
+            notices.append(Notice(f"{len(names)} {text}", names, names_shown=len(names)))
         return notices + ([Notice(f"{without} scans have no row in the labels")] if without else [])
 
 
@@ -191,12 +152,52 @@ def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
         ) from None
 
 
-def _is_label(column: str, values: pd.Series) -> bool:
-    """Few distinct values, not one of its own for each row, as names and dates have, and no person in the column's name."""
-    if PERSONAL & set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", column).lower())):
-        return False
-    distinct = values.nunique()
-    return 0 < distinct <= MAX_LABEL_VALUES and (distinct < len(values) or len(values) <= 2)
+def _check_column(option: str, name: str | None, frame: pd.DataFrame, taken: Sequence[str | None]) -> None:
+    if name is None:
+        return
+    if name in taken:
+        raise MedsslError(
+            f"{option} {name!r} is the column of the paths or of the patients: expected another; it would name the patients"
+        )
+    if name not in frame.columns:
+        raise MedsslError(f"{option} {name!r} is not a column of the labels{nearest(name, frame.columns)}")
+
+
+def check_classes(name: str, values: pd.Series) -> None:
+    """Check that a label holds numbers or the names of classes, since it is kept as it is.
+
+    Raises:
+        MedsslError: It holds dates, long texts, or nearly as many texts as rows: identifiers or free text.
+    """
+    known = values.dropna()
+    texts = known[[isinstance(value, str) for value in known]].astype(str).str.strip()
+    numbers = pd.to_numeric(known.drop(texts.index))
+    if problem := _what_texts_tell(texts) or _what_numbers_tell(numbers):
+        raise MedsslError(
+            f"the label {name!r} holds {problem}: expected numbers, or names of classes that many rows share; give every "
+            "row a number or a class in a column of its own, and name that one"
+        )
+
+
+def _what_texts_tell(texts: pd.Series) -> str | None:
+    distinct = texts.nunique()
+    if texts.str.fullmatch(DATE).any():
+        return "dates"
+    if (texts.str.len() > MAX_CHARACTERS).any():
+        return f"texts of more than {MAX_CHARACTERS} characters"
+    if distinct > MAX_TEXTS and distinct * ROWS_OF_A_CLASS > len(texts):
+        return f"{distinct} different texts in {len(texts)} rows, as names and identifiers are"
+    return None
+
+
+def _what_numbers_tell(numbers: pd.Series) -> str | None:
+    if numbers.empty or (numbers % 1 != 0).any() or (numbers < IDENTIFIER).any():
+        return None
+    if not pd.to_datetime(numbers.astype("int64").astype(str), format="%Y%m%d", errors="coerce").isna().any():
+        return "dates as numbers"
+    if numbers.nunique() > max(MAX_TEXTS, len(numbers) // 2):
+        return f"{numbers.nunique()} different whole numbers of six digits and more, as identifiers are"
+    return None
 
 
 def _plain(value):

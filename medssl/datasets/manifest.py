@@ -144,11 +144,11 @@ def _interned_text(text: str) -> str:
 class RowGroups:
     """A Parquet file written a group of rows at a time; the file appears under its name only when it is complete.
 
-    with RowGroups(path, schema, mode=0o600) as table: table.add({"scan": "a3f0", ...})
+    with RowGroups(path, schema) as table: table.add({"scan": "a3f0", ...})
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, mode: int = 0o644) -> None:
-        self._path, self._schema, self._mode = path, schema, mode
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._schema = path, schema
         self._rows: list[dict[str, object]] = []
 
     def add(self, row: dict[str, object]) -> None:
@@ -162,7 +162,7 @@ class RowGroups:
 
     def __enter__(self) -> RowGroups:
         self._open = contextlib.ExitStack()
-        file = self._open.enter_context(atomic_file(self._path, self._mode))
+        file = self._open.enter_context(atomic_file(self._path))
         self._writer = self._open.enter_context(pq.ParquetWriter(file, self._schema))
         return self
 

@@ -16,9 +16,10 @@ class Notice:
 
     text: str
     names: tuple[str, ...] = ()
+    names_shown: int = NAMES_SHOWN
 
     def __str__(self) -> str:
-        shown = ", ".join(self.names[:NAMES_SHOWN]) + (", ..." if len(self.names) > NAMES_SHOWN else "")
+        shown = ", ".join(self.names[: self.names_shown]) + (", ..." if len(self.names) > self.names_shown else "")
         return f"{self.text}: {shown}" if self.names else self.text
 
 

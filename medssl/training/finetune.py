@@ -18,6 +18,7 @@ import pandas as pd
 from safetensors.torch import load
 
 from medssl.core import runs
+from medssl.core.atomic import exclusive
 from medssl.core.errors import MedsslError
 from medssl.core.progress import console
 from medssl.core.spec import describe, describes_same
@@ -92,7 +93,7 @@ def finetune(
     if (finished := runs.finished_run(out, name)) is not None:
         console.print(f"{out} is already finished; nothing to do")
         return finished
-    with runs.recording(out, "finetune", config, cache.digest, seed, parent_id) as record:
+    with exclusive(out), runs.recording(out, "finetune", config, cache.digest, seed, parent_id) as record:
         model = targets.build_model(fresh_encoder(spec, seed, encoder), seed)
         metrics = _train_and_save(model, scans, init, settings, seed, out)
         record.update(metrics=metrics)

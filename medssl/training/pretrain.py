@@ -30,7 +30,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import default_collate
 
 from medssl.core import runs
-from medssl.core.atomic import write_atomically
+from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
@@ -117,9 +117,8 @@ def pretrain(
     if finished is not None:
         console.print(f"{out} is already finished; nothing to do")
         return finished
-    if not (resume and runs.has_id(out, name)):
-        _remove_unfinished(out)
-    with _recording_on_rank_zero(out, config, cache.digest, seed) as record:
+    continued = resume and runs.has_id(out, name)
+    with _recording_on_rank_zero(out, config, cache.digest, seed, continued) as record:
         scans = list(manifest["scan"])
         source = source_within(cache, scans, pretext.source_size(size), size)
         crops = Crops(cache, scans, source, seed, fields=field_readers)
@@ -174,11 +173,16 @@ def _remove_unfinished(out: Path) -> None:
 
 
 @contextmanager
-def _recording_on_rank_zero(out: Path, config: dict, data: str, seed: int) -> Iterator[runs.Recorder | None]:
+def _recording_on_rank_zero(
+    out: Path, config: dict, data: str, seed: int, continued: bool
+) -> Iterator[runs.Recorder | None]:
     """The open record in the first process of a multi-device run, None in the others."""
     if getattr(rank_zero_only, "rank", 0) == 0:
-        with runs.recording(out, "pretrain", config, data, seed) as record:
-            yield record
+        with exclusive(out):
+            if not continued:
+                _remove_unfinished(out)
+            with runs.recording(out, "pretrain", config, data, seed) as record:
+                yield record
     else:
         yield None
 

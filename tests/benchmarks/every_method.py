@@ -53,7 +53,7 @@ def hippocampus(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
         volume_ml = [volume_of(source / "labels" / file) for file in table["file"]]
         table["volume"] = pd.qcut(volume_ml, 3, labels=list(THIRDS)).astype(str)
         table.to_csv(out / "labels.csv", index=False)
-        medssl.index([source / "images"], out / "manifest", labels=out / "labels.csv", patient="subject",
+        medssl.index([source / "images"], out / "manifest", labels=out / "labels.csv", patient="subject", label=["volume"],
                      mask="../labels/{name}", modality="MR")  # fmt: skip
         medssl.prepare(out / "manifest", out / "cache", spacing_mm=(1.0, 1.0, 1.0))
     shallow = ResidualUNet(

@@ -152,7 +152,7 @@ def test_the_check_says_what_is_wrong(attribute, value, message, tmp_path, monke
 def test_labels_that_fit_no_scan_are_found(tmp_path, monkeypatch):
     folder = make_decathlon(tmp_path / "d")
     pd.DataFrame({"file": ["x", "y"], "side": ["left", "right"]}).to_csv(tmp_path / "l.csv")
-    monkeypatch.setattr(Own, "given", IndexOptions(labels=tmp_path / "l.csv"))
+    monkeypatch.setattr(Own, "given", IndexOptions(labels=tmp_path / "l.csv", label=["side"]))
     with pytest.raises(MedsslError, match=r"has a label from l\.csv"):
         check_dataset(Own(folder))
 

@@ -78,7 +78,9 @@ def test_labels_match_exact_paths_unique_ends_and_bare_stems(tmp_path):
         {"file": "x.nii.gz", "who": "p3", "finding": "sick", "age": 43},
         {"file": "gone.nii.gz", "who": "p4", "finding": "well", "age": 44},
     ]
-    manifest = index([tmp_path / "d"], tmp_path / "m", labels=csv(tmp_path / "l.csv", rows), patient="who")
+    manifest = index(
+        [tmp_path / "d"], tmp_path / "m", labels=csv(tmp_path / "l.csv", rows), patient="who", label=["finding"]
+    )
     assert list(manifest["label.finding"]) == ["sick", "well", None, "sick"]
     assert list(manifest.status) == ["ok", "ok", "rejected", "ok"]
     assert manifest.patient[0] == manifest.patient[1] != manifest.patient[3]
@@ -109,7 +111,7 @@ def test_rows_that_disagree_are_not_used(tmp_path):
         ("c.nii", None, 1),
     ]
     table = csv(tmp_path / "l.csv", [dict(zip(("file", "who", "y"), row)) for row in rows])
-    manifest = index([tmp_path / "d"], tmp_path / "m", labels=table, patient="who")
+    manifest = index([tmp_path / "d"], tmp_path / "m", labels=table, patient="who", label=["y"])
     assert list(manifest.status) == ["rejected", "ok", "rejected"]
     assert "disagree" in manifest.reason[0]
     assert "has no patient" in manifest.reason[2]
@@ -131,8 +133,67 @@ def test_labels_stand_in_the_order_of_their_file(tmp_path):
     for name in "ab":
         write_nifti(tmp_path / "d" / f"{name}.nii")
     table = csv(tmp_path / "l.csv", [{"file": f"{name}.nii"} | dict.fromkeys(names, name) for name in "ab"])
-    manifest = index([tmp_path / "d"], tmp_path / "m", labels=table)
+    manifest = index([tmp_path / "d"], tmp_path / "m", labels=table, label=names)
     assert [name for name in manifest if name.startswith("label.")] == [f"label.{name}" for name in names]
+
+
+def test_no_column_is_kept_that_was_not_named_and_the_others_are_listed(tmp_path, capsys):
+    names = ["surgeon", "hospital", "ward", "consultant", "born", "visit", "finding"]
+    rows = [{"file": f"{n}.nii", **dict.fromkeys(names, "sick" if n % 2 else "well")} for n in range(4)]
+    for n in range(4):
+        write_nifti(tmp_path / "d" / f"{n}.nii")
+    table = csv(tmp_path / "l.csv", rows)
+    for label, kept in ((None, []), (["finding"], ["label.finding"])):
+        manifest = index([tmp_path / "d"], tmp_path / "m", labels=table, label=label)
+        assert [name for name in manifest if name.startswith("label.")] == kept
+        shown = capsys.readouterr().err
+        assert f"{7 - len(kept)} columns of the labels are left out (--label NAME... keeps some" in shown
+        assert ", ".join(names[: 7 - len(kept)]) in shown  # all of them, not the first few
+        assert "surgeon" not in " ".join(manifest.attrs["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (lambda n: f"P{n:04d}", "40 different texts"),
+        (lambda n: "2021-03-04", "dates"),
+        (lambda n: "4.3.21 12:30", "dates"),
+        (lambda n: 20210304, "dates as numbers"),
+        (lambda n: 7_310_000 + n, "40 different whole numbers"),
+        (lambda n: "a sentence about one patient " * 3, "texts of more than 64 characters"),
+    ],
+)
+def test_a_label_of_dates_identifiers_or_free_text_is_refused(tmp_path, value, problem):
+    write_nifti(tmp_path / "d" / "0.nii")
+    table = csv(tmp_path / "l.csv", [{"file": f"{n}.nii", "y": value(n)} for n in range(40)])
+    with pytest.raises(MedsslError, match=f"the label 'y' holds {problem}"):
+        index([tmp_path / "d"], tmp_path / "m", labels=table, label=["y"])
+    assert not (tmp_path / "m" / "manifest.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "value", [lambda n: 20.5 + n, lambda n: n, lambda n: f"class {n % 8}", lambda n: 200_000 * (n % 2)]
+)
+def test_ages_measurements_and_classes_are_labels(tmp_path, value):
+    write_nifti(tmp_path / "d" / "0.nii")
+    table = csv(tmp_path / "l.csv", [{"file": f"{n}.nii", "y": value(n)} for n in range(40)])
+    assert "label.y" in index([tmp_path / "d"], tmp_path / "m", labels=table, label=["y"])
+
+
+def test_the_columns_of_patients_and_paths_are_no_labels(tmp_path):
+    write_nifti(tmp_path / "d" / "0.nii")
+    table = csv(tmp_path / "l.csv", [{"file": "0.nii", "who": "Ann", "text": "Clear."}])
+    for options in ({"label": ["who"]}, {"label": ["file"]}, {"report": "who"}, {"label": ["text"], "report": "text"}):
+        with pytest.raises(MedsslError, match="expected a"):
+            index([tmp_path / "d"], tmp_path / "m", labels=table, patient="who", **options)
+
+
+def test_folders_named_after_patients_are_no_classes(tmp_path):
+    for n in range(30):
+        write_nifti(tmp_path / "d" / f"patient {n}" / "a.nii")
+    with pytest.raises(MedsslError, match="the label 'class' holds 30 different texts"):
+        index([tmp_path / "d"], tmp_path / "m", classes_from_folders=True)
+    assert not (tmp_path / "m" / "manifest.parquet").exists()
 
 
 def test_patients_from_a_pattern_on_the_path(tmp_path):
@@ -165,7 +226,7 @@ def test_labels_and_masks_of_dicom_series_go_by_their_folder(tmp_path):
         turned = affine @ np.array([[1, 0, 0, 0], [0, -1, 0, 9], [0, 0, 1, 0], [0, 0, 0, 1.0]])
         write_nifti(tmp_path / "d" / "masks" / f"{name}.nii.gz", mask[:, ::-1], turned)
     table = csv(tmp_path / "l.csv", [{"file": "p1", "y": "a"}, {"file": "scans/p2", "y": "b"}])
-    manifest = index([tmp_path / "d"], tmp_path / "m", labels=table, mask="../masks/{name}.nii.gz")
+    manifest = index([tmp_path / "d"], tmp_path / "m", labels=table, label=["y"], mask="../masks/{name}.nii.gz")
     assert folder.is_dir()
     assert len(manifest) == 2
     assert list(manifest["label.y"]) == ["a", "b"]
@@ -318,7 +379,9 @@ def test_hippocampus(shared, tmp_path):
 
 def test_chest_xray(shared, tmp_path):
     data = shared("chest_xray")
-    manifest = index([data], tmp_path / "m", labels=data / "images.csv", patient="patient", modality="DX")
+    manifest = index(
+        [data], tmp_path / "m", labels=data / "images.csv", patient="patient", label=["subtype"], modality="DX"
+    )
     assert (manifest.status == "ok").sum() == 4759
     assert manifest.patient.nunique() == 2676
     assert manifest["label.subtype"].value_counts().to_dict() == {

@@ -68,7 +68,7 @@ def test_index_keeps_reports_when_asked_alone(cohort: Path, tmp_path: Path, capf
     assert not texts.str.contains("Lee|PHANTOM", regex=True).any()
     assert texts.str.contains("phase").all()
     assert "label.report" not in manifest
-    with pytest.raises(MedsslError, match="report 'repot' cannot be the report column.*did you mean report"):
+    with pytest.raises(MedsslError, match="report 'repot' is not a column of the labels; did you mean report"):
         index([cohort / "dicom"], tmp_path / "c", report="repot", **given)
     with pytest.raises(MedsslError, match="no labels file is given"):
         index([cohort / "dicom"], tmp_path / "c", report="report")

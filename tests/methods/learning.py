@@ -74,6 +74,7 @@ def cohort(folder: Path, patients: int = 64) -> Cache:
             folder / "manifest",
             labels=folder / "told.csv",
             patient="patient",
+            label=["lesion", "kind", "scanner"],
             report="report",
             mask="../../masks/{name}.nii.gz",
         )

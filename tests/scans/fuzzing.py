@@ -155,7 +155,7 @@ def packed(data: bytes, suffix: str, random: np.random.Generator) -> bytes:
 def read(path: Path, format: str) -> None:
     """All that `index` and `prepare` do with one file's header and voxels."""
     if format == "labels":
-        table = LabelTable(IndexOptions(labels=path, patient="who"))
+        table = LabelTable(IndexOptions(labels=path, patient="who", label=["finding"]))
         source = Source(Path("d"), "d")
         list(
             table.join(

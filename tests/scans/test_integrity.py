@@ -220,7 +220,7 @@ def test_any_table_of_labels_is_read_or_refused(tmp_path, rows, tail):
     lines = ["file,who,finding", *(",".join(row) for row in rows)]
     (tmp_path / "a.csv").write_bytes("\n".join(lines).encode() + tail)
     try:
-        table = LabelTable(IndexOptions(labels=tmp_path / "a.csv", patient="who"))
+        table = LabelTable(IndexOptions(labels=tmp_path / "a.csv", patient="who", label=["finding"]))
     except MedsslError:
         return
     candidate = Candidate(Source(Path("d"), "d"), Path("d/a.nii"), ["d/a.nii"], "nifti")

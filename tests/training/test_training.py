@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from medssl.core import runs
+from medssl.core.atomic import exclusive
 from medssl.core.errors import MedsslError
 from medssl.datasets.splits import split
 from medssl.encoders import ResidualUNet
@@ -27,7 +28,9 @@ from medssl.preprocessing.datamodule import CropData
 from medssl.training.callbacks import gradient_guard
 from medssl.training.callbacks.checkpoints import SafeCheckpoints
 from medssl.training.callbacks.gradient_guard import bfloat16_is_sound
+from medssl.training.finetune import finetune
 from medssl.training.pretrain import pretrain, pretraining_scans
+from tests.conftest import small_encoder
 from tests.options import options
 
 
@@ -291,3 +294,16 @@ def test_maps_less_deep_than_the_kernel_are_refused_where_weights_learn(kernel: 
     with torch.no_grad():
         conv(x)
     conv(x) if not refused else conv.requires_grad_(False)(x)
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_one_process_at_a_time_writes_a_folder(cache, tmp_path, command):
+    """Two of them ended well and left a curve with a hole."""
+    out, about = tmp_path / "run", {"encoder": small_encoder(), "crop": (16, 16, 16)}
+    work = {
+        "pretrain": lambda: pretrain(cache.path, out, method=SimMIM, **about, **options(steps=1, workers=0)),
+        "finetune": lambda: finetune(cache.path, out, "segmentation", budget="2p", **about),
+    }[command]
+    with exclusive(out), pytest.raises(MedsslError, match="another process is writing to run: expected this one alone"):
+        work()
+    assert [path.name for path in out.iterdir()] == [".lock"]

@@ -41,4 +41,9 @@ class Phantom(Dataset):
 
     def options(self) -> IndexOptions:
         """Labels and patients stand in labels.csv, masks in a folder of their own."""
-        return IndexOptions(labels=self.folder / "labels.csv", patient="patient", mask="../../masks/{name}.nii.gz")
+        return IndexOptions(
+            labels=self.folder / "labels.csv",
+            patient="patient",
+            label=("lesion", "kind", "scanner"),
+            mask="../../masks/{name}.nii.gz",
+        )
