@@ -120,7 +120,8 @@ def with_reports(cohort: Path, out: Path, spacing_mm=(12.0, 12.0, 12.0)) -> Cach
     table["steatosis"] = table["report"].str.contains("steatosis|fatty", case=False).map({True: "yes", False: "no"})
     table["phase"] = table["report"].str.extract(r"(\w+)[ -]?(?:venous)? phase")[0]
     table.to_csv(out / "labels.csv", index=False)
-    index([cohort / "dicom"], out / "m", out / "labels.csv", patient="patient", report="report")
+    names = ["lesion", "steatosis", "phase"]
+    index([cohort / "dicom"], out / "m", out / "labels.csv", patient="patient", report="report", label=names)
     return prepare(out / "m", out / "c", spacing_mm=spacing_mm)
 
 
