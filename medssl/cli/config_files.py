@@ -10,7 +10,7 @@ command line names too; no other class is imported.
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,8 +43,24 @@ def resolve_configs(function: Any, words: Sequence[str], class_options: Mapping[
         if word == "--config":
             path = _find(words[i + 1] if i + 1 < len(words) else "")
             resolved[i + 1] = str(path)
-            _Check(path.name, function, frozenset(words), class_options).check_file(_load(path))
+            _Check(path.name, function, typed_classes(words, class_options), class_options).check_file(_load(path))
     return resolved
+
+
+def typed_classes(words: Sequence[str], class_options: Collection[str]) -> frozenset[str]:
+    """The values of the options that take a class: what the command line itself names, and nothing else is imported.
+
+    >>> sorted(typed_classes(["--method", "mine.A", "--data", "mine.B", "--method.parts", "mine.C", "MAE"], ["method"]))
+    ['MAE', 'mine.A', 'mine.C']
+    """
+    typed, takes_class = set(), False
+    for word in words:
+        if word.startswith("--"):
+            name, _, argument = word[2:].partition(".")
+            takes_class = name in class_options and argument in ("", "help", "parts")
+        elif takes_class:
+            typed.add(word)
+    return frozenset(typed)
 
 
 def _find(name: str) -> Path:
@@ -73,7 +89,7 @@ class _Check:
 
     file: str
     function: Any
-    typed: frozenset[str]  # the words of the command line, the only ones that may name a class outside medssl
+    typed: frozenset[str]  # the classes that the command line names; others outside medssl are refused
     class_options: Mapping[str, Registry]
 
     def check_file(self, content: dict[str, Any]) -> None:

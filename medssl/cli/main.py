@@ -117,8 +117,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # for the user's own classes; last, so that no file replaces an installed module
     _quiet_warnings()
     try:
         return _run(words)
@@ -174,8 +172,11 @@ def _run(words: list[str]) -> int:
 
 
 def _run_command(name: str, words: list[str]) -> int:
-    from medssl.cli.arguments import parse_arguments
+    from medssl.cli.arguments import CLASS_OPTIONS, parse_arguments
+    from medssl.cli.config_files import typed_classes
 
+    if any("." in name for name in typed_classes(words, CLASS_OPTIONS)) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # for the user's own class; last, so that no file replaces an installed module
     command = COMMANDS[name]
     function = command.load()
     settings = parse_arguments(function, f"medssl {name}", command.help, command.positional, words)

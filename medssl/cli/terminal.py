@@ -101,7 +101,9 @@ def _show_manifest(manifest: pd.DataFrame, out: Path) -> int:
 
 
 def _show_cache(cache: Any, out: Path) -> int:
-    manifest = pd.read_parquet(out / "manifest.parquet")
+    from medssl.datasets.manifest import read_table
+
+    manifest = read_table(out / "manifest.parquet")
     rejected = manifest[manifest["status"] != "ok"]
     patients = cache.manifest["patient"].nunique()
     console.print(f"{len(cache.manifest)} scans of {patients} patients ready; {len(rejected)} rejected")

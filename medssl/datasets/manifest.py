@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,8 @@ ROWS_AT_ONCE = 1 << 13
 WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
 NUMBERS = ("qform_apart_mm",)
 FRAME_SEPARATOR = "-"  # pseudonyms are hexadecimal
+PSEUDONYM = re.compile(r"[0-9a-f]{12}")
+ID_FORMS = {"scan": re.compile(rf"{PSEUDONYM.pattern}(-\d{{3,}})?"), "patient": PSEUDONYM, "site": PSEUDONYM}
 
 
 def rejects_table(out: Path) -> Table:
@@ -189,8 +192,43 @@ def manifest_frame(rows: Columns) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A table as it was written; an empty cell of text is None."""
-    return _none_for_empty(pd.read_parquet(path))
+    """A table as it was written; an empty cell of text is None.
+
+    Files are named after scans, so a table from somebody else could lead anywhere by a scan called `../../elsewhere`:
+    scans, patients and sites have the form of pseudonyms here, or the table is refused.
+
+    Raises:
+        MedsslError: The file cannot be read, or is no table with such scans.
+    """
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise MedsslError(
+            f"{path.name} in {path.parent} is not a table ({type(error).__name__}): expected one that medssl wrote; restore it "
+            "from a copy, or make it again"
+        ) from None
+    _check_ids(frame, path)
+    return _none_for_empty(frame)
+
+
+def _check_ids(frame: pd.DataFrame, path: Path) -> None:
+    """Raise MedsslError for a table with a scan, patient or site that is not a pseudonym, or with a scan twice."""
+    if "scan" not in frame:
+        raise MedsslError(f"{path.name} in {path.parent} has no column scan: expected a table that medssl wrote")
+    for name in ID_FORMS.keys() & set(frame.columns):
+        known = frame[name] if name == "scan" else frame[name].dropna()
+        others = ~known.astype(str).str.fullmatch(ID_FORMS[name])
+        if others.any():
+            raise MedsslError(
+                f"{path.name} in {path.parent} has {int(others.sum())} values in the column {name} that are not pseudonyms, the first "
+                f"in row {int(np.argmax(others))}: expected 12 hexadecimal digits, and -NNN after them for a frame; another program "
+                "wrote the table: index the scans again"
+            )
+    if frame["scan"].duplicated().any():
+        raise MedsslError(
+            f"{path.name} in {path.parent} lists {int(frame['scan'].duplicated().sum())} scans twice: expected one row a scan; "
+            "index the scans again"
+        )
 
 
 def read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -200,13 +238,24 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         folder: The folder of the manifest, or the manifest's file.
 
     Raises:
-        MedsslError: One of the two tables is not there.
+        MedsslError: One of the two tables is not there, or they are not what `medssl index` wrote.
     """
     folder = folder.parent if folder.is_file() else folder
     for name in ("manifest.parquet", "sources.parquet"):
         if not (folder / name).is_file():
             raise MedsslError(f"{folder} holds no {name}: expected the folder that medssl index wrote (--out)")
-    return read_table(folder / "manifest.parquet"), read_table(folder / "sources.parquet").set_index("scan")
+    manifest, sources = read_table(folder / "manifest.parquet"), read_table(folder / "sources.parquet")
+    for name, table, columns in (("manifest", manifest, COLUMNS), ("sources", sources, SOURCES.names)):
+        if missing := [column for column in columns if column not in table]:
+            raise MedsslError(
+                f"{name}.parquet has no column {missing[0]}: expected the table that medssl index wrote; index the scans again"
+            )
+    if unknown := set(manifest["scan"][manifest["status"] == "ok"]) - set(sources["scan"]):
+        raise MedsslError(
+            f"sources.parquet does not list {len(unknown)} scans of manifest.parquet: expected both of one index; index the scans "
+            "again"
+        )
+    return manifest, sources.set_index("scan")
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

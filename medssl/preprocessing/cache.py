@@ -40,6 +40,7 @@ from medssl.preprocessing.store import Job, cache_scan
 
 OPEN_FILES = 256
 FOLDERS = ("", "volumes", "masks")
+ABOUT = frozenset({"settings", "dims", "channels", "modality", "spacing_mm", "structures", "digest"})
 MEASURED = ("digest", "mask_digest", "shape", "spacing_mm", "channels")
 
 
@@ -64,9 +65,11 @@ class Cache:
         about = _about(self.path)
         if about is not None:
             check_format(self.path, about)
-        if about is None or not about["complete"]:
+        if about is None or not about.get("complete"):
             state = "is not finished" if about else "is not a cache (cache.json is missing)"
             raise MedsslError(f"{self.path} {state}: run medssl prepare with this folder as --out")
+        if missing := ABOUT - about.keys():
+            raise _broken(self.path, f"no {min(missing)}")
         manifest = read_table(self.path / "manifest.parquet")
         self.manifest = manifest[manifest.status == "ok"].reset_index(drop=True)
         self.data_spec = DataSpec(
@@ -344,7 +347,22 @@ def _digest_of(ok: pd.DataFrame, settings: dict) -> str:
 
 def _about(path: Path) -> dict[str, Any] | None:
     file = path / "cache.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        about = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(path, type(error).__name__) from None
+    if not isinstance(about, dict) or not isinstance(about.get("settings", {}), dict):
+        raise _broken(path, "no settings")
+    return about
+
+
+def _broken(path: Path, what: str) -> MedsslError:
+    return MedsslError(
+        f"the cache.json in {path.name} is broken ({what}): expected what medssl prepare wrote; prepare the manifest into a new "
+        "folder"
+    )
 
 
 def _write_about(out: Path, about: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -111,7 +112,7 @@ def load_pretrained(model: Classifier | Segmenter, folder: Path) -> list[str]:
     decoder = folder / "decoder.safetensors"
     if not (isinstance(model, Segmenter) and decoder.exists()):
         return ["encoder"]
-    body = {k: v for k, v in load(decoder.read_bytes()).items() if not k.startswith("head.")}
+    body = {k: v for k, v in read_weights(decoder).items() if not k.startswith("head.")}
     head = {k: v for k, v in model.decoder.state_dict().items() if k.startswith("head.")}
     model.decoder.load_state_dict(body | head)
     return ["encoder", "decoder"]
@@ -147,10 +148,25 @@ def save_weights(module: nn.Module, path: Path) -> None:
     write_atomically(path, save(own))
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors in a file of safetensors, which never holds code.
+
+    Raises:
+        MedsslError: It is damaged, or a file of another kind.
+    """
+    try:
+        return load(path.read_bytes())
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise MedsslError(
+            f"{path.name} in {path.parent.name} is damaged or not a file of weights ({type(error).__name__}): expected safetensors, "
+            f"as medssl writes them; restore it from a copy, or run the job again"
+        ) from None
+
+
 def _load_exactly(module: nn.Module, path: Path) -> None:
     if not path.exists():
         raise MedsslError(f"{path.parent.name} holds no {path.name}: expected a finished pretraining run; run it again")
-    stored, expected = load(path.read_bytes()), module.state_dict()
+    stored, expected = read_weights(path), module.state_dict()
     shared = stored.keys() & expected.keys()
     misfits = sorted((stored.keys() ^ expected.keys()) | {k for k in shared if stored[k].shape != expected[k].shape})
     if misfits:

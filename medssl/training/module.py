@@ -62,4 +62,10 @@ class PretrainingModule(pl.LightningModule):
         return self.method.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        return self.method.load_state_dict(state_dict, strict, assign)
+        try:
+            return self.method.load_state_dict(state_dict, strict, assign)
+        except (RuntimeError, AttributeError, TypeError) as error:
+            raise MedsslError(
+                f"the weights in the checkpoint do not fit {type(self.method).__name__} ({type(error).__name__}): expected those "
+                f"that this run saved; remove last.ckpt to start again"
+            ) from None

@@ -25,6 +25,7 @@ from medssl.core import runs
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
+from medssl.datasets.manifest import read_table
 from medssl.encoders import Encoder
 from medssl.evaluation import representation
 from medssl.preprocessing.cache import Cache, prepare
@@ -143,6 +144,6 @@ def _index_into(out: Path, scans: Path, modality: str) -> Path:
 
 def _with_rejects(table: pd.DataFrame, cache: Cache) -> pd.DataFrame:
     """Add a row with the reason for each rejected scan."""
-    manifest = pd.read_parquet(cache.path / "manifest.parquet")
+    manifest = read_table(cache.path / "manifest.parquet")
     rejected = manifest.loc[manifest["status"] != "ok", ["scan", "status", "reason"]]
     return pd.concat([table, rejected], ignore_index=True) if len(rejected) else table

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from medssl.cli.arguments import parse_arguments
+from medssl.cli.main import main
 from medssl.core.errors import MedsslError
 from medssl.training.finetune import finetune
 from medssl.training.pretrain import pretrain
@@ -70,6 +71,23 @@ def test_a_file_that_names_a_class_outside_medssl_is_refused_and_nothing_is_impo
         parse(content)
     assert not Path("sent.ran").exists()
     assert "sent" not in sys.modules
+
+
+@pytest.mark.parametrize("words", [("--split-column", "sent.Mine"), ("--encoder", "ResNet", "--label", "sent.Mine")])
+def test_a_word_that_is_no_class_on_the_command_line_does_not_let_a_file_name_it(folder: Path, words: tuple) -> None:
+    with pytest.raises(MedsslError, match=r"c\.yaml names the class 'sent\.Mine'"):
+        parse("encoder: sent.Mine", *words)
+    assert "sent" not in sys.modules
+
+
+@pytest.mark.parametrize(("words", "expected"), [(["--help"], False), (["--encoder", "sent.Mine", "--help"], True)])
+def test_the_current_folder_is_searched_only_for_a_class_that_the_command_line_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], expected: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    main(["pretrain", *words])
+    assert (str(tmp_path) in sys.path) is expected
 
 
 def test_a_class_that_the_command_line_names_may_stand_in_the_file_too(folder: Path) -> None:

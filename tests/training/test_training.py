@@ -1,13 +1,21 @@
 """Crops are a function of seed and number alone; checkpoints survive; a resumed run equals an undisturbed one."""
 
+import hashlib
+import io
+import json
 import os
+import pickle
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,6 +37,7 @@ from medssl.training.callbacks import gradient_guard
 from medssl.training.callbacks.checkpoints import SafeCheckpoints
 from medssl.training.callbacks.gradient_guard import bfloat16_is_sound
 from medssl.training.finetune import finetune
+from medssl.training.models import pretrained_encoder
 from medssl.training.pretrain import pretrain, pretraining_scans
 from tests.conftest import small_encoder
 from tests.options import options
@@ -81,25 +90,91 @@ def test_half_of_the_labelled_crops_hold_a_structure_and_masks_follow(cache: Cac
 
 
 def test_checkpoints_notice_damage(tmp_path: Path) -> None:
-    io = SafeCheckpoints()
-    io.save_checkpoint({"global_step": 3, "w": torch.ones(4)}, tmp_path / "a.ckpt")
-    assert io.load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 3
+    checkpoints = SafeCheckpoints()
+    checkpoints.save_checkpoint(state(w=torch.ones(4)), tmp_path / "a.ckpt")
+    assert checkpoints.load_checkpoint(tmp_path / "a.ckpt")["global_step"] == 3
     content = bytearray((tmp_path / "a.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "a.ckpt").write_bytes(content)
     with pytest.raises(MedsslError, match="checksum"):
-        io.load_checkpoint(tmp_path / "a.ckpt")
+        checkpoints.load_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_a_checkpoint_with_code_in_it_is_refused_and_the_code_never_runs(tmp_path: Path) -> None:
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "canary"),)
+def state(**weights: torch.Tensor) -> dict:
+    parts = {"state_dict": weights, "optimizer_states": [], "lr_schedulers": []}
+    return {"global_step": 3, "pytorch-lightning_version": "2.6.6"} | parts
 
-    SafeCheckpoints().save_checkpoint({"bomb": Bomb()}, tmp_path / "a.ckpt")
-    with pytest.raises(Exception, match="[Ww]eights.only|Unsupported"):
-        SafeCheckpoints().load_checkpoint(tmp_path / "a.ckpt")
+
+class Bomb:
+    """Makes the folder `canary` when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.canary),)
+
+
+def packed(content: bytes) -> bytes:
+    """A zip file with the same members, deflated: zeros shrink to a thousandth."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as given, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as deflated:
+        for member in given.infolist():
+            deflated.writestr(member.filename, given.read(member))
+    return buffer.getvalue()
+
+
+def saved(value: Any, **how: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, **how)
+    return buffer.getvalue()
+
+
+def test_a_checkpoint_with_code_in_it_or_of_another_form_is_refused_in_words_and_nothing_runs(tmp_path: Path) -> None:
+    bomb, path = Bomb(tmp_path / "canary"), tmp_path / "a.ckpt"
+    for content in (
+        saved(state() | {"bomb": bomb}),
+        saved(state(w=bomb)),
+        pickle.dumps(bomb),
+        saved(state() | {"bomb": bomb}, _use_new_zipfile_serialization=False),
+        packed(saved(state(w=torch.zeros(1 << 20)))),
+        saved([1]),
+        saved({"global_step": 2}),
+        saved(state() | {"global_step": "2"}),
+        b"",
+        b"PK",
+    ):
+        path.write_bytes(hashlib.sha256(content).digest() + content)
+        with pytest.raises(MedsslError, match="nothing in it was run"):
+            SafeCheckpoints().load_checkpoint(path)
+    path.write_bytes(b"short")
+    with pytest.raises(MedsslError, match="checksum"):
+        SafeCheckpoints().load_checkpoint(path)
     assert not (tmp_path / "canary").exists()
+
+
+def test_a_run_is_not_continued_from_a_checkpoint_of_somebody_else(cache: Cache, tmp_path: Path) -> None:
+    settings = options(crop=(16, 16, 16), steps=2, batch_size=2, accelerator="cpu")
+    call = partial(pretrain, cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **settings)
+    call()
+    record = json.loads((tmp_path / "a" / "run.json").read_text())
+    for checkpoint, words in (
+        (state() | {"bomb": Bomb(tmp_path / "canary")}, "nothing in it was run"),
+        (state(w=torch.ones(3)), "do not fit SimMIM"),
+    ):
+        (tmp_path / "a" / "run.json").write_text(json.dumps(record | {"status": "failed"}))
+        SafeCheckpoints().save_checkpoint(checkpoint | {"global_step": 1}, tmp_path / "a" / "last.ckpt")
+        with pytest.raises(MedsslError, match=words):
+            call()
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"\x02" + b"\0" * 7 + b"{}"])
+def test_weights_of_another_form_are_refused_in_words(pretrained: Path, tmp_path: Path, content: bytes) -> None:
+    shutil.copytree(pretrained, tmp_path / "run")
+    (tmp_path / "run" / "encoder.safetensors").write_bytes(content)
+    with pytest.raises(MedsslError, match=r"encoder\.safetensors in run is damaged|weights do not fit"):
+        pretrained_encoder(tmp_path / "run")
 
 
 def test_pretraining_leaves_test_and_validation_patients_out(cache: Cache, pretrained: Path) -> None:

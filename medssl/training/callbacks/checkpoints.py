@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import signal
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError, Stopped
+
+PARTS = {"global_step", "state_dict", "optimizer_states", "lr_schedulers", "pytorch-lightning_version"}
 
 
 class SafeCheckpoints(TorchCheckpointIO):
@@ -30,13 +33,37 @@ class SafeCheckpoints(TorchCheckpointIO):
         write_atomically(Path(path), hashlib.sha256(content).digest() + content)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
-        content = Path(path).read_bytes()
+        content, name = Path(path).read_bytes(), Path(path).name
         if hashlib.sha256(content[32:]).digest() != content[:32]:
             raise MedsslError(
-                f"the checkpoint {Path(path).name} ({len(content)} bytes) does not match its checksum: it is damaged; restore it "
-                f"from a copy, or remove it to start again"
+                f"the checkpoint {name} ({len(content)} bytes) does not match its checksum: it is damaged; restore it from a "
+                f"copy, or remove it to start again"
             )
-        return torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+        try:
+            _check_is_not_packed(content[32:])
+            checkpoint = torch.load(io.BytesIO(content[32:]), map_location="cpu", weights_only=True)
+            if checkpoint.keys() >= PARTS and isinstance(checkpoint["global_step"], int):
+                return checkpoint
+            problem = "other content"
+        except (
+            Exception
+        ) as error:  # what a pickle of somebody else raises has no end, and its text may quote the pickle
+            problem = type(error).__name__
+        raise MedsslError(
+            f"the checkpoint {name} holds code or something else than the state of a run ({problem}): expected numbers alone, as "
+            f"medssl saves them; nothing in it was run; remove it to start again"
+        )
+
+
+def _check_is_not_packed(content: bytes) -> None:
+    """Raise ValueError unless this is a zip file whose members are stored as they are, as torch writes it: a packed one
+    could unpack to a thousand times its size."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = archive.infolist()
+    if any(m.compress_type != zipfile.ZIP_STORED or m.compress_size != m.file_size for m in members):
+        raise ValueError
+    if sum(m.file_size for m in members) > len(content):
+        raise ValueError
 
 
 class CheckpointSaver(pl.Callback):
