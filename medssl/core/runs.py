@@ -151,7 +151,12 @@ def finished_run(folder: Path, run_id: str, resume: bool = False) -> Run | None:
 
 
 def has_id(folder: Path, run_id: str) -> bool:
-    """Whether `folder` holds the record of the run with this id."""
+    """Whether `folder` holds the record of the run with this id.
+
+    Args:
+        folder: Folder of a run, or of none yet.
+        run_id: The id to compare with, see `identity`.
+    """
     return (folder / "run.json").exists() and read(folder).id == run_id
 
 
@@ -174,7 +179,12 @@ def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def row(root: Path, folder: Path) -> dict[str, Any]:
-    """The row of the run in `folder`, below `root`, in the table of `table`."""
+    """The row of one run in the table of `table`.
+
+    Args:
+        root: Folder that the column `folder` is relative to.
+        folder: Folder of the run, below `root`.
+    """
     place: dict[str, Any] = {"folder": str(folder.relative_to(root))}
     try:
         run = read(folder)
@@ -187,6 +197,10 @@ def row(root: Path, folder: Path) -> dict[str, Any]:
 
 class Recorder:
     """The record of a run in progress, made by `recording`; a thread keeps its heartbeat fresh.
+
+    Args:
+        folder: Folder of the run.
+        run: The record to start with; it is written at once.
 
     Attributes:
         folder: Folder of the run.
@@ -362,6 +376,10 @@ def _check_field_types(run: Run) -> None:
 
 def flatten(record: dict, prefix: str = "") -> dict:
     """Nested dicts as one dict with dotted names.
+
+    Args:
+        record: A dict of values and dicts, at any depth.
+        prefix: Written before each name.
 
     >>> flatten({"cost": {"seconds": 2.0}, "seed": 0})
     {'cost.seconds': 2.0, 'seed': 0}

@@ -134,7 +134,12 @@ def plain(value: Any) -> Any:
 
 
 def describes_same(spec: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two specs describe the same object; a list and a tuple with the same items count as equal."""
+    """Whether two specs describe the same object; a list and a tuple with the same items count as equal.
+
+    Args:
+        spec: What `describe` returned, or the same read back from JSON.
+        other: The spec to compare it with.
+    """
     return plain(spec) == plain(other)
 
 

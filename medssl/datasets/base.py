@@ -34,7 +34,18 @@ from medssl.core.registry import DATASETS
 
 @dataclass(frozen=True)
 class IndexOptions:
-    """Where `index` finds the labels, patients and masks of scans; the fields are its parameters of the same name."""
+    """Where `index` finds the labels, patients and masks of scans; the fields are its parameters of the same name.
+
+    Attributes:
+        labels: A CSV with one row a scan.
+        key: Its column that holds the paths of the scans.
+        patient: Its column that says whose scan it is, or else a pattern with one group on the path.
+        label: Its columns to keep.
+        report: Its column of report text.
+        mask: Where the mask of a scan lies, relative to its folder, such as '../masks/{name}'.
+        classes_from_folders: Whether the folder's name is the label `class`.
+        modality: Modality of the scans that do not say it.
+    """
 
     labels: Path | None = None
     key: str = "file"

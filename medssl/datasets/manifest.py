@@ -104,7 +104,12 @@ def source_files(out: Path, scan: str) -> list[str]:
 
 
 def frame_name(scan: str, number: int) -> str:
-    """The name of one frame of a 4D scan, which is prepared as a scan of its own."""
+    """The name of one frame of a 4D scan, which is prepared as a scan of its own.
+
+    Args:
+        scan: Pseudonym of the 4D scan.
+        number: Number of the frame, from 0 on.
+    """
     return f"{scan}{FRAME_SEPARATOR}{number:03d}"
 
 
@@ -148,6 +153,10 @@ class RowGroups:
     """A Parquet file written a group of rows at a time; the file appears under its name only when it is complete.
 
     with RowGroups(path, schema) as table: table.add({"scan": "a3f0", ...})
+
+    Args:
+        path: The file to write.
+        schema: Columns of the table and their types.
     """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:

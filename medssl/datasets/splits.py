@@ -124,7 +124,12 @@ def label_budgets(
 
 
 def duplicates_across(manifest: pd.DataFrame, roles: pd.Series) -> int:
-    """The number of test scans whose voxels also stand, byte for byte, in a scan of another role."""
+    """The number of test scans whose voxels also stand, byte for byte, in a scan of another role.
+
+    Args:
+        manifest: The scans, with the digest of their voxels.
+        roles: The role of each patient, as `split` returns it.
+    """
     role = manifest["patient"].map(roles)
     return int(manifest["digest"][role == "test"].isin(manifest["digest"][role != "test"]).sum())
 

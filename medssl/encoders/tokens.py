@@ -38,7 +38,15 @@ class TokenEncoder(Encoder):
 
 
 def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """(B, C, *S) -> (B, N, C * voxels of a patch): patches in raster order, the last axis fastest; channel by channel."""
+    """The voxels of each patch: (B, C, *S) -> (B, N, C * voxels of a patch), channel by channel.
+
+    Args:
+        x: (B, C, *S).
+        patch: Voxels of a patch along each axis; they divide S.
+
+    Returns:
+        Patches in raster order, the last axis fastest.
+    """
     grid, dims = [n // p for n, p in zip(x.shape[2:], patch)], len(patch)
     split = x.reshape(*x.shape[:2], *[n for pair in zip(grid, patch) for n in pair])
     in_order = split.permute(0, *range(2, 2 + 2 * dims, 2), 1, *range(3, 3 + 2 * dims, 2))
@@ -46,7 +54,16 @@ def to_patches(x: Tensor, patch: Sequence[int]) -> Tensor:
 
 
 def from_patches(patches: Tensor, patch: Sequence[int], grid: Sequence[int]) -> Tensor:
-    """The inverse of `to_patches`: (B, N, C * voxels of a patch) -> (B, C, *S)."""
+    """The inverse of `to_patches`.
+
+    Args:
+        patches: (B, N, C * voxels of a patch).
+        patch: Voxels of a patch along each axis.
+        grid: Patches along each axis.
+
+    Returns:
+        (B, C, *S).
+    """
     dims = len(grid)
     apart = patches.reshape(len(patches), *grid, -1, *patch)
     order = [0, 1 + dims, *[axis for i in range(dims) for axis in (1 + i, 2 + dims + i)]]
@@ -54,7 +71,12 @@ def from_patches(patches: Tensor, patch: Sequence[int], grid: Sequence[int]) -> 
 
 
 def take(tokens: Tensor, numbers: Tensor) -> Tensor:
-    """The tokens of the given numbers: (B, N, D) and (B, K) -> (B, K, D)."""
+    """The tokens of the given numbers, (B, K, D).
+
+    Args:
+        tokens: (B, N, D).
+        numbers: (B, K) int64, which of the N tokens, in each sample.
+    """
     return tokens.gather(1, numbers[..., None].expand(-1, -1, tokens.shape[2]))
 
 
@@ -63,6 +85,11 @@ def positions(grid: Sequence[int], width: int, device: torch.device | None = Non
 
     Each axis has an equal share of the width, and the rest is 0. Positions are counted in patches, whatever the size of
     the crop.
+
+    Args:
+        grid: Patches along each axis.
+        width: Length of a position's vector.
+        device: Where the result lies; the CPU by default.
     """
     count = width // (2 * len(grid))
     frequencies = 1 / 10000 ** (torch.arange(count, device=device, dtype=torch.float32) / count)
@@ -73,7 +100,13 @@ def positions(grid: Sequence[int], width: int, device: torch.device | None = Non
 
 
 def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
-    """`depth` pre-norm transformer blocks of torch, with fused attention, initialised as in MAE (He et al. 2022)."""
+    """Pre-norm transformer blocks of torch, with fused attention, initialised as in MAE (He et al. 2022).
+
+    Args:
+        width: Length of a token.
+        depth: Number of blocks.
+        heads: Attention heads of a block; they divide `width`.
+    """
     layers = nn.ModuleList(
         nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
         for _ in range(depth)
@@ -86,7 +119,13 @@ def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
 
 
 def run_blocks(layers: nn.ModuleList, tokens: Tensor, attend: Tensor | None = None) -> Tensor:
-    """(B, N, D) through the blocks; `attend` (B, N, N) is True where token i may attend to token j."""
+    """The tokens after all blocks, (B, N, D).
+
+    Args:
+        layers: What `blocks` returned.
+        tokens: (B, N, D).
+        attend: (B, N, N), True where token i may attend to token j; everywhere by default.
+    """
     mask = None
     if attend is not None:
         attention: Any = layers[0].self_attn

@@ -33,7 +33,13 @@ EXPONENTS = np.geomspace(0.05, 2.0, 200)
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted scores with the limits of their band; arrays of the same shape, or single numbers."""
+    """Predicted scores with the limits of their band; arrays of the same shape, or single numbers.
+
+    Attributes:
+        mean: The predicted scores.
+        low: Lower limits of the band.
+        high: Upper limits of the band.
+    """
 
     mean: Any
     low: Any

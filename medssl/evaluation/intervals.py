@@ -38,8 +38,15 @@ Array = NDArray[Any]
 class Interval:
     """A mean over draws and test patients, its interval, and what stands behind it.
 
-    `p` is two-sided against 0, so it means something for differences only; there is none for a single draw. `note` says where the
-    interval leaves something out; it is empty when draws and patients are both in it.
+    Attributes:
+        mean: The mean.
+        low: Lower limit of the interval.
+        high: Upper limit of the interval.
+        se: Standard error of the mean.
+        p: Two-sided p-value against 0, so that it means something for differences only; NaN for a single draw.
+        draws: Draws that the mean is taken over.
+        patients: Test patients that the mean is taken over.
+        note: What the interval leaves out; empty when draws and patients are both in it.
     """
 
     mean: float
@@ -90,7 +97,12 @@ def crossed_interval(
 
 
 def within_bounds(interval: Interval, bounds: tuple[float, float]) -> Interval:
-    """The interval cut off at the bounds of the score; one without limits stays as it is."""
+    """The interval cut off at the bounds of the score; one without limits stays as it is.
+
+    Args:
+        interval: The interval; one without limits stays as it is.
+        bounds: Lowest and highest value that the score can have.
+    """
     if np.isnan(interval.low):
         return interval
     return replace(interval, low=max(interval.low, bounds[0]), high=min(interval.high, bounds[1]))
@@ -102,6 +114,13 @@ def combined_interval(
     """The weighted sum of the means of tables (draws, patients): one table, or the budgets of a label curve.
 
     Tables share the patients, and draws of the same number (see `blocks`).
+
+    Args:
+        tables: Scores (draws, patients) of each budget, NaN where a case does not count.
+        weights: Weight of each table's mean.
+        level: Level of the interval, such as 0.95.
+        patient_df: Degrees of freedom between patients, in place of patients - 1.
+        note: Put before the interval's own.
     """
     if any(table.ndim != 2 or table.shape[1] != tables[0].shape[1] for table in tables):
         shapes = [table.shape for table in tables]
@@ -136,6 +155,14 @@ def _interval(mean: float, spread: Spread, level: float, counts: tuple[int, int]
 
 
 def no_interval(mean: float, draws: int, patients: int, note: str) -> Interval:
+    """A mean whose interval cannot be computed: limits, standard error and p-value are NaN.
+
+    Args:
+        mean: The mean.
+        draws: Draws that it is taken over.
+        patients: Test patients that it is taken over.
+        note: Why there is no interval.
+    """
     return Interval(mean, np.nan, np.nan, np.nan, np.nan, draws, patients, note)
 
 
@@ -147,6 +174,10 @@ def patient_means(scores: ArrayLike, groups: ArrayLike) -> tuple[Array, Array]:
     """Scores (draws, scans) averaged over each patient's scans: (draws, patients), and the patients' names.
 
     NaN scans are left out; a patient whose scans are all NaN stays NaN.
+
+    Args:
+        scores: (draws, scans), NaN where a scan does not count.
+        groups: The patient of each scan (scans,).
     """
     table = np.atleast_2d(np.asarray(scores, dtype=float))
     patients, code = np.unique(np.asarray(groups), return_inverse=True)
@@ -167,6 +198,11 @@ def auroc_by_patient(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) ->
     variance of a row's mean is DeLong's; with several cases a patient it agrees with Obuchowski's but for
     her weight of the product of a patient's positive and negative sums. The degrees of freedom are
     Satterthwaite's over the classes: 5 diseased among 100 patients give between 4 and some 10, not 99.
+
+    Args:
+        labels: Class numbers (cases,).
+        scores: (draws, cases) for labels 0/1, or (draws, cases, classes) for the macro one-vs-rest.
+        groups: The patient of each case (cases,).
     """
     codes, columns = one_vs_rest(labels, np.asarray(scores, dtype=float))
     patients, owner = np.unique(np.asarray(groups), return_inverse=True)
@@ -296,7 +332,15 @@ def _class_sizes(labels: ArrayLike, groups: ArrayLike) -> list[tuple[int, int]]:
 def paired_auroc(
     labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike, groups: ArrayLike, level: float = 0.95
 ) -> Interval:
-    """AUROC of arm a minus arm b, same draws, same cases, with its interval and p-value."""
+    """AUROC of arm a minus arm b, same draws, same cases, with its interval and p-value.
+
+    Args:
+        labels: Class numbers (cases,).
+        scores_a: Of arm a: (draws, cases) for labels 0/1, or (draws, cases, classes).
+        scores_b: Of arm b, in the same order.
+        groups: The patient of each case (cases,).
+        level: Level of the interval.
+    """
     a, freedom_a = auroc_by_patient(labels, scores_a, groups)
     b, freedom_b = auroc_by_patient(labels, scores_b, groups)
     if a.shape != b.shape:

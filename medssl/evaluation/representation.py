@@ -77,7 +77,12 @@ def feature_std(features: np.ndarray) -> float:
 
 
 def alignment(features: np.ndarray, others: np.ndarray) -> float:
-    """Mean squared distance of normalised features (N, D) of two views of the same scans; 0 when views do not matter."""
+    """Mean squared distance of normalised features (N, D) of two views of the same scans; 0 when views do not matter.
+
+    Args:
+        features: (N, D) of one view of each scan.
+        others: (N, D) of another view of the same scans, in the same order.
+    """
     return float(((_unit(features) - _unit(others)) ** 2).sum(1).mean())
 
 
@@ -87,7 +92,12 @@ def uniformity(features: np.ndarray) -> float:
 
 
 def dense_rank(features: np.ndarray, max_places: int = 4096) -> float:
-    """Effective rank of dense features (N, D, *places) within scans, each scan's mean subtracted; 1 when places are alike."""
+    """Effective rank of dense features (N, D, *places) within scans, each scan's mean subtracted; 1 when places are alike.
+
+    Args:
+        features: (N, D, *places).
+        max_places: Places used of all scans together, distributed evenly.
+    """
     flat = features.reshape(*features.shape[:2], -1)
     vectors = (flat - flat.mean(2, keepdims=True)).transpose(0, 2, 1).reshape(-1, flat.shape[1])
     return effective_rank(_thin_out(vectors, max_places))
@@ -177,7 +187,14 @@ def knn_scores(
 
 
 def knn(features: np.ndarray, labels: np.ndarray, patients: np.ndarray, neighbours: int = 20) -> float:
-    """Balanced accuracy of nearest neighbours (see `knn_scores`) among the scans of other patients."""
+    """Balanced accuracy of nearest neighbours (see `knn_scores`) among the scans of other patients.
+
+    Args:
+        features: (N, D).
+        labels: Class number of each scan (N,).
+        patients: Patient of each scan (N,).
+        neighbours: Scans that vote on each scan.
+    """
     classes = int(labels.max()) + 1
     same_patient = patients[:, None] == patients[None]
     scores = knn_scores(features, labels, features, classes, neighbours, excluded=same_patient)
@@ -186,7 +203,14 @@ def knn(features: np.ndarray, labels: np.ndarray, patients: np.ndarray, neighbou
 
 
 def linear_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
-    """Return the class probabilities (N, classes) of a logistic regression on standardised features."""
+    """Return the class probabilities (N, classes) of a logistic regression on standardised features.
+
+    Args:
+        train: Features (M, D).
+        labels: Class number of each training scan (M,).
+        test: Features (N, D).
+        classes: Number of classes.
+    """
     model: Any = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     scores = np.zeros((len(test), classes), np.float32)
     if len(np.unique(labels)) == 1:  # a budget that holds only one class
@@ -197,7 +221,14 @@ def linear_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, class
 
 
 def kmeans(train: np.ndarray, test: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
-    """Return the cluster number of each test scan (N,), by k-means on the standardised features of `train`."""
+    """Return the cluster number of each test scan (N,), by k-means on standardised features.
+
+    Args:
+        train: Features (M, D) that the clusters are fitted to.
+        test: Features (N, D).
+        clusters: Number of clusters, M at most.
+        seed: Seed of the first centres.
+    """
     model: Any = make_pipeline(StandardScaler(), KMeans(min(clusters, len(train)), n_init=10, random_state=seed))
     return model.fit(train).predict(test)
 
@@ -206,6 +237,10 @@ def agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
     """How well clusters agree with labels: normalised mutual information (0 to 1) and adjusted Rand index.
 
     The adjusted Rand index is 0 for a chance agreement and 1 for the same partition.
+
+    Args:
+        labels: Class number of each scan (N,).
+        clusters: Cluster number of each scan (N,).
     """
     nmi, ari = normalized_mutual_info_score(labels, clusters), adjusted_rand_score(labels, clusters)
     return {"nmi": float(nmi), "ari": float(ari)}
@@ -213,6 +248,11 @@ def agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
 
 def distance_to_normal(normal: np.ndarray, test: np.ndarray, neighbours: int = 5) -> np.ndarray:
     """Return the mean distance (N,) of each test scan to the nearest normal scans, in standardised features.
+
+    Args:
+        normal: Features (M, D) of normal training scans.
+        test: Features (N, D).
+        neighbours: Nearest normal scans that the distance is averaged over.
 
     Raises:
         MedsslError: There is no normal scan.
@@ -228,6 +268,12 @@ def ridge(train: np.ndarray, values: np.ndarray, patients: np.ndarray, test: np.
     """Return values (N,) predicted by a ridge regression on standardised features.
 
     The penalty is chosen by cross-validation over folds of patients.
+
+    Args:
+        train: Features (M, D).
+        values: What is to be predicted, of each training scan (M,).
+        patients: Patient of each training scan (M,).
+        test: Features (N, D).
     """
     folds = list(GroupKFold(min(5, len(np.unique(patients)))).split(train, groups=patients))
     model: Any = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15), cv=folds))

@@ -84,7 +84,15 @@ class AIM(Method):
         return 1 + (uniform(derive_keys(batch["key"], salts.PREFIX), 1)[:, 0] * (count - 1)).long()
 
     def predict(self, x: Tensor, prefix: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, N - 1, C * voxels of a patch): the second patch of the sequence, the third, ..., the last."""
+        """The second patch of the sequence, the third, ..., the last, each from those before it.
+
+        Args:
+            x: (B, C, *S).
+            prefix: (B,) int64, how many first patches are seen in both directions.
+
+        Returns:
+            (B, N - 1, C * voxels of a patch).
+        """
         order = self.sequence(x)
         rank = order.argsort()
         attend = (rank <= rank[:, None]) | (rank < prefix[:, None, None])  # (B, N, N)

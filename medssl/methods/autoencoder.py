@@ -67,7 +67,13 @@ class Autoencoder(Method):
 
 
 def check_narrow(latent: int, crop: Sequence[int], channels: int) -> None:
-    """Raise MedsslError for a latent vector that is not shorter than the crop: it could hold a copy."""
+    """Raise MedsslError for a latent vector that is not shorter than the crop: it could hold a copy.
+
+    Args:
+        latent: Length of the latent vector.
+        crop: Voxels of the crop along each axis.
+        channels: Channels of a scan.
+    """
     values = channels * math.prod(crop)
     if latent >= values:
         raise MedsslError(

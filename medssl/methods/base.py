@@ -80,7 +80,12 @@ class Method(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        """The views of a scan that the loss needs, each giving (B, C, *size)."""
+        """The views of a scan that the loss needs, each giving (B, C, *size).
+
+        Args:
+            data_spec: What the scans have in common.
+            size: Voxels of the crop along each axis.
+        """
 
     @abstractmethod
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -115,7 +120,12 @@ class Method(Recorded, nn.Module, ABC):
         return tuple(round(1.5 * n) for n in crop)
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
-        """Raise MedsslError before the first step where this method cannot work with such a crop or batch."""
+        """Raise MedsslError before the first step where this method cannot work with such a crop or batch.
+
+        Args:
+            crop: Voxels of the crop along each axis.
+            batch_size: Samples in a batch of one device.
+        """
         self.encoder.check_size(crop)
         if batch_size < self.min_batch_size:
             raise MedsslError(
@@ -124,7 +134,12 @@ class Method(Recorded, nn.Module, ABC):
             )
 
     def set_up_views(self, data_spec: DataSpec, size: Sequence[int]) -> None:
-        """Fix what `make_views` applies; `pretrain` calls it once."""
+        """Fix what `make_views` applies; `pretrain` calls it once.
+
+        Args:
+            data_spec: What the scans have in common.
+            size: Voxels of the crop along each axis.
+        """
         views = self.views(data_spec, tuple(size))
         for view in views:
             recipes.check_modality(view, data_spec)

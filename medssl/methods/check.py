@@ -83,7 +83,12 @@ def check_method(method: Method, size: Sequence[int], batch_size: int = 4) -> No
 
 
 def check_reconstruction(method: Method, batch: dict[str, Any]) -> None:
-    """Raise AssertionError unless a restoring method shows pictures of the view's shape, damaged by the keys alone."""
+    """Raise AssertionError unless a restoring method shows pictures of the view's shape, damaged by the keys alone.
+
+    Args:
+        method: The method to check.
+        batch: A batch that `make_views` has filled.
+    """
     shown, again = method.reconstruct(batch), method.reconstruct(batch)
     if shown is None or again is None:
         return

@@ -99,7 +99,13 @@ class IBOT(SelfDistillation):
         return loss
 
     def logits(self, pair: nn.Sequential, x: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder and head on (2B, C, *S) -> logits of each view (2B, K), and of its counted patches (M, K)."""
+        """The logits of each view (2B, K), and of its counted patches (M, K).
+
+        Args:
+            pair: Encoder and head, of the student or of the teacher.
+            x: (2B, C, *S), both views of each scan.
+            counted: (2B, N) bool, the M patches to take.
+        """
         encoder: Any = pair[0]
         tokens = encoder.tokens(x)
         logits = pair[1](torch.cat([tokens.mean(1), tokens[counted]]))
@@ -112,11 +118,21 @@ class IBOT(SelfDistillation):
         return patch_mask(keys, size, self.patch, self.mask_ratio, "block")
 
     def counted(self, mask: Tensor, body: Tensor) -> Tensor:
-        """(2B, N) bool: masked patches of which half or more is body."""
+        """(2B, N) bool: masked patches of which half or more is body.
+
+        Args:
+            mask: (2B, 1, *S), 1 where masked.
+            body: (2B, 1, *S), 1 where there is body.
+        """
         return (to_patches(mask, self.patch).mean(2) > 0) & (to_patches(body, self.patch).mean(2) >= 0.5)
 
     def masked(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The views with the learned patch in place of what is masked."""
+        """The views (2B, C, *S) with the learned patch in place of what is masked.
+
+        Args:
+            x: (2B, C, *S).
+            mask: (2B, 1, *S), 1 where masked.
+        """
         grid = self.encoder.grid(x.shape[2:])
         return torch.where(mask > 0, self.hidden.repeat(1, 1, *grid), x)
 

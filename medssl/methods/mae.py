@@ -93,7 +93,16 @@ class MAE(Method):
         return visible, masked
 
     def predict(self, x: Tensor, visible: Tensor, masked: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, N - K, C * voxels of a patch): the masked patches, from the visible ones alone."""
+        """The masked patches, predicted from the visible ones alone.
+
+        Args:
+            x: (B, C, *S).
+            visible: (B, K) int64, the numbers of the visible patches.
+            masked: (B, N - K) int64, the numbers of the others.
+
+        Returns:
+            (B, N - K, C * voxels of a patch).
+        """
         places = positions(self.encoder.grid(x.shape[2:]), self.decoder_width, x.device)
         encoded = self.project(self.encoder.tokens(x, visible)) + places[visible]
         tokens = torch.cat([encoded, self.hidden + places[masked]], dim=1)  # in any order: each knows its place

@@ -78,7 +78,12 @@ class MaskedMotion(Method):
         )
 
     def predict(self, x: Tensor, tubes: Tensor) -> Tensor:
-        """(B, frames, *S) -> (B, frames, *S), from what lies outside the tubes."""
+        """Every frame (B, frames, *S), restored from what lies outside the tubes.
+
+        Args:
+            x: (B, frames, *S).
+            tubes: (B, 1, *S), 1 where every frame is masked.
+        """
         return self.decoder(self.encoder.features(torch.where(tubes > 0, self.hidden, x)))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:

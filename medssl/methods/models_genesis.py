@@ -68,7 +68,13 @@ class ModelsGenesis(Restoring):
         return torch.where(covered, noise, bent)
 
     def covered(self, keys: Tensor, size: Sequence[int], inward: Tensor) -> Tensor:
-        """(B, 1, *size) bool: the boxes of samples painted inwards, all but the boxes of the others."""
+        """(B, 1, *size) bool: the boxes of samples painted inwards, all but the boxes of the others.
+
+        Args:
+            keys: (B,) int64, which decide on the boxes.
+            size: Voxels of the crop along each axis.
+            inward: (B,) bool, which samples are painted inwards.
+        """
         inside = outside = torch.zeros(len(keys), *size, dtype=torch.bool, device=keys.device)
         on = torch.ones_like(inward)
         for n in range(MAX_BOXES):

@@ -73,7 +73,12 @@ class NextSlice(Method):
         return (place >= 0).reshape(shape), ((place >= 0) & (place < self.ahead)).reshape(shape)
 
     def predict(self, x: Tensor, future: Tensor) -> Tensor:
-        """(B, C, *S), of which `future` is masked -> every voxel (B, C, *S)."""
+        """Every voxel (B, C, *S), predicted from what is not masked.
+
+        Args:
+            x: (B, C, *S).
+            future: Bool, broadcasts to x: what is masked.
+        """
         return self.decoder(self.encoder.features(torch.where(future, self.hidden, x)))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -96,7 +96,12 @@ class SimMIM(Method):
         return self.corruption(x, self.corruption.draw(keys)) if self.restore_intensity else x
 
     def predict(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, *S) and its mask (B, 1, *S) -> the restored (B, C, *S) and the places (B, dims, *S), if there are any."""
+        """The restored scan (B, C, *S), and the places (B, dims, *S) if they are predicted too.
+
+        Args:
+            x: (B, C, *S).
+            mask: (B, 1, *S), 1 where masked.
+        """
         pyramid = self.encoder.features(torch.where(mask > 0, self.hidden, x))
         predicted = self.decoder(pyramid) if self.decoder is not None else self.head(pyramid[-1])
         return predicted[:, : x.shape[1]], predicted[:, x.shape[1] :]

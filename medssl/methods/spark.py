@@ -85,7 +85,12 @@ class SparK(Method):
         return 1 - patch_mask(keys, x.shape[2:], self.block, self.mask_ratio, self.mask_kind, image=x).to(x.dtype)
 
     def predict(self, x: Tensor, visible: Tensor) -> Tensor:
-        """(B, C, *S) and what is visible of it (B, 1, *S) -> every voxel (B, C, *S), normalised if `normalise` is set."""
+        """Every voxel (B, C, *S), predicted from the visible ones; normalised if `normalise` is set.
+
+        Args:
+            x: (B, C, *S).
+            visible: (B, 1, *S), 1 where visible.
+        """
         with visible_only(self.encoder, visible):
             pyramid = self.encoder.features(x * visible)
         return self.decoder([torch.where(at(visible, p) > 0, p, h.to(p.dtype)) for p, h in zip(pyramid, self.hidden)])
@@ -154,12 +159,22 @@ def visible_only(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
 
 
 def at(visible: Tensor, x: Tensor) -> Tensor:
-    """The mask on the grid of a level, (B, 1, *S of x)."""
+    """The mask on the grid of a level, (B, 1, *S of x).
+
+    Args:
+        visible: (B, 1, *S), 1 where visible.
+        x: A map of the encoder (B, C, *S of the level).
+    """
     return F.interpolate(visible, size=x.shape[2:], mode="nearest").to(x.dtype)
 
 
 def visible_places(visible: Tensor, x: Tensor) -> Tensor:
-    """(B, 1, count) int64: the numbers of the visible places on the grid of a level."""
+    """(B, 1, count) int64: the numbers of the visible places on the grid of a level.
+
+    Args:
+        visible: (B, 1, *S), 1 where visible, the same number of voxels in each sample.
+        x: A map of the encoder (B, C, *S of the level).
+    """
     return at(visible, x).flatten(1).nonzero()[:, 1].reshape(len(x), 1, -1)
 
 

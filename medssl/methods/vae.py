@@ -76,7 +76,13 @@ class VAE(Method):
 
     @torch.no_grad()
     def sample(self, count: int, size: Sequence[int], seed: int = 0) -> Tensor:
-        """(count, C, *size): scans sampled from the prior: the decoder's mean, without the noise of single voxels."""
+        """Scans sampled from the prior, (count, C, *size): the decoder's mean, without the noise of single voxels.
+
+        Args:
+            count: Number of scans.
+            size: Voxels of a scan along each axis.
+            seed: Seed of the latent vectors.
+        """
         keys = make_keys(seed, (torch.arange(count),))
         device = self.from_code.linear.weight.device
         latents = normal_like(torch.empty(count, self.latent), keys).to(device)

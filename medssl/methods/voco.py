@@ -107,7 +107,13 @@ class VoCo(Method):
 
 
 def overlaps(queries: Tensor, bases: Tensor, tile: Sequence[int]) -> Tensor:
-    """(B, q, dims), (B, n, dims) -> (B, q, n): the share of each random crop that lies in each base crop; they add to 1."""
+    """The share of each random crop that lies in each base crop, (B, q, n); over the base crops they add to 1.
+
+    Args:
+        queries: First voxels of the random crops (B, q, dims).
+        bases: First voxels of the base crops (B, n, dims).
+        tile: Voxels of either along each axis.
+    """
     edges = torch.tensor(tile, device=queries.device)
     offset = (queries[:, :, None] - bases[:, None]).abs()
     return ((edges - offset).clamp(min=0) / edges).prod(dim=3)

@@ -74,7 +74,12 @@ class VolumeFusion(Method):
         return a * x + (1 - a) * x.roll(-1, 0), classes, ((body + body.roll(-1, 0)) > 0).float()
 
     def classes_of(self, keys: Tensor, size: Sequence[int]) -> Tensor:
-        """(B, *size) int64, 0..coefficients: boxes one over the other, of each sample by its key alone."""
+        """(B, *size) int64, 0..coefficients: boxes one over the other, of each sample by its key alone.
+
+        Args:
+            keys: (B,) int64.
+            size: Voxels of the crop along each axis.
+        """
         smallest, largest = self.boxes
         count = smallest + (uniform(derive_keys(keys, salts.BOX_COUNT), 1)[:, 0] * (largest - smallest + 1)).long()
         classes = torch.zeros(len(keys), *size, dtype=torch.int64, device=keys.device)
@@ -87,7 +92,13 @@ class VolumeFusion(Method):
 
 
 def dice_loss(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
-    """1 - the soft Dice of each class over the counted voxels of the batch, (B, K, *S) and (B, *S), averaged over classes."""
+    """1 - the soft Dice of each class over the counted voxels of the batch, averaged over classes.
+
+    Args:
+        logits: (B, K, *S).
+        classes: (B, *S) int64, 0..K-1.
+        counted: (B, 1, *S), 1 where a voxel counts.
+    """
     truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1) * counted
     shares = logits.softmax(1) * counted
     over = (0, *range(2, logits.ndim))

@@ -132,7 +132,12 @@ class Cache:
         return self._crop("volumes", scan, start, size, self.air)
 
     def read_mask(self, scan: str, start: Sequence[int] | None = None, size: Sequence[int] | None = None) -> np.ndarray:
-        """(*size) uint8 structures of the same crop as `read`, 0 beyond the edge.
+        """Read a crop of a scan's mask, or all of it: (*size) uint8 structures, 0 beyond the edge.
+
+        Args:
+            scan: Its pseudonym.
+            start: First voxel, as in `read`.
+            size: Voxels along each axis.
 
         Raises:
             MedsslError: The scan has no mask.

@@ -29,7 +29,14 @@ class FieldReader(Protocol):
     """Adds one field to a sample; see `sample_fields.py`."""
 
     def read(self, crops: Crops, scan: str, start: Sequence[int], generator: np.random.Generator) -> dict[str, Any]:
-        """The entries to add to the sample of `scan` whose source starts at voxel `start`."""
+        """The entries to add to a sample.
+
+        Args:
+            crops: The stream that the sample belongs to.
+            scan: Pseudonym of the scan.
+            start: First voxel of the source in the scan.
+            generator: Random numbers of this sample alone.
+        """
 
 
 class Crops(Dataset):
@@ -144,7 +151,13 @@ class Crops(Dataset):
         return self._structures[scan]
 
     def valid(self, scan: str, start: Sequence[int], source: np.ndarray) -> np.ndarray:
-        """(1, *source): body, neither the scan's air nor the padding around it."""
+        """(1, *source): body, neither the scan's air nor the padding around it.
+
+        Args:
+            scan: Pseudonym of the scan.
+            start: First voxel of the source in the scan.
+            source: (C, *source), what was read there.
+        """
         inside = np.zeros(self.size, bool)
         shape = self.cache.shape(scan)
         inside[tuple(slice(max(0, -s), max(0, min(size, n - s))) for s, size, n in zip(start, self.size, shape))] = True
@@ -212,5 +225,11 @@ def crop_by_spacing(
 
 
 def start_inside(start: int, length: int, size: int) -> int:
-    """The start of a crop along one axis, moved to lie inside the scan; centred where the scan is smaller than the crop."""
+    """The start of a crop along one axis, moved to lie inside the scan; centred where the scan is smaller.
+
+    Args:
+        start: First voxel of the crop, which may lie outside.
+        length: Voxels of the scan.
+        size: Voxels of the crop.
+    """
     return min(max(start, 0), length - size) if length > size else (length - size) // 2

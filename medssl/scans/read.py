@@ -29,7 +29,11 @@ LARGEST_STRUCTURE = 255
 
 
 def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
-    """(member, header) of every scan in a file that is not DICOM; member is None but for .npz.
+    """(member, header) of every scan in a file that is not DICOM; member is None except in .npz.
+
+    Args:
+        path: The file.
+        format: One of those that `paths.file_format` names, but DICOM.
 
     Raises:
         ScanError: The file cannot be used.
@@ -40,6 +44,10 @@ def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
 
 def files_of(path: Path, format: str) -> list[Path]:
     """A scan's file, and the one beside it that holds its voxels where it is a MetaImage header alone.
+
+    Args:
+        path: The file that `index` found.
+        format: One of those that `paths.file_format` names.
 
     Raises:
         ScanError: That one is missing or lies elsewhere.
@@ -95,7 +103,13 @@ def read_scan(
 
 
 def check_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ScanError, from headers alone, for a mask on another grid than the image with this affine and shape."""
+    """Raise ScanError, from headers alone, for a mask on another grid than its image.
+
+    Args:
+        path: The file of the mask.
+        affine: (4, 4), voxel index of the image -> mm in RAS+.
+        shape: Voxels of the image along each axis, without channels.
+    """
     format = file_format(path)
     if format == "dicom":
         return check_segmentation(path, affine, shape)
@@ -107,7 +121,12 @@ def check_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def read_mask(path: Path, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(*S) uint8 structures on the grid of the image with this affine and shape; the mask may be stored in any order.
+    """(*S) uint8 structures on the grid of the image; the mask may be stored in any order of axes.
+
+    Args:
+        path: The file of the mask.
+        affine: (4, 4), voxel index of the image -> mm in RAS+.
+        shape: Voxels of the image along each axis, without channels.
 
     Raises:
         ScanError: The mask lies on another grid, or holds values that are not whole numbers from 0 to 255.

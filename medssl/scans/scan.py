@@ -54,11 +54,18 @@ class Header:
     """What a file says of itself before any voxel is read; lengths and orders as stored, affine as in `Scan`.
 
     Attributes:
+        modality: DICOM's code in capitals, OT where it is unknown.
         shape: S, without channels.
+        affine: (4, 4) float64, voxel index -> mm in RAS+.
+        spacing_mm: One number an axis of S.
         channels: C, or None where only the pixels can tell (grey stored as RGB).
+        frames: Number of time points, 1 but for 4D scans.
+        slice_axis: The axis across the slices, None where there are none.
+        manufacturer: Maker of the scanner, None where nothing says so.
         patient: Raw text that becomes a pseudonym at once and is not written anywhere.
         site: Raw text that becomes a pseudonym at once and is not written anywhere.
         labels: What the file itself holds as labels (MedMNIST).
+        notes: What was done or noticed while reading, in fixed words and numbers only.
         affine_rule: Where a volume's affine comes from: sform, qform, pixdim (NIfTI); directions, spacings, no space
             (NRRD, MetaImage); None for DICOM and images.
         qform_apart_mm: How far the qform lies from the sform used.

@@ -158,7 +158,12 @@ class ProbeInputs:
         return classes
 
     def labelled(self, scans: Sequence[str], kind: Kind) -> tuple[list[str], np.ndarray]:
-        """Those of the scans that have the label, and their class numbers (N,)."""
+        """Those of the scans that have the label, and their class numbers (N,).
+
+        Args:
+            scans: Pseudonyms of scans.
+            kind: The probe that asks for them.
+        """
         classes = self.classes(kind)
         assert self.values is not None
         text = self.values.astype(str)
@@ -321,7 +326,14 @@ def _own_ranks(similarity: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def reconstruction_errors(method: Method, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> np.ndarray | None:
-    """Return the mean absolute error (N,) over the body in the middle of each scan; None if the method restores nothing."""
+    """Return the mean absolute error (N,) over the body in the middle of each scan; None if the method restores nothing.
+
+    Args:
+        method: A trained method.
+        cache: Where the scans are.
+        scans: Scans to restore.
+        size: Voxels of the middle crop along each axis.
+    """
     errors = []
     for number, scan in enumerate(scans):
         batch = center_batch(method, cache, scan, size, seed=number)
@@ -335,7 +347,15 @@ def reconstruction_errors(method: Method, cache: Cache, scans: Sequence[str], si
 
 
 def center_batch(method: Method, cache: Cache, scan: str, size: Sequence[int], seed: int) -> dict[str, Any]:
-    """Return a batch of one scan's middle, not augmented, as `method.reconstruct` takes it; seed: of its masks."""
+    """Return a batch of one scan's middle, not augmented, as `method.reconstruct` takes it.
+
+    Args:
+        method: The method that restores it.
+        cache: Where the scan is.
+        scan: Its pseudonym.
+        size: Voxels of the middle crop along each axis.
+        seed: Seed of the masks.
+    """
     sample = Crops(cache, [scan], tuple(size), seed, place="center")[0]
     batch = {
         name: value[None] if isinstance(value, torch.Tensor) else torch.tensor([value])

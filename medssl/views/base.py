@@ -64,10 +64,20 @@ class View(Recorded, nn.Module, ABC):
 
     @abstractmethod
     def apply_to(self, x: Tensor, params: Params) -> Tensor:
-        """The changed batch. x is float32 (B, C, *S) and must not be written to."""
+        """The changed batch.
+
+        Args:
+            x: (B, C, *S) float32, which must not be written to.
+            params: What `parameters_of` returned for these samples.
+        """
 
     def move_mask(self, mask: Tensor, params: Params) -> Tensor:
-        """The mask (B, C, *S), moved as the image is; unchanged unless the view moves voxels."""
+        """The mask (B, C, *S), moved as the image is; unchanged unless the view moves voxels.
+
+        Args:
+            mask: (B, C, *S), of any dtype.
+            params: What `parameters_of` returned for these samples.
+        """
         return mask
 
     @classmethod
@@ -98,6 +108,10 @@ class View(Recorded, nn.Module, ABC):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """(B, C, *S) -> (B, C, *crop), in the dtype of x.
 
+        Args:
+            x: (B, C, *S), floating point.
+            params: What `draw` returned for these samples.
+
         Raises:
             MedsslError: The batch has the wrong shape, dtype, number of channels, or values that are not finite.
         """
@@ -105,11 +119,22 @@ class View(Recorded, nn.Module, ABC):
         return torch.cat([self.change(part.float(), own).to(x.dtype) for part, own in sample_chunks(x, params)])
 
     def mask(self, mask: Tensor, params: Params) -> Tensor:
-        """The same move for a mask (B, C, *S) of any dtype; only moves in space change it, and no new value appears."""
+        """The same move for a mask; only moves in space change it, and no new value appears.
+
+        Args:
+            mask: (B, C, *S), of any dtype.
+            params: What `draw` returned for these samples.
+        """
         return torch.cat([change_selected(self.move_mask, part, own) for part, own in sample_chunks(mask, params)])
 
     def with_mask(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """Image and mask together; the results of `forward` and `mask`, but faster where both are resampled."""
+        """Image and mask together; the results of `forward` and `mask`, but faster where both are resampled.
+
+        Args:
+            x: (B, C, *S), floating point.
+            mask: (B, C, *S), of any dtype.
+            params: What `draw` returned for these samples.
+        """
         self.check_input(x, params)
         masks = mask.split(_chunk_length(x))
         changed = [
@@ -120,17 +145,32 @@ class View(Recorded, nn.Module, ABC):
         return torch.cat(images).to(x.dtype), torch.cat(moved)
 
     def change(self, x: Tensor, params: Params) -> Tensor:
-        """`forward` for float32 that has been checked: changes only the samples that get the view."""
+        """`forward` for float32 that has been checked: changes only the samples that get the view.
+
+        Args:
+            x: (B, C, *S) float32.
+            params: What `draw` returned for these samples.
+        """
         return change_selected(self.apply_to, x, params)
 
     def change_with_mask(self, x: Tensor, mask: Tensor, params: Params) -> tuple[Tensor, Tensor]:
-        """`with_mask` for float32 that has been checked."""
+        """`with_mask` for float32 that has been checked.
+
+        Args:
+            x: (B, C, *S) float32.
+            mask: (B, C, *S), of any dtype.
+            params: What `draw` returned for these samples.
+        """
         return self.change(x, params), self.mask(mask, params)
 
     def check_input(self, x: Tensor, params: Params) -> None:
         """Raise MedsslError for a batch that the view cannot take.
 
         Values are checked on the CPU only: a GPU would have to wait for the answer, and there the loss is checked.
+
+        Args:
+            x: The batch that came in.
+            params: The parameters that came with it.
         """
         name, shape = type(self).__name__, tuple(x.shape)
         if not x.is_floating_point():
@@ -192,7 +232,12 @@ class Compose(View):
 
 
 def leaves(view: View, params: Params) -> Iterator[tuple[View, Params]]:
-    """The single views inside of any nesting of `Compose`, in order, with the parameters of each."""
+    """The single views inside of any nesting of `Compose`, in order, with the parameters of each.
+
+    Args:
+        view: A view, `Compose` or not.
+        params: What it drew.
+    """
     if not isinstance(view, Compose):
         yield view, params
         return
@@ -206,19 +251,37 @@ def moves_voxels(view: View) -> bool:
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ..., 1), so that one value a sample broadcasts over x (B, C, *S)."""
+    """One value a sample in a shape (B, 1, ..., 1) that broadcasts over x.
+
+    Args:
+        values: (B,).
+        x: (B, C, *S).
+    """
     return values.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def broadcast_along(values: Tensor, x: Tensor, axis: int) -> Tensor:
-    """(n,) or (B, n) -> a shape that broadcasts over x (B, C, *S) along its spatial axis `axis`, counted from 0."""
+    """Values along one spatial axis, in a shape that broadcasts over x.
+
+    Args:
+        values: (n,), or one row a sample (B, n).
+        x: (B, C, *S), with n voxels along `axis`.
+        axis: Spatial axis, counted from 0.
+    """
     shape = [1] * x.ndim
     shape[0], shape[axis + 2] = (len(values) if values.ndim == 2 else 1), values.shape[-1]
     return values.reshape(shape)
 
 
 def check_range(name: str, value: float | Sequence[float], minimum: float = 0.0, maximum: float = math.inf) -> None:
-    """Raise MedsslError for a number, or a pair (low, high), that is not between the limits and in order."""
+    """Raise MedsslError for a number, or a pair, that is not between the limits and in order.
+
+    Args:
+        name: What it is called in the message.
+        value: A number, or a pair (low, high).
+        minimum: The lowest value that is accepted.
+        maximum: The highest value that is accepted.
+    """
     low, high = (value, value) if isinstance(value, int | float) else tuple(value)
     if not minimum <= low <= high <= maximum:
         kind = "a number" if isinstance(value, int | float) else "low <= high, both"
@@ -226,7 +289,12 @@ def check_range(name: str, value: float | Sequence[float], minimum: float = 0.0,
 
 
 def check_axes(axes: Sequence[int], x: Tensor) -> Sequence[int]:
-    """`axes`; raises MedsslError where x (B, C, *S) does not have them."""
+    """The axes as they are; raises MedsslError where the batch does not have them.
+
+    Args:
+        axes: Spatial axes, counted from 0.
+        x: (B, C, *S).
+    """
     dims = x.ndim - 2
     if not all(0 <= axis < dims for axis in axes):
         raise MedsslError(
@@ -236,7 +304,12 @@ def check_axes(axes: Sequence[int], x: Tensor) -> Sequence[int]:
 
 
 def take(params: Params, index: Tensor | slice) -> Params:
-    """The parameters of some samples of a batch: `take(params, slice(3, 4))` is what sample 3 got."""
+    """The parameters of some samples of a batch: `take(params, slice(3, 4))` is what sample 3 got.
+
+    Args:
+        params: Parameters of a batch.
+        index: Numbers of the samples, (K,) int64, or a slice.
+    """
     return {name: take(v, index) if isinstance(v, dict) else v[index] for name, v in params.items()}
 
 
@@ -246,7 +319,12 @@ def to_plain(params: Params) -> dict[str, Any]:
 
 
 def from_plain(plain: dict[str, Any], device: torch.device | str = "cpu") -> Params:
-    """What `to_plain` returned, as tensors again: whole numbers int64, others float32, and bool."""
+    """What `to_plain` returned, as tensors again: whole numbers int64, others float32, and bool.
+
+    Args:
+        plain: Nested lists of numbers.
+        device: Where the tensors are made.
+    """
     return {
         name: from_plain(v, device) if isinstance(v, dict) else torch.tensor(v, device=device)
         for name, v in plain.items()
@@ -254,14 +332,25 @@ def from_plain(plain: dict[str, Any], device: torch.device | str = "cpu") -> Par
 
 
 def sample_chunks(x: Tensor, params: Params) -> Iterator[tuple[Tensor, Params]]:
-    """A batch in chunks of a few samples, with their parameters: a CPU is fastest on what its cache holds."""
+    """A batch in chunks of a few samples, with their parameters: a CPU is fastest on what its cache holds.
+
+    Args:
+        x: (B, C, *S).
+        params: Parameters of the B samples.
+    """
     step = _chunk_length(x)
     for at in range(0, len(x), step):
         yield x[at : at + step], take(params, slice(at, at + step)) if step < len(x) else params
 
 
 def change_selected(change: Callable[[Tensor, Params], Tensor], x: Tensor, params: Params) -> Tensor:
-    """`change` for the samples that get the view: a CPU computes only those, a GPU computes all and need not wait."""
+    """`change` for the samples that get the view: a CPU computes only those, a GPU computes all and need not wait.
+
+    Args:
+        change: What changes a batch (B, C, *S) by its parameters.
+        x: (B, C, *S).
+        params: Parameters of the B samples; "on" says which get the view.
+    """
     on = params.get("on")
     if on is None:
         return change(x, params)

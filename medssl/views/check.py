@@ -19,7 +19,12 @@ from medssl.views.random import make_keys
 
 
 def examples_of(view_class: type[View], dims: int) -> tuple[View, ...]:
-    """Views of a class to try it with, for 2 or 3 spatial axes."""
+    """Views of a class to try it with, for 2 or 3 spatial axes.
+
+    Args:
+        view_class: A class of views.
+        dims: Number of spatial axes, 2 or 3.
+    """
     return (Compose([Gamma(), Noise()]),) if view_class is Compose else view_class.examples(dims)
 
 

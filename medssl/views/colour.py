@@ -158,6 +158,12 @@ def to_hsv(rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Three of (B, 1, *S) -> (B, 3, *S) of red, green, blue."""
+    """The inverse of `to_hsv`: (B, 3, *S) of red, green, blue.
+
+    Args:
+        hue: (B, 1, *S), as a share of the circle.
+        saturation: (B, 1, *S) of 0..1.
+        value: (B, 1, *S) of 0..1.
+    """
     turns = [(start + 6 * hue) % 6 for start in (5, 3, 1)]
     return torch.cat([value * (1 - saturation * torch.minimum(k, 4 - k).clamp(0, 1)) for k in turns], 1)

@@ -89,6 +89,7 @@ def apply_curve(x: Tensor, table: Tensor) -> Tensor:
     """x through each sample's piecewise linear curve; values outside of 0..1 keep their excess.
 
     Args:
+        x: (B, C, *S).
         table: (B, n) the curve's values at n equal steps from 0 to 1. It runs from 0 to 1 or from 1 to 0.
     """
     inside = x.clamp(0, 1)

@@ -118,7 +118,12 @@ class LowDoseCT(View):
         return x + self.sigma_hu(x, params["photons"]) * noise
 
     def sigma_hu(self, x: Tensor, photons: Tensor) -> Tensor:
-        """The standard deviation of the noise in HU at each voxel; broadcasts over x."""
+        """The standard deviation of the noise in HU at each voxel; broadcasts over x.
+
+        Args:
+            x: (B, C, *S) in HU.
+            photons: (B,) photons a detector element and view in the open beam.
+        """
         attenuation = self.water_per_mm * (1 + x / 1000).clamp(min=0)
         variance = torch.zeros_like(per_sample(photons, x))
         for axis in self.axes:
@@ -129,10 +134,14 @@ class LowDoseCT(View):
 
 
 def poisson_like(mean: Tensor, keys: Tensor) -> Tensor:
-    """Poisson numbers of the given mean (B, C, *S), not rounded, and so with a gradient.
+    """Poisson numbers of the given mean, not rounded, and so with a gradient.
 
     From normal numbers by Cornish and Fisher's expansion up to the skewness (Revue de l'Institut International de
     Statistique 1938): within 0.7 of a Poisson quantile for means of 5 or more.
+
+    Args:
+        mean: (B, C, *S), 5 or more.
+        keys: (B,) int64, one a sample.
     """
     normal = normal_like(mean, keys)
     return mean + mean.sqrt() * normal + (normal**2 - 1) / 6

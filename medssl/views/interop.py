@@ -205,6 +205,12 @@ class TorchvisionTransform(v2.Transform):
         return self.view.draw(torch.randint(-(2**63), 2**63 - 1, (1,)))
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One image or mask after the view; torchvision calls it for each of its inputs.
+
+        Args:
+            inpt: A PIL image, a tensor (C, *S), or a tv_tensor Image or Mask.
+            params: What `make_params` drew.
+        """
         if isinstance(inpt, tv_tensors.Mask):
             mask = inpt.as_subclass(Tensor)
             moved = self.view.mask(mask[None] if mask.ndim > 2 else mask[None, None], params)
@@ -248,6 +254,7 @@ def source_voxels(view: View, params: Params, shape: Sequence[int]) -> Tensor:
     """The affine map from an index in the result of a view to the index in its source.
 
     Args:
+        view: The view, with any nesting of `Compose`.
         params: Parameters of one sample.
         shape: Voxels of the source, one number an axis.
 

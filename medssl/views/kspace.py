@@ -20,17 +20,23 @@ from medssl.views.separable import convolve, gaussian_kernel
 
 
 def frequency(x: Tensor, axis: int) -> Tensor:
-    """Cycles a voxel along spatial axis `axis` of x, -0.5..0.5 in the order of an FFT; broadcasts over x."""
+    """Cycles a voxel along one axis, -0.5..0.5 in the order of an FFT; broadcasts over x.
+
+    Args:
+        x: (B, C, *S).
+        axis: Spatial axis, counted from 0.
+    """
     return broadcast_along(torch.fft.fftfreq(x.shape[axis + 2], device=x.device), x, axis)
 
 
 def filter_kspace(x: Tensor, weights: Tensor) -> Tensor:
-    """The real part of x (B, C, *S) after its k-space is multiplied by real weights.
+    """The real part of an image after its k-space is multiplied by real weights.
 
     The real part is what a scanner shows that knows the coil's phase. Weights made symmetric give the same, and for those
     half of k-space is enough.
 
     Args:
+        x: (B, C, *S).
         weights: Broadcast over x, in the order of an FFT.
     """
     axes = tuple(range(2, x.ndim))
@@ -40,7 +46,12 @@ def filter_kspace(x: Tensor, weights: Tensor) -> Tensor:
 
 
 def draw_axis(keys: Tensor, axes: Sequence[int]) -> Tensor:
-    """(B,) int64: one of `axes` for each sample."""
+    """(B,) int64: one of `axes` for each sample.
+
+    Args:
+        keys: (B,) int64, one a sample.
+        axes: Spatial axes to choose from.
+    """
     index = uniform(derive_keys(keys, 33), 1, 0, len(axes))[:, 0].long()
     return torch.tensor(axes, device=keys.device)[index]
 
@@ -49,7 +60,9 @@ def phase_lines(x: Tensor, axis: Tensor, axes: Sequence[int]) -> tuple[Tensor, T
     """The phase-encoding line of each place of k-space.
 
     Args:
+        x: (B, C, *S).
         axis: (B,) each sample's phase axis, one of `axes`.
+        axes: The spatial axes that can be a phase axis.
 
     Returns:
         The number of the line that each place is in (in the order of an FFT), and how many lines there are; both
@@ -67,6 +80,8 @@ def smooth_noise(x: Tensor, keys: Tensor, smoothness: float) -> Tensor:
     """Noise of x's shape with mean 0 and standard deviation 1 everywhere.
 
     Args:
+        x: (B, C, *S).
+        keys: (B,) int64, one a sample.
         smoothness: Standard deviation, in voxels, of the Gaussian that the noise is smoothed with; 0 for white noise.
     """
     if smoothness == 0:
@@ -79,6 +94,13 @@ def smooth_noise(x: Tensor, keys: Tensor, smoothness: float) -> Tensor:
 
 
 def add_complex_noise(x: Tensor, sigma: Tensor, keys: Tensor, smoothness: float = 0.0) -> Tensor:
-    """|x + complex Gaussian noise|, which has Rice's distribution; sigma (B,) is the deviation of each part."""
+    """|x + complex Gaussian noise|, which has Rice's distribution.
+
+    Args:
+        x: (B, C, *S).
+        sigma: (B,) standard deviation of the real and of the imaginary part.
+        keys: (B,) int64, one a sample.
+        smoothness: See `smooth_noise`.
+    """
     real, imaginary = (smooth_noise(x, derive_keys(keys, i), smoothness) * per_sample(sigma, x) for i in (1, 2))
     return torch.complex(x + real, imaginary).abs()

@@ -164,7 +164,12 @@ class PatchMask(View):
         return x.masked_fill(self.patch_mask(x, params) > 0, self.fill)
 
     def patch_mask(self, x: Tensor, params: Params) -> Tensor:
-        """(B, 1, *S): 1 where x is masked."""
+        """(B, 1, *S): 1 where x is masked.
+
+        Args:
+            x: (B, C, *S).
+            params: What `draw` returned for these samples.
+        """
         return patch_mask(params["key"], x.shape[2:], self.block, self.ratio, self.kind, image=x)
 
 
@@ -256,7 +261,12 @@ def _variance_weights(image: Tensor | None, blocks: Sequence[int]) -> Tensor:
 
 
 def nearest_centre(keys: Tensor, blocks: Sequence[int]) -> Tensor:
-    """(B, blocks): the distance of each block to the nearest of `CENTRES` random ones, in boxes of random proportions."""
+    """(B, blocks): the distance of each block to the nearest of `CENTRES` random ones, in boxes of random proportions.
+
+    Args:
+        keys: (B,) int64, one a sample.
+        blocks: Blocks along each axis.
+    """
     steps = [torch.arange(n, device=keys.device) for n in blocks]
     places = torch.stack(torch.meshgrid(*steps, indexing="ij")).flatten(1)  # (d, blocks)
     edge = torch.tensor(blocks, device=keys.device)[:, None]
@@ -266,7 +276,12 @@ def nearest_centre(keys: Tensor, blocks: Sequence[int]) -> Tensor:
 
 
 def blocks_of(size: Sequence[int], block: int | Sequence[int]) -> tuple[int, ...]:
-    """How many blocks lie along each axis."""
+    """How many blocks lie along each axis.
+
+    Args:
+        size: Voxels of the crop along each axis.
+        block: Voxels of a block's edge, one number or one an axis.
+    """
     edges = (block,) * len(size) if isinstance(block, int) else tuple(block)
     if len(edges) != len(size) or any(e < 1 or n % e for n, e in zip(size, edges)):
         raise MedsslError(f"a crop of {tuple(size)} came with blocks of {edges} voxels: expected blocks that divide it")
@@ -274,23 +289,44 @@ def blocks_of(size: Sequence[int], block: int | Sequence[int]) -> tuple[int, ...
 
 
 def any_in_tube(inside: Tensor, depth: int) -> Tensor:
-    """(B, blocks) -> (B, blocks / depth): whether any block of a tube is inside."""
+    """(B, blocks) -> (B, blocks / depth): whether any block of a tube is inside.
+
+    Args:
+        inside: (B, blocks) bool, the last axis fastest.
+        depth: Blocks of a tube, along the last axis.
+    """
     return inside.unflatten(1, (-1, depth)).any(2)
 
 
 def block_means(x: Tensor, blocks: Sequence[int]) -> Tensor:
-    """(B, C, *S) -> (B, C, *blocks): the mean of each block."""
+    """The mean of each block, (B, C, *blocks).
+
+    Args:
+        x: (B, C, *S).
+        blocks: Blocks along each axis.
+    """
     edges = [n // b for n, b in zip(x.shape[2:], blocks)]
     return F.avg_pool2d(x, edges) if x.ndim == 4 else F.avg_pool3d(x, edges)
 
 
 def expand_blocks(values: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, C, *blocks) -> (B, C, *size): each block's value at all of its voxels."""
+    """Each block's value at all of its voxels, (B, C, *size).
+
+    Args:
+        values: (B, C, *blocks).
+        size: Voxels of the crop along each axis.
+    """
     return F.interpolate(values, size=tuple(size), mode="nearest")
 
 
 def box_mask(first: Tensor, lengths: Tensor, size: Sequence[int]) -> Tensor:
-    """Corners and edges (..., d) in voxels -> (..., *size) bool: the voxels whose middle lies in the box."""
+    """The voxels whose middle lies in a box, (..., *size) bool.
+
+    Args:
+        first: (..., d) the box's corner nearest to 0, in voxels.
+        lengths: (..., d) its edges, in voxels.
+        size: Voxels of the crop along each axis.
+    """
     inside = torch.ones(*first.shape[:-1], *size, dtype=torch.bool, device=first.device)
     for axis, n in enumerate(size):
         middle = torch.arange(n, device=first.device) + 0.5
@@ -300,7 +336,13 @@ def box_mask(first: Tensor, lengths: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def random_box(keys: Tensor, size: Sequence[int], edge: Range) -> Tensor:
-    """(B, *size) bool: one box in each sample, its edges drawn from a range of shares of the crop's, by its key alone."""
+    """One random box in each sample, (B, *size) bool.
+
+    Args:
+        keys: (B,) int64, one a sample.
+        size: Voxels of the crop along each axis.
+        edge: Range of the box's edges, as shares of the crop's.
+    """
     drawn = uniform(keys, 2 * len(size))
     whole = torch.tensor(size, device=keys.device)
     lengths = (edge[0] + (edge[1] - edge[0]) * drawn[:, : len(size)]) * whole
@@ -308,7 +350,12 @@ def random_box(keys: Tensor, size: Sequence[int], edge: Range) -> Tensor:
 
 
 def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
-    """x (B, C, *S) with its voxels shuffled within the blocks of `block_numbers`, the same in all channels."""
+    """Voxels shuffled within the blocks of `block_numbers`, the same way in all channels.
+
+    Args:
+        x: (B, C, *S).
+        keys: (B,) int64, one a sample.
+    """
     block = block_numbers(derive_keys(keys, 0), x.shape[2:]).flatten(1)
     shuffled = uniform(derive_keys(keys, 1), block.shape[1]).argsort(1)
     source = shuffled.gather(1, block.gather(1, shuffled).argsort(dim=1, stable=True))  # by block, in random order
@@ -322,6 +369,10 @@ def block_numbers(keys: Tensor, size: Sequence[int]) -> Tensor:
     """(B, *size) int64: which block each voxel is in, with blocks of one size and offset a sample.
 
     Their edges are 1 to a tenth of the crop's, or to 2 where that is larger.
+
+    Args:
+        keys: (B,) int64, one a sample.
+        size: Voxels of the crop along each axis.
     """
     dims = len(size)
     drawn = uniform(keys, 2 * dims)

@@ -52,7 +52,12 @@ class BiasField(View):
         return x * self.log_field(x, params["coefficients"]).exp_()
 
     def log_field(self, x: Tensor, coefficients: Tensor) -> Tensor:
-        """(B, 1, *S), one axis after the other: `order` + 1 multiplications a voxel."""
+        """The logarithm of the field, (B, 1, *S).
+
+        Args:
+            x: (B, C, *S).
+            coefficients: (B, n, n, n) of the polynomials along each axis, n = `order` + 1.
+        """
         terms = torch.arange(self.order + 1, device=x.device)
         degree = terms[:, None, None] + terms[:, None] + terms
         field = (coefficients * ((degree > 0) & (degree <= self.order)))[:, None]
@@ -235,7 +240,12 @@ class Undersampling(View):
         return filter_kspace(x, self.acquired(x, params).float())
 
     def acquired(self, x: Tensor, params: Params) -> Tensor:
-        """The lines of k-space that are there, bool, in the order of an FFT; broadcasts over x."""
+        """The lines of k-space that are there, bool, in the order of an FFT; broadcasts over x.
+
+        Args:
+            x: (B, C, *S).
+            params: What `draw` returned for these samples.
+        """
         line, count = phase_lines(x, params["axis"], self.axes)
         share = (1 / params["acceleration"] - self.centre) / (1 - self.centre)
         chosen = uniform(params["key"], max(x.shape[2:])) < share[:, None]
@@ -307,7 +317,14 @@ class Motion(View):
 
 
 def move_rigidly(x: Tensor, radians: Tensor, shift_mm: Tensor, spacing_mm: Sequence[float] | None) -> Tensor:
-    """x (B, C, *S) turned by radians (B, 3) about its axes and shifted by shift_mm (B, 3); values of the edge come in."""
+    """Each image turned about its axes and shifted; values of the edge come in from outside.
+
+    Args:
+        x: (B, C, *S).
+        radians: (B, 3) turns about each axis; in 2D the first one is used.
+        shift_mm: (B, 3) shifts along each axis.
+        spacing_mm: Distance of the voxels along each axis; 1 mm by default.
+    """
     dims = x.ndim - 2
     voxel_mm = torch.tensor(tuple(spacing_mm or (1.0,) * dims), device=x.device)
     if len(voxel_mm) != dims:
@@ -320,7 +337,13 @@ def move_rigidly(x: Tensor, radians: Tensor, shift_mm: Tensor, spacing_mm: Seque
 
 
 def legendre(order: int, size: int, device: torch.device) -> Tensor:
-    """(size, order + 1): the Legendre polynomials at `size` places from -1 to 1, by Bonnet's recursion."""
+    """The Legendre polynomials at evenly distributed places from -1 to 1, (size, order + 1), by Bonnet's recursion.
+
+    Args:
+        order: The highest order, 1 or more.
+        size: Number of places.
+        device: Where the result lies.
+    """
     t = torch.linspace(-1, 1, size, device=device)
     polynomials = [torch.ones_like(t), t]
     for k in range(1, order):

@@ -54,7 +54,12 @@ class RightAngle(View):
 
 
 def turn_batch(x: Tensor, turn: Tensor) -> Tensor:
-    """x (B, C, *S) with equal edges, each sample turned by its own number (B,) of `orientations`, in one gather."""
+    """Each sample turned by its own right-angle turn, in one gather.
+
+    Args:
+        x: (B, C, *S) with equal edges.
+        turn: (B,) int64, numbers of `orientations`.
+    """
     size, dims = x.shape[2:], x.ndim - 2
     if len(set(size)) > 1:
         raise MedsslError(f"a crop of {tuple(size)} has unequal edges: right-angle turns need equal ones")

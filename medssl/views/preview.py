@@ -49,7 +49,13 @@ THICK = 1.5  # slices this many times as far apart as pixels are shown as they w
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture (C, *S) on the scale of the views, and the picture that it is compared with."""
+    """One picture on the scale of the views, and the picture that it is compared with.
+
+    Attributes:
+        title: Written above the picture.
+        image: (C, *S).
+        before: (C, *S), the original; None where there is none of this size.
+    """
 
     title: str
     image: Tensor
@@ -99,7 +105,15 @@ def preview(
 
 
 def scan_panels(cache: Cache, scan: str, views: Sequence[View], size: Sequence[int], seed: int) -> list[Panel]:
-    """The pictures of one scan, left to right."""
+    """The pictures of one scan, left to right.
+
+    Args:
+        cache: Where the scan is.
+        scan: Its pseudonym.
+        views: The views of the recipe.
+        size: Voxels of the crop along each axis.
+        seed: Seed of the views.
+    """
     source = source_of(cache, scan, size)
     keys = make_keys(seed, (torch.tensor([int.from_bytes(scan.encode()[:7])]),))
     plain = recipes.plain(cache.data_spec)
@@ -134,26 +148,49 @@ def _single_views(
 
 
 def source_of(cache: Cache, scan: str, size: Sequence[int]) -> Tensor:
-    """(1, C, *source): the middle of a scan, as much of it as pretraining cuts its crops from."""
+    """(1, C, *source): the middle of a scan, as much of it as pretraining cuts its crops from.
+
+    Args:
+        cache: Where the scan is.
+        scan: Its pseudonym.
+        size: Voxels of the crop along each axis.
+    """
     wide = source_within(cache, [scan], [round(1.5 * n) for n in size], size)
     start = [(n - w) // 2 for n, w in zip(cache.shape(scan), wide)]
     return torch.from_numpy(np.asarray(cache.read(scan, start, wide), np.float32))[None]
 
 
 def middle(x: Tensor, size: Sequence[int]) -> Tensor:
-    """The middle of (B, C, *S)."""
+    """The middle of a batch, (B, C, *size).
+
+    Args:
+        x: (B, C, *S).
+        size: Voxels of the middle along each axis.
+    """
     for axis, (n, s) in enumerate(zip(x.shape[2:], size)):
         x = x.narrow(2 + axis, (n - s) // 2, s)
     return x
 
 
 def apply_plain(plain: View, x: Tensor) -> Tensor:
-    """x as a model sees it at test time; `plain` draws nothing, so any key will do."""
+    """x as a model sees it at test time; `plain` draws nothing, so any key will do.
+
+    Args:
+        plain: What `recipes.plain` made for these scans.
+        x: (B, C, *S), in the units of the cache.
+    """
     return plain(x, plain.draw(torch.zeros(len(x), dtype=torch.int64)))
 
 
 def unchanged(view: View, params: Params, x: Tensor, plain: View) -> Tensor:
-    """The place in the scan that `view` shows, with only its moves in space and the plain window."""
+    """The place in the scan that `view` shows, with only its moves in space and the plain window.
+
+    Args:
+        view: A view of the recipe.
+        params: What it drew.
+        x: (1, C, *source), in the units of the cache.
+        plain: What `recipes.plain` made for these scans.
+    """
     for part, own in leaves(view, params):
         if isinstance(part, Window):
             x = apply_plain(plain, x)
@@ -168,7 +205,12 @@ def as_if_selected(params: Params) -> Params:
 
 
 def panel_title(view: View, params: Params) -> str:
-    """`Gamma, p 0.8` and below it the numbers that were drawn, where they are few."""
+    """`Gamma, p 0.8` and below it the numbers that were drawn, where they are few.
+
+    Args:
+        view: A single view.
+        params: What it drew for one sample.
+    """
     drawn = {
         name: value.flatten().tolist()
         for name, value in params.items()
@@ -185,7 +227,15 @@ def panel_title(view: View, params: Params) -> str:
 def render(
     panels: Sequence[Sequence[Panel]], names: Sequence[str], title: str, data_spec: DataSpec, format: str
 ) -> bytes:
-    """The picture as a file's content: two rows a scan, images and differences."""
+    """The picture as a file's content: two rows a scan, images and differences.
+
+    Args:
+        panels: The panels of each scan.
+        names: Pseudonyms of the scans.
+        title: Title of the picture.
+        data_spec: What the scans have in common.
+        format: png, pdf or svg.
+    """
     count = max(map(len, panels))
     with rc_context({"font.size": 7, "axes.titlesize": 7, "svg.fonttype": "none"}):
         figure = Figure(figsize=(1.45 * count + 1.0, 3.4 * len(panels) + 0.5), layout="constrained")
@@ -229,7 +279,15 @@ def _colour_bar(figure: Figure, image: Any, axes: Axes) -> Any:
 
 
 def draw_image(axes: Axes, image: np.ndarray, spacing_mm: Sequence[float], cmap: str, norm: Normalize) -> Any:
-    """Draw (C, rows, columns) true to the pixels' proportions; three channels as colours, otherwise the first one."""
+    """Draw an image true to the pixels' proportions; three channels as colours, otherwise the first one.
+
+    Args:
+        axes: Where it is drawn.
+        image: (C, rows, columns).
+        spacing_mm: Spacing of the scan's voxels along each axis.
+        cmap: matplotlib's colour map of one channel.
+        norm: Values of its ends.
+    """
     rows_mm, columns_mm = plane_spacing(spacing_mm)
     coloured = len(image) == 3 and cmap == "gray"
     pixels = np.clip(np.moveaxis(image, 0, -1), 0, 1) if coloured else image[0]
@@ -237,7 +295,12 @@ def draw_image(axes: Axes, image: np.ndarray, spacing_mm: Sequence[float], cmap:
 
 
 def slice_of(x: Tensor, spacing_mm: Sequence[float]) -> np.ndarray:
-    """(C, *S) -> (C, rows, columns): an image as it is, the middle slice of a volume upright, right on the left."""
+    """An image as it is, the middle slice of a volume upright with the patient's right on the left: (C, rows, columns).
+
+    Args:
+        x: (C, *S).
+        spacing_mm: Spacing of the voxels along each axis.
+    """
     if x.ndim == 3:
         return x.numpy()
     axis = slice_axis(spacing_mm)

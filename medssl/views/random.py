@@ -48,19 +48,36 @@ def make_keys(seed: int, parts: Sequence[Tensor | int]) -> Tensor:
 
 
 def uniform(keys: Tensor, count: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """(B, count) float32, uniform in [low, high), from the keys (B,) alone."""
+    """(B, count) float32, uniform in [low, high), each row from its key alone.
+
+    Args:
+        keys: (B,) int64, one a sample.
+        count: Numbers for each sample.
+        low: The lowest number.
+        high: The upper limit, which is not reached.
+    """
     numbers = torch.arange(1, count + 1, device=keys.device)
     bits = (derive_keys(keys[:, None], numbers) >> 40) & 0xFFFFFF  # the top 24 bits: what a float32 holds
     return low + (high - low) * bits.float() / 2**24
 
 
 def log_uniform(keys: Tensor, ends: tuple[float, float]) -> Tensor:
-    """(B,) float32 from low to high, as likely from 1 to 10 as from 10 to 100."""
+    """(B,) float32, as likely from 1 to 10 as from 10 to 100.
+
+    Args:
+        keys: (B,) int64, one a sample.
+        ends: The lowest number and the upper limit, both above 0.
+    """
     return uniform(keys, 1, math.log(ends[0]), math.log(ends[1]))[:, 0].exp()
 
 
 def uniform_like(x: Tensor, keys: Tensor) -> Tensor:
-    """Noise of x's shape, uniform in [0, 1), sample b from keys[b] alone."""
+    """Noise of x's shape, uniform in [0, 1), sample b from keys[b] alone.
+
+    Args:
+        x: (B, ...).
+        keys: (B,) int64, one a sample.
+    """
     return uniform(keys, x[0].numel()).reshape(x.shape)
 
 
@@ -69,6 +86,10 @@ def normal_like(x: Tensor, keys: Tensor) -> Tensor:
 
     Counter-based: each int64 of splitmix64 gives four uniform numbers of 16 bits, and these four normal ones (Box and
     Muller 1958), which end at 4.9 standard deviations. Nothing here makes a GPU wait.
+
+    Args:
+        x: (B, ...).
+        keys: (B,) int64, one a sample.
     """
     noise = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     count, flat = noise[0].numel(), noise.flatten(1)

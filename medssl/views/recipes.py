@@ -182,6 +182,11 @@ RECIPES: dict[str, Callable[..., Any]] = {
 def recipe_views(name: str, data_spec: DataSpec, size: Size) -> tuple[View, ...]:
     """The views of a recipe by its name.
 
+    Args:
+        name: A key of `RECIPES`.
+        data_spec: The scans.
+        size: Voxels of the crop, one number an axis.
+
     Raises:
         MedsslError: There is no such recipe; the message suggests the nearest names.
     """
@@ -195,6 +200,10 @@ def recipe_views(name: str, data_spec: DataSpec, size: Size) -> tuple[View, ...]
 
 def check_modality(view: View, data_spec: DataSpec) -> None:
     """Check that the recipes in a view are for scans of this family; warn where only the ranges differ.
+
+    Args:
+        view: A view, with recipes at any depth.
+        data_spec: The scans that it would meet.
 
     Raises:
         MedsslError: A recipe for CT, in HU, would meet other scans, at about 0..1, or the reverse.
@@ -220,6 +229,7 @@ def window(family: Family, jitter: float = 0.0) -> list[View]:
     """What turns the cache's values into 0..1: a soft-tissue window with tails for CT, nothing for other families.
 
     Args:
+        family: The family of the scans.
         jitter: How far level and width move, as a share of the window's width.
     """
     return [Window(level_hu=40.0, width_hu=400.0, jitter_hu=400.0 * jitter, tails=0.15)] if family.in_hu else []

@@ -160,9 +160,13 @@ class Resample(View):
         return image, moved
 
     def matrix(self, params: Params, source: Sequence[int]) -> Tensor:
-        """(B, d+1, d+1): index of a voxel of the crop -> index in a source of that shape, without the elastic part.
+        """(B, d+1, d+1): index of a voxel of the crop -> index in the source, without the elastic part.
 
         `affine @ matrix` is the crop's own affine.
+
+        Args:
+            params: What `draw` returned.
+            source: Voxels of the source along each axis.
         """
         device = params["zoom"].device
         size, shape = (torch.tensor(n, dtype=torch.float32, device=device) for n in (self.size, tuple(source)))
@@ -259,12 +263,22 @@ class Resample(View):
 
 
 def flip_chances(chance: float, dims: int) -> tuple[float, ...]:
-    """The chance to mirror each axis but left-right: heart and liver have a side, and so has a chest radiograph."""
+    """The chance to mirror each axis but left-right: heart and liver have a side, and so has a chest radiograph.
+
+    Args:
+        chance: The chance to mirror an axis.
+        dims: Number of spatial axes, 2 or 3.
+    """
     return tuple(0.0 if axis == LEFT_RIGHT[dims] else float(chance) for axis in range(dims))
 
 
 def limit_turns(degrees: float, spacing_mm: Sequence[float]) -> tuple[float, ...]:
-    """The largest turn about each axis; thick slices are turned only within their plane, since no voxel is a cube."""
+    """The largest turn about each axis; thick slices are turned only within their plane, since no voxel is a cube.
+
+    Args:
+        degrees: The largest turn where voxels are about cubes.
+        spacing_mm: Distance of the voxels along each axis.
+    """
     if len(spacing_mm) == 2:
         return (degrees,)
     across = max(range(3), key=lambda axis: spacing_mm[axis])

@@ -73,6 +73,7 @@ def slice_weights(n: int, thickness: Tensor) -> Tensor:
     """The matrix that turns n voxels into thick slices about the middle, and back to n voxels by linear interpolation.
 
     Args:
+        n: Voxels along the axis.
         thickness: (B,) in voxels; at 1 or less nothing changes.
 
     Returns:

@@ -22,7 +22,12 @@ Similarity = Literal["cosine", "dot", "euclidean"]
 
 
 def similarities(a: Tensor, b: Tensor, similarity: Similarity = "cosine") -> Tensor:
-    """(..., N, D), (..., M, D) -> (..., N, M): cosine, a.b / D, or -|a - b|^2 / 2D (a Gaussian's exponent).
+    """The similarity of every row of a with every row of b, (..., N, M).
+
+    Args:
+        a: (..., N, D).
+        b: (..., M, D).
+        similarity: "cosine"; "dot", a.b / D; or "euclidean", -|a - b|^2 / 2D (a Gaussian's exponent).
 
     >>> similarities(torch.eye(2), torch.eye(2)).tolist()
     [[1.0, 0.0], [0.0, 1.0]]

@@ -18,7 +18,12 @@ from medssl.views.masking import MaskKind
 
 
 def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
-    """The encoder, if it can encode single patches; raises MedsslError if it cannot."""
+    """The encoder, if it can encode single patches; raises MedsslError if it cannot.
+
+    Args:
+        encoder: The encoder that came in.
+        method: Name of the method, for the message.
+    """
     if not isinstance(encoder, TokenEncoder):
         raise MedsslError(
             f"{method} came with a {type(encoder).__name__}: expected an encoder of patches; pass --encoder ViT, or for "
@@ -28,7 +33,13 @@ def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
 
 
 def check_masks_some(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: float) -> None:
-    """Raise MedsslError unless some of the crop's patches are masked and some are visible."""
+    """Raise MedsslError unless some of the crop's patches are masked and some are visible.
+
+    Args:
+        encoder: Whose patches the crop is divided into.
+        crop: Voxels of the crop along each axis.
+        mask_ratio: Share of the patches that is masked.
+    """
     count = torch.Size(encoder.grid(crop)).numel()
     masked = round(mask_ratio * count)
     if not 0 < masked < count:
@@ -39,7 +50,12 @@ def check_masks_some(encoder: TokenEncoder, crop: Sequence[int], mask_ratio: flo
 
 
 def check_mask_kind(kind: MaskKind, crop: Sequence[int]) -> None:
-    """Raise MedsslError for tubes in slices: they need an axis to run along."""
+    """Raise MedsslError for tubes in slices: they need an axis to run along.
+
+    Args:
+        kind: How patches are chosen, see `medssl.views.masking.masking_order`.
+        crop: Voxels of the crop along each axis.
+    """
     if kind == "tube" and len(crop) != 3:
         raise MedsslError(
             f'mask_kind is "tube" and the crop is {tuple(crop)}: expected 3 axes; pass --method.mask_kind random'
@@ -47,7 +63,13 @@ def check_mask_kind(kind: MaskKind, crop: Sequence[int]) -> None:
 
 
 def check_blocks(crop: Sequence[int], block: int, kind: str) -> None:
-    """Raise MedsslError unless the crop divides into two or more blocks of `block` voxels along each axis."""
+    """Raise MedsslError unless the crop divides into two or more blocks along each axis.
+
+    Args:
+        crop: Voxels of the crop along each axis.
+        block: Voxels of a block's edge.
+        kind: What the blocks are called in the message.
+    """
     if any(n % block or n == block for n in crop):
         nearest = " ".join(str(max(2, round(n / block)) * block) for n in crop)
         raise MedsslError(
@@ -57,7 +79,13 @@ def check_blocks(crop: Sequence[int], block: int, kind: str) -> None:
 
 
 def patches_and_body(x: Tensor, body: Tensor, patch: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(B, C, *S) and (B, 1, *S), 1 where there is body -> both as (B, N, C * voxels of a patch)."""
+    """The voxels of each patch, and which of them show body: both (B, N, C * voxels of a patch).
+
+    Args:
+        x: (B, C, *S).
+        body: (B, 1, *S), 1 where there is body.
+        patch: Voxels of a patch along each axis.
+    """
     return to_patches(x, patch), to_patches(body.to(x.dtype).expand_as(x), patch)
 
 

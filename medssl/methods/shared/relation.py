@@ -68,7 +68,13 @@ class Relational(Method):
         return {"accuracy": float(self.accuracy)}
 
     def tiles(self, batch: dict[str, Any], starts: Tensor, tile: Sequence[int]) -> Tensor:
-        """(B, n, C, *tile) of the view, from `starts (B, n, dims)`, each with its own intensity change."""
+        """Tiles of the view (B, n, C, *tile), each with its own intensity change.
+
+        Args:
+            batch: A batch with its views and keys.
+            starts: (B, n, dims) int64, the first voxel of each tile.
+            tile: Voxels of a tile along each axis.
+        """
         return own_intensities(cut(batch["views"][0], starts, tile), batch["key"], self.own_intensity)
 
 
@@ -95,7 +101,13 @@ class RelationHead(nn.Module):
 
 
 def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
-    """(B, n, C, *tile): `view` applied to each tile, with a key of its own."""
+    """Each tile changed with a key of its own, (B, n, C, *tile).
+
+    Args:
+        tiles: (B, n, C, *tile).
+        keys: (B,) int64.
+        view: The change of intensity.
+    """
     each = derive_keys(
         derive_keys(keys, salts.TILE_INTENSITY)[:, None], torch.arange(tiles.shape[1], device=keys.device)
     ).flatten()
@@ -103,7 +115,13 @@ def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
 
 
 def cut(x: Tensor, starts: Tensor, tile: Sequence[int]) -> Tensor:
-    """(B, C, *S) and first voxels (B, n, dims) int64 -> the tiles (B, n, C, *tile)."""
+    """The tiles (B, n, C, *tile) of a batch.
+
+    Args:
+        x: (B, C, *S).
+        starts: (B, n, dims) int64, the first voxel of each tile.
+        tile: Voxels of a tile along each axis.
+    """
     dims = len(tile)
     index = [torch.arange(len(x), device=x.device).reshape(-1, *[1] * (1 + dims))]
     for axis, edge in enumerate(tile):
@@ -118,7 +136,12 @@ def cells(grid: Sequence[int]) -> Tensor:
 
 
 def fitting(max_size: Sequence[float], strides: Sequence[int]) -> tuple[int, ...]:
-    """The largest tile within `max_size` voxels that the encoder's strides divide; 0 along an axis where there is none."""
+    """The largest tile that the encoder's strides divide; 0 along an axis where there is none.
+
+    Args:
+        max_size: Voxels that the tile may have along each axis.
+        strides: Of the encoder's coarsest level.
+    """
     return tuple(int(limit // stride * stride) for limit, stride in zip(max_size, strides))
 
 

@@ -44,7 +44,12 @@ class Restoring(Method):
 
     @abstractmethod
     def corrupt(self, x: Tensor, keys: Tensor) -> Tensor:
-        """The corrupted input (B, C, *S); keys (B,) decide how each sample is corrupted."""
+        """The corrupted input (B, C, *S).
+
+        Args:
+            x: (B, C, *S).
+            keys: (B,) int64, which decide how each sample is corrupted.
+        """
 
     def restore(self, corrupted: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S)."""
@@ -108,7 +113,12 @@ class FromLatent(nn.Module):
         self.head = conv(channels[0], out_channels, 1)
 
     def forward(self, latent: Tensor, size: Sequence[int]) -> Tensor:
-        """(B, numbers) -> (B, out_channels, *size)."""
+        """The decoded scans (B, out_channels, *size).
+
+        Args:
+            latent: (B, numbers).
+            size: Voxels of a scan along each axis.
+        """
         small = self.linear(latent).reshape(len(latent), self.channels, *[CELLS] * self.dims)
         grid = [n // s for n, s in zip(size, self.stride)]
         mode = "bilinear" if self.dims == 2 else "trilinear"

@@ -81,7 +81,14 @@ class SelfDistillation(StudentTeacher):
 
 
 def prototype_head(features: int, hidden: int, bottleneck: int, prototypes: int) -> DINOProjectionHead:
-    """lightly's head, its last layer's weight norm in the form that `copy.deepcopy` can copy."""
+    """lightly's head, its last layer's weight norm in the form that `copy.deepcopy` can copy.
+
+    Args:
+        features: Length of the encoder's vector.
+        hidden: Width of the hidden layers.
+        bottleneck: Width of the last layer before the prototypes.
+        prototypes: How many there are to choose from.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of the old form
         head = DINOProjectionHead(features, hidden, bottleneck, prototypes)

@@ -104,6 +104,11 @@ class LocalText(nn.Module):
 
 
 def mean_of_words(features: Tensor, is_word: Tensor) -> Tensor:
-    """(N, words, D) and which of them are words, not padding, (N, words) -> (N, D)."""
+    """The mean over the words of each text, (N, D).
+
+    Args:
+        features: (N, words, D).
+        is_word: (N, words) bool, False for padding.
+    """
     counted = is_word[..., None].to(features)
     return (features * counted).sum(1) / counted.sum(1)

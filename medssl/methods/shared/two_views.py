@@ -75,6 +75,11 @@ def in_chunks(encoder: nn.Module, x: Tensor, chunk: int) -> Tensor:
     their gradient is known each chunk's forward pass is repeated. This is checkpointing along the batch axis, and the
     gradient is that of the whole batch.
 
+    Args:
+        encoder: What the samples pass.
+        x: (B, C, *S).
+        chunk: Samples that pass at a time; 0 for all of them.
+
     >>> in_chunks(nn.Flatten(), torch.zeros(5, 2, 3), 2).shape
     torch.Size([5, 6])
     """
