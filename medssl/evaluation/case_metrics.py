@@ -40,7 +40,12 @@ class CaseMetric(ABC):
 
     @abstractmethod
     def difference(self, draws: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> Interval:
-        """The first arm's score minus the second's, over the same draws and cases, with its interval and p-value."""
+        """The first arm's score minus the second's, over the same draws and cases, with its interval and p-value.
+
+        Args:
+            draws: The first arm's case tables, one for each draw.
+            others: The second arm's, of the same draws in the same order.
+        """
 
     @abstractmethod
     def by_patient(self, draws: Sequence[pd.DataFrame]) -> tuple[Array, float | None]:

@@ -21,7 +21,12 @@ from medssl.evaluation.intervals import Array, Interval, combined_interval, join
 class LabelsSaved:
     """The budget (patients) at which the pretrained curve reaches scratch with all labels.
 
-    `budget` is infinite where the curve stays below; `share` is 1 - budget / all patients.
+    Attributes:
+        budget: In patients; infinite where the curve stays below.
+        low: Lower limit of its interval.
+        high: Upper limit of its interval.
+        share: 1 - budget / all patients.
+        note: What the numbers leave out, or why there is no interval.
     """
 
     budget: float
@@ -42,13 +47,20 @@ def labels_saved(
 ) -> LabelsSaved:
     """The budget at which the pretrained curve, linear in log budget, first reaches scratch at 100%.
 
-    budgets: patients, rising. pretrained: one array (draws, patients) a budget (draws may differ between
-    budgets; `auroc_by_patient` gives that form), or one number a budget. scratch_full: likewise, at the last
-    budget. Higher is better. The interval (Fieller 1954) goes from the smallest budget, of `points` between the first and
+    Higher is better. The interval (Fieller 1954) goes from the smallest budget, of `points` between the first and
     the last, at which the curve is not significantly below scratch to the largest at which it is not significantly
     above, tested as in `crossed_interval` over draws and test patients; it always holds the estimate. It may be open:
     `high` is infinite where the last budget is in it. Numbers alone give no interval. Below the smallest budget the
     curve is not known: the answer is then that budget and the note says so.
+
+    Args:
+        budgets: Patients of each budget, rising.
+        pretrained: For each budget (draws, patients), where draws may differ between budgets (`auroc_by_patient` gives
+            that form), or one number.
+        scratch_full: (draws, patients) of scratch at the last budget, or one number.
+        level: Level of the interval.
+        patient_df: Degrees of freedom between patients, in place of patients - 1.
+        points: Budgets tried for the interval, between the first and the last.
 
     >>> round(labels_saved([1, 10, 100], [0.5, 0.7, 0.9], 0.7).budget, 6)
     10.0
@@ -87,9 +99,15 @@ def area_under_label_curve(
 ) -> Interval:
     """The mean score along the label curve, linear in log budget: the area over the width of the log axis.
 
-    budgets and scores as in `labels_saved`; for two arms give the differences of their scores. The interval
-    is that of `crossed_interval`, for the weighted sum of the budgets' means: budgets share the test patients, and
-    draws of the same number, which share seeds and nested subsets. Numbers alone give no interval. bounds: of the score.
+    The interval is that of `crossed_interval`, for the weighted sum of the budgets' means: budgets share the test
+    patients, and draws of the same number, which share seeds and nested subsets. Numbers alone give no interval.
+
+    Args:
+        budgets: Patients of each budget, rising.
+        scores: For each budget (draws, patients), or one number; for two arms the differences of their scores.
+        level: Level of the interval.
+        patient_df: Degrees of freedom between patients, in place of patients - 1.
+        bounds: Lowest and highest value that the score can have.
 
     >>> round(area_under_label_curve([1, 10, 100], [0.5, 0.7, 0.9]).mean, 6)
     0.7

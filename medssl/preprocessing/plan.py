@@ -138,7 +138,12 @@ def cache_settings(
 
 
 def check_format(cache: Path, about: Mapping[str, Any]) -> None:
-    """Raise MedsslError unless the cache that `cache.json` describes has the format of this version of medssl."""
+    """Raise MedsslError unless a cache has the format of this version of medssl.
+
+    Args:
+        cache: Folder of the cache.
+        about: What its `cache.json` holds.
+    """
     stored_format = about.get("settings", {}).get("version", "unknown")
     if stored_format != CACHE_FORMAT:
         writer = f"medssl {about['medssl']}" if "medssl" in about else "another version of medssl"

@@ -78,7 +78,13 @@ class Report(SampleField):
 
 
 @dataclass(frozen=True)
-class ReportReader:
+class ReportReader(FieldReader):
+    """Adds `report`.
+
+    Attributes:
+        texts: The report of each scan.
+    """
+
     texts: dict[str, str]
 
     def read(self, crops: Crops, scan: str, start: Sequence[int], generator: np.random.Generator) -> dict[str, Any]:
@@ -131,7 +137,14 @@ class Partner(SampleField):
 
 
 @dataclass(frozen=True)
-class PartnerReader:
+class PartnerReader(FieldReader):
+    """Adds `partner` and `partner_valid`.
+
+    Attributes:
+        partners: The scans that may be the positive of each scan.
+        max_offset: Largest distance in slices to a neighbour in the scan itself.
+    """
+
     partners: dict[str, list[str]]
     max_offset: int
 
@@ -205,6 +218,10 @@ def resolve(fields: Iterable[str | SampleField]) -> list[SampleField]:
 def select_scans(fields: Iterable[SampleField], manifest: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The rows of the scans that have what all fields need, and remarks for the user.
 
+    Args:
+        fields: The fields that a method asks for.
+        manifest: The scans to choose from.
+
     Raises:
         MedsslError: A field finds no scan, or too few.
     """
@@ -216,7 +233,12 @@ def select_scans(fields: Iterable[SampleField], manifest: pd.DataFrame) -> tuple
 
 
 def readers(fields: Iterable[SampleField], manifest: pd.DataFrame) -> list[FieldReader]:
-    """The readers of the fields that the loader must add to each sample."""
+    """The readers of the fields that the loader must add to each sample.
+
+    Args:
+        fields: The fields that a method asks for.
+        manifest: The scans that `select_scans` chose.
+    """
     return [reader for field in fields if (reader := field.reader(manifest)) is not None]
 
 

@@ -33,6 +33,10 @@ def orientation(affine: np.ndarray) -> str:
 def check_affine(affine: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Notes on an affine that can be used.
 
+    Args:
+        affine: (4, 4), voxel index -> mm in RAS+.
+        shape: Voxels along each axis, without channels.
+
     Raises:
         ScanError: The affine is not finite, has a step of zero, or is sheared.
     """
@@ -61,12 +65,23 @@ def _check_shear(unit: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -
 
 
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Permute and flip (C, *S) so that its axes run nearest to R, A, S; no voxel changes. Returns it with its affine."""
+    """Permute and flip a volume so that its axes run nearest to R, A, S; no voxel changes. Returns it with its affine.
+
+    Args:
+        array: (C, *S).
+        affine: (4, 4), voxel index -> mm in RAS+.
+    """
     return reorient(array, affine, "RAS")
 
 
 def reorient(array: np.ndarray, affine: np.ndarray, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """Permute and flip (C, *S) to the axes of `target` ("LPS", ...); no voxel changes. Returns it with its affine."""
+    """Permute and flip a volume to the axes of `target`; no voxel changes. Returns it with its affine.
+
+    Args:
+        array: (C, *S).
+        affine: (4, 4), voxel index -> mm in RAS+.
+        target: Where each axis shall run to, such as "LPS".
+    """
     move = nib.orientations.ornt_transform(
         nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(target))
     )
@@ -75,13 +90,24 @@ def reorient(array: np.ndarray, affine: np.ndarray, target: str) -> tuple[np.nda
 
 
 def ras_order(affine: np.ndarray, values: tuple) -> tuple:
-    """Values given one an axis as stored, in the order they have once the volume is RAS+."""
+    """Values given one an axis as stored, in the order they have once the volume is RAS+.
+
+    Args:
+        affine: (4, 4) of the volume as stored.
+        values: Three values, one an axis as stored.
+    """
     axes = nib.orientations.io_orientation(affine)[:, 0]
     return tuple(values[int(np.flatnonzero(axes == world)[0])] for world in range(3))
 
 
 def corners_apart_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The farthest that any corner of a grid moves between two affines, in mm."""
+    """The farthest that any corner of a grid moves between two affines, in mm.
+
+    Args:
+        first: (4, 4), voxel index -> mm in RAS+.
+        second: (4, 4), voxel index -> mm in RAS+.
+        shape: Voxels along each axis, without channels.
+    """
     corners = np.array([(*corner, 1) for corner in itertools.product(*((0, n - 1) for n in shape))], float)
     return float(np.linalg.norm((corners @ (first - second).T)[:, :3], axis=1).max())
 
@@ -89,7 +115,14 @@ def corners_apart_mm(first: np.ndarray, second: np.ndarray, shape: tuple[int, ..
 def check_same_grid(
     shape: tuple[int, ...], affine: np.ndarray, mask_shape: tuple[int, ...], mask_affine: np.ndarray
 ) -> None:
-    """Raise ScanError unless a mask lies on its image's grid; either may be stored in any order."""
+    """Raise ScanError unless a mask lies on its image's grid; either may be stored in any order.
+
+    Args:
+        shape: Voxels of the image along each axis, without channels.
+        affine: (4, 4) of the image.
+        mask_shape: Voxels of the mask along each axis.
+        mask_affine: (4, 4) of the mask.
+    """
     if len(shape) == 3 and len(mask_shape) == 3:
         shape, affine = _grid_in_ras(shape, affine)
         mask_shape, mask_affine = _grid_in_ras(mask_shape, mask_affine)
@@ -116,7 +149,13 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 
 def resampled_shape(shape: tuple[int, ...], old_mm: tuple[float, ...], new_mm: tuple[float, ...]) -> tuple[int, ...]:
-    """Voxels that cover the same extent at another spacing; at least one an axis."""
+    """Voxels that cover the same extent at another spacing; at least one an axis.
+
+    Args:
+        shape: Voxels along each axis, without channels.
+        old_mm: Spacing along each axis.
+        new_mm: The other spacing along each axis.
+    """
     return tuple(max(1, round(n * old / new)) for n, old, new in zip(shape, old_mm, new_mm))
 
 
@@ -142,7 +181,14 @@ def resample(
 
 
 def zoom(array: np.ndarray, factors: list[float], shape: tuple[int, ...], nearest: bool = False) -> np.ndarray:
-    """(C, *S) -> (C, *shape), `factors[i]` old voxels to a new one, centre on centre, edges repeated."""
+    """A volume at another spacing, (C, *shape), centre on centre, edges repeated.
+
+    Args:
+        array: (C, *S).
+        factors: Old voxels to a new one, along each axis.
+        shape: Voxels of the result along each axis.
+        nearest: Take the nearest voxel, and keep the type, instead of blurring and interpolating.
+    """
     offsets = [(n - 1) / 2 - (m - 1) / 2 * f for n, m, f in zip(array.shape[1:], shape, factors)]
     out = np.empty((array.shape[0], *shape), array.dtype if nearest else np.float32)
     for channel, result in zip(array, out):
