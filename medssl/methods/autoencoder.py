@@ -43,15 +43,15 @@ class Autoencoder(Method):
         if latent < 1:
             raise MedsslError(f"latent is {latent}: expected the length of the latent vector, for example 128")
         self.latent = latent
-        self.to_code = ToLatent(encoder, latent)
-        self.from_code = FromLatent(encoder, latent, encoder.in_channels)
+        self.to_latent = ToLatent(encoder, latent)
+        self.from_latent = FromLatent(encoder, latent, encoder.in_channels)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.masked(data_spec, size),)
 
     def restore(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S), by way of (B, latent)."""
-        return self.from_code(self.to_code(self.encoder.features(x)), x.shape[2:])
+        return self.from_latent(self.to_latent(self.encoder.features(x)), x.shape[2:])
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]

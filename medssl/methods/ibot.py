@@ -80,7 +80,9 @@ class IBOT(SelfDistillation):
         self.mask_ratio, self.patch_weight, self.hidden_width = mask_ratio, patch_weight, hidden_width
         self.student_temperature = student_temperature
         self.patch = encoder.strides[-1]
-        self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *self.patch))  # its embedding is a mask token
+        self.mask_token = nn.Parameter(
+            torch.zeros(1, encoder.in_channels, *self.patch)
+        )  # its embedding is a mask token
         self.dino = DINOLoss(prototypes, student_temp=student_temperature, center_momentum=centre_momentum)
         self.ibot = IBOTPatchLoss(prototypes, student_temp=student_temperature, center_momentum=centre_momentum)
 
@@ -98,17 +100,17 @@ class IBOT(SelfDistillation):
             loss = loss + self.patch_weight * patches
         return loss
 
-    def logits(self, pair: nn.Sequential, x: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, network: nn.Sequential, x: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of each view (2B, K), and of its counted patches (M, K).
 
         Args:
-            pair: Encoder and head, of the student or of the teacher.
+            network: Encoder and head, of the student or of the teacher.
             x: (2B, C, *S), both views of each scan.
             counted: (2B, N) bool, the M patches to take.
         """
-        encoder: Any = pair[0]
+        encoder: Any = network[0]
         tokens = encoder.tokens(x)
-        logits = pair[1](torch.cat([tokens.mean(1), tokens[counted]]))
+        logits = network[1](torch.cat([tokens.mean(1), tokens[counted]]))
         return logits[: len(x)], logits[len(x) :]
 
     def mask_of(self, batch: dict[str, Any]) -> Tensor:
@@ -134,7 +136,7 @@ class IBOT(SelfDistillation):
             mask: (2B, 1, *S), 1 where masked.
         """
         grid = self.encoder.grid(x.shape[2:])
-        return torch.where(mask > 0, self.hidden.repeat(1, 1, *grid), x)
+        return torch.where(mask > 0, self.mask_token.repeat(1, 1, *grid), x)
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

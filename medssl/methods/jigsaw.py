@@ -25,7 +25,7 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared import salts
-from medssl.methods.shared.relation import Relational, RelationHead, cells, check_tiles, fitting
+from medssl.methods.shared.relation import Relational, RelationHead, check_tiles, grid_cells, largest_tile
 from medssl.views.random import derive_keys, uniform
 
 TILE = 64 / 75  # of a cell, at most
@@ -50,7 +50,7 @@ class Jigsaw(Relational):
                 f"permutations is {permutations}, grid is {grid}: expected 2 to 1000 permutations, of at least 2 tiles an axis"
             )
         self.permutations, self.grid = permutations, grid
-        self.cells = cells((grid,) * encoder.dims)
+        self.cells = grid_cells((grid,) * encoder.dims)
         self.orders = torch.tensor(far_permutations(len(self.cells), permutations))
         self.head = RelationHead(encoder.out_dim, len(self.cells), permutations)
 
@@ -68,7 +68,7 @@ class Jigsaw(Relational):
     def layout(self, size: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
         """Voxels an axis of a tile and of a cell."""
         cell = [n // self.grid for n in size]
-        return fitting([TILE * c for c in cell], self.encoder.strides[-1]), cell
+        return largest_tile([TILE * c for c in cell], self.encoder.strides[-1]), cell
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

@@ -67,7 +67,7 @@ class MAE(Method):
         self.decoder_depth, self.decoder_width, self.decoder_heads = decoder_depth, decoder_width, decoder_heads
         self.patch = encoder.strides[-1]
         self.project = nn.Linear(encoder.out_dim, decoder_width)
-        self.hidden = nn.Parameter(0.02 * torch.randn(1, 1, decoder_width))
+        self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, decoder_width))
         self.blocks = blocks(decoder_width, decoder_depth, decoder_heads)
         self.norm = nn.LayerNorm(decoder_width)
         self.head = nn.Linear(decoder_width, encoder.in_channels * torch.Size(self.patch).numel())
@@ -105,7 +105,7 @@ class MAE(Method):
         """
         places = positions(self.encoder.grid(x.shape[2:]), self.decoder_width, x.device)
         encoded = self.project(self.encoder.tokens(x, visible)) + places[visible]
-        tokens = torch.cat([encoded, self.hidden + places[masked]], dim=1)  # in any order: each knows its place
+        tokens = torch.cat([encoded, self.mask_token + places[masked]], dim=1)  # in any order: each knows its place
         return self.head(self.norm(run_blocks(self.blocks, tokens)[:, visible.shape[1] :]))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class MaskedMotion(Method):
                 f"mask_ratio is {mask_ratio}, motion_weight {motion_weight}: expected a share between 0 and 1, and 0 or more"
             )
         self.mask_ratio, self.mask_block, self.motion_weight = mask_ratio, mask_block, motion_weight
-        self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
+        self.mask_token = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         self.decoder = Decoder(encoder, encoder.in_channels)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
@@ -84,7 +84,7 @@ class MaskedMotion(Method):
             x: (B, frames, *S).
             tubes: (B, 1, *S), 1 where every frame is masked.
         """
-        return self.decoder(self.encoder.features(torch.where(tubes > 0, self.hidden, x)))
+        return self.decoder(self.encoder.features(torch.where(tubes > 0, self.mask_token, x)))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x, masked = batch["views"][0], self.tubes_of(batch) > 0

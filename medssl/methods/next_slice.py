@@ -50,7 +50,7 @@ class NextSlice(Method):
         if ahead < 1 or (along == "frames" and ahead >= encoder.in_channels):
             limit = f" to {encoder.in_channels - 1}, one less than the frames" if along == "frames" else ""
             raise MedsslError(f"ahead is {ahead} along {along}: expected a whole number from 1{limit}")
-        self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
+        self.mask_token = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         self.decoder = Decoder(encoder, encoder.in_channels)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
@@ -79,7 +79,7 @@ class NextSlice(Method):
             x: (B, C, *S).
             future: Bool, broadcasts to x: what is masked.
         """
-        return self.decoder(self.encoder.features(torch.where(future, self.hidden, x)))
+        return self.decoder(self.encoder.features(torch.where(future, self.mask_token, x)))
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What lies beyond the prediction is left black in all three."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared import salts
-from medssl.methods.shared.relation import Relational, RelationHead, cells, check_tiles, fitting
+from medssl.methods.shared.relation import Relational, RelationHead, check_tiles, grid_cells, largest_tile
 from medssl.views.random import derive_keys, uniform
 
 
@@ -41,7 +41,7 @@ class RelativeLocation(Relational):
         if not 0 <= jitter <= 1 / 8:
             raise MedsslError(f"jitter is {jitter}: expected a share of the tile from 0 to 0.125, or tiles would meet")
         self.jitter = jitter
-        around = cells((3,) * encoder.dims)
+        around = grid_cells((3,) * encoder.dims)
         self.around = around[(around != 1).any(1)]  # all but the middle: the answers in order
         self.head = RelationHead(encoder.out_dim, 2, len(self.around))
 
@@ -58,7 +58,7 @@ class RelativeLocation(Relational):
 
     def layout(self, size: Sequence[int]) -> tuple[tuple[int, ...], list[int], list[int]]:
         """Voxels an axis: of a tile's edge, from one tile to the next, and by how many each is moved at most."""
-        tile = fitting([n / 4 for n in size], self.encoder.strides[-1])
+        tile = largest_tile([n / 4 for n in size], self.encoder.strides[-1])
         reach = [max(1, round(t * self.jitter)) if self.jitter else 0 for t in tile]
         return tile, [((n - t) // 2) - r for n, t, r in zip(size, tile, reach)], reach
 

@@ -66,7 +66,7 @@ class SimMIM(Method):
             raise MedsslError(f"place_weight is {place_weight}: expected 0 or more")
         self.mask_ratio, self.mask_block, self.decoder_kind = mask_ratio, mask_block, decoder_kind
         self.restore_intensity, self.corruption = restore_intensity, recipes.restoration()
-        self.hidden = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
+        self.mask_token = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         self.place_weight = place_weight
         self.sample_fields = ("coordinates",) if place_weight else ()
         predicted = encoder.in_channels + (encoder.dims if place_weight else 0)
@@ -102,7 +102,7 @@ class SimMIM(Method):
             x: (B, C, *S).
             mask: (B, 1, *S), 1 where masked.
         """
-        pyramid = self.encoder.features(torch.where(mask > 0, self.hidden, x))
+        pyramid = self.encoder.features(torch.where(mask > 0, self.mask_token, x))
         predicted = self.decoder(pyramid) if self.decoder is not None else self.head(pyramid[-1])
         return predicted[:, : x.shape[1]], predicted[:, x.shape[1] :]
 

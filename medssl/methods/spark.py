@@ -65,7 +65,7 @@ class SparK(Method):
             raise MedsslError(f"mask_ratio is {mask_ratio}: expected a share between 0 and 1")
         self.mask_ratio, self.mask_kind, self.normalise = mask_ratio, mask_kind, normalise
         self.block = encoder.strides[-1]
-        self.hidden = nn.ParameterList(0.02 * torch.randn(1, c, *[1] * encoder.dims) for c in encoder.channels)
+        self.mask_token = nn.ParameterList(0.02 * torch.randn(1, c, *[1] * encoder.dims) for c in encoder.channels)
         self.decoder = Decoder(encoder, encoder.in_channels)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
@@ -93,7 +93,9 @@ class SparK(Method):
         """
         with visible_only(self.encoder, visible):
             pyramid = self.encoder.features(x * visible)
-        return self.decoder([torch.where(at(visible, p) > 0, p, h.to(p.dtype)) for p, h in zip(pyramid, self.hidden)])
+        return self.decoder(
+            [torch.where(mask_at_level(visible, p) > 0, p, h.to(p.dtype)) for p, h in zip(pyramid, self.mask_token)]
+        )
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """As in the paper's figures a normalised block is shown with the level and contrast of the true one."""
@@ -143,7 +145,7 @@ def visible_only(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
         return empty.flatten(2).scatter(2, where, out.flatten(2)).reshape(shape)
 
     def empty(module: nn.Module, _: Any, out: Tensor) -> Tensor:
-        return out * at(visible, out)
+        return out * mask_at_level(visible, out)
 
     hooks: list[Any] = []
     for module in encoder.modules():
@@ -158,7 +160,7 @@ def visible_only(encoder: nn.Module, visible: Tensor) -> Iterator[None]:
             hook.remove()
 
 
-def at(visible: Tensor, x: Tensor) -> Tensor:
+def mask_at_level(visible: Tensor, x: Tensor) -> Tensor:
     """The mask on the grid of a level, (B, 1, *S of x).
 
     Args:
@@ -175,7 +177,7 @@ def visible_places(visible: Tensor, x: Tensor) -> Tensor:
         visible: (B, 1, *S), 1 where visible, the same number of voxels in each sample.
         x: A map of the encoder (B, C, *S of the level).
     """
-    return at(visible, x).flatten(1).nonzero()[:, 1].reshape(len(x), 1, -1)
+    return mask_at_level(visible, x).flatten(1).nonzero()[:, 1].reshape(len(x), 1, -1)
 
 
 def check_convolutional(encoder: Encoder) -> None:

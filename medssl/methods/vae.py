@@ -49,22 +49,22 @@ class VAE(Method):
         if latent < 1 or beta < 0:
             raise MedsslError(f"latent is {latent}, beta is {beta}: expected at least 1, and 0 or more")
         self.latent, self.beta = latent, beta
-        self.to_code = ToLatent(encoder, 2 * latent)
-        self.from_code = FromLatent(encoder, latent, encoder.in_channels)
+        self.to_latent = ToLatent(encoder, 2 * latent)
+        self.from_latent = FromLatent(encoder, latent, encoder.in_channels)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         return (recipes.masked(data_spec, size),)
 
     def posterior(self, x: Tensor) -> Normal:
         """(B, C, *S) -> a normal distribution for each latent number, (B, latent)."""
-        mean, log_variance = self.to_code(self.encoder.features(x)).float().chunk(2, dim=1)
+        mean, log_variance = self.to_latent(self.encoder.features(x)).float().chunk(2, dim=1)
         return Normal(mean, (0.5 * log_variance).exp())
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]
         latent = self.posterior(x)
         noise = normal_like(latent.mean, derive_keys(batch["key"], salts.LATENT_NOISE))
-        restored = self.from_code(latent.mean + latent.stddev * noise, x.shape[2:])  # the reparametrisation
+        restored = self.from_latent(latent.mean + latent.stddev * noise, x.shape[2:])  # the reparametrisation
         deviation = (restored - x).square().mean().detach().sqrt().clamp(min=1e-4)
         likelihood = Normal(restored, deviation).log_prob(x).mean()
         divergence = kl_divergence(latent, Normal(0.0, 1.0)).sum() / x.numel()
@@ -72,7 +72,7 @@ class VAE(Method):
 
     def reconstruct(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         x = batch["views"][0]
-        return {"source": x, "corrupted": x, "restored": self.from_code(self.posterior(x).mean, x.shape[2:])}
+        return {"source": x, "corrupted": x, "restored": self.from_latent(self.posterior(x).mean, x.shape[2:])}
 
     @torch.no_grad()
     def sample(self, count: int, size: Sequence[int], seed: int = 0) -> Tensor:
@@ -84,9 +84,9 @@ class VAE(Method):
             seed: Seed of the latent vectors.
         """
         keys = make_keys(seed, (torch.arange(count),))
-        device = self.from_code.linear.weight.device
+        device = self.from_latent.linear.weight.device
         latents = normal_like(torch.empty(count, self.latent), keys).to(device)
-        return torch.cat([self.from_code(latent[None], size) for latent in latents])
+        return torch.cat([self.from_latent(latent[None], size) for latent in latents])
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)

@@ -26,7 +26,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
-from medssl.methods.shared.relation import cells, check_tiles, cut, own_intensities
+from medssl.methods.shared.relation import check_tiles, cut_tiles, grid_cells, own_intensities
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.base import View
@@ -68,20 +68,20 @@ class VoCo(Method):
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]
         bases, queries, tile = self.starts(batch)
-        tiles = own_intensities(cut(x, torch.cat([bases, queries], 1), tile), batch["key"], self.own_intensity)
+        tiles = own_intensities(cut_tiles(x, torch.cat([bases, queries], 1), tile), batch["key"], self.own_intensity)
         features = F.normalize(self.head(self.encoder(tiles.flatten(0, 1))), dim=1).unflatten(0, tiles.shape[:2])
         base, query = features.split([bases.shape[1], self.queries], dim=1)
         similarity = (query @ base.detach().transpose(1, 2)).clamp(min=0)  # (B, queries, bases)
         shares = overlaps(queries, bases, tile)
         placed = -torch.log1p(-(shares - similarity).abs().clamp(max=1 - 1e-6)).mean()
-        return placed + self.apart_weight * apart(base)
+        return placed + self.apart_weight * mean_cosine(base)
 
     def starts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor, list[int]]:
         """First voxels of the base crops and of the random ones, (B, n, dims) int64, and the edges of both."""
         keys, size = batch["key"], batch["views"][0].shape[2:]
         grid = self.grid_of(size)
         tile = [n // g for n, g in zip(size, grid)]
-        bases = (cells(grid) * torch.tensor(tile)).to(keys.device).expand(len(keys), -1, -1)
+        bases = (grid_cells(grid) * torch.tensor(tile)).to(keys.device).expand(len(keys), -1, -1)
         room = torch.tensor([n - t + 1 for n, t in zip(size, tile)], device=keys.device)
         drawn = uniform(derive_keys(keys, salts.RANDOM_CROPS), self.queries * len(tile)).reshape(
             len(keys), self.queries, len(tile)
@@ -119,7 +119,7 @@ def overlaps(queries: Tensor, bases: Tensor, tile: Sequence[int]) -> Tensor:
     return ((edges - offset).clamp(min=0) / edges).prod(dim=3)
 
 
-def apart(base: Tensor) -> Tensor:
+def mean_cosine(base: Tensor) -> Tensor:
     """(B, n, D) unit vectors: the mean size of the cosines between the base crops of a scan."""
     cosines = (base @ base.transpose(1, 2)).abs()
     n = base.shape[1]

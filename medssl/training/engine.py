@@ -45,7 +45,7 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
     Norms, biases, mask tokens and tables of positions are not, whatever their shape.
 
-    >>> decays("encoder.stem.weight", nn.Parameter(torch.zeros(4, 3))), decays("hidden", nn.Parameter(torch.zeros(1, 4)))
+    >>> decays("encoder.stem.weight", nn.Parameter(torch.zeros(4, 3))), decays("mask_token", nn.Parameter(torch.zeros(1, 4)))
     (True, False)
     """
     return parameter.ndim > 1 and name.rpartition(".")[2] in ("weight", "in_proj_weight", "original0", "original1")

@@ -43,8 +43,8 @@ def test_patches_are_a_convolution_s_in_raster_order_and_go_back(dims: int) -> N
     patches = to_patches(x, patch)
     assert torch.equal(from_patches(patches, patch, grid), x)
     layer = (torch.nn.Conv2d if dims == 2 else torch.nn.Conv3d)(3, 5, patch, patch)
-    found = patches @ layer.weight.flatten(1).T + layer.bias
-    assert torch.allclose(found.transpose(1, 2).unflatten(2, grid), layer(x), atol=1e-5)
+    computed = patches @ layer.weight.flatten(1).T + layer.bias
+    assert torch.allclose(computed.transpose(1, 2).unflatten(2, grid), layer(x), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -52,10 +52,10 @@ def test_patches_are_a_convolution_s_in_raster_order_and_go_back(dims: int) -> N
 def test_positions_are_monai_s(grid: tuple[int, ...]) -> None:
     """MONAI writes the second axis before the first."""
     reference = build_sincos_position_embedding(list(grid), 24, len(grid))[0]
-    found = positions(grid, 24)
-    theirs = found.unflatten(1, (len(grid), -1))[:, [1, 0, 2][: len(grid)]].flatten(1)
+    computed = positions(grid, 24)
+    theirs = computed.unflatten(1, (len(grid), -1))[:, [1, 0, 2][: len(grid)]].flatten(1)
     assert torch.allclose(theirs, reference, atol=1e-5)
-    assert torch.equal(positions(grid, 26), torch.nn.functional.pad(found, (0, 2)))  # what cannot be shared stays 0
+    assert torch.equal(positions(grid, 26), torch.nn.functional.pad(computed, (0, 2)))  # what cannot be shared stays 0
 
 
 def test_tokens_equal_timm_s_transformer_with_the_same_weights() -> None:
@@ -99,12 +99,12 @@ def test_only_kept_patches_are_encoded_and_what_is_dropped_is_not_seen() -> None
     encoder = small(3)
     x = torch.randn(2, 1, 16, 16, 16)
     keep = torch.tensor([[5, 0, 2], [7, 1, 3]])
-    found = encoder.tokens(x, keep)
-    assert tuple(found.shape) == (2, 3, 24)
+    computed = encoder.tokens(x, keep)
+    assert tuple(computed.shape) == (2, 3, 24)
     patches = to_patches(x, (8, 8, 8))
     hidden = torch.ones(2, 8, 1).scatter(1, keep[..., None], 0.0) > 0
     other = from_patches(torch.where(hidden, torch.rand_like(patches), patches), (8, 8, 8), (2, 2, 2))
-    assert torch.equal(encoder.tokens(other, keep), found)
+    assert torch.equal(encoder.tokens(other, keep), computed)
     everything = torch.arange(8).expand(2, 8)
     assert torch.allclose(encoder.tokens(x, everything.flip(1)).flip(1), encoder.tokens(x), atol=1e-5)
 
@@ -114,12 +114,12 @@ def test_a_token_sees_only_what_it_may_attend_to() -> None:
     encoder = small(2)
     x = torch.randn(2, 1, 16, 32)
     past = torch.ones(8, 8, dtype=torch.bool).tril().expand(2, 8, 8)
-    found = encoder.tokens(x, attend=past)
+    computed = encoder.tokens(x, attend=past)
     changed = x.clone()
     changed[:, :, 8:, 16:24] += 1  # patch 6 of 0..7
     again = encoder.tokens(changed, attend=past)
-    assert torch.allclose(again[:, :6], found[:, :6], atol=1e-6)
-    assert (again[:, 6:] - found[:, 6:]).abs().amin(dim=(0, 2)).min() > 0
+    assert torch.allclose(again[:, :6], computed[:, :6], atol=1e-6)
+    assert (again[:, 6:] - computed[:, 6:]).abs().amin(dim=(0, 2)).min() > 0
     assert torch.allclose(encoder.tokens(x, attend=torch.ones_like(past)), encoder.tokens(x), atol=1e-5)
 
 

@@ -26,22 +26,22 @@ def exact(curve=truth):
 
 
 def test_a_power_law_without_noise_is_carried_on_exactly():
-    found = forecast(SIZES, exact())
-    assert found.at([256, 512]).mean == pytest.approx(truth([256, 512]), abs=1e-3)
-    assert found.patients_for(float(truth(300))).mean == pytest.approx(300, rel=0.1)
-    assert found.backtest is not None
-    assert found.backtest.predicted.mean == pytest.approx(truth(128), abs=2e-3)
+    computed = forecast(SIZES, exact())
+    assert computed.at([256, 512]).mean == pytest.approx(truth([256, 512]), abs=1e-3)
+    assert computed.patients_for(float(truth(300))).mean == pytest.approx(300, rel=0.1)
+    assert computed.backtest is not None
+    assert computed.backtest.predicted.mean == pytest.approx(truth(128), abs=2e-3)
 
 
 @pytest.mark.long
 def test_coverage_of_the_band_and_of_the_patients_needed():
     hits = np.zeros(4)
     for seed in range(200):
-        found = forecast(SIZES, measured(np.random.default_rng(seed)), replicates=400)
+        computed = forecast(SIZES, measured(np.random.default_rng(seed)), replicates=400)
         for k, factor in enumerate((1, 2, 4)):
-            band = found.at(factor * 128)
+            band = computed.at(factor * 128)
             hits[k] += band.low <= truth(factor * 128) <= band.high
-        needed = found.patients_for(float(truth(256)))
+        needed = computed.patients_for(float(truth(256)))
         hits[3] += needed.low <= 256 <= needed.high
     assert np.all(hits / 200 >= 0.93), hits / 200  # conservative where budgets differ in draws
     assert np.all(hits / 200 <= 0.995), hits / 200
@@ -58,10 +58,10 @@ def test_the_backtest_shows_where_the_law_does_not_hold():
     def jump(n):
         return 0.6 if n < 100 else 0.9
 
-    found = forecast(SIZES, measured(np.random.default_rng(0), jump))
-    assert found.backtest is not None
-    assert not found.backtest.covered
-    wide, law = found.gaussian_process([512.0]), found.at([512.0])
+    computed = forecast(SIZES, measured(np.random.default_rng(0), jump))
+    assert computed.backtest is not None
+    assert not computed.backtest.covered
+    wide, law = computed.gaussian_process([512.0]), computed.at([512.0])
     assert wide.high[0] - wide.low[0] > law.high[0] - law.low[0]
 
 
@@ -76,8 +76,8 @@ def test_no_forecast_from_two_budgets_or_beyond_four_times_the_data():
         forecast(SIZES[:2], exact()[:2])
     with pytest.raises(MedsslError, match="at least two patients"):
         forecast(SIZES, [np.array(0.5)] * 4)
-    found = forecast(SIZES, exact())
+    computed = forecast(SIZES, exact())
     with pytest.raises(MedsslError, match="2 to 512"):
-        found.at(513)
-    assert found.patients_for(0.95).mean == np.inf
+        computed.at(513)
+    assert computed.patients_for(0.95).mean == np.inf
     assert forecast(SIZES[:3], exact()[:3]).backtest is None

@@ -152,11 +152,11 @@ def probe(encoder: Encoder, asked: dict[str, Any]) -> float:
     """Mean AUROC over the organs of a logistic regression on frozen features, of patients it was not fitted on."""
     encoder.cpu().eval()
     features = {k: torch.cat([encoder(part) for part in x.split(50)]).numpy() for k, (x, _) in asked.items()}
-    found = []
+    computed = []
     for train, test in zip(asked["train"][1].T, asked["held out"][1].T):
         scores = probes.linear_scores(features["train"], train.astype(int), features["held out"], 2)
-        found.append(roc_auc_score(test, scores[:, 1]))
-    return float(np.mean(found))
+        computed.append(roc_auc_score(test, scores[:, 1]))
+    return float(np.mean(computed))
 
 
 @torch.no_grad()

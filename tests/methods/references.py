@@ -44,7 +44,7 @@ FORMULAE = {  # method: its part: where the formula stands that the test writes 
     "Jigsaw": {"answer": "cross-entropy of the permutation (Noroozi and Favaro 2016, arXiv 1603.09246)"},
     "Joint": {"weighted sum": "the formulae of SimMIM and SimCLR, weighted and added"},
     "MAE": {
-        "hidden patches": "He et al. 2022 (arXiv 2111.06377), section 3, patch by patch",
+        "masked patches": "He et al. 2022 (arXiv 2111.06377), section 3, patch by patch",
         "decoder and loss": "lightly 1.6: MaskedVisionTransformerDecoderTIMM, patchify, normalize_mean_var",
     },
     "MaskedMotion": {
@@ -66,13 +66,13 @@ FORMULAE = {  # method: its part: where the formula stands that the test writes 
         "NT-Xent, lightly": "lightly 1.6: NTXentLoss against our own, which takes the other similarities",
     },
     "SimMIM": {
-        "hidden voxels": "Xie et al. 2022 (arXiv 2111.09886): mean absolute error of what is hidden",
+        "masked voxels": "Xie et al. 2022 (arXiv 2111.09886): mean absolute error of what is masked",
         "places": "the same, and the mean absolute error of each voxel's place",
         "intensities": "the same over every voxel of body (restore_intensity)",
     },
     "SimSiam": {"both ways": "Chen and He 2021 (arXiv 2011.10566), equation 2"},
     "SparK": {
-        "hidden blocks": "Tian et al. 2023 (arXiv 2301.03580), section 3.3, block by block",
+        "masked blocks": "Tian et al. 2023 (arXiv 2301.03580), section 3.3, block by block",
         "sparse encoding": "section 3.1: a convolution and a norm over visible places, place by place",
     },
     "VAE": {
@@ -105,10 +105,10 @@ def rows() -> list[str]:
     lines = ["| method | part | reference | largest deviation | comparisons |", "|---|---|---|---|---|"]
     for method, parts in FORMULAE.items():
         for part, reference in parts.items():
-            found = MEASURED.get((method, part), [])
-            largest, relative = max(found, default=(float("nan"), False))
-            said = f"{largest:.1e}{' (relative)' if relative else ''}" if found else "not measured"
-            lines.append(f"| {method} | {part} | {reference} | {said} | {len(found)} |")
+            computed = MEASURED.get((method, part), [])
+            largest, relative = max(computed, default=(float("nan"), False))
+            largest_text = f"{largest:.1e}{' (relative)' if relative else ''}" if computed else "not measured"
+            lines.append(f"| {method} | {part} | {reference} | {largest_text} | {len(computed)} |")
     return lines
 
 

@@ -36,13 +36,13 @@ def test_the_loss_equals_the_published_formula_in_float64(agrees) -> None:
     method.set_up_views(DataSpec(3, modality="MR"), (16, 16, 16))
     batch = method.make_views(synthetic_batch(method.encoder, (24, 24, 24), 5))
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         images = method.image_head(method.encoder(batch["views"][0])).double().numpy()
         texts = method.text_head(method.text_encoder(batch["report"])).double().numpy()
     images, texts = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (images, texts))
     logits = images @ texts.T / 0.1
     entropies = [-np.log(np.exp(m).diagonal() / np.exp(m).sum(1)).mean() for m in (logits, logits.T)]
-    agrees("CLIP", "pairs", found, np.mean(entropies))
+    agrees("CLIP", "pairs", computed, np.mean(entropies))
 
 
 def test_reports_that_read_the_same_are_not_held_apart(agrees) -> None:
@@ -182,9 +182,9 @@ def test_phantom_scans_and_reports_find_each_other_above_chance(tmp_path: Path) 
 
     cohort = phantom(tmp_path / "scans", patients=1000, seed=5, shape=(32, 32, 24), spacing_mm=(11.0, 11.0, 12.0))
     cache = with_reports(cohort, tmp_path, spacing_mm=(11.0, 11.0, 12.0))
-    found = pd.DataFrame([figures(cache, tmp_path / str(seed), seed) for seed in range(3)])
-    print(found.T.to_string())
-    mean = found.mean()
+    computed = pd.DataFrame([figures(cache, tmp_path / str(seed), seed) for seed in range(3)])
+    print(computed.T.to_string())
+    mean = computed.mean()
     chance = next(mean[name] for name in mean.index if name.startswith("chance"))
     assert mean["report among the first 5"] > MARGINS["retrieval"] * chance
     assert mean["scan among the first 5"] > MARGINS["retrieval"] * chance
@@ -197,9 +197,9 @@ def figures(cache: Cache, out: Path, seed: int) -> dict[str, float]:
     encoder = ResNet(3, depth=10, width=16, max_pool=False)
     settings = {"crop": (32, 32, 16), "steps": 600, "batch_size": 32, "lr": 1e-3, "accelerator": "cpu", "seed": seed}
     pretrain(cache.path, out, encoder, CLIP, **options(**settings))
-    found: dict[str, float] = {}
+    computed: dict[str, float] = {}
     for label, prompts in PROMPTS.items():
         table = probe(out, cache.path, ["retrieval", "zeroshot"], label, score_on="test", prompts=prompts)
-        found |= dict(zip(table["metric"], table["value"]))
-        found[f"zero-shot, {label}"] = found.pop("auroc")
-    return found
+        computed |= dict(zip(table["metric"], table["value"]))
+        computed[f"zero-shot, {label}"] = computed.pop("auroc")
+    return computed

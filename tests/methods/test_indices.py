@@ -58,7 +58,7 @@ def test_mask_tokens_are_not_decayed(method):
     trained = method()
     groups = adamw([(trained, 1.0)], TrainConfig(steps=4))["optimizer"].param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    assert decay[id(trained.hidden)] == 0
+    assert decay[id(trained.mask_token)] == 0
     layers = (torch.nn.Linear, torch.nn.Conv2d)
     weights = [m.weight for m in trained.modules() if isinstance(m, layers) and m.weight.requires_grad]
     assert weights

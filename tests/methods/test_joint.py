@@ -36,7 +36,7 @@ def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
     joint = Joint(small(), [partial(SimMIM, place_weight=0.5, mask_block=4), SimCLR, SimMIM], weights=[1.0, 0.25, 2.0])
     joint.set_up_views(DataSpec(3, modality="MR"), SIZE)
     batch = synthetic_batch(joint.encoder, joint.source_size(SIZE), 3)
-    found = joint.loss(joint.make_views(dict(batch)))
+    computed = joint.loss(joint.make_views(dict(batch)))
     first = copy.deepcopy(joint.methods[0])
     first.set_up_views(DataSpec(3, modality="MR"), SIZE)
     alone = first.loss(first.make_views(dict(batch)))  # its own views, its own keys
@@ -45,7 +45,7 @@ def test_its_loss_is_the_weighted_sum_of_what_each_part_gives_alone() -> None:
     assert watched["loss.SimMIM.0"] == pytest.approx(float(alone), abs=1e-6)
     assert watched["loss.SimMIM.2"] != pytest.approx(float(alone), abs=1e-3)  # the second of a kind has luck of its own
     weighted = sum(w * watched[f"loss.{n}"] for n, w in zip(joint.names, joint.weights))
-    assert float(found) == pytest.approx(weighted, abs=1e-5)
+    assert float(computed) == pytest.approx(weighted, abs=1e-5)
 
 
 def test_a_part_that_pairs_patients_gets_its_partners() -> None:
@@ -61,22 +61,22 @@ def test_a_part_that_pairs_patients_gets_its_partners() -> None:
 
 
 def test_its_loss_is_the_weighted_sum_of_the_published_formulae_in_float64(agrees) -> None:
-    """SimMIM's mean absolute error over hidden body and SimCLR's equation 1, in numpy; tolerance 1e-5."""
+    """SimMIM's mean absolute error over masked body and SimCLR's equation 1, in numpy; tolerance 1e-5."""
     torch.manual_seed(0)
     joint = Joint(small(), [partial(SimMIM, mask_block=4), partial(SimCLR, temperature=0.3)], weights=[2.0, 0.25])
     joint.set_up_views(DataSpec(3, modality="MR"), SIZE)
     batch = joint.make_views(synthetic_batch(joint.encoder, joint.source_size(SIZE), 4))
     masked, pairs = joint.batches(batch)
     with torch.no_grad():
-        found, mask = float(joint.loss(batch)), joint.methods[0].mask_of(masked)
+        computed, mask = float(joint.loss(batch)), joint.methods[0].mask_of(masked)
         restored = joint.methods[0].predict(masked["views"][0], mask)[0].double().numpy()
         z = joint.methods[1].head(joint.encoder(torch.cat(pairs["views"]))).double().numpy()
     counted = (mask * masked["valid_views"][0]).double().numpy()
-    hidden = (np.abs(restored - masked["views"][0].double().numpy()) * counted).sum() / counted.sum()
+    of_simmim = (np.abs(restored - masked["views"][0].double().numpy()) * counted).sum() / counted.sum()
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     e = np.exp(z @ z.T / 0.3)
     contrast = np.mean([-np.log(e[i, (i + 4) % 8] / (e[i].sum() - e[i, i])) for i in range(8)])
-    agrees("Joint", "weighted sum", found, 2 * hidden + 0.25 * contrast)
+    agrees("Joint", "weighted sum", computed, 2 * of_simmim + 0.25 * contrast)
 
 
 def test_one_decoder_goes_along_and_two_do_not() -> None:

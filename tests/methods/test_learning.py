@@ -33,9 +33,9 @@ def test_a_method_learns(name: str, learning, request) -> None:
         request.applymarker(pytest.mark.xfail(reason=NOT_LEARNING[name], strict=True))
     folder, cache, asked = learning
     rows = [attempt(name, cache, asked, folder, seed, STEPS) for seed in range(SEEDS)]
-    found = summary(rows).loc[name]
-    assert not found["cannot"], found["cannot"]
-    assert found["learns"], f"AUROC {found['random']:.3f} -> {found['learnt']:.3f}, expected {MARGIN} more"
+    computed = summary(rows).loc[name]
+    assert not computed["cannot"], computed["cannot"]
+    assert computed["learns"], f"AUROC {computed['random']:.3f} -> {computed['learnt']:.3f}, expected {MARGIN} more"
 
 
 def test_the_table_says_what_learns_and_what_cannot() -> None:

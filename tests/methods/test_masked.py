@@ -36,27 +36,27 @@ def small_batch(method: Method, size: tuple[int, ...], count: int = 3) -> dict[s
     return batch
 
 
-def with_other_hidden(x: torch.Tensor, hidden: torch.Tensor, encoder: Encoder) -> torch.Tensor:
-    """The view with noise in its hidden patches."""
+def with_other_masked(x: torch.Tensor, masked: torch.Tensor, encoder: Encoder) -> torch.Tensor:
+    """The view with noise in its masked patches."""
     flags = torch.zeros(len(x), np.prod([n // p for n, p in zip(x.shape[2:], encoder.strides[-1])]))
-    mask = flags.scatter(1, hidden, 1.0).reshape(len(x), 1, *[n // p for n, p in zip(x.shape[2:], encoder.strides[-1])])
+    mask = flags.scatter(1, masked, 1.0).reshape(len(x), 1, *[n // p for n, p in zip(x.shape[2:], encoder.strides[-1])])
     return torch.where(torch.nn.functional.interpolate(mask, size=x.shape[2:]) > 0, torch.rand_like(x), x)
 
 
 @pytest.mark.parametrize("normalise", [True, False])
 def test_mae_is_the_published_loss_in_float64(normalise: bool, agrees) -> None:
-    """He et al. 2022 in numpy, each patch by itself: the squared error over what is hidden and body; tolerance 1e-5."""
+    """He et al. 2022 in numpy, each patch by itself: the squared error over what is masked and body; tolerance 1e-5."""
     torch.manual_seed(0)
     method = MAE(ENCODERS["vit"](3), decoder_depth=1, decoder_width=16, decoder_heads=2, normalise=normalise)
     batch = small_batch(method, (16, 16, 16))
-    keep, hidden = method.visible_and_masked(batch)
+    keep, masked = method.visible_and_masked(batch)
     with torch.no_grad():
-        found = float(method.loss(batch))
-        predicted = method.predict(batch["views"][0], keep, hidden).double().numpy()
+        computed = float(method.loss(batch))
+        predicted = method.predict(batch["views"][0], keep, masked).double().numpy()
     x, body = batch["views"][0].double().numpy(), batch["valid_views"][0].numpy()
     total = count = 0.0
     for b in range(3):
-        for n, patch in enumerate(hidden[b].tolist()):
+        for n, patch in enumerate(masked[b].tolist()):
             i, j, k = (8 * int(v) for v in np.unravel_index(patch, (2, 2, 2)))
             place = (b, 0, slice(i, i + 8), slice(j, j + 8), slice(k, k + 8))
             inside = body[place].ravel() > 0
@@ -65,8 +65,8 @@ def test_mae_is_the_published_loss_in_float64(normalise: bool, agrees) -> None:
                 voxels = (voxels - voxels.mean()) / np.sqrt(voxels.var(ddof=1) + 1e-6)
             total += ((predicted[b, n][inside] - voxels) ** 2).sum()
             count += inside.sum()
-    agrees("MAE", "hidden patches", found, total / count)
-    assert hidden.shape[1] == 6
+    agrees("MAE", "masked patches", computed, total / count)
+    assert masked.shape[1] == 6
 
 
 def test_mae_s_decoder_and_loss_equal_lightly_s(agrees) -> None:
@@ -75,19 +75,19 @@ def test_mae_s_decoder_and_loss_equal_lightly_s(agrees) -> None:
     method = MAE(ENCODERS["vit"](2), decoder_depth=2, decoder_width=16, decoder_heads=2).eval()
     batch = small_batch(method, (32, 32))
     batch["valid_views"][0].fill_(1.0)
-    x, (keep, hidden) = batch["views"][0], method.visible_and_masked(batch)
+    x, (keep, masked) = batch["views"][0], method.visible_and_masked(batch)
     theirs = MaskedVisionTransformerDecoderTIMM(
-        16, 16, depth=2, num_heads=2, num_prefix_tokens=0, norm_layer=torch.nn.LayerNorm, mask_token=method.hidden
+        16, 16, depth=2, num_heads=2, num_prefix_tokens=0, norm_layer=torch.nn.LayerNorm, mask_token=method.mask_token
     )
     own = {k: v for k, v in method.state_dict().items() if k.split(".")[0] in ("blocks", "norm")}
-    theirs.load_state_dict(as_timm(own) | {"mask_token": method.hidden, "pos_embed": positions((4, 4), 16)[None]})
+    theirs.load_state_dict(as_timm(own) | {"mask_token": method.mask_token, "pos_embed": positions((4, 4), 16)[None]})
     with torch.no_grad():
         whole = lightly_utils.repeat_token(theirs.mask_token, (3, 16))
         whole = lightly_utils.set_at_index(whole, keep, method.project(method.encoder.tokens(x, keep)))
-        predicted = method.head(lightly_utils.get_at_index(theirs.decode(theirs.add_pos_embed(whole)), hidden))
-        patches = lightly_utils.get_at_index(lightly_utils.patchify(x, 8), hidden)
+        predicted = method.head(lightly_utils.get_at_index(theirs.decode(theirs.add_pos_embed(whole)), masked))
+        patches = lightly_utils.get_at_index(lightly_utils.patchify(x, 8), masked)
         loss = torch.nn.functional.mse_loss(predicted, lightly_utils.normalize_mean_var(patches))
-        apart = (method.predict(x, keep, hidden) - predicted).abs().max()
+        apart = (method.predict(x, keep, masked) - predicted).abs().max()
         agrees("MAE", "decoder and loss", apart, 0)
         agrees("MAE", "decoder and loss", method.loss(batch), loss)
 
@@ -108,11 +108,11 @@ def test_mae_does_not_see_what_it_hides_nor_count_air() -> None:
     torch.manual_seed(0)
     method = MAE(ENCODERS["vit"](2), decoder_width=24, decoder_depth=1)
     batch = small_batch(method, (32, 32))
-    keep, hidden = method.visible_and_masked(batch)
+    keep, masked = method.visible_and_masked(batch)
     x = batch["views"][0]
-    other = with_other_hidden(x, hidden, method.encoder)
+    other = with_other_masked(x, masked, method.encoder)
     assert not torch.equal(other, x)
-    assert torch.equal(method.predict(other, keep, hidden), method.predict(x, keep, hidden))
+    assert torch.equal(method.predict(other, keep, masked), method.predict(x, keep, masked))
     assert torch.equal(take(to_patches(other, (8, 8)), keep), take(to_patches(x, (8, 8)), keep))
     loss = method.loss(batch)
     seen = torch.zeros(3, 16, 1).scatter(1, keep[..., None], 1.0).reshape(3, 1, 4, 4)
@@ -123,16 +123,16 @@ def test_mae_does_not_see_what_it_hides_nor_count_air() -> None:
     assert float(method.loss(batch).detach()) == 0.0
 
 
-def test_mae_shows_the_seen_as_it_is_and_the_hidden_by_its_prediction() -> None:
+def test_mae_shows_the_seen_as_it_is_and_the_masked_by_its_prediction() -> None:
     torch.manual_seed(0)
     method = MAE(ENCODERS["vit"](3), normalise=False, decoder_width=24, decoder_depth=1)
     batch = small_batch(method, (16, 16, 16))
-    keep, hidden = method.visible_and_masked(batch)
+    keep, masked = method.visible_and_masked(batch)
     shown = {name: to_patches(x, (8, 8, 8)) for name, x in method.reconstruct(batch).items()}
     for name in ("corrupted", "restored"):
         assert torch.equal(take(shown[name], keep), take(shown["source"], keep))
-    assert take(shown["corrupted"], hidden).abs().max() == 0
-    assert torch.equal(take(shown["restored"], hidden), method.predict(batch["views"][0], keep, hidden))
+    assert take(shown["corrupted"], masked).abs().max() == 0
+    assert torch.equal(take(shown["restored"], masked), method.predict(batch["views"][0], keep, masked))
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -143,7 +143,7 @@ def test_spark_is_the_published_loss_in_float64(normalise: bool, agrees) -> None
     batch = small_batch(method, (16, 16))
     seen = method.visible_of(batch)
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         predicted = method.predict(batch["views"][0], seen).double().numpy()
     x, body = batch["views"][0].double().numpy(), batch["valid_views"][0].numpy()
     total = count = 0.0
@@ -156,7 +156,7 @@ def test_spark_is_the_published_loss_in_float64(normalise: bool, agrees) -> None
                 voxels = (voxels - voxels.mean()) / np.sqrt(voxels.var(ddof=1) + 1e-6)
             total += ((predicted[place][inside] - voxels) ** 2).sum()
             count += inside.sum()
-    agrees("SparK", "hidden blocks", found, total / count)
+    agrees("SparK", "masked blocks", computed, total / count)
     assert (1 - seen).flatten(1).mean(1).tolist() == [0.625] * 3  # 10 of 16 blocks
 
 
@@ -168,7 +168,7 @@ def test_visible_only_is_a_sparse_convolution_with_norms_over_what_is_seen(agree
     x, seen = torch.randn(2, 2, 8, 8).double(), torch.zeros(2, 1, 8, 8).double()
     seen[0, :, :4, 4:], seen[1, :, 4:, :4] = 1, 1
     with visible_only(layer, seen):
-        found = layer(x * seen).detach().numpy()
+        computed = layer(x * seen).detach().numpy()
     w, bias = layer[0].weight.detach().numpy(), layer[0].bias.detach().numpy()
     given, places = np.pad((x * seen).numpy(), ((0, 0), (0, 0), (1, 1), (1, 1))), []
     summed = np.zeros((2, 3, 4, 4))
@@ -181,7 +181,7 @@ def test_visible_only_is_a_sparse_convolution_with_norms_over_what_is_seen(agree
     scaled = (values - values.mean(0)) / np.sqrt(values.var(0) + 1e-5)
     expected = np.zeros_like(summed)
     expected[b, :, i, j] = scaled * layer[1].weight.detach().numpy() + layer[1].bias.detach().numpy()
-    agrees("SparK", "sparse encoding", np.abs(found - expected).max(), 0)
+    agrees("SparK", "sparse encoding", np.abs(computed - expected).max(), 0)
     assert np.allclose(layer[1].running_mean, 0.1 * values.mean(0), atol=1e-6)
     assert np.allclose(layer[1].running_var, 0.9 + 0.1 * values.var(0, ddof=1), atol=1e-6)
     assert not layer[0]._forward_hooks, "the layers are left as they were"
@@ -189,7 +189,7 @@ def test_visible_only_is_a_sparse_convolution_with_norms_over_what_is_seen(agree
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("encoder", ["unet", "resnet"])
-def test_spark_keeps_hidden_blocks_empty_at_every_level_and_does_not_see_them(encoder: str, dims: int) -> None:
+def test_spark_keeps_masked_blocks_empty_at_every_level_and_does_not_see_them(encoder: str, dims: int) -> None:
     torch.manual_seed(0)
     method = SparK(ENCODERS[encoder](dims))
     batch = small_batch(method, (32,) * dims, 2)
@@ -213,7 +213,7 @@ def test_aim_is_the_published_loss_in_float64(order: str, normalise: bool, agree
     batch = small_batch(method, (16, 16, 8))
     prefix = method.prefix_of(batch)
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         predicted = method.predict(batch["views"][0], prefix).double().numpy()
     x, body = batch["views"][0].double().numpy(), batch["valid_views"][0].numpy()
     places = list(np.ndindex(2, 2, 2))
@@ -230,7 +230,7 @@ def test_aim_is_the_published_loss_in_float64(order: str, normalise: bool, agree
                 voxels = (voxels - voxels.mean()) / np.sqrt(voxels.var(ddof=1) + 1e-6)
             total += ((predicted[b, n - 1][inside] - voxels) ** 2).sum()
             count += inside.sum()
-    agrees("AIM", "next patch", found, total / count)
+    agrees("AIM", "next patch", computed, total / count)
 
 
 @pytest.mark.parametrize("order", ["raster", "slice"])
@@ -243,7 +243,7 @@ def test_aim_predicts_a_patch_from_those_before_it_alone(order: str) -> None:
     assert sorted(follows.tolist()) == list(range(12))
     if order == "slice":
         assert follows[:4].tolist() == [0, 3, 6, 9], "the first slice of patches comes first"
-    changed = with_other_hidden(x, follows[6].expand(3, 1), method.encoder)  # the 7th patch of the sequence
+    changed = with_other_masked(x, follows[6].expand(3, 1), method.encoder)  # the 7th patch of the sequence
     apart = (method.predict(changed, prefix) - before).abs().amax(2) > 1e-6  # entry n predicts patch n + 1
     assert apart.tolist() == [[n >= 6 for n in range(11)], [n >= 6 for n in range(11)], [True] * 11]
     assert all(0 < p < 12 for p in method.prefix_of(batch).tolist())
@@ -277,12 +277,12 @@ def test_ibot_is_the_published_loss_in_float64(agrees) -> None:
             method.dino.center.double().numpy().reshape(1, 8),
             method.ibot.center.value.double().numpy().reshape(1, 8),
         )
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         moved = (method.dino.center.double().numpy(), method.ibot.center.value.double().numpy())
         method.dino.center.copy_(torch.tensor(centres[0]).reshape(method.dino.center.shape))
         method.ibot.center.value.copy_(torch.tensor(centres[1]).reshape(method.ibot.center.value.shape))
         method.patch_weight += 1
-        of_patches_alone = float(method.loss(batch)) - found
+        of_patches_alone = float(method.loss(batch)) - computed
 
     def cross_entropy(teacher: np.ndarray, pupil: np.ndarray, centre: np.ndarray) -> np.ndarray:
         wanted = np.exp((teacher - centre) / 0.04)  # the temperature of the first step
@@ -295,7 +295,7 @@ def test_ibot_is_the_published_loss_in_float64(agrees) -> None:
     ) / 2
     whose, patches = counted.nonzero()[:, 0].numpy(), cross_entropy(said_of_patches, of_patches, centres[1])
     by_view = [patches[whose == view].mean() for view in range(6) if (whose == view).any()]
-    agrees("IBOT", "views and patches", found, views + 0.7 * sum(by_view) / 6)
+    agrees("IBOT", "views and patches", computed, views + 0.7 * sum(by_view) / 6)
     agrees("IBOT", "patches alone", of_patches_alone, sum(by_view) / 6)
     for before, after, seen in zip(centres, moved, (said, said_of_patches)):
         agrees("IBOT", "centres", np.abs(after.ravel() - (0.9 * before.ravel() + 0.1 * seen.mean(0))).max(), 0)

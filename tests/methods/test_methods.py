@@ -23,16 +23,16 @@ def test_nt_xent_equals_the_published_formula_in_float64(agrees) -> None:
     method.set_up_views(DataSpec(2, modality="MR"), (32, 32))
     batch = method.make_views(synthetic_batch(method.encoder, (48, 48), 5))
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         z = method.head(method.encoder(torch.cat(batch["views"]))).double().numpy()
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     similar = np.exp(z @ z.T / 0.3)
     expected = np.mean([-np.log(similar[i, (i + 5) % 10] / (similar[i].sum() - similar[i, i])) for i in range(10)])
-    agrees("SimCLR", "NT-Xent", found, expected)
+    agrees("SimCLR", "NT-Xent", computed, expected)
 
 
-def test_simmim_counts_hidden_body_voxels_only(agrees) -> None:
-    """Xie et al. 2022: the mean absolute error over what was hidden, here in numpy; air is never counted."""
+def test_simmim_counts_masked_body_voxels_only(agrees) -> None:
+    """Xie et al. 2022: the mean absolute error over what was masked, here in numpy; air is never counted."""
     method = SimMIM(ENCODERS["unet"](3), mask_ratio=0.5)
     batch = synthetic_batch(method.encoder, (16, 16, 16), 3)
     batch["views"], batch["valid_views"] = [batch["source"]], [(torch.rand(3, 1, 16, 16, 16) > 0.4).float()]
@@ -41,13 +41,13 @@ def test_simmim_counts_hidden_body_voxels_only(agrees) -> None:
     assert set(mask.unfold(2, 8, 8).unfold(3, 8, 8).unfold(4, 8, 8).flatten(5).mean(-1).unique().tolist()) == {0.0, 1.0}
     with torch.no_grad():
         restored = method.predict(batch["views"][0], mask)[0].double().numpy()
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
     x, counted = batch["views"][0].double().numpy(), (mask * batch["valid_views"][0]).double().numpy()
-    agrees("SimMIM", "hidden voxels", found, (np.abs(restored - x) * counted).sum() / counted.sum())
-    hidden = torch.where(mask > 0, torch.rand_like(mask), batch["views"][0])
+    agrees("SimMIM", "masked voxels", computed, (np.abs(restored - x) * counted).sum() / counted.sum())
+    other = torch.where(mask > 0, torch.rand_like(mask), batch["views"][0])
     assert torch.equal(
-        method.predict(hidden, mask)[0], method.predict(batch["views"][0], mask)[0]
-    )  # what is hidden is not seen
+        method.predict(other, mask)[0], method.predict(batch["views"][0], mask)[0]
+    )  # what is masked is not seen
 
 
 def test_a_voxel_keeps_its_place_in_the_scan_through_crop_turn_and_zoom() -> None:
@@ -70,7 +70,7 @@ def test_the_error_in_place_is_weighted_in(agrees) -> None:
     method.set_up_views(DataSpec(2, modality="MR"), (32, 32))
     batch = method.make_views(synthetic_batch(method.encoder, (48, 48), 3))
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         predicted = method.predict(batch["views"][0], method.mask_of(batch))
     restored, places, x, truth, body, mask = (
         t.double().numpy()
@@ -80,9 +80,9 @@ def test_the_error_in_place_is_weighted_in(agrees) -> None:
             method.mask_of(batch),
         )
     )
-    hidden = (np.abs(restored - x) * body * mask).sum() / (body * mask).sum()
+    error = (np.abs(restored - x) * body * mask).sum() / (body * mask).sum()
     off = (np.abs(places - truth) * body).sum() / (2 * body.sum())
-    agrees("SimMIM", "places", found, hidden + 0.25 * off)
+    agrees("SimMIM", "places", computed, error + 0.25 * off)
 
 
 def test_with_intensities_to_restore_every_voxel_of_body_counts(agrees) -> None:
@@ -91,9 +91,9 @@ def test_with_intensities_to_restore_every_voxel_of_body_counts(agrees) -> None:
     batch = synthetic_batch(method.encoder, (32, 32), 3)
     batch["views"], batch["valid_views"] = [batch["source"]], [(torch.rand(3, 1, 32, 32) > 0.4).float()]
     with torch.no_grad():
-        found, shown = float(method.loss(batch)), method.reconstruct(batch)
+        computed, shown = float(method.loss(batch)), method.reconstruct(batch)
     restored, x, body = (t.double().numpy() for t in (shown["restored"], batch["source"], batch["valid_views"][0]))
-    agrees("SimMIM", "intensities", found, (np.abs(restored - x) * body).sum() / body.sum())
+    agrees("SimMIM", "intensities", computed, (np.abs(restored - x) * body).sum() / body.sum())
     assert (shown["corrupted"] != shown["source"]).any()
 
 

@@ -79,11 +79,11 @@ def alike(a: np.ndarray, b: np.ndarray, similarity: str) -> float:
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "euclidean"])
 def test_nt_xent_is_equation_1_of_simclr(similarity: str, agrees) -> None:
     method, batch = prepared("SimCLR", similarity=similarity, temperature=0.3)
-    found = float(method.loss(batch).detach())
+    computed = float(method.loss(batch).detach())
     z = np.concatenate([float64(x) for x in method.projections(batch)])
     e = np.array([[np.exp(alike(a, b, similarity) / 0.3) for b in z] for a in z])
     expected = np.mean([-np.log(e[i, (i + 6) % 12] / (e[i].sum() - e[i, i])) for i in range(12)])
-    agrees("SimCLR", "NT-Xent", found, expected)
+    agrees("SimCLR", "NT-Xent", computed, expected)
 
 
 def test_nt_xent_of_pairs_without_groups_is_lightlys_and_groups_are_no_negatives(agrees) -> None:
@@ -100,11 +100,11 @@ def test_nt_xent_of_pairs_without_groups_is_lightlys_and_groups_are_no_negatives
 def test_patient_contrast_is_nt_xent_without_negatives_of_the_same_patient(agrees) -> None:
     method, batch = prepared("PatientContrast", temperature=0.3)
     batch["patient"] = torch.tensor([0, 1, 0, 2, 3, 1])
-    found = float(method.loss(batch).detach())
+    computed = float(method.loss(batch).detach())
     z = unit(np.concatenate([float64(x) for x in method.projections(batch)]))
     e, who = np.exp(z @ z.T / 0.3), np.tile(batch["patient"].numpy(), 2)
     terms = [(e[i, (i + 6) % 12], e[i, who != who[i]].sum()) for i in range(12)]
-    agrees("PatientContrast", "positives", found, np.mean([-np.log(p / (p + negative)) for p, negative in terms]))
+    agrees("PatientContrast", "positives", computed, np.mean([-np.log(p / (p + negative)) for p, negative in terms]))
 
 
 def test_one_temperature_means_the_same_for_all_similarities() -> None:
@@ -125,14 +125,14 @@ def test_moco_v2_is_info_nce_over_its_queue(similarity: str, agrees) -> None:
         batch["scan"] = torch.arange(6) + 3 * step  # scans 3, 4, 5 come again
         keys = unit(float64(method.targets(batch["views"][1])))
         queries = float64(method.project(batch["views"][0]))
-        found = float(method.loss(batch).detach())
+        computed = float(method.loss(batch).detach())
         raw = float64(method.targets(batch["views"][1]))
         expected = []
         for i, query in enumerate(queries):
             positive = np.exp(alike(query, raw[i], similarity) / 0.3)
             others = [alike(query, k, similarity) for k, s in zip(queue, scans) if s != batch["scan"][i]]
             expected.append(-np.log(positive / (positive + np.exp(np.array(others) / 0.3).sum())))
-        agrees("MoCo", "v2", found, np.mean(expected))
+        agrees("MoCo", "v2", computed, np.mean(expected))
         queue[6 * step : 6 * step + 6], scans[6 * step : 6 * step + 6] = keys, batch["scan"]
     assert method.monitored_values()["queue_filled"] == pytest.approx(12 / 16)
 
@@ -141,33 +141,33 @@ def test_moco_v2_is_info_nce_over_its_queue(similarity: str, agrees) -> None:
 def test_moco_v3_is_its_algorithm_1(similarity: str, agrees) -> None:
     """Chen, Xie and He 2021: ctr(q1, k2) + ctr(q2, k1), each 2 tau times a cross-entropy with the diagonal."""
     method, batch = prepared("MoCo v3", temperature=0.3, similarity=similarity)
-    found = float(method.loss(batch).detach())
+    computed = float(method.loss(batch).detach())
     queries = [float64(method.predictor(z)) for z in method.projections(batch)]
     keys = [float64(k) for k in method.targets(*batch["views"]).chunk(2)]
     expected = 0.0
     for q, k in zip(queries, reversed(keys)):
         logits = np.array([[alike(a, b, similarity) / 0.3 for b in k] for a in q])
         expected += -2 * 0.3 * np.log(softmax(logits).diagonal()).mean()
-    agrees("MoCo", "v3", found, expected)
+    agrees("MoCo", "v3", computed, expected)
 
 
 def test_byol_is_equation_2_both_ways(agrees) -> None:
     """Grill et al. 2020: the squared distance of the normalised prediction and the normalised target."""
     method, batch = prepared("BYOL")
-    found = float(method.loss(batch).detach())
+    computed = float(method.loss(batch).detach())
     said = [unit(float64(method.predictor(z))) for z in method.projections(batch)]
     asked = [unit(float64(t)) for t in method.targets(*batch["views"]).chunk(2)]
     expected = sum(((q - z) ** 2).sum(1).mean() for q, z in zip(said, reversed(asked)))
-    agrees("BYOL", "both ways", found, expected)
+    agrees("BYOL", "both ways", computed, expected)
 
 
 def test_simsiam_is_its_equation_2_and_stops_the_gradient(agrees) -> None:
     method, batch = prepared("SimSiam")
-    found = method.loss(batch)
+    computed = method.loss(batch)
     z = method.projections(batch)
     p = [unit(float64(method.predictor(x))) for x in z]
     expected = -sum((a * unit(float64(b))).sum(1).mean() for a, b in zip(p, reversed(z))) / 2
-    agrees("SimSiam", "both ways", found.detach(), expected)
+    agrees("SimSiam", "both ways", computed.detach(), expected)
     for last in method.predictor.parameters():
         last.data.zero_()  # a predictor that says nothing: all gradient that is left would be the targets'
     assert all(g.abs().max() == 0 for g in torch.autograd.grad(method.loss(batch), list(method.encoder.parameters())))
@@ -175,36 +175,36 @@ def test_simsiam_is_its_equation_2_and_stops_the_gradient(agrees) -> None:
 
 def test_barlow_twins_is_its_algorithm_1(agrees) -> None:
     method, batch = prepared("BarlowTwins", redundancy=0.01)
-    found = float(method.loss(batch).detach())
+    computed = float(method.loss(batch).detach())
     a, b = ((z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) for z in map(float64, method.projections(batch)))
     c = (a.T @ b / len(a) - np.eye(32)) ** 2
     expected = c.diagonal().sum() + 0.01 * (c.sum() - c.diagonal().sum())
-    agrees("BarlowTwins", "cross-correlation", found, expected, relative=True)
+    agrees("BarlowTwins", "cross-correlation", computed, expected, relative=True)
 
 
 def test_vicreg_is_its_algorithm_1(agrees) -> None:
     method, batch = prepared("VICReg", invariance=20.0, variance=10.0, covariance=2.0)
-    found = float(method.loss(batch).detach())
+    computed = float(method.loss(batch).detach())
     a, b = map(float64, method.projections(batch))
     expected = 20 * ((a - b) ** 2).mean()
     for z in (a, b):
         expected += 10 * np.maximum(0, 1 - np.sqrt(z.var(0, ddof=1) + 1e-4)).mean() / 2
         c = np.cov(z.T)
         expected += 2 * ((c**2).sum() - (c.diagonal() ** 2).sum()) / 32
-    agrees("VICReg", "three terms", found, expected, relative=True)
+    agrees("VICReg", "three terms", computed, expected, relative=True)
 
 
 def test_dino_is_its_algorithm_1_with_local_views_and_a_moving_centre(agrees) -> None:
     method, batch = prepared("DINO")
     centre = np.zeros(32)
     for _ in range(2):
-        found = float(method.loss(batch).detach())
+        computed = float(method.loss(batch).detach())
         views = [method.head(method.encoder(x)) for x in (torch.cat(batch["views"][:2]), torch.cat(batch["views"][2:]))]
         student = [float64(v) for part, n in zip(views, (2, 4)) for v in part.chunk(n)]
         teacher = [float64(v) for v in method.targets(*batch["views"][:2]).chunk(2)]
         pairs = [(t, s) for i, t in enumerate(teacher) for j, s in enumerate(student) if i != j]
         terms = [-(softmax((t - centre) / 0.04) * np.log(softmax(s / 0.1))).sum(1).mean() for t, s in pairs]
-        agrees("DINO", "views", found, np.mean(terms))
+        agrees("DINO", "views", computed, np.mean(terms))
         centre = 0.9 * centre + 0.1 * np.concatenate(teacher).mean(0)
         agrees("DINO", "centre", np.abs(float64(method.dino.center).ravel() - centre).max(), 0)
         assert np.abs(centre).max() > 1e-3
@@ -223,17 +223,17 @@ def test_local_views_are_small_and_a_crop_that_has_none_is_refused() -> None:
 @pytest.mark.parametrize("name", ["SimCLR", "MoCo v3", "VICReg"])
 def test_the_gradient_in_chunks_is_that_of_the_whole_batch(name: str) -> None:
     """Also where the head has batch norm: it sees the whole batch."""
-    found, seen = [], []
+    computed, seen = [], []
     for chunk in (0, 5):
         method, batch = prepared(name, 12, chunk=chunk)
         method, batch["views"] = method.double(), [x.double() for x in batch["views"]]
         method.encoder.register_forward_hook(lambda _, given, made: seen.append(len(given[0])))
         method.loss(batch).backward()
-        found.append([p.grad for p in method.parameters() if p.grad is not None])
+        computed.append([p.grad for p in method.parameters() if p.grad is not None])
         assert max(seen) == (chunk or 24)
         seen.clear()
-    assert len(found[0]) == len(found[1]) > 0
-    assert all(torch.allclose(a, b, atol=1e-10, rtol=1e-8) for a, b in zip(*found))
+    assert len(computed[0]) == len(computed[1]) > 0
+    assert all(torch.allclose(a, b, atol=1e-10, rtol=1e-8) for a, b in zip(*computed))
 
 
 def test_chunks_and_batch_norm_together_are_warned_of() -> None:
@@ -332,8 +332,8 @@ def test_partners_are_other_scans_of_the_patient_on_one_grid_or_next_in_the_seri
             "shape": [[8, 8, 8], [8, 8, 8], [9, 8, 8], [4, 4, 4], [4, 4, 4], [4, 4, 4]],
         }
     )
-    found = {p: Partner(p).partners(rows) for p in ("patient", "aligned", "neighbour")}
-    assert found["patient"] == {
+    computed = {p: Partner(p).partners(rows) for p in ("patient", "aligned", "neighbour")}
+    assert computed["patient"] == {
         "a": ["b", "c"],
         "b": ["a", "c"],
         "c": ["a", "b"],
@@ -341,8 +341,8 @@ def test_partners_are_other_scans_of_the_patient_on_one_grid_or_next_in_the_seri
         "d-001": ["d-000", "d-002"],
         "d-002": ["d-000", "d-001"],
     }
-    assert {k: v for k, v in found["aligned"].items() if "d" not in k} == {"a": ["b"], "b": ["a"], "c": []}
-    assert found["neighbour"] == {
+    assert {k: v for k, v in computed["aligned"].items() if "d" not in k} == {"a": ["b"], "b": ["a"], "c": []}
+    assert computed["neighbour"] == {
         "a": [],
         "b": [],
         "c": [],
@@ -441,5 +441,5 @@ def test_two_devices_have_the_gradient_of_one_with_the_whole_batch(tmp_path) -> 
     together, _ = (process.communicate(timeout=300)[0] for process in both)
     assert len(together.splitlines()) == len(alone.splitlines()) == 4
     for one, two in zip(alone.splitlines(), together.splitlines()):
-        (name, *expected), (_, *found) = one.split(","), two.split(",")
-        assert np.array(found, float) == pytest.approx(np.array(expected, float), abs=1e-10), name
+        (name, *expected), (_, *computed) = one.split(","), two.split(",")
+        assert np.array(computed, float) == pytest.approx(np.array(expected, float), abs=1e-10), name

@@ -12,7 +12,7 @@ from medssl.encoders import ResidualUNet, ResNet
 from medssl.methods import Jigsaw, Method, RelativeLocation, Rotation, VoCo, VolumeFusion
 from medssl.methods.check import synthetic_batch
 from medssl.methods.jigsaw import far_permutations
-from medssl.methods.shared.relation import cut
+from medssl.methods.shared.relation import cut_tiles
 from medssl.methods.voco import overlaps
 from medssl.methods.volume_fusion import dice_loss
 from medssl.preprocessing.data_spec import DataSpec
@@ -45,20 +45,20 @@ def test_the_loss_is_the_cross_entropy_of_the_right_answer_in_float64(name: str,
     with torch.no_grad():
         parts, right = method.ask(batch)
         logits = method.answer(parts).double().numpy()
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
     scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    agrees(name, "answer", found, -np.log(scores[np.arange(6), right.numpy()]).mean())
+    agrees(name, "answer", computed, -np.log(scores[np.arange(6), right.numpy()]).mean())
     assert method.monitored_values()["accuracy"] == pytest.approx((logits.argmax(1) == right.numpy()).mean())
 
 
 def test_tiles_are_what_numpy_cuts() -> None:
     x = torch.rand(2, 3, 9, 8, 7)
     starts = torch.tensor([[[0, 1, 2], [4, 3, 3]], [[5, 4, 0], [1, 1, 1]]])
-    found = cut(x, starts, (4, 4, 3))
-    assert found.shape == (2, 2, 3, 4, 4, 3)
+    computed = cut_tiles(x, starts, (4, 4, 3))
+    assert computed.shape == (2, 2, 3, 4, 4, 3)
     for b, n in itertools.product(range(2), range(2)):
         i, j, k = starts[b, n].tolist()
-        assert torch.equal(found[b, n], x[b, :, i : i + 4, j : j + 4, k : k + 3])
+        assert torch.equal(computed[b, n], x[b, :, i : i + 4, j : j + 4, k : k + 3])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -92,8 +92,8 @@ def test_the_puzzle_put_together_by_the_answer_is_the_scan(dims: int) -> None:
     assert parts.shape[3:] == (12,) * dims  # the largest multiple of 4 in 64/75 of 15
     cells = list(itertools.product(range(3), repeat=dims))
     corners = parts.flatten(3)[..., 0]
-    for found, answer in zip(corners, right.tolist()):
-        for corner, cell in zip(found, method.orders[answer].tolist()):
+    for drawn, answer in zip(corners, right.tolist()):
+        for corner, cell in zip(drawn, method.orders[answer].tolist()):
             inside = corner - torch.tensor(cells[cell]) * 15
             assert inside.min() >= -1e-3
             assert inside.max() <= 3 + 1e-3  # a tile stays in its cell
@@ -111,10 +111,10 @@ def test_permutations_are_far_apart_all_different_and_always_the_same() -> None:
         chosen.append(max(left, key=lambda p: sum((p != c).sum() for c in chosen)))
     assert np.array_equal(far_permutations(4, 6), np.array(chosen))
     for tiles, count in ((8, 100), (27, 50)):
-        found = far_permutations(tiles, count)
-        assert np.array_equal(found, far_permutations.__wrapped__(tiles, count))
-        assert (np.sort(found, axis=1) == np.arange(tiles)).all()
-        apart = np.array([(a != b).sum() for a, b in itertools.combinations(found, 2)])
+        computed = far_permutations(tiles, count)
+        assert np.array_equal(computed, far_permutations.__wrapped__(tiles, count))
+        assert (np.sort(computed, axis=1) == np.arange(tiles)).all()
+        apart = np.array([(a != b).sum() for a, b in itertools.combinations(computed, 2)])
         assert apart.min() >= 2
         assert apart.mean() > tiles - 1.1, "no farther apart than random ones"
 
@@ -127,7 +127,7 @@ def test_voco_is_the_papers_equations_in_float64(dims: int, agrees) -> None:
     features = []
     method.head.register_forward_hook(lambda _, given, out: features.append(out))
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         base_starts, query_starts, tile = method.starts(batch)
     assert tile == [8] * dims
     z = features[0].double().numpy().reshape(2, -1, 128)
@@ -141,7 +141,7 @@ def test_voco_is_the_papers_equations_in_float64(dims: int, agrees) -> None:
                 )
                 placed.append(-np.log(1 - abs(share - max(0, cosine(q, k)))))
         away += [abs(cosine(k, m)) for k, m in itertools.combinations(others, 2)]
-    agrees("VoCo", "place and base crops", found, np.mean(placed) + 0.7 * np.mean(away))
+    agrees("VoCo", "place and base crops", computed, np.mean(placed) + 0.7 * np.mean(away))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -185,7 +185,7 @@ def test_volume_fusion_is_dice_and_cross_entropy_over_what_is_body_in_either_sca
     body = (torch.rand(3, 1, 32, 32) > 0.6).float()
     batch["valid_views"] = [body]
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         fused, classes, counted = method.fuse(batch)
         logits = method.decoder(method.encoder.features(fused)).double().numpy()
     assert torch.equal(counted[0, 0] > 0, (body[0, 0] > 0) | (body[1, 0] > 0))
@@ -197,7 +197,7 @@ def test_volume_fusion_is_dice_and_cross_entropy_over_what_is_body_in_either_sca
         2 * (shares[:, k] * truth[:, k] * keep[:, 0]).sum() / ((shares[:, k] + truth[:, k]) * keep[:, 0]).sum()
         for k in range(5)
     ]
-    agrees("VolumeFusion", "Dice and cross-entropy", found, entropy + 1 - np.mean(dice))
+    agrees("VolumeFusion", "Dice and cross-entropy", computed, entropy + 1 - np.mean(dice))
 
 
 def test_dice_agrees_with_monai(agrees) -> None:

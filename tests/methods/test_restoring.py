@@ -42,12 +42,12 @@ def test_restoring_counts_the_squared_error_of_body_alone(name: str, agrees) -> 
     method = CORRUPTING[name](ENCODERS["unet"](3))
     batch = made(method, (16, 16, 16))
     with torch.no_grad():
-        found, shown = float(method.loss(batch)), method.reconstruct(batch)
+        computed, shown = float(method.loss(batch)), method.reconstruct(batch)
     restored, x = shown["restored"].double().numpy(), batch["views"][0].double().numpy()
     body = batch["valid_views"][0].double().numpy()
-    agrees(name.split(",")[0], "restoration", found, ((restored - x) ** 2 * body).sum() / body.sum())
+    agrees(name.split(",")[0], "restoration", computed, ((restored - x) ** 2 * body).sum() / body.sum())
     other = batch | {"valid_views": [torch.ones_like(batch["valid_views"][0])]}
-    assert abs(float(method.loss(other).detach()) - found) > 1e-4, (
+    assert abs(float(method.loss(other).detach()) - computed) > 1e-4, (
         "air would have made no difference: the test shows nothing"
     )
 
@@ -58,15 +58,15 @@ def test_a_batch_of_air_alone_gives_zero_and_no_nan() -> None:
 
 
 def test_autoencoder_counts_every_voxel_and_nothing_leads_around_the_code(agrees) -> None:
-    """Reference: numpy in float64; tolerance 1e-5. With the code at 0 all scans are drawn alike."""
+    """Reference: numpy in float64; tolerance 1e-5. With the latent vector at 0 all scans are drawn alike."""
     method = Autoencoder(ENCODERS["unet"](2), latent=6)
     batch = made(method, (32, 32))
     x = batch["views"][0]
     with torch.no_grad():
         restored = method.restore(x).double().numpy()
         agrees("Autoencoder", "restoration", method.loss(batch), ((restored - x.double().numpy()) ** 2).mean())
-        assert method.to_code(method.encoder.features(x)).shape == (3, 6)
-        for p in method.to_code.parameters():
+        assert method.to_latent(method.encoder.features(x)).shape == (3, 6)
+        for p in method.to_latent.parameters():
             p.zero_()
         blind = method.restore(x)
     assert torch.allclose(blind[0], blind[1], atol=1e-6)
@@ -79,32 +79,32 @@ def test_vae_is_the_negative_lower_bound_of_the_paper_in_float64(beta: float, ag
     method = VAE(ENCODERS["unet"](2), latent=5, beta=beta)
     batch = made(method, (32, 32))
     x = batch["views"][0]
-    codes = []
-    method.from_code.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
+    latents = []
+    method.from_latent.register_forward_pre_hook(lambda _, given: latents.append(given[0]))
     with torch.no_grad():
-        found = float(method.loss(batch))
-        restored = method.from_code(codes[0], x.shape[2:]).double().numpy()
-        numbers = method.to_code(method.encoder.features(x)).double().numpy()
+        computed = float(method.loss(batch))
+        restored = method.from_latent(latents[0], x.shape[2:]).double().numpy()
+        numbers = method.to_latent(method.encoder.features(x)).double().numpy()
     mean, log_variance = np.split(numbers, 2, axis=1)
     divergence = -0.5 * (1 + log_variance - mean**2 - np.exp(log_variance)).sum()
     apart = (restored - x.double().numpy()) ** 2
     likelihood = -0.5 * np.log(2 * np.pi * apart.mean()) - apart / (2 * apart.mean())
-    agrees("VAE", "lower bound", found, beta * divergence / x.numel() - likelihood.mean())
+    agrees("VAE", "lower bound", computed, beta * divergence / x.numel() - likelihood.mean())
     method.beta += x.numel() / len(x)  # in the loss a voxel's share of the divergence is small: here it counts whole
     with torch.no_grad():
-        more = float(method.loss(batch)) - found
+        more = float(method.loss(batch)) - computed
     agrees("VAE", "divergence", more, divergence / len(x))
 
 
-def test_vae_draws_its_code_around_the_mean_by_the_stated_deviation() -> None:
+def test_vae_draws_its_latent_vector_around_the_mean_by_the_stated_deviation() -> None:
     method = VAE(ENCODERS["unet"](2), latent=64)
     batch = made(method, (32, 32), 200)
-    codes = []
-    method.from_code.register_forward_pre_hook(lambda _, given: codes.append(given[0]))
+    latents = []
+    method.from_latent.register_forward_pre_hook(lambda _, given: latents.append(given[0]))
     with torch.no_grad():
         method.loss(batch)
-        code = method.posterior(batch["views"][0])
-    standard = ((codes[0] - code.mean) / code.stddev).numpy()
+        latent = method.posterior(batch["views"][0])
+    standard = ((latents[0] - latent.mean) / latent.stddev).numpy()
     assert abs(standard.mean()) < 0.03
     assert abs(standard.std() - 1) < 0.03
 

@@ -30,7 +30,7 @@ def test_next_slice_counts_the_next_ones_alone_and_sees_none_of_what_is_to_come(
     to_come, asked = method.future_of(batch)
     x, axis = batch["views"][0], 1 if along == "frames" else 4
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         predicted = method.predict(x, to_come).double().numpy()
         again = method.predict(torch.where(to_come, 9.0, x), to_come).double().numpy()
     assert np.array_equal(predicted, again)
@@ -43,28 +43,28 @@ def test_next_slice_counts_the_next_ones_alone_and_sees_none_of_what_is_to_come(
         body = np.broadcast_to(batch["valid_views"][0][b].numpy(), predicted[b].shape)[tuple(cut)]
         total += (np.abs(predicted[b] - x[b].double().numpy())[tuple(cut)] * body).sum()
         count += body.sum()
-    agrees("NextSlice", "next slices", found, total / count)
+    agrees("NextSlice", "next slices", computed, total / count)
     assert int(asked.sum()) == 6
     shown = method.reconstruct(batch)
     assert torch.equal(shown["source"] != shown["corrupted"], (asked & (x != 0)).expand_as(x))
     assert torch.equal(shown["restored"] != shown["corrupted"], asked.expand_as(x))
 
 
-def test_masked_motion_counts_hidden_tubes_and_the_change_of_frames(agrees) -> None:
-    """Yang et al. 2022 in numpy, float64: frames and their differences, where every frame is hidden; tolerance 1e-5."""
+def test_masked_motion_counts_masked_tubes_and_the_change_of_frames(agrees) -> None:
+    """Yang et al. 2022 in numpy, float64: frames and their differences, where every frame is masked; tolerance 1e-5."""
     torch.manual_seed(0)
     method = MaskedMotion(ENCODERS["unet frames"](3), mask_block=4, motion_weight=0.5)
     batch = small_batch(method, (8, 8, 16))
     x, tubes = batch["views"][0], method.tubes_of(batch)
     with torch.no_grad():
-        found = float(method.loss(batch))
+        computed = float(method.loss(batch))
         predicted = method.predict(x, tubes).double().numpy()
         assert np.array_equal(method.predict(torch.where(tubes > 0, 9.0, x), tubes).double().numpy(), predicted)
     truth, counted = x.double().numpy(), (tubes * batch["valid_views"][0]).numpy()
     frames = np.mean([np.abs(predicted - truth)[:, t][counted[:, 0] > 0].mean() for t in range(5)])
     change = [np.abs((predicted[:, t + 1] - predicted[:, t]) - (truth[:, t + 1] - truth[:, t])) for t in range(4)]
     expected = frames + 0.5 * np.mean([c[counted[:, 0] > 0].mean() for c in change])
-    agrees("MaskedMotion", "frames and differences", found, expected)
+    agrees("MaskedMotion", "frames and differences", computed, expected)
     assert tubes.flatten(1).mean(1).tolist() == [0.75] * 3
 
 

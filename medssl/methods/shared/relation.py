@@ -75,7 +75,7 @@ class Relational(Method):
             starts: (B, n, dims) int64, the first voxel of each tile.
             tile: Voxels of a tile along each axis.
         """
-        return own_intensities(cut(batch["views"][0], starts, tile), batch["key"], self.own_intensity)
+        return own_intensities(cut_tiles(batch["views"][0], starts, tile), batch["key"], self.own_intensity)
 
 
 class RelationHead(nn.Module):
@@ -114,7 +114,7 @@ def own_intensities(tiles: Tensor, keys: Tensor, view: View) -> Tensor:
     return view(tiles.flatten(0, 1), view.draw(each)).reshape(tiles.shape)
 
 
-def cut(x: Tensor, starts: Tensor, tile: Sequence[int]) -> Tensor:
+def cut_tiles(x: Tensor, starts: Tensor, tile: Sequence[int]) -> Tensor:
     """The tiles (B, n, C, *tile) of a batch.
 
     Args:
@@ -130,12 +130,12 @@ def cut(x: Tensor, starts: Tensor, tile: Sequence[int]) -> Tensor:
     return x.permute(0, *range(2, x.ndim), 1)[tuple(index)].movedim(-1, 2)
 
 
-def cells(grid: Sequence[int]) -> Tensor:
+def grid_cells(grid: Sequence[int]) -> Tensor:
     """(n, dims) int64: the cells of a grid, row after row."""
     return torch.stack(torch.meshgrid(*[torch.arange(n) for n in grid], indexing="ij")).flatten(1).T
 
 
-def fitting(max_size: Sequence[float], strides: Sequence[int]) -> tuple[int, ...]:
+def largest_tile(max_size: Sequence[float], strides: Sequence[int]) -> tuple[int, ...]:
     """The largest tile that the encoder's strides divide; 0 along an axis where there is none.
 
     Args:
