@@ -1,9 +1,9 @@
 """The README's table of methods: every method on chest films (2D) and hippocampus MRI (3D) under one small budget.
 
-    python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300
-    python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300 --only hippocampus
+    python tests/benchmarks/every_method.py --data DATA --out comparisons --steps 300
+    python tests/benchmarks/every_method.py --data DATA --out comparisons --steps 300 --only hippocampus
 
-    python tests/benchmarks/every_method.py --data ../shared/data --out comparisons --steps 300 --study
+    python tests/benchmarks/every_method.py --data DATA --out comparisons --steps 300 --study
 
 Chest films are told apart by their finding; hippocampi by the third of the cohort that their volume (from the masks, which
 no pretext sees) lies in. Stopped and started again it goes on. Prints the table as Markdown; `OUT/NAME/table.csv` has all

@@ -1,4 +1,4 @@
-"""What a step of MAE costs beside one of SimMIM on the same ViT, three quarters of the patches hidden.
+"""What a step of MAE costs beside one of SimMIM on the same ViT, three quarters of the patches masked.
 
     python tests/benchmarks/mae_cost.py [--quick] [--encoder vit_b]
 

@@ -1,6 +1,6 @@
 """What the contrastive recipe is worth: SimCLR with three sets of views, same encoder, same budget, same scans.
 
-    python tests/benchmarks/view_sets.py --data ../shared/data --steps 300 [--seeds 3] [--only chest_xray] [--out FOLDER]
+    python tests/benchmarks/view_sets.py --data DATA --steps 300 [--seeds 3] [--only chest_xray] [--out FOLDER]
 
 recipe: `recipes.contrastive`. first: the first list of it, kept below. lightly: lightly's default SimCLR transform on
 grey images, without normalisation, through `PerSample`; lightly has nothing for volumes. untrained: the same encoder

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from medssl.cli.main import main
+from medssl.cli.arguments import parse_arguments
+from medssl.cli.main import COMMANDS, main
 
-SITE = Path(__file__).resolve().parents[2] / "medssl" / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+SITE = ROOT / "medssl" / "docs"
+PAGES = [ROOT / "README.md", *sorted((SITE / "pages").rglob("*.md"))]
 TUTORIALS = sorted((SITE / "pages" / "tutorials").glob("*.md"))
-BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
-    """(language, file name or "", text) of each fenced block of a page that names a language."""
+    """(language or "", file name or "", text) of each fenced block of a page."""
     yield from BLOCK.findall(page.read_text())
 
 
@@ -40,8 +43,27 @@ def test_a_tutorial_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypa
                 command, *words = shlex.split(line)
                 assert command == "medssl", f"{line!r}: expected a medssl command in a console block"
                 assert main(words) == 0, line
-        ran += 1
+        ran += language != ""
     assert ran >= 3
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each medssl command in the fenced blocks of a page that name no language."""
+    for language, _, text in blocks(page):
+        for line in text.replace("\\\n", " ").splitlines() if not language else ():
+            if line.startswith("medssl "):
+                yield shlex.split(line, comments=True)[1:]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.stem)
+def test_every_command_of_a_page_has_options_that_exist(page: Path) -> None:
+    for name, *words in commands(page):
+        command = COMMANDS[name]
+        assert parse_arguments(command.load(), f"medssl {name}", command.help, command.positional, words)
+
+
+def test_the_start_page_lists_every_command() -> None:
+    assert set(re.findall(r"`medssl (\w+)`", (SITE / "pages" / "index.md").read_text())) == set(COMMANDS)
 
 
 def test_every_tutorial_is_found() -> None:

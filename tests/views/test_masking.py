@@ -37,13 +37,13 @@ def test_patch_masks_hide_their_share_of_whole_blocks_by_the_key_alone(size: tup
     blocks = F.max_pool2d(mask, 4) if len(size) == 2 else F.max_pool3d(mask, 4)
     assert torch.equal(F.interpolate(blocks, size=size), mask)  # whole blocks
     share = 6 * 8 if kind == "tube" else blocks[0].numel()
-    hidden, wanted = blocks.sum(tuple(range(1, mask.ndim))), round(0.6 * share) * blocks[0].numel() / share
-    agrees(PatchMask, "blocks hidden, counted", hidden, wanted, 0)
+    masked, wanted = blocks.sum(tuple(range(1, mask.ndim))), round(0.6 * share) * blocks[0].numel() / share
+    agrees(PatchMask, "blocks masked, counted", masked, wanted, 0)
     assert torch.equal(patch_mask(keys(5)[3:4], size, 4, 0.6, kind, image=image[3:4]), mask[3:4])
     assert not torch.equal(mask[0], mask[1])
 
 
-def test_every_block_is_as_likely_hidden() -> None:
+def test_every_block_is_as_likely_masked() -> None:
     for kind in ("random", "block"):
         mask = patch_mask(keys(4000), (6, 6), 1, 0.5, kind).mean(0)[0]
         tolerance = (
@@ -61,7 +61,7 @@ def test_blocks_are_compact_and_tubes_run_through_all_slices() -> None:
     assert torch.equal(tube, tube[..., :1].expand_as(tube))
 
 
-def test_detail_is_hidden_first_where_the_image_varies() -> None:
+def test_detail_is_masked_first_where_the_image_varies() -> None:
     image = torch.full((200, 1, 16, 16), 0.5)
     image[:, :, :, 8:] = torch.rand(200, 1, 16, 8)
     mask = patch_mask(keys(200), (16, 16), 4, 0.25, "high-frequency", image=image)
@@ -79,10 +79,10 @@ def test_masks_stay_off_what_is_not_valid(kind: str) -> None:
     valid[0] = 1
     valid[1, :, :8] = 1  # half is body
     valid[2, :, :3] = 1  # 3 of a block's 4 voxels: more than half
-    valid[3, :, :, :, :3] = 1 if kind == "tube" else 0  # a tube is hidden where it is valid
+    valid[3, :, :, :, :3] = 1 if kind == "tube" else 0  # a tube is masked where it is valid
     mask = patch_mask(keys(4), size, 4, 0.5, kind, valid, image=torch.rand(4, 1, *size))
-    hidden = mask.sum((1, 2, 3, 4)) / 64
-    assert hidden.tolist() == [16, 8, 4, 8 if kind == "tube" else 0]
+    masked = mask.sum((1, 2, 3, 4)) / 64
+    assert masked.tolist() == [16, 8, 4, 8 if kind == "tube" else 0]
     assert (mask[1] * (1 - valid[1])).sum() == 0
     strict = patch_mask(keys(4), size, 4, 0.5, kind, valid, min_valid=1.0, image=torch.rand(4, 1, *size))
     assert (strict * (1 - valid)).sum() == 0
@@ -162,9 +162,9 @@ def test_a_patch_mask_as_a_view_hides_what_it_says() -> None:
     x = torch.rand(3, 2, 16, 16) + 1
     view = PatchMask(0.5, 4, fill=-1.0)
     params = view.draw(keys(3))
-    y, hidden = view(x, params), view.patch_mask(x, params) > 0
-    assert hidden.float().mean() == 0.5
-    agrees(PatchMask, "numpy where", y, np.where(hidden, -1.0, x), 0)
+    y, masked = view(x, params), view.patch_mask(x, params) > 0
+    assert masked.float().mean() == 0.5
+    agrees(PatchMask, "numpy where", y, np.where(masked, -1.0, x), 0)
 
 
 def test_corruption_can_be_kept_off_air() -> None:
