@@ -8,7 +8,7 @@ no two files import each other (`tests/test_layout.py` holds both).
     datasets/       folders -> manifest, labels, masks, splits by patient; the embedded phantom cohort
     preprocessing/  manifest -> cache -> crops
     views/          batched 2D/3D augmentations on the device the batch is on
-    encoders/       2D/3D backbones behind one feature-pyramid contract, one family a file, and the decoder
+    encoders/       2D/3D backbones behind one feature-pyramid contract, one family per file, and the decoder
     methods/        one pretext task (one paper) a file
     evaluation/     metrics, intervals, paired tests, probes of a representation
     training/       pretraining, fine-tuning, prediction

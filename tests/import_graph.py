@@ -32,7 +32,7 @@ def modules(package: Path) -> dict[str, Path]:
 
 
 def imports(package: Path) -> networkx.DiGraph:
-    """A node a file, an edge from each file to every file of the package that it imports, wherever the import stands."""
+    """A node for each file, an edge from each file to every file of the package that it imports, wherever the import stands."""
     files = modules(package)
     graph = networkx.DiGraph()
     graph.add_nodes_from(files)

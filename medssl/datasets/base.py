@@ -37,7 +37,7 @@ class IndexOptions:
     """Where `index` finds the labels, patients and masks of scans; the fields are its parameters of the same name.
 
     Attributes:
-        labels: A CSV with one row a scan.
+        labels: A CSV with one row per scan.
         key: Its column that holds the paths of the scans.
         patient: Its column that says whose scan it is, or else a pattern with one group on the path.
         label: Its columns to keep.

@@ -29,7 +29,7 @@ def check_dataset(dataset: Dataset, jobs: int = 1) -> pd.DataFrame:
 
     Args:
         dataset: The dataset to check.
-        jobs: Processes that read headers; -1 for one a core.
+        jobs: Processes that read headers; -1 for one per core.
 
     Returns:
         The manifest, in which some scans may be rejected: a bad file is not the dataset's fault.

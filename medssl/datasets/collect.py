@@ -45,7 +45,7 @@ def collect(
         notices: What is reported later is appended to this list.
         template: Which file is the mask of which scan.
         correct: What may be corrected in a DICOM series.
-        jobs: Processes, -1 for one a core.
+        jobs: Processes, -1 for one per core.
         scheduler: The address of a dask.distributed cluster, in place of jobs.
 
     Raises:

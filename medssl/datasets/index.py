@@ -1,7 +1,7 @@
 """Folders of scans -> a manifest, by their headers alone; with labels, patients and masks joined to it.
 
 The files in the folder `out`:
-    manifest.parquet    one row a scan, no path and no name: may be shared as the data themselves may be
+    manifest.parquet    one row per scan, no path and no name: may be shared as the data themselves may be
     rejects.parquet     the scans that cannot be used, and why
     sources.parquet     which files each scan is (mode 0600)
     pseudonym.key       what the pseudonyms are made with (mode 0600)
@@ -73,7 +73,7 @@ def index(
         sources: Folders and files of scans; or one NAME:FOLDER, a dataset that knows its own labels, patients and masks
             (decathlon, medmnist, phantom), whose options give way to those given here.
         out: The folder for the manifest.
-        labels: A CSV with one row a scan.
+        labels: A CSV with one row per scan.
         key: The column of the CSV that holds the paths of the scans.
         patient: A column of the CSV that says whose scan it is, or else a pattern with one group on the path; without
             it DICOM's PatientID counts, and a scan that has none is its own patient, with a warning.
@@ -91,7 +91,7 @@ def index(
         audit: Write audit.csv too.
         correct: What may be corrected in a DICOM series instead of rejecting it, tilt (gantry tilt, sheared straight)
             and spacing (uneven steps or a missing slice, resampled); the manifest says where it was done.
-        jobs: Processes, -1 for one a core.
+        jobs: Processes, -1 for one per core.
         scheduler: The address of a dask.distributed cluster that sees the same files, in place of jobs.
 
     Returns:

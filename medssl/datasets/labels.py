@@ -38,7 +38,7 @@ NO_PATIENT = "its row in labels has no patient: fill it in"
 
 
 class LabelTable:
-    """A CSV of labels, one row a scan.
+    """A CSV of labels, one row per scan.
 
     Args:
         options: `labels` is the file, `key`, `patient`, `label` and `report` name columns of it.

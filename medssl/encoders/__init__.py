@@ -1,4 +1,4 @@
-"""Backbones in 2D and 3D behind one feature-pyramid contract, one family a file.
+"""Backbones in 2D and 3D behind one feature-pyramid contract, one family per file.
 
     from medssl.encoders import ResNet
     pyramid = ResNet(dims=3, depth=18).features(x)         # [(B, channels[i], *S // strides[i])]

@@ -47,7 +47,7 @@ class Jigsaw(Relational):
         super().__init__(encoder)
         if grid < 2 or not 2 <= permutations <= min(1000, math.factorial(grid**encoder.dims)):
             raise MedsslError(
-                f"permutations is {permutations}, grid is {grid}: expected 2 to 1000 permutations, of at least 2 tiles an axis"
+                f"permutations is {permutations}, grid is {grid}: expected 2 to 1000 permutations, of at least 2 tiles per axis"
             )
         self.permutations, self.grid = permutations, grid
         self.cells = grid_cells((grid,) * encoder.dims)
@@ -66,7 +66,7 @@ class Jigsaw(Relational):
         return parts[torch.arange(len(parts), device=keys.device)[:, None], order], right
 
     def layout(self, size: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
-        """Voxels an axis of a tile and of a cell."""
+        """Voxels per axis of a tile and of a cell."""
         cell = [n // self.grid for n in size]
         return largest_tile([TILE * c for c in cell], self.encoder.strides[-1]), cell
 

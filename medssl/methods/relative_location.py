@@ -57,7 +57,7 @@ class RelativeLocation(Relational):
         return self.tiles(batch, starts + moved.long() - span, tile), right
 
     def layout(self, size: Sequence[int]) -> tuple[tuple[int, ...], list[int], list[int]]:
-        """Voxels an axis: of a tile's edge, from one tile to the next, and by how many each is moved at most."""
+        """Voxels per axis: of a tile's edge, from one tile to the next, and by how many each is moved at most."""
         tile = largest_tile([n / 4 for n in size], self.encoder.strides[-1])
         reach = [max(1, round(t * self.jitter)) if self.jitter else 0 for t in tile]
         return tile, [((n - t) // 2) - r for n, t, r in zip(size, tile, reach)], reach

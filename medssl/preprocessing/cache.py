@@ -1,4 +1,4 @@
-"""Clean scans on disk, ready for random crops: blosc2, one file a scan.
+"""Clean scans on disk, ready for random crops: blosc2, one file per scan.
 
 A cache is a folder: `cache.json` (what it is), `fingerprint.json` (of the cohort, and what was decided from it),
 `manifest.parquet` (with digests, shapes and reasons), `volumes/SCAN.b2nd` and `masks/SCAN.b2nd`. Every file is either whole
@@ -220,7 +220,7 @@ def prepare(
             column `flags` of the manifest shows them.
         frames: Keep a 4D scan as one scan with its frames as channels (sequence), or make each frame a scan of its
             own (each).
-        jobs: Processes, -1 for one a core.
+        jobs: Processes, -1 for one per core.
         scheduler: The address of a dask.distributed cluster that sees the same files, in place of jobs.
 
     Returns:

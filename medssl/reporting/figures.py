@@ -123,7 +123,7 @@ def forest(rows: pd.DataFrame, metric: str) -> str:
 
 
 def segmentations(examples: Mapping[str, Mapping[str, np.ndarray]], volumes: bool) -> str:
-    """Draw the worst, median and best case of each arm, one row an arm.
+    """Draw the worst, median and best case of each arm, one row per arm.
 
     Args:
         examples: Arm -> {image.0, reference.0, prediction.0, dice.0, image.1, ...}.

@@ -50,7 +50,7 @@ class Table:
         """Add one row.
 
         Args:
-            cells: One value a column.
+            cells: One value per column.
             note: A footnote to the row.
             tones: Number of a column -> `better` or `worse`, which colours that cell.
             first: Whether the row begins a group, and is separated from the row above it by a line.
@@ -250,7 +250,7 @@ def provenance(run: Run, cells: pd.DataFrame) -> Table:
 
 
 def budgets(subsets: pd.DataFrame | None) -> Table | None:
-    """Count the training and validation patients in each budget, over its draws; subsets: one row a patient and draw."""
+    """Count the training and validation patients in each budget, over its draws; subsets: one row per patient and draw."""
     if subsets is None:
         return None
     table = Table(["budget", "#draws", "#training patients", "#validation patients"])

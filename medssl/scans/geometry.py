@@ -90,11 +90,11 @@ def reorient(array: np.ndarray, affine: np.ndarray, target: str) -> tuple[np.nda
 
 
 def ras_order(affine: np.ndarray, values: tuple) -> tuple:
-    """Values given one an axis as stored, in the order they have once the volume is RAS+.
+    """Values given one per axis as stored, in the order they have once the volume is RAS+.
 
     Args:
         affine: (4, 4) of the volume as stored.
-        values: Three values, one an axis as stored.
+        values: Three values, one per axis as stored.
     """
     axes = nib.orientations.io_orientation(affine)[:, 0]
     return tuple(values[int(np.flatnonzero(axes == world)[0])] for world in range(3))
@@ -149,7 +149,7 @@ def _shape_text(shape: tuple[int, ...]) -> str:
 
 
 def resampled_shape(shape: tuple[int, ...], old_mm: tuple[float, ...], new_mm: tuple[float, ...]) -> tuple[int, ...]:
-    """Voxels that cover the same extent at another spacing; at least one an axis.
+    """Voxels that cover the same extent at another spacing; at least one per axis.
 
     Args:
         shape: Voxels along each axis, without channels.

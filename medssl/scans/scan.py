@@ -24,7 +24,7 @@ class Scan:
     Attributes:
         array: (C, *S), the stored type (CT: int16 HU; MR and the rest: as the file has it, rescale applied).
         affine: (4, 4) float64, voxel index -> mm in RAS+ (2D: diagonal, pixel size).
-        spacing_mm: One number an axis of S.
+        spacing_mm: One number per axis of S.
         patient: A pseudonym, not a name or an identifier from a header.
         id: A pseudonym, not a path or an identifier from a header.
         modality: DICOM's code in capitals (CT, MR, DX, US, ...); OT where it is unknown.
@@ -57,7 +57,7 @@ class Header:
         modality: DICOM's code in capitals, OT where it is unknown.
         shape: S, without channels.
         affine: (4, 4) float64, voxel index -> mm in RAS+.
-        spacing_mm: One number an axis of S.
+        spacing_mm: One number per axis of S.
         channels: C, or None where only the pixels can tell (grey stored as RGB).
         frames: Number of time points, 1 but for 4D scans.
         slice_axis: The axis across the slices, None where there are none.

@@ -1,7 +1,7 @@
 """What a study's folder holds, as data: its cells, cases, summary, example pictures and label curves.
 
     cells = cells_of(runs.table("studies/hippo/cells"), runs.read("studies/hippo"))
-    cases, damaged = cases_of(Path("studies/hippo"), cells)     # (arm, mode, budget) -> draw -> one row a case
+    cases, damaged = cases_of(Path("studies/hippo"), cells)     # (arm, mode, budget) -> draw -> one row per case
 
 The report and the dashboard read a study through this file alone. Damaged files are reported by their cell, and nothing
 from them is returned. Imports no torch.

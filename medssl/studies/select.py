@@ -98,7 +98,7 @@ def _strata(manifest: pd.DataFrame) -> np.ndarray:
 def _patient_features(
     strategy: Selector, cache: Cache, manifest: pd.DataFrame, run: Path | None, encoder: Encoder | None
 ) -> np.ndarray | None:
-    """One vector a patient (patients, D): the mean over the patient's scans, centred over the patients, of length 1."""
+    """One vector per patient (patients, D): the mean over the patient's scans, centred over the patients, of length 1."""
     if strategy.pooling is None:
         return None
     if run is None:

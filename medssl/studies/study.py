@@ -4,7 +4,7 @@
 
 Every cell is a run in `STUDY/cells`, identified by everything it depends on: a study that is started again does only
 what is missing, and several processes may work on one study. Arms share subsets, order, augmentation keys and the
-head's seed in each draw, so their differences are paired. The test split is read here, once a cell, after training.
+head's seed in each draw, so their differences are paired. The test split is read here, once per cell, after training.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class PretrainingModule(pl.LightningModule):
         self.method.before_step()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)  # called once a step, never in the middle of an accumulation
+        super().optimizer_step(*args, **kwargs)  # called once per step, never in the middle of an accumulation
         self.method.after_step()
         self.method.progress.step += 1
 

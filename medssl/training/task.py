@@ -102,7 +102,7 @@ class Task(ABC):
     def score(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """The case table, one row a scan, and the metrics over all of them."""
+        """The case table, one row per scan, and the metrics over all of them."""
 
     @abstractmethod
     def write_results(
@@ -115,7 +115,7 @@ class Task(ABC):
             cache: Scans to predict.
             size: Voxels of a crop along each axis.
             sources: Table of the scans' files; without one, masks lie on the cache's grid.
-            out: Folder for one file a scan, where the task makes any.
+            out: Folder for one file per scan, where the task makes any.
 
         Returns:
             A table with one row for each scan.
@@ -157,7 +157,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """One class a scan, from its middle."""
+    """One class per scan, from its middle."""
 
     name = "classification"
     metric = AUROC()

@@ -1,6 +1,6 @@
 """A view: one change to a batch of scans on its device. Drawing the parameters is separate from applying them.
 
-One int64 key a sample decides everything: `params = view.draw(keys)`, then `view(x, params)`. The same key gives the same
+One int64 key per sample decides everything: `params = view.draw(keys)`, then `view(x, params)`. The same key gives the same
 view whatever the batch split, worker count or device order, and a mask gets the same move as its image.
 
     view = Compose([Gamma(), Noise()])
@@ -89,14 +89,14 @@ class View(Recorded, nn.Module, ABC):
         """Parameters for a batch.
 
         Args:
-            keys: (B,) int64, one key a sample, see `medssl.views.make_keys`.
+            keys: (B,) int64, one key per sample, see `medssl.views.make_keys`.
 
         Returns:
             A dict of tensors with B rows each; "on" (bool) says which samples get the view, if not all do.
         """
         if keys.ndim != 1 or keys.dtype != torch.int64 or not len(keys):
             raise MedsslError(
-                f"keys of shape {tuple(keys.shape)}, {keys.dtype}: expected one int64 key a sample; see make_keys"
+                f"keys of shape {tuple(keys.shape)}, {keys.dtype}: expected one int64 key per sample; see make_keys"
             )
         if not 0 <= self.probability <= 1:
             raise MedsslError(f"probability {self.probability} of {type(self).__name__}: expected a number from 0 to 1")
@@ -251,7 +251,7 @@ def moves_voxels(view: View) -> bool:
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """One value a sample in a shape (B, 1, ..., 1) that broadcasts over x.
+    """One value per sample in a shape (B, 1, ..., 1) that broadcasts over x.
 
     Args:
         values: (B,).
@@ -264,7 +264,7 @@ def broadcast_along(values: Tensor, x: Tensor, axis: int) -> Tensor:
     """Values along one spatial axis, in a shape that broadcasts over x.
 
     Args:
-        values: (n,), or one row a sample (B, n).
+        values: (n,), or one row per sample (B, n).
         x: (B, C, *S), with n voxels along `axis`.
         axis: Spatial axis, counted from 0.
     """
@@ -363,7 +363,7 @@ def change_selected(change: Callable[[Tensor, Params], Tensor], x: Tensor, param
 
 
 def _chunk_length(x: Tensor) -> int:
-    """Samples a chunk: all of them on a GPU; on a CPU about a million numbers, but at least one sample a thread."""
+    """Samples per chunk: all of them on a GPU; on a CPU about a million numbers, but at least one sample per thread."""
     return len(x) if x.device.type != "cpu" else max(torch.get_num_threads(), 2**20 // x[0].numel())
 
 

@@ -34,7 +34,7 @@ def check_view(view: View, dims: int, size: Sequence[int] | None = None, channel
     Args:
         view: The view to check.
         dims: The number of spatial axes to try, 2 or 3.
-        size: Voxels an axis of the batch that is tried; 24 each by default.
+        size: Voxels per axis of the batch that is tried; 24 each by default.
         channels: Its number of channels.
         batch: Its number of samples.
 

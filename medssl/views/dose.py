@@ -20,12 +20,12 @@ from medssl.views.random import derive_keys, log_uniform, normal_like
 
 
 class LowDoseXray(View):
-    """A radiograph of 0..1 taken again with fewer photons a pixel.
+    """A radiograph of 0..1 taken again with fewer photons per pixel.
 
     The image is taken to be free of noise, so the whole noise of the lower dose is added.
 
     Args:
-        photons: Range, log-uniform, of photons a pixel in the open beam.
+        photons: Range, log-uniform, of photons per pixel in the open beam.
         attenuation: The line integral at an intensity of 1; at 0 there is nothing in the beam.
         electronic: Standard deviation of the detector's noise, in photons.
         bright_is_dense: Whether bone is bright (MONOCHROME2) or dark.
@@ -77,7 +77,7 @@ class LowDoseCT(View):
     stays.
 
     Args:
-        photons: Range, log-uniform, of photons a detector element and view in the open beam.
+        photons: Range, log-uniform, of photons per detector element and view in the open beam.
         body_mm: Length of a ray's path through the body.
         electronic: Standard deviation of the detector's noise, in photons.
         axes: The two array axes in plane.
@@ -122,7 +122,7 @@ class LowDoseCT(View):
 
         Args:
             x: (B, C, *S) in HU.
-            photons: (B,) photons a detector element and view in the open beam.
+            photons: (B,) photons per detector element and view in the open beam.
         """
         attenuation = self.water_per_mm * (1 + x / 1000).clamp(min=0)
         variance = torch.zeros_like(per_sample(photons, x))
@@ -141,7 +141,7 @@ def poisson_like(mean: Tensor, keys: Tensor) -> Tensor:
 
     Args:
         mean: (B, C, *S), 5 or more.
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
     """
     normal = normal_like(mean, keys)
     return mean + mean.sqrt() * normal + (normal**2 - 1) / 6

@@ -256,7 +256,7 @@ def source_voxels(view: View, params: Params, shape: Sequence[int]) -> Tensor:
     Args:
         view: The view, with any nesting of `Compose`.
         params: Parameters of one sample.
-        shape: Voxels of the source, one number an axis.
+        shape: Voxels of the source, one number per axis.
 
     Returns:
         (d + 1, d + 1) float64.

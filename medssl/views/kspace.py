@@ -20,7 +20,7 @@ from medssl.views.separable import convolve, gaussian_kernel
 
 
 def frequency(x: Tensor, axis: int) -> Tensor:
-    """Cycles a voxel along one axis, -0.5..0.5 in the order of an FFT; broadcasts over x.
+    """Cycles per voxel along one axis, -0.5..0.5 in the order of an FFT; broadcasts over x.
 
     Args:
         x: (B, C, *S).
@@ -49,7 +49,7 @@ def draw_axis(keys: Tensor, axes: Sequence[int]) -> Tensor:
     """(B,) int64: one of `axes` for each sample.
 
     Args:
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         axes: Spatial axes to choose from.
     """
     index = uniform(derive_keys(keys, 33), 1, 0, len(axes))[:, 0].long()
@@ -81,7 +81,7 @@ def smooth_noise(x: Tensor, keys: Tensor, smoothness: float) -> Tensor:
 
     Args:
         x: (B, C, *S).
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         smoothness: Standard deviation, in voxels, of the Gaussian that the noise is smoothed with; 0 for white noise.
     """
     if smoothness == 0:
@@ -99,7 +99,7 @@ def add_complex_noise(x: Tensor, sigma: Tensor, keys: Tensor, smoothness: float 
     Args:
         x: (B, C, *S).
         sigma: (B,) standard deviation of the real and of the imaginary part.
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         smoothness: See `smooth_noise`.
     """
     real, imaginary = (smooth_noise(x, derive_keys(keys, i), smoothness) * per_sample(sigma, x) for i in (1, 2))

@@ -187,8 +187,8 @@ def patch_mask(
 
     Args:
         keys: (B,) int64.
-        size: Voxels of the crop, one number an axis.
-        block: Voxels of a block's edge, one number or one an axis; they divide `size`.
+        size: Voxels of the crop, one number per axis.
+        block: Voxels of a block's edge, one number or one per axis; they divide `size`.
         ratio: Share of a sample's blocks that is masked, exact to the block.
         kind: How blocks are chosen, see `masking_order`.
         valid: (B, 1, *size), 1 in body, 0 in air, padding or defaced voxels. The ratio then is of the valid blocks, and
@@ -264,7 +264,7 @@ def nearest_centre(keys: Tensor, blocks: Sequence[int]) -> Tensor:
     """(B, blocks): the distance of each block to the nearest of `CENTRES` random ones, in boxes of random proportions.
 
     Args:
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         blocks: Blocks along each axis.
     """
     steps = [torch.arange(n, device=keys.device) for n in blocks]
@@ -280,7 +280,7 @@ def blocks_of(size: Sequence[int], block: int | Sequence[int]) -> tuple[int, ...
 
     Args:
         size: Voxels of the crop along each axis.
-        block: Voxels of a block's edge, one number or one an axis.
+        block: Voxels of a block's edge, one number or one per axis.
     """
     edges = (block,) * len(size) if isinstance(block, int) else tuple(block)
     if len(edges) != len(size) or any(e < 1 or n % e for n, e in zip(size, edges)):
@@ -339,7 +339,7 @@ def random_box(keys: Tensor, size: Sequence[int], edge: Range) -> Tensor:
     """One random box in each sample, (B, *size) bool.
 
     Args:
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         size: Voxels of the crop along each axis.
         edge: Range of the box's edges, as shares of the crop's.
     """
@@ -354,7 +354,7 @@ def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
 
     Args:
         x: (B, C, *S).
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
     """
     block = block_numbers(derive_keys(keys, 0), x.shape[2:]).flatten(1)
     shuffled = uniform(derive_keys(keys, 1), block.shape[1]).argsort(1)
@@ -366,12 +366,12 @@ def shuffle_blocks(x: Tensor, keys: Tensor) -> Tensor:
 
 
 def block_numbers(keys: Tensor, size: Sequence[int]) -> Tensor:
-    """(B, *size) int64: which block each voxel is in, with blocks of one size and offset a sample.
+    """(B, *size) int64: which block each voxel is in, with blocks of one size and offset per sample.
 
     Their edges are 1 to a tenth of the crop's, or to 2 where that is larger.
 
     Args:
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         size: Voxels of the crop along each axis.
     """
     dims = len(size)

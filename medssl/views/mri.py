@@ -157,7 +157,7 @@ class Spikes(View):
         return {
             "place": uniform(derive_keys(keys, 2), 3 * self.count, -0.5, 0.5).reshape(
                 -1, self.count, 3
-            ),  # cycles a voxel
+            ),  # cycles per voxel
             "phase": uniform(derive_keys(keys, 3), self.count, 0, 2 * math.pi),
             "strength": uniform(derive_keys(keys, 4), self.count, *self.strength) * present,
         }
@@ -328,7 +328,7 @@ def move_rigidly(x: Tensor, radians: Tensor, shift_mm: Tensor, spacing_mm: Seque
     dims = x.ndim - 2
     voxel_mm = torch.tensor(tuple(spacing_mm or (1.0,) * dims), device=x.device)
     if len(voxel_mm) != dims:
-        raise MedsslError(f"spacing_mm is {spacing_mm} for an image of {dims} axes: expected one number an axis")
+        raise MedsslError(f"spacing_mm is {spacing_mm} for an image of {dims} axes: expected one number per axis")
     half_mm = torch.tensor(x.shape[2:], device=x.device) * voxel_mm / 2
     turn = rotation(radians if dims == 3 else radians[:, :1]) * half_mm / half_mm[:, None]
     theta = torch.cat([turn.flip(1, 2), (shift_mm[:, :dims] / half_mm).flip(1)[..., None]], dim=2)

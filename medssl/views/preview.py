@@ -78,7 +78,7 @@ def preview(
         data: A cache made by `medssl prepare`.
         out: The file to write: .png, .pdf or .svg.
         modality: What the recipe is made for: ct, mr, xray, us, rgb or a DICOM code; the data's own by default.
-        crop: Voxels of the crop, one number an axis; by default those of the median scan, up to 224 (2D) or 96 (3D).
+        crop: Voxels of the crop, one number per axis; by default those of the median scan, up to 224 (2D) or 96 (3D).
         scans: How many scans to show.
         seed: Seed of the choice of scans and of the views.
 
@@ -227,7 +227,7 @@ def panel_title(view: View, params: Params) -> str:
 def render(
     panels: Sequence[Sequence[Panel]], names: Sequence[str], title: str, data_spec: DataSpec, format: str
 ) -> bytes:
-    """The picture as a file's content: two rows a scan, images and differences.
+    """The picture as a file's content: two rows per scan, images and differences.
 
     Args:
         panels: The panels of each scan.

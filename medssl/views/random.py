@@ -1,4 +1,4 @@
-"""Random numbers from keys: one int64 key a sample decides everything, on every device and for every batch split.
+"""Random numbers from keys: one int64 key per sample decides everything, on every device and for every batch split.
 
     keys = make_keys(seed=0, parts=(torch.arange(8), 3))   # (8,) from a seed, eight scans and a step
     numbers = uniform(keys, 3)                             # (8, 3) in [0, 1)
@@ -51,7 +51,7 @@ def uniform(keys: Tensor, count: int, low: float = 0.0, high: float = 1.0) -> Te
     """(B, count) float32, uniform in [low, high), each row from its key alone.
 
     Args:
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         count: Numbers for each sample.
         low: The lowest number.
         high: The upper limit, which is not reached.
@@ -65,7 +65,7 @@ def log_uniform(keys: Tensor, ends: tuple[float, float]) -> Tensor:
     """(B,) float32, as likely from 1 to 10 as from 10 to 100.
 
     Args:
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
         ends: The lowest number and the upper limit, both above 0.
     """
     return uniform(keys, 1, math.log(ends[0]), math.log(ends[1]))[:, 0].exp()
@@ -76,7 +76,7 @@ def uniform_like(x: Tensor, keys: Tensor) -> Tensor:
 
     Args:
         x: (B, ...).
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
     """
     return uniform(keys, x[0].numel()).reshape(x.shape)
 
@@ -89,7 +89,7 @@ def normal_like(x: Tensor, keys: Tensor) -> Tensor:
 
     Args:
         x: (B, ...).
-        keys: (B,) int64, one a sample.
+        keys: (B,) int64, one per sample.
     """
     noise = torch.empty(x.shape, dtype=torch.float32, device=x.device)
     count, flat = noise[0].numel(), noise.flatten(1)

@@ -66,7 +66,7 @@ def contrastive(data_spec: DataSpec, size: Size) -> View:
 
     Args:
         data_spec: The scans, see `Cache.data_spec`.
-        size: Voxels of the crop, one number an axis.
+        size: Voxels of the crop, one number per axis.
 
     Example:
         >>> view = contrastive(DataSpec(3, modality="CT", spacing_mm=(1.0, 1.0, 5.0)), size=(32, 32, 8))
@@ -81,7 +81,7 @@ def multi_crop(data_spec: DataSpec, size: Size, local_size: Size | None = None, 
 
     Args:
         data_spec: The scans.
-        size: Voxels of a global crop, one number an axis.
+        size: Voxels of a global crop, one number per axis.
         local_size: Voxels of a local crop; by default 3/7 of `size`, rounded to multiples of 8.
         local: The number of local crops.
 
@@ -105,7 +105,7 @@ def masked(data_spec: DataSpec, size: Size) -> View:
 
     Args:
         data_spec: The scans.
-        size: Voxels of the crop, one number an axis.
+        size: Voxels of the crop, one number per axis.
 
     Example:
         >>> view = masked(DataSpec(3, modality="MR"), size=(64, 64, 64))
@@ -120,7 +120,7 @@ def relational(data_spec: DataSpec, size: Size) -> View:
 
     Args:
         data_spec: The scans.
-        size: Voxels of the crop, one number an axis.
+        size: Voxels of the crop, one number per axis.
 
     Example:
         >>> view = relational(DataSpec(3, modality="CT"), size=(64, 64, 64))
@@ -149,7 +149,7 @@ def finetune(data_spec: DataSpec, size: Size) -> View:
 
     Args:
         data_spec: The scans.
-        size: Voxels of the crop, one number an axis.
+        size: Voxels of the crop, one number per axis.
 
     Example:
         >>> view = finetune(DataSpec(2, modality="US"), size=(128, 128))
@@ -165,7 +165,7 @@ def plain(data_spec: DataSpec, size: Size | None = None) -> View:
 
     Args:
         data_spec: The scans.
-        size: Voxels of the crop, one number an axis; None for the whole scan.
+        size: Voxels of the crop, one number per axis; None for the whole scan.
 
     Example:
         >>> view = plain(DataSpec(3, modality="CT"), size=(64, 64, 64))
@@ -185,7 +185,7 @@ def recipe_views(name: str, data_spec: DataSpec, size: Size) -> tuple[View, ...]
     Args:
         name: A key of `RECIPES`.
         data_spec: The scans.
-        size: Voxels of the crop, one number an axis.
+        size: Voxels of the crop, one number per axis.
 
     Raises:
         MedsslError: There is no such recipe; the message suggests the nearest names.

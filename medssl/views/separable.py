@@ -1,6 +1,6 @@
 """Work done one axis at a time: interpolating a coarse grid, blurring, averaging into thick slices.
 
-field = interpolate_grid(controls, weights)            # (B, C, *coarse) -> (B, C, *S), one (n, coarse) an axis
+field = interpolate_grid(controls, weights)            # (B, C, *coarse) -> (B, C, *S), one (n, coarse) per axis
 blurred = convolve(x, gaussian_kernel(sigma, reach=4)) # (B, C, *S), each sample its own sigma
 """
 
@@ -17,7 +17,7 @@ def multiply_axis(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
 
     Args:
         x: (B, C, *S).
-        matrix: (m, n), or one a sample (B, m, n).
+        matrix: (m, n), or one per sample (B, m, n).
         axis: Spatial axis, counted from 0.
     """
     if matrix.ndim == 3:
@@ -34,7 +34,7 @@ def interpolate_grid(controls: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
     Args:
         controls: (B, C, *coarse, ...) values at coarse places; further axes are kept.
-        weights: One (n, coarse) an axis: the weight of each coarse value at each of n places.
+        weights: One (n, coarse) per axis: the weight of each coarse value at each of n places.
 
     Returns:
         (B, C, *n, ...)
@@ -64,7 +64,7 @@ def convolve(x: Tensor, kernel: Tensor, pad: bool = True) -> Tensor:
     Args:
         x: (B, C, *S).
         kernel: (B, 2 * reach + 1).
-        pad: Repeat the voxels at the ends. Without it the result is shorter by 2 * reach an axis.
+        pad: Repeat the voxels at the ends. Without it the result is shorter by 2 * reach per axis.
     """
     taps, reach = kernel.reshape(*kernel.shape, *[1] * (x.ndim - 1)), kernel.shape[1] // 2
     for axis, n in enumerate(x.shape[2:], start=2):

@@ -34,7 +34,7 @@ class Resample(View):
     A crop that is only cut, shifted and flipped is taken from whole voxels, so nothing is interpolated.
 
     Args:
-        size: Voxels of the crop, one number an axis; 1 gives a single slice.
+        size: Voxels of the crop, one number per axis; 1 gives a single slice.
         zoom: Range of the factor, log-uniform, by which the region's edges are longer than `region_mm`.
         aspect: The zooms of two axes differ by up to this factor.
         rotate_degrees: The largest turn about each array axis (3D), or one number (2D); see `limit_turns`.
@@ -95,7 +95,7 @@ class Resample(View):
         if set(lists) != {dims} or len(self.rotate_degrees) != (3 if dims == 3 else 1):
             raise MedsslError(
                 f"a crop of {dims} axes came with flip {self.flip}, spacing_mm {self.spacing_mm}, region_mm {self.region_mm}, "
-                f"rotate_degrees {self.rotate_degrees}: expected one number an axis (rotation in 2D: one number)"
+                f"rotate_degrees {self.rotate_degrees}: expected one number per axis (rotation in 2D: one number)"
             )
 
     def _check_ranges(self) -> None:

@@ -24,7 +24,7 @@ class ThickSlices(View):
 
     Args:
         thickness_mm: Range of the thickness.
-        spacing_mm: Distance of the scan's voxels, one number, or one an axis.
+        spacing_mm: Distance of the scan's voxels, one number, or one per axis.
         axes: Array axes of which each sample's is drawn; all of them by default.
         probability: Chance that a sample gets the view.
 
@@ -60,7 +60,7 @@ class ThickSlices(View):
         if max(axes) >= dims or len(spacing) != dims:
             raise MedsslError(
                 f"ThickSlices got {dims} axes with axes {axes} and spacing_mm {spacing}: expected axes of the scan and one "
-                f"spacing an axis"
+                f"spacing per axis"
             )
         chosen = (params["axis"] * len(axes)).long()
         for i, axis in enumerate(axes):

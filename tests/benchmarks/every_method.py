@@ -119,7 +119,7 @@ def full_study(name: str, data: Path, out: Path, settings: dict[str, Any], share
 
 
 def markdown(table: pd.DataFrame, cache: Cache) -> str:
-    """A row a method, a column a probe and budget; the random encoders first, then by the mean of the columns."""
+    """A row per method, a column per probe and budget; the random encoders first, then by the mean of the columns."""
     scored = table.dropna(subset=["auroc"]).copy()
     scored["cell"] = [f"{r.auroc:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in scored.itertuples()]
     scored["column"] = scored["probe"] + " " + scored["budget"]
@@ -137,7 +137,7 @@ def markdown(table: pd.DataFrame, cache: Cache) -> str:
 
 
 def paired(table: pd.DataFrame) -> str:
-    """A row an arm, a column a budget: AUROC, and the paired difference to scratch."""
+    """A row per arm, a column per budget: AUROC, and the paired difference to scratch."""
     auroc = table[table["metric"] == "auroc"].copy()
     with_gain = auroc["difference"].notna()
     auroc["cell"] = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in auroc.itertuples()]

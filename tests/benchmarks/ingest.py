@@ -9,7 +9,7 @@ two processes against one are timed by the clock, and need a machine with two fr
     series    one DICOM series to a cache file, not resampled, against dcm2niix -z n and dicom2nifti
     crops     random 96- and 128-cubes of a CT-like volume against a memory map of the same type, nnU-Net's blosc2 layout,
               MONAI's PersistentDataset and .nii.gz; with the size on disk of each
-    files     index of many small files against a tenth of them: files a second, peak memory
+    files     index of many small files against a tenth of them: files per second, peak memory
 dcm2niix is a Debian package; dicom2nifti comes from PyPI (pip install dicom2nifti) and is no dependency of medssl's.
 The last line is JSON: `ratios`, `goals`, `met`. --quick looks whether all of it runs: its volume and archive are too small
 for the goals, which are those of the whole run. A rival that is not installed leaves its ratio out, and `met` false.

@@ -1,4 +1,4 @@
-"""How many samples a second medssl's views make on a CPU, against MONAI, TorchIO, batchgeneratorsv2 (3D) and lightly,
+"""How many samples per second medssl's views make on a CPU, against MONAI, TorchIO, batchgeneratorsv2 (3D) and lightly,
 torchvision v2, MONAI (2D): the same pipeline, the same scans, one run.
 
     pip install torchio batchgeneratorsv2                  # rivals that medssl itself does not need
@@ -253,7 +253,7 @@ def best_of(runs: dict[str, Run], rounds: int, min_seconds: float) -> dict[str, 
 
 
 def report(title: str, best: dict[str, tuple[float, float]], samples: int, parts: dict[str, tuple]) -> dict[str, float]:
-    """Print samples a second and the views' shares; give how many times quicker medssl is than each other."""
+    """Print samples per second and the views' shares; give how many times quicker medssl is than each other."""
     print(f"\n{title}")
     for name, (wall, cpu) in best.items():
         times = [value / ours for value, ours in zip((wall, cpu), best["medssl"])]

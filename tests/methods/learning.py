@@ -190,7 +190,7 @@ def attempt(name: str, cache: Cache, asked: dict[str, Any], folder: Path, seed: 
 
 
 def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """One row a method: means over the seeds, and whether it learns."""
+    """One row per method: means over the seeds, and whether it learns."""
     columns = ["random", "learnt", "restored", "seconds", "cannot"]
     table = pd.DataFrame(rows).reindex(columns=["method", "seed", *columns])
     means = table.groupby("method")[columns[:-1]].agg(lambda x: x.astype(float).mean())

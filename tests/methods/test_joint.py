@@ -173,7 +173,7 @@ def test_parts_move_their_teachers_once_a_step_and_losses_are_curves_apart(cache
         **options(crop=SIZE, steps=2, batch_size=2, accumulate=2, accelerator="cpu"),
     )
     part = kept[0].methods[1]
-    assert part.steps == [(0, 2), (1, 2)]  # once an optimiser step, not once a batch
+    assert part.steps == [(0, 2), (1, 2)]  # once per optimiser step, not once per batch
     assert part.prepared == 2
     assert run.config["method"]["init_args"]["parts"][0]["class_path"] == "SimMIM"
     assert (tmp_path / "decoder.safetensors").exists()

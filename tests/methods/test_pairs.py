@@ -1,4 +1,4 @@
-"""Methods that compare views: each loss is the authors' formula, each teacher moves once a step and survives a restart."""
+"""Methods that compare views: each loss is the authors' formula, each teacher moves once per step and survives a restart."""
 
 import subprocess
 import sys

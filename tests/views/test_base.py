@@ -82,7 +82,7 @@ def test_the_gradient_of_a_resample_is_that_of_its_finite_difference() -> None:
 
 def test_keys_and_probabilities_that_mean_nothing_are_refused() -> None:
     for wrong in (torch.zeros(0, dtype=torch.int64), torch.zeros(2), torch.zeros(2, 2, dtype=torch.int64)):
-        with pytest.raises(MedsslError, match="one int64 key a sample"):
+        with pytest.raises(MedsslError, match="one int64 key per sample"):
             Gamma().draw(wrong)
     with pytest.raises(MedsslError, match="probability"):
         Gamma(probability=1.5).draw(keys(2))

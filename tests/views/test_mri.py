@@ -247,5 +247,5 @@ def test_axes_that_are_not_there_are_rejected_with_a_message() -> None:
         with pytest.raises(MedsslError, match="image of 2 axes"):
             view(torch.rand(1, 1, 8, 8), view.draw(keys(1)))
     turned = Motion(spacing_mm=(1, 1, 1), probability=1.0)
-    with pytest.raises(MedsslError, match="one number an axis"):
+    with pytest.raises(MedsslError, match="one number per axis"):
         turned(torch.rand(1, 1, 8, 8), turned.draw(keys(1)))

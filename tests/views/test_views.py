@@ -160,5 +160,5 @@ def test_volumes_are_never_mirrored_by_the_recipes() -> None:
 def test_views_refuse_what_means_nothing() -> None:
     with pytest.raises(MedsslError, match="zoom"):
         Resample((8, 8), zoom=(0, 1))
-    with pytest.raises(MedsslError, match="one number an axis"):
+    with pytest.raises(MedsslError, match="one number per axis"):
         Resample((8, 8), rotate_degrees=(1, 2, 3))

@@ -376,6 +376,6 @@ def _blend(first: np.ndarray, second: np.ndarray, width_mm: float) -> np.ndarray
 
 
 def _smooth_noise(shape: tuple[int, ...], sigma: list[float], rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise of standard deviation 1 (*S), blurred by `sigma` voxels an axis."""
+    """Gaussian noise of standard deviation 1 (*S), blurred by `sigma` voxels per axis."""
     noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), sigma, mode="wrap", truncate=3)
     return noise / noise.std()

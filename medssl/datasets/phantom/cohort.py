@@ -6,7 +6,7 @@ No patient stands behind it: every scan is drawn from a seed, and the same setti
     from medssl.datasets.phantom.cohort import phantom
     phantom(Path("cohort"), patients=40, seed=0)
 
-    cohort/dicom/P0001/P0001_S01/0001.dcm CT Image Storage, one folder a series; some patients have two
+    cohort/dicom/P0001/P0001_S01/0001.dcm CT Image Storage, one folder per series; some patients have two
     cohort/masks/P0001_S01.nii.gz         structure labels on the same grid, see `LABELS`
     cohort/labels.csv                     file, patient, lesion (yes/no), kind, scanner
     cohort/reports.csv                    file, report
@@ -89,7 +89,7 @@ def phantom(
         seed: The same seed and settings give the same bytes.
         shape: Columns, rows and slices.
         spacing_mm: Of columns, rows and slices.
-        jobs: Processes that draw patients side by side, -1 for one a core; the result is the same.
+        jobs: Processes that draw patients side by side, -1 for one per core; the result is the same.
 
     Raises:
         MedsslError: A count, seed, shape or spacing makes no cohort, or `out` holds something else already.
@@ -299,7 +299,7 @@ def _write_mask(labels: np.ndarray, affine: np.ndarray, path: Path) -> None:
 def _write_series(
     stored: np.ndarray, affine: np.ndarray, header: Dataset, folder: Path, rng: np.random.Generator
 ) -> None:
-    """Volume (X, Y, Z) in HU -> one CT Image Storage file a slice, numbered upwards or downwards."""
+    """Volume (X, Y, Z) in HU -> one CT Image Storage file per slice, numbered upwards or downwards."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = rng.bytes(16).hex()
     header.StudyInstanceUID = generate_uid(entropy_srcs=[stem, "study"])

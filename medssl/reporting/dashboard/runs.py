@@ -1,6 +1,6 @@
 """What the page on runs shows: the table of all runs, how two of them differ, what all of them cost. Imports no torch.
 
-run_table(runs_below(Path("runs")))                       # one row a run, the newest first
+run_table(runs_below(Path("runs")))                       # one row per run, the newest first
 differences(Path("runs"), ["hippo/cells/a", "hippo/cells/b"])
 """
 

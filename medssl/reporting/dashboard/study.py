@@ -46,7 +46,7 @@ class ReviewedStudy:
         cells: Its rows of `runs.table`.
         main: The rows of its summary for the primary metric.
         provisional: Whether the summary was computed from the cells finished so far.
-        cases: (arm, mode, budget) -> draw -> one row a case.
+        cases: (arm, mode, budget) -> draw -> one row per case.
         damaged: The ids of finished cells whose predictions cannot be read.
     """
 

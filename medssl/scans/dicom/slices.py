@@ -1,6 +1,6 @@
 """One DICOM file -> its slices: the header fields that geometry needs, and the decoded pixels.
 
-A classic file holds one slice, an enhanced multi-frame file or a cine one a frame, a Siemens mosaic one a tile;
+A classic file holds one slice, an enhanced multi-frame file or a cine one per frame, a Siemens mosaic one per tile;
 from here on they are the same thing. Gaps and uneven spacing between slices are judged in `stack.py`.
 
     slices = read_slices("series/0001.dcm")            # headers only

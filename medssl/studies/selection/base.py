@@ -20,7 +20,7 @@ class Pool:
     """The patients of the training split.
 
     Attributes:
-        features: One unit vector a patient (patients, D); None if the strategy uses none.
+        features: One unit vector per patient (patients, D); None if the strategy uses none.
         labelled: Whether a patient is labelled already (patients,).
         strata: Scanner, site and modality of each patient as one text (patients,).
     """
