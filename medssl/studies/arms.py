@@ -48,7 +48,12 @@ class Arm(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: str, long: float) -> Self | None:
-        """The arm that a word of `--arms` names, or None where it names another kind."""
+        """The arm that a word of `--arms` names, or None where it names another kind.
+
+        Args:
+            text: A word of `--arms`.
+            long: Steps of `scratch-long`, as a multiple of those of `scratch`.
+        """
 
     @abstractmethod
     def settings(self, base: FinetuneConfig) -> FinetuneConfig:
@@ -59,10 +64,21 @@ class Arm(ABC):
         """How its encoder is used in a task that has probes; requested: the modes that the user chose, None for the default."""
 
     def modes(self, task: Task, requested: Sequence[Mode] | None) -> list[Mode]:
+        """How its encoder is used in a task: fine-tuned, and where the task has probes as `probed_modes` says.
+
+        Args:
+            task: The task of the study.
+            requested: The modes that the user chose; None for the default.
+        """
         return self.probed_modes(requested) if task.probes else ["finetune"]
 
     def encoder(self, new_encoder: NewEncoder, seed: int) -> Encoder:
-        """The encoder as the arm starts with it, for probes."""
+        """The encoder as the arm starts with it, for probes.
+
+        Args:
+            new_encoder: Makes a randomly initialised encoder from a seed.
+            seed: Seed of its weights, where the arm loads none.
+        """
         from medssl.training.models import load_encoder
 
         encoder = new_encoder(seed)
@@ -71,7 +87,13 @@ class Arm(ABC):
         return encoder
 
     def model(self, task: Task, new_encoder: NewEncoder, seed: int) -> Any:
-        """The model as the arm starts with it; the head depends on the seed alone, so it is the same in every arm."""
+        """The model as the arm starts with it; the head depends on the seed alone, so it is the same in every arm.
+
+        Args:
+            task: The task of the study, which adds the head.
+            new_encoder: Makes a randomly initialised encoder from a seed.
+            seed: Seed of the encoder; the head's is the next one.
+        """
         from medssl.training.models import load_pretrained
 
         model = task.build_model(new_encoder(seed), seed + 1)
@@ -80,7 +102,14 @@ class Arm(ABC):
         return model
 
     def train(self, model: Any, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:
-        """Train the model in place, on the labelled scans alone unless an arm says otherwise."""
+        """Train the model in place, on the labelled scans alone unless an arm says otherwise.
+
+        Args:
+            model: What `model` returned.
+            data: The labelled scans of the cell.
+            settings: What `settings` returned.
+            seed: Seed of the order of the scans and of the views.
+        """
         from medssl.training.supervised import train_model
 
         train_model(model, data, settings, seed)
@@ -181,6 +210,10 @@ BASELINES = (Scratch.name, ScratchLong.name, RandomFrozen.name)
 def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:
     """Return the arm that a word of `--arms` names.
 
+    Args:
+        text: A word of `--arms`.
+        long: Steps of `scratch-long`, as a multiple of those of `scratch`.
+
     Raises:
         MedsslError: It is neither a baseline nor the folder of a run.
 
@@ -197,7 +230,12 @@ def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:
 
 
 def parse_arms(texts: Sequence[str], long: float = SCRATCH_LONG_FACTOR) -> dict[str, Arm]:
-    """Return the arms by their names. Raises MedsslError where two have the same."""
+    """Return the arms by their names. Raises MedsslError where two have the same.
+
+    Args:
+        texts: The words of `--arms`.
+        long: Steps of `scratch-long`, as a multiple of those of `scratch`.
+    """
     parsed = [parse_arm(text, long) for text in texts]
     arms = {arm.name: arm for arm in parsed}
     if len(arms) < len(parsed):

@@ -73,6 +73,10 @@ class Task(ABC):
     def from_cache(cls, cache: Cache, label: str | None = None) -> Self:
         """The task on the labelled scans of a cache.
 
+        Args:
+            cache: The prepared scans.
+            label: Label column that holds the classes, for a task that has them.
+
         Raises:
             MedsslError: The cache has no such label, no masks, or too few classes.
         """
@@ -88,21 +92,47 @@ class Task(ABC):
 
     @abstractmethod
     def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int) -> Crops:
-        """The stream of training samples, with the target in each."""
+        """The stream of training samples, with the target in each.
+
+        Args:
+            cache: Where the scans are.
+            scans: Scans to train on.
+            size: Voxels of a crop along each axis.
+            seed: Seed of the stream.
+        """
 
     @abstractmethod
     def loss(self, model: Any, view: View, params: Any, batch: dict[str, Any]) -> Tensor:
-        """The loss of a batch of `crops`, seen through a view with the parameters drawn from it."""
+        """The loss of a batch of `crops`, seen through a view with the parameters drawn from it.
+
+        Args:
+            model: Model of the task.
+            view: The augmentation.
+            params: What the view drew for the batch.
+            batch: A batch of `crops`, on the model's device.
+        """
 
     @abstractmethod
     def validation_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
-        """What a checkpoint is chosen by; higher is better, NaN where nothing can be said."""
+        """What a checkpoint is chosen by; higher is better, NaN where nothing can be said.
+
+        Args:
+            cache: Where the scans are.
+            scans: The scans that were predicted.
+            predictions: What `predict` returned for them, in the same order.
+        """
 
     @abstractmethod
     def score(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]
     ) -> tuple[pd.DataFrame, dict[str, float]]:
-        """The case table, one row per scan, and the metrics over all of them."""
+        """The case table, one row per scan, and the metrics over all of them.
+
+        Args:
+            cache: Where the scans are.
+            scans: The scans that were predicted.
+            predictions: What `predict` returned for them, in the same order.
+        """
 
     @abstractmethod
     def write_results(
@@ -125,7 +155,12 @@ class Task(ABC):
     def _predict(self, model: Any, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> list[np.ndarray]: ...
 
     def build_model(self, encoder: Encoder, seed: int) -> Classifier | Segmenter:
-        """The encoder as it is, below a head that depends on the seed alone, so that paired arms share it."""
+        """The encoder as it is, below a head that depends on the seed alone, so that paired arms share it.
+
+        Args:
+            encoder: The encoder, whose weights stay as they are.
+            seed: Seed of the head's weights.
+        """
         import torch
 
         with torch.random.fork_rng(devices=[]):
@@ -135,7 +170,15 @@ class Task(ABC):
     def predict(
         self, model: Any, cache: Cache, scans: Sequence[str], size: Sequence[int], precision: str = "32-true"
     ) -> list[np.ndarray]:
-        """Of each scan its class probabilities (classes,), or its mask (*S) in the structures' own numbers."""
+        """Of each scan its class probabilities (classes,), or its mask (*S) in the structures' own numbers.
+
+        Args:
+            model: Model of the task.
+            cache: Where the scans are.
+            scans: Scans to predict.
+            size: Voxels of a crop along each axis.
+            precision: "32-true" or "bf16-mixed".
+        """
         import torch
 
         own = next(model.parameters()).device.type
@@ -151,7 +194,14 @@ class Task(ABC):
     def examples(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray], cases: pd.DataFrame
     ) -> dict[str, dict[str, Any]]:
-        """Pictures worth keeping of a scored model: file name -> name -> array. By default none."""
+        """Pictures worth keeping of a scored model: file name -> name -> array. By default none.
+
+        Args:
+            cache: Where the scans are.
+            scans: The scans that were predicted.
+            predictions: What `predict` returned for them, in the same order.
+            cases: The case table that `score` returned.
+        """
         return {}
 
 
