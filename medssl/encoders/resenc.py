@@ -1,4 +1,4 @@
-"""The residual U-Net encoder, the segmentation workhorse (nnU-Net ResEnc; Isensee et al. 2024, arXiv 2404.09556).
+"""The residual U-Net encoder, the usual one for segmentation (nnU-Net ResEnc; Isensee et al. 2024, arXiv 2404.09556).
 
     ResidualUNet(dims=3, width=32, blocks=(1, 3, 4, 6, 6, 6))     # nnU-Net's ResEnc-L
     ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))           # small crops on a CPU

@@ -1,6 +1,6 @@
 """One scan -> its file in a cache: read, resampled, scaled and packed; or the reason why not. Runs in the workers of `prepare`.
 
-results = cache_scan(Job(rows, source, settings, out))        # one dict a row: status, digest, shape, ...
+results = cache_scan(Job(rows, source, settings, out))        # one dict per row: status, digest, shape, ...
 
 The layout of a file is made for random crops. A crop unpacks only the blocks that it touches; small blocks waste little
 at its border, and they are long along the last axis, along which crops are copied. LZ4 without a shuffle filter reads crops

@@ -66,7 +66,7 @@ def group_slices(slices: Iterable[Slice]) -> list[Series]:
 
 
 def _split_patients(slices: list[Slice]) -> list[list[Slice]]:
-    """One list a patient; all in one where some slices do not say whose they are, which is then rejected."""
+    """One list per patient; all in one where some slices do not say whose they are, which is then rejected."""
     patients: dict[str, list[Slice]] = defaultdict(list)
     for item in slices:
         patients[item.patient].append(item)
