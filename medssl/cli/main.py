@@ -21,7 +21,7 @@ from typing import Any
 
 from medssl.cli.messages import traceback_without_texts
 from medssl.core.atomic import DISK_FULL_CODES, readable_error
-from medssl.core.errors import MedsslError, Stopped, nearest
+from medssl.core.errors import MedsslError, Stopped, nearest, visible
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _fail(message: str, code: int, debug: bool) -> int:
     if debug:
         print("Traceback, without the messages of errors, which may hold private text:", file=sys.stderr)
         print(traceback_without_texts(typing.cast(BaseException, sys.exception())), file=sys.stderr)
-    print(message, file=sys.stderr)
+    print(visible(message), file=sys.stderr)
     return code
 
 

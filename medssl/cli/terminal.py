@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
+from medssl.core.progress import PlainConsole
 from medssl.core.runs import Run
 
-console = Console(width=shutil.get_terminal_size((120, 40)).columns)
+console = PlainConsole(width=shutil.get_terminal_size((120, 40)).columns)
 
 
 def show_result(command: str, value: Any, settings: dict[str, Any]) -> int:

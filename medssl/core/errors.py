@@ -9,7 +9,10 @@ typed that text in this very command.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class MedsslError(Exception):
@@ -45,3 +48,12 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     suggestion = " or ".join(prefix + by_lower_case[name] for name in close)
     question = f"; did you mean {suggestion}?" if close else ";"
     return f"{question} known: {', '.join(prefix + name for name in names)}"
+
+
+def visible(text: str) -> str:
+    r"""A text for a terminal: characters that would move its cursor, colour it or turn the line around are spelled out.
+
+    >>> visible("an arm called \x1b[2J")
+    'an arm called \\x1b[2J'
+    """
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)

@@ -15,10 +15,24 @@ from typing import Any, TypeVar
 
 from rich import progress
 from rich.console import Console
+from rich.text import Text
+
+from medssl.core.errors import visible
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+
+class PlainConsole(Console):
+    """A console that shows each text as it is: a name in brackets is no markup, a control character is spelled out."""
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
+console = PlainConsole(stderr=True)
 
 
 class ProgressBar(progress.Progress):
@@ -29,7 +43,7 @@ class ProgressBar(progress.Progress):
 
     def __init__(self, console: Console = console):
         columns = (
-            progress.TextColumn("{task.description}"),
+            progress.TextColumn("{task.description}", markup=False),
             progress.BarColumn(),
             progress.MofNCompleteColumn(),
             progress.TimeElapsedColumn(),

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medssl.core.atomic import atomic_file
-from medssl.core.errors import MedsslError, nearest
+from medssl.core.errors import MedsslError, nearest, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,15 +69,15 @@ ID_FORMS = {"scan": re.compile(rf"{PSEUDONYM.pattern}(-\d{{3,}})?"), "patient": 
 
 def rejects_table(out: Path) -> Table:
     """The scans that were rejected, with their files: for the user's own terminal, never for a report."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     out = Path(out)
     rejects = read_table(out / "rejects.parquet").merge(read_table(out / "sources.parquet"), on="scan")
     table = Table("scan", "file", "reason", title=f"{len(rejects)} rejected")
     for row in rejects.itertuples():
         more = f" and {len(row.files) - 1} more" if len(row.files) > 1 else ""
-        table.add_row(row.scan, escape(f"{row.files[0]}{more}"), escape(row.reason))
+        table.add_row(row.scan, Text(visible(f"{row.files[0]}{more}")), Text(visible(row.reason)))
     return table
 
 

@@ -26,4 +26,4 @@ class Notice:
 def print_notices(notices: Iterable[Notice]) -> None:
     """Print each as a warning on stderr."""
     for notice in notices:
-        console.print(f"warning: {notice}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {notice}", highlight=False, soft_wrap=True)

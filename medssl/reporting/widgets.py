@@ -34,8 +34,9 @@ from medssl.reporting.style import OTHER_CLASS, TRUE_CLASS, status_name
 from medssl.reporting.tables import Table
 
 ESCAPES = {ord(character): f"\\{character}" for character in string.punctuation} | {ord("\n"): " ", ord("\r"): " "}
-# Addresses become links even where their punctuation is escaped; an invisible word joiner in them prevents it.
-ADDRESS = re.compile(r"(https?:|www(?=\.)|@)", re.IGNORECASE)
+# Addresses become links, and :material/home: and -> become icons and arrows, even where their punctuation is escaped; an
+# invisible word joiner in them prevents it.
+REPLACED = re.compile(r"(https?:|www(?=\.)|@|:(?=[\w+/-]+:)|-(?=[->])|<(?=[-=])|[>~](?==))", re.IGNORECASE)
 WORD_JOINER = "\u2060"
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -46,7 +47,7 @@ def plain(text: str) -> str:
     >>> plain("**a** [b](c)")
     '\\*\\*a\\*\\* \\[b\\]\\(c\\)'
     """
-    return ADDRESS.sub(rf"\1{WORD_JOINER}", text).translate(ESCAPES)
+    return REPLACED.sub(rf"\1{WORD_JOINER}", text).translate(ESCAPES)
 
 
 @contextmanager

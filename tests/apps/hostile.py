@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-FRAGMENTS = ("![x]", "](http", "**b**", "src=x", ":red[", "$d$", "www.f", "@f")
-HOSTILE = "![x](http://foreign.example/a.png) **b** <img src=x> :red[c] $d$ www.foreign.example a@foreign.example"
+FRAGMENTS = ("![x]", "](http", "**b**", "src=x", ":red[", "$d$", "www.f", "@f", ":material/home:", "-> b")
+HOSTILE = (
+    "![x](http://foreign.example/a.png) **b** <img src=x> :red[c] $d$ www.foreign.example a@foreign.example "
+    ":material/home: a -> b"
+)
 
 
 def rename_arm(study: Path, old: str, new: str) -> None:

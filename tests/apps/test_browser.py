@@ -285,7 +285,7 @@ def test_hostile_names_are_shown_as_text_and_fetch_nothing(
             page = dashboard.open(address, wait_for)
             text = page.evaluate("document.querySelector('.stMain').textContent").replace(WORD_JOINER, "")
             assert HOSTILE in text, address
-            assert page.locator("img[src=x], .stMain a[href*=foreign]").count() == 0
+            assert page.locator("img[src=x], .stMain a[href*=foreign], .stMain span[role=img]").count() == 0
     finally:
         shutil.rmtree(hostile)
     assert dashboard.outside == []

@@ -1,11 +1,13 @@
 """Progress on a terminal and in a log, and durations in words."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from medssl.core.progress import ProgressBar, format_duration, track
+from medssl.core.progress import PlainConsole, ProgressBar, format_duration, track
 
 
 @pytest.mark.parametrize(
@@ -34,3 +36,15 @@ def test_tracking_takes_items_one_by_one_and_leaves_standard_output_alone(capfd:
     assert taken == [0]
     assert list(tracked) == [1, 2]
     assert capfd.readouterr().out == ""
+
+
+def test_names_from_data_are_shown_as_they_are_and_control_characters_spelled_out() -> None:
+    hostile = "[link=http://foreign.example]x[/link] [/] :smile: \x1b[2J\x1b]8;;http://foreign.example\x07y\rz\u202e"
+    table = Table(hostile, title=hostile)
+    table.add_row(hostile)
+    console = PlainConsole(file=io.StringIO(), force_terminal=True, width=400)
+    for shown in (hostile, table):
+        console.print(shown)
+    written = re.sub(r"\x1b\[[0-9;]*m", "", console.file.getvalue())  # colours
+    assert written.count("[/link] [/] :smile:") == 4
+    assert not re.search(r"[\x1b\x07\r\u202e]", written)
