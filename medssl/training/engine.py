@@ -21,7 +21,8 @@ def adamw(groups: Sequence[tuple[nn.Module, float]], train: TrainConfig) -> dict
 
     Args:
         groups: Modules, each with its share of the learning rate; a weight in several modules belongs to the first.
-        train: Its `lr` is the peak learning rate; `weight_decay` holds for matrices and kernels, see `decays`; `warmup` is limited to half of `steps`, the length of the whole schedule.
+        train: Its `lr` is the peak learning rate; `weight_decay` holds for matrices and kernels, see `decays`; `warmup` is
+            limited to half of `steps`, the length of the whole schedule.
 
     Returns:
         Optimiser and schedule, in the form that Lightning's `configure_optimizers` returns.

@@ -1,4 +1,4 @@
-"""The README's table of methods: every method on chest films (2D) and hippocampus MRI (3D) under one small budget.
+"""The documents' table of methods: every method on chest films (2D) and hippocampus MRI (3D) under one small budget.
 
     python tests/benchmarks/every_method.py --data DATA --out comparisons --steps 300
     python tests/benchmarks/every_method.py --data DATA --out comparisons --steps 300 --only hippocampus
@@ -8,7 +8,8 @@
 Chest films are told apart by their finding; hippocampi by the third of the cohort that their volume (from the masks, which
 no pretext sees) lies in. Stopped and started again it goes on. Prints the table as Markdown; `OUT/NAME/table.csv` has all
 columns, `OUT/NAME/runs` the curves. `--study` goes on: of each family the method on the ResNet whose probes were best on the
-validation patients, fine-tuned beside `scratch` and scored on the test patients, which nothing was chosen by. The last line is JSON: seconds of all pretraining, what could not run.
+validation patients, fine-tuned beside `scratch` and scored on the test patients, which nothing was chosen by.
+The last line is JSON: seconds of all pretraining, what could not run.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def chest(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
     """Prepared at 64 x 64 pixels, and the options of `compare`."""
     source = data / "chest_xray"
     if not (out / "cache" / "cache.json").exists():
-        medssl.index([source], out / "manifest", labels=source / "images.csv", patient="patient", label=["finding"], modality="DX")  # fmt: skip
+        labels = {"labels": source / "images.csv", "patient": "patient", "label": ["finding"]}
+        medssl.index([source], out / "manifest", modality="DX", **labels)
         medssl.prepare(out / "manifest", out / "cache", size=(64, 64))
     return out / "cache", {"label": "finding", "crop": (64, 64), "train": medssl.TrainConfig(STEPS, 64)}
 
@@ -53,12 +55,10 @@ def hippocampus(data: Path, out: Path) -> tuple[Path, dict[str, Any]]:
         volume_ml = [volume_of(source / "labels" / file) for file in table["file"]]
         table["volume"] = pd.qcut(volume_ml, 3, labels=list(THIRDS)).astype(str)
         table.to_csv(out / "labels.csv", index=False)
-        medssl.index([source / "images"], out / "manifest", labels=out / "labels.csv", patient="subject", label=["volume"],
-                     mask="../labels/{name}", modality="MR")  # fmt: skip
+        labels = {"labels": out / "labels.csv", "patient": "subject", "label": ["volume"], "mask": "../labels/{name}"}
+        medssl.index([source / "images"], out / "manifest", modality="MR", **labels)
         medssl.prepare(out / "manifest", out / "cache", spacing_mm=(1.0, 1.0, 1.0))
-    shallow = ResidualUNet(
-        3, 1, width=16, blocks=(1, 1, 1)
-    )  # strides up to 4: tiles of 8 voxels, for who asks where they lie
+    shallow = ResidualUNet(3, 1, width=16, blocks=(1, 1, 1))  # strides up to 4, for methods that need tiles of 8 voxels
     encoders = [ResNet(3, 1, 10, 16, max_pool=False), ViT(3, 1), shallow]
     return out / "cache", {
         "label": "volume",

@@ -4,8 +4,8 @@ torchvision v2, MONAI (2D): the same pipeline, the same scans, one run.
     pip install torchio batchgeneratorsv2                  # rivals that medssl itself does not need
     python tests/benchmarks/views.py [--quick] [--threads 2]
 
-3D: 8 scans (4 with --quick) of 128 cubed -> 96 cubed; a random affine and elastic resample, flip, gamma, bias field, blur, noise, each
-always on. A floor is one bare `grid_sample` of that size. batchgeneratorsv2 has no bias field and runs without one.
+3D: 8 scans (4 with --quick) of 128 cubed -> 96 cubed; a random affine and elastic resample, flip, gamma, bias field, blur, noise,
+each always on. A floor is one bare `grid_sample` of that size. batchgeneratorsv2 has no bias field and runs without one.
 A rival that is not installed leaves its ratio out, and `met` false.
 2D: 32 films of 288 x 288 -> 224 x 224, the steps of SimCLR. Rounds are run in turns, the best of each counts.
 The last line is JSON: `ratios`, `goals`, `met`.

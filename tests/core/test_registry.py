@@ -16,15 +16,15 @@ from medssl.core.errors import MedsslError
 def test_the_text_of_the_files_names_the_classes_that_importing_them_finds(room: registry.Registry) -> None:
     package = importlib.import_module(room.package)
     base = getattr(importlib.import_module(f"{room.package}.base"), room.base)
-    found = set()
+    names = set()
     for info in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{room.package}.{info.name}")
         for name, kind in vars(module).items():
             own = inspect.isclass(kind) and issubclass(kind, base) and kind.__module__ == module.__name__
             if own and not inspect.isabstract(kind) and not name.startswith("_"):
-                found.add(name)
-    assert set(room.names()) == found
-    assert all(room.load(name).__name__ == name for name in found)
+                names.add(name)
+    assert set(room.names()) == names
+    assert all(room.load(name).__name__ == name for name in names)
 
 
 def test_one_name_imports_one_file() -> None:

@@ -44,8 +44,8 @@ COLOURS = ("#000000", "#7F7F7F", "#0072B2", "#D55E00")
 def rows(page: Path) -> list[tuple[int, str, float, float, float]]:
     """(labelled patients, arm, mean, low, high) of each row of a results table."""
     pattern = r"^\| \S+ \| (\d+) \| \d+ \| \d+ \| ([^|]+?) \| ([\d.]+) \[([\d.]+), ([\d.]+)\]"
-    found = re.findall(pattern, page.read_text(), re.MULTILINE)
-    return [(int(patients), arm, float(mean), float(low), float(high)) for patients, arm, mean, low, high in found]
+    matches = re.findall(pattern, page.read_text(), re.MULTILINE)
+    return [(int(patients), arm, float(mean), float(low), float(high)) for patients, arm, mean, low, high in matches]
 
 
 def draw() -> None:

@@ -5,8 +5,9 @@
 
 The probe: which organs does a crop of a patient never seen hold (lungs, liver, spine, vessels)? A logistic regression on
 the frozen features says so; the figure is the mean AUROC of the four, beside that of the encoder as it was drawn. A method
-that restores is also asked for the error of what it restored, over that of the mean image, where the scan was changed.
-A method learns if its probe gains `MARGIN` over the seeds, or if it restores better than the mean image. The cohort is kept in `--folder`.
+that restores is also measured by the error of what it restored, over that of the mean image, where the scan was changed.
+A method learns if its probe gains `MARGIN` over the seeds, or if it restores better than the mean image. The cohort stays
+in `--folder`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The reference each method's loss is tested against, and the largest deviation from it, as one Markdown table, README.md beside this file.
+"""The reference that each method's loss is tested against, and the largest deviation from it: README.md beside this file.
 
     python -m tests.methods.references
 

@@ -67,8 +67,8 @@ def test_resampling_leaves_every_point_of_the_world_where_it_was(spacing_mm):
         assert np.allclose(geometry.spacing(moved), spacing_mm)
         inside = np.stack(np.meshgrid(*(np.arange(6, n - 6) for n in out.shape[1:]), indexing="ij"), -1)
         expected = (inside @ moved[:3, :3].T + moved[:3, 3])[..., axis]
-        found = (out[0][6:-6, 6:-6, 6:-6] - 9000.0) / 100
-        assert np.abs(found - expected).max() < 0.02
+        computed = (out[0][6:-6, 6:-6, 6:-6] - 9000.0) / 100
+        assert np.abs(computed - expected).max() < 0.02
 
 
 def test_equal_spacing_is_left_alone():
@@ -418,7 +418,7 @@ def test_a_cache_of_another_format_is_refused_with_what_made_it_and_what_to_do(t
     newer = about | {"settings": about["settings"] | {"version": CACHE_FORMAT + 1}, "medssl": "0.9"}
     padded_with_1024 = about | {"settings": about["settings"] | {"version": 3}}
     without = {key: value for key, value in about.items() if key not in ("settings", "medssl")}
-    for other, found in (
+    for other, message in (
         (newer, f"format {CACHE_FORMAT + 1}, made by medssl 0.9"),
         (padded_with_1024, "format 3, made by"),
         (without, "format unknown, made by another version"),
@@ -426,6 +426,7 @@ def test_a_cache_of_another_format_is_refused_with_what_made_it_and_what_to_do(t
         path.write_text(json.dumps(other))
         for open_it in (Cache, lambda folder: prepare(tmp_path / "m", folder)):
             with pytest.raises(
-                MedsslError, match=f"{found}.*: expected format {CACHE_FORMAT}; prepare the manifest into a new folder"
+                MedsslError,
+                match=f"{message}.*: expected format {CACHE_FORMAT}; prepare the manifest into a new folder",
             ):
                 open_it(tmp_path / "c")

@@ -93,8 +93,8 @@ def test_walk_goes_by_name_meets_a_file_once_and_follows_links_to_hidden_places(
     (tmp_path / "d" / "e.png").symlink_to(tmp_path / "d" / ".git" / "annex.png")
     (tmp_path / "d" / "f.png").symlink_to(tmp_path / "d" / ".git" / "annex.png")
     sources = [tmp_path / "d" / "a", tmp_path / "d"]
-    found = [path.relative_to(tmp_path / "d").as_posix() for _, path in walk(sources, leave_out=tmp_path / "d" / "out")]
-    assert found == ["a/y.png", "b/x.png", "b.png", "e.png"]
+    names = [path.relative_to(tmp_path / "d").as_posix() for _, path in walk(sources, leave_out=tmp_path / "d" / "out")]
+    assert names == ["a/y.png", "b/x.png", "b.png", "e.png"]
 
 
 MEMORY = """
@@ -248,8 +248,8 @@ def test_the_spacing_rule_is_nnunets():
     even = volumes([0.7, 0.7, 1.0], [0.9, 0.7, 1.2], [0.8, 0.7, 5.0])
     assert target_spacing(even)[0] == [0.8, 0.7, 1.2]
     thick = volumes(*([0.5, 0.5, step] for step in (1.0, 3.0, 5.0, 5.0, 6.0)))
-    found, rule = target_spacing(thick)
-    assert found == [0.5, 0.5, round(float(np.percentile([1, 3, 5, 5, 6], 10)), 2)]
+    spacing_mm, rule = target_spacing(thick)
+    assert spacing_mm == [0.5, 0.5, round(float(np.percentile([1, 3, 5, 5, 6], 10)), 2)]
     assert "along S" in rule
     many_slices = volumes(*([0.5, 0.5, step] for step in (1.0, 3.0, 5.0, 5.0, 6.0)), shape=(200, 200, 90))
     assert target_spacing(many_slices)[0] == [0.5, 0.5, 5.0]

@@ -49,7 +49,7 @@ def agrees(
 
 
 def stated() -> dict[Row, tuple[float, bool]]:
-    """(view, reference) -> (tolerance, whether it is relative), of every call of `agrees` in the tests of views, read from their source."""
+    """(view, reference) -> (tolerance, whether it is relative), from the source of every call of `agrees` in these tests."""
     tolerances = {}
     for _, call in _calls():
         view, reference, _, _, tolerance, *relative = call.args + [keyword.value for keyword in call.keywords]
