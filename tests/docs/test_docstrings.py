@@ -1,4 +1,4 @@
-"""What the reference pages show says what each parameter is: Google's Args section names exactly the parameters.
+"""What the reference pages show says what each parameter is: Google's Args section names exactly the parameters. Examples run.
 
 The public interface is what `medssl/docs/pages/reference` lists: a module stands for its public functions and classes, and
 for its submodules where the page shows them.
@@ -7,6 +7,7 @@ for its submodules where the page shows them.
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import importlib
 import inspect
 import pkgutil
@@ -18,6 +19,8 @@ from typing import Any
 
 import docstring_parser
 import pytest
+
+import medssl
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "medssl" / "docs" / "pages" / "reference").glob("*.md"))
 ENTRY = re.compile(r"^::: (\S+)(\n    options:\n      show_submodules: true)?", re.MULTILINE)
@@ -99,3 +102,11 @@ def test_the_reference_says_what_each_parameter_is(page: Path) -> None:
 def test_every_room_has_a_reference() -> None:
     text = "".join(page.read_text() for page in PAGES)
     assert [room for room in ROOMS if f"::: medssl.{room}" not in text] == []
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_every_example_in_a_docstring_gives_what_it_shows() -> None:
+    names = [module.name for module in pkgutil.walk_packages(medssl.__path__, "medssl.")]
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in names if not name.endswith("__main__")}
+    assert sum(result.attempted for result in results.values()) > 50
+    assert [name for name, result in results.items() if result.failed] == []
