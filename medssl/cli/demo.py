@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from medssl.cli import terminal
+from medssl.core.atomic import exclusive
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import phantom
@@ -49,11 +50,12 @@ def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
     """
     out = Path(out)
     _claim_folder(out)
-    _make_cohort(out / "scans", patients, seed)
-    _prepare_cache(out)
-    run = _pretrain(out)
-    page = _compare_with_scratch(out, run)
-    masks = _segment_one_patient(out, run)
+    with exclusive(out):
+        _make_cohort(out / "scans", patients, seed)
+        _prepare_cache(out)
+        run = _pretrain(out)
+        page = _compare_with_scratch(out, run)
+        masks = _segment_one_patient(out, run)
     return f"report: {page}; masks on the grid of each scan: {masks}"
 
 

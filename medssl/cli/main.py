@@ -20,8 +20,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from medssl.cli.messages import traceback_without_texts
-from medssl.core.atomic import DISK_FULL_CODES, readable_error
+from medssl.core.atomic import readable_error
 from medssl.core.errors import MedsslError, Stopped, nearest, visible
+
+OUT_OF_MEMORY = (
+    "the memory is full: expected room for the next array; give fewer --jobs, a smaller --batch-size or --crop"
+)
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("stopped", 130, debug)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in DISK_FULL_CODES:
-            return _fail(f"error: {readable_error(error)}", 2, debug)
+        if isinstance(error, OSError):
+            return _fail(f"error: {readable_error(error, words)}", 2, debug)
+        if isinstance(error, MemoryError):
+            return _fail(f"error: {OUT_OF_MEMORY}", 2, debug)
         return _fail(
             f"error: {_place(error)}: this is a bug in medssl; run the command again with --debug to see the traceback",
             1,

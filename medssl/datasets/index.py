@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medssl.core.atomic import write_atomically
+from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.parallel import run_parallel
 from medssl.datasets.audit import write_audit
@@ -110,9 +110,9 @@ def index(
     patients = PatientRule(options.patient, list(table.frame.columns) if table else [])
     corrections = check_corrections(correct)
     out = Path(out)
-    pseudonyms = Pseudonyms(out / "pseudonym.key")
     notices: list[Notice] = []
-    with CandidateStore(out) as candidates:
+    with exclusive(out), CandidateStore(out) as candidates:
+        pseudonyms = Pseudonyms(out / "pseudonym.key")
         collect(candidates, named_sources(paths), out, notices, template, corrections, jobs, scheduler)
         if not accept_burned_in_risk:
             _quarantine(candidates.series)
@@ -127,8 +127,8 @@ def index(
         if template:
             stream = run_parallel(with_mask_checked, stream, jobs, "masks", batch=BATCH, scheduler=scheduler)
         manifest = _write(stream, pseudonyms, options.modality, out)
-    if audit:
-        write_audit(_audited_files(out), out, jobs)
+        if audit:
+            write_audit(_audited_files(out), out, jobs)
     print_notices(notices)
     manifest.attrs["warnings"] = [notice.text for notice in notices]
     check_any_usable(manifest)

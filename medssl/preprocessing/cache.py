@@ -10,7 +10,6 @@ or absent, and a `prepare` that was killed goes on where it stopped when it is r
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -25,9 +24,8 @@ from typing import Any, Literal
 import blosc2
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from medssl.core.atomic import remove_leftovers, write_atomically
+from medssl.core.atomic import exclusive, remove_leftovers, write_atomically
 from medssl.core.errors import MedsslError, nearest
 from medssl.core.parallel import run_parallel
 from medssl.datasets.manifest import check_any_usable, read_index, read_table, scan_of_frame, to_parquet
@@ -39,7 +37,6 @@ from medssl.preprocessing.plan import cache_settings, check_format, choose_scans
 from medssl.preprocessing.store import Job, cache_scan
 
 OPEN_FILES = 256
-FOLDERS = ("", "volumes", "masks")
 ABOUT = frozenset({"settings", "dims", "channels", "modality", "spacing_mm", "structures", "digest"})
 MEASURED = ("digest", "mask_digest", "shape", "spacing_mm", "channels")
 
@@ -234,36 +231,20 @@ def prepare(
     out = Path(out)
     indexed, sources = read_index(Path(manifest))
     scans = choose_scans(indexed, dims, modality)
-    for folder in FOLDERS:
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with exclusive(out, wait=True):
         previous = _about(out)
         if previous is not None:
             check_format(out, previous)
         settings = cache_settings(scans, spacing_mm, size, (previous or {}).get("settings"), frames)
         scans = one_row_per_frame(scans) if frames == "each" else scans
-        for folder in FOLDERS:
+        for folder in ("volumes", "masks"):
+            (out / folder).mkdir(exist_ok=True)
             remove_leftovers(out / folder)
         _write_about(out, {"complete": False, "settings": settings})
         ok = scans[scans.status == "ok"]
         files, count = _jobs(ok, sources, settings, out.resolve()), len(set(map(scan_of_frame, ok.scan)))
         parts = run_parallel(cache_scan, files, jobs, "prepare", count, scheduler=scheduler)
         return _finish(scans, {result["scan"]: result for part in parts for result in part}, settings, out, leave_out)
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One process at a time on a cache. The system releases the lock of a process that died."""
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        warnings.warn("another process prepares this cache: waiting until it is done", stacklevel=4)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _jobs(scans: pd.DataFrame, sources: pd.DataFrame, settings: dict, out: Path) -> Iterator[Job]:

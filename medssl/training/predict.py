@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from medssl.core import runs
-from medssl.core.atomic import write_atomically
+from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.datasets.manifest import read_table
@@ -32,6 +32,8 @@ from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.finetune import load_model
 from medssl.training.models import pretrained_encoder
+
+TEMPORARY_CACHE = ".cache"
 
 
 def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
@@ -54,10 +56,11 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
     """
     task, model, record = load_model(Path(run), encoder)
     model, out = model.to("cuda" if torch.cuda.is_available() else "cpu"), Path(out)
-    with prepared_like(record.config, Path(scans), out) as (cache, sources):
-        results = task.write_results(model, cache, record.config["crop"], sources, out)
-        table = _with_rejects(results, cache)
-    write_atomically(out / task.results_file, table.to_csv(index=False).encode())
+    with exclusive(out):
+        with prepared_like(record.config, Path(scans), out) as (cache, sources):
+            results = task.write_results(model, cache, record.config["crop"], sources, out)
+            table = _with_rejects(results, cache)
+        write_atomically(out / task.results_file, table.to_csv(index=False).encode())
     return table
 
 
@@ -85,15 +88,16 @@ def embed(
         trained = pretrained_encoder(Path(run), encoder)
     else:
         trained = load_model(Path(run), encoder)[1].encoder
-    with prepared_like(record.config, Path(scans), out) as (cache, _):
-        vectors = representation.embed(trained.eval(), cache, list(cache.manifest["scan"]), record.config["crop"])
-        features = pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])
-        table = pd.concat([cache.manifest[["scan", "patient", "status"]], features], axis=1)
-        table = _with_rejects(table, cache)
-    write_atomically(out / "features.parquet", table.to_parquet())
-    if duplicates_above is not None:
-        duplicates = _near_duplicates(cache.manifest, vectors, duplicates_above)
-        write_atomically(out / "near_duplicates.csv", duplicates.to_csv(index=False).encode())
+    with exclusive(out):
+        with prepared_like(record.config, Path(scans), out) as (cache, _):
+            vectors = representation.embed(trained.eval(), cache, list(cache.manifest["scan"]), record.config["crop"])
+            features = pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])
+            table = pd.concat([cache.manifest[["scan", "patient", "status"]], features], axis=1)
+            table = _with_rejects(table, cache)
+        write_atomically(out / "features.parquet", table.to_parquet())
+        if duplicates_above is not None:
+            duplicates = _near_duplicates(cache.manifest, vectors, duplicates_above)
+            write_atomically(out / "near_duplicates.csv", duplicates.to_csv(index=False).encode())
     return table
 
 
@@ -107,8 +111,8 @@ def _near_duplicates(manifest: pd.DataFrame, vectors: np.ndarray, above: float) 
 def prepared_like(config: dict[str, Any], scans: Path, out: Path) -> Iterator[tuple[Cache, Path | None]]:
     """Prepare scans as those of a run were prepared.
 
-    A folder of scans is indexed into `out/manifest`; a folder or manifest is prepared into `out/cache`, which is removed
-    at the end unless an error interrupts it.
+    A folder of scans is indexed into `out/manifest`; a folder or manifest is prepared into `out/.cache`, which is removed
+    at the end unless an error interrupts it. Its name is hidden, since `out/cache` may be a cache of the user's.
 
     Args:
         config: Config of the run's record.
@@ -118,7 +122,6 @@ def prepared_like(config: dict[str, Any], scans: Path, out: Path) -> Iterator[tu
     Yields:
         The cache, and the table of the scans' files (None if `scans` is a cache).
     """
-    out.mkdir(parents=True, exist_ok=True)
     trained = DataSpec.from_record(config)
     if (scans / "cache.json").exists():
         cache = Cache(scans)
@@ -127,10 +130,10 @@ def prepared_like(config: dict[str, Any], scans: Path, out: Path) -> Iterator[tu
         return
     manifest = scans if (scans / "sources.parquet").exists() else _index_into(out, scans, trained.modality)
     grid: dict[str, Any] = {"spacing_mm": trained.spacing_mm} if trained.dims == 3 else {"size": trained.size}
-    cache = prepare(manifest, out / "cache", dims=trained.dims, modality=trained.modality, **grid)
+    cache = prepare(manifest, out / TEMPORARY_CACHE, dims=trained.dims, modality=trained.modality, **grid)
     cache.data_spec.check_model(trained)
     yield cache, manifest / "sources.parquet"
-    shutil.rmtree(out / "cache")
+    shutil.rmtree(out / TEMPORARY_CACHE)
 
 
 def _index_into(out: Path, scans: Path, modality: str) -> Path:

@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from medssl.core.atomic import write_atomically
+from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.registry import METHODS
 from medssl.core.runs import Run, read
@@ -54,9 +54,10 @@ def sample(run: Path, out: Path, count: int = 16, seed: int = 0, encoder: Encode
     _check_can_draw(Path(run))
     method, record = load_method(Path(run), encoder)
     drawn = method.sample(count, record.config["crop"], seed).clamp(0, 1).numpy()  # type: ignore[operator]
-    files = [_write(x, f"{SYNTHETIC}_{seed}_{n:04d}", record, Path(out)) for n, x in enumerate(drawn)]
     overview = f"{SYNTHETIC}_{seed}_sheet.png"
-    write_atomically(Path(out) / overview, _png(_overview(drawn), record, with_spacing=False))
+    with exclusive(Path(out)):
+        files = [_write(x, f"{SYNTHETIC}_{seed}_{n:04d}", record, Path(out)) for n, x in enumerate(drawn)]
+        write_atomically(Path(out) / overview, _png(_overview(drawn), record, with_spacing=False))
     return pd.DataFrame({"file": [*files, overview]})
 
 

@@ -54,7 +54,7 @@ def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def digests(root: Path) -> dict[str, str]:
-    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    files = (path for path in sorted(root.rglob("[!.]*")) if path.is_file())
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -33,7 +33,7 @@ def test_volumes_are_nifti_at_the_caches_spacing_and_say_that_they_are_synthetic
     run: Path, cache: Cache, tmp_path: Path
 ) -> None:
     table = medssl.sample(run, tmp_path, count=5, seed=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(table["file"])
+    assert sorted(p.name for p in tmp_path.glob("[!.]*")) == sorted(table["file"])
     volumes = sorted(tmp_path.glob("*.nii.gz"))
     assert len(volumes) == 5
     for path in volumes:

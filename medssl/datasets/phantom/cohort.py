@@ -19,6 +19,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 import nibabel
@@ -28,6 +29,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.ndimage import gaussian_filter
 
+from medssl.core.atomic import exclusive
 from medssl.core.errors import MedsslError
 from medssl.datasets.phantom.anatomy import (
     FIELD_MM,
@@ -105,11 +107,17 @@ def phantom(
         "shape": [int(count) for count in shape],
         "spacing_mm": [float(step) for step in spacing_mm],
     }
-    if _made_before(out, settings):
-        return out
+    with exclusive(out):
+        if not _made_before(out, settings):
+            _make(out, settings, Grid(shape, spacing_mm), jobs)
+    return out
+
+
+def _make(out: Path, settings: dict[str, Any], grid: Grid, jobs: int) -> None:
+    patients, seed = settings["patients"], settings["seed"]
     (out / "masks").mkdir(parents=True, exist_ok=True)
     (out / "phantom.json").write_text(json.dumps(settings) + "\n")
-    work, grid = joblib.delayed(_write_patient), Grid(shape, spacing_mm)
+    work = joblib.delayed(_write_patient)
     jobs_done = joblib.Parallel(n_jobs=jobs)(
         work(out, plan, patient_seed, grid)
         for plan, patient_seed in zip(_plan(patients, seed), np.random.SeedSequence(seed).spawn(patients))
@@ -118,7 +126,6 @@ def phantom(
     _write_table(table[["file", "report"]], out / "reports.csv")
     labels = table[["file", "patient", "lesion", "kind", "scanner"]]
     _write_table(labels, out / "labels.csv")  # last: where it lies, the cohort is whole
-    return out
 
 
 def mask_path(out: Path, file: str) -> Path:
