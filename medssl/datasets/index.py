@@ -37,10 +37,10 @@ from medssl.datasets.manifest import (
     to_parquet,
 )
 from medssl.datasets.masks import MaskTemplate
-from medssl.datasets.notices import Notice, print_notices
+from medssl.datasets.notices import Notice, print_notices, print_reports
 from medssl.datasets.patients import PatientRule
 from medssl.datasets.quality import header_flags, join_flags
-from medssl.datasets.reports import count_reports
+from medssl.datasets.reports import count_reports, reports_to_review
 from medssl.scans import geometry
 from medssl.scans.dicom.corrections import check_corrections
 from medssl.scans.modality import check_code
@@ -58,6 +58,7 @@ def index(
     patient: str | None = None,
     label: Sequence[str] | None = None,
     report: str | None = None,
+    preview: int = 0,
     mask: str | None = None,
     classes_from_folders: bool = False,
     modality: str | None = None,
@@ -79,8 +80,11 @@ def index(
             it DICOM's PatientID counts, and a scan that has none is its own patient, with a warning.
         label: The columns of the CSV to keep, as they are; no other is kept, and a list of the others is printed. A column
             of dates, identifiers or free text is refused.
-        report: A column of report text, kept for methods that read it after what looks like a name, a date or a long
-            number was taken out. That is no anonymisation: read it before you hand it on.
+        report: A column of report text, kept for methods that read it. Dates, long numbers, addresses, names after words such as
+            Dr. or signed by, and what the header, the path and the other columns say are taken out. Whatever follows no such
+            pattern stays, such as a name in the middle of a sentence: review it with --preview 20 before you hand it on.
+        preview: Show this many reports as they are kept, on the terminal alone, those with the most words that may be names
+            first.
         mask: Where an image's mask lies, from the image's folder (for a DICOM series from the one above it), such as
             ../labels/{name}, {stem}_mask.nii.gz or {name}_seg.dcm.
         classes_from_folders: Take the folder's name as the label `class`.
@@ -104,7 +108,7 @@ def index(
     """
     requested = IndexOptions(labels, key, patient, label, report, mask, classes_from_folders, modality)
     paths, options = _resolve(sources, requested)
-    _check_options(options)
+    _check_options(options, preview)
     template = MaskTemplate(options.mask) if options.mask else None
     table = LabelTable(options) if options.labels else None
     patients = PatientRule(options.patient, list(table.frame.columns) if table else [])
@@ -130,6 +134,8 @@ def index(
         if audit:
             write_audit(_audited_files(out), out, jobs)
     print_notices(notices)
+    if preview:
+        print_reports(reports_to_review(manifest["report"], preview))
     manifest.attrs["warnings"] = [notice.text for notice in notices]
     check_any_usable(manifest)
     return manifest
@@ -145,13 +151,15 @@ def _resolve(sources: Sequence[Path | str], requested: IndexOptions) -> tuple[li
     return [Path(os.path.normpath(path)) for path in paths], options
 
 
-def _check_options(options: IndexOptions) -> None:
+def _check_options(options: IndexOptions, preview: int) -> None:
     if options.modality is not None:
         check_code(options.modality)
     if (options.label or options.report) is not None and options.labels is None:
         raise MedsslError(
             "label and report name columns, but no labels file is given: expected --labels FILE.csv with it"
         )
+    if preview and options.report is None:
+        raise MedsslError("preview shows reports, but none are kept: expected --report COLUMN with it")
 
 
 def _quarantine(series: Iterable[Candidate]) -> None:

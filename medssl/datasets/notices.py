@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from medssl.core.progress import console
@@ -27,3 +27,10 @@ def print_notices(notices: Iterable[Notice]) -> None:
     """Print each as a warning on stderr."""
     for notice in notices:
         console.print(f"warning: {notice}", highlight=False, soft_wrap=True)
+
+
+def print_reports(reports: Sequence[str]) -> None:
+    """Print reports, for review, on the terminal of `index` and nowhere else."""
+    console.print(f"{len(reports)} reports as they are kept, those with the most words that may be names first:")
+    for number, report in enumerate(reports, 1):
+        console.print(f"{number:3d}  {report}", highlight=False, soft_wrap=True)

@@ -34,6 +34,9 @@ PATTERNS = [
     r"\+?\d[\d ()/-]{6,}\d\b",  # a telephone number
     r"\b\w*\d{5,}\w*\b",
 ]
+CAPITALISED = re.compile(
+    r"(?<=[\w,;] )[A-ZÀ-Þ][\w'’-]+"
+)  # not at the beginning of a sentence: a name, or an English proper noun
 
 
 def scrub(text: str, known: Iterable[str | None] = ()) -> str:
@@ -63,6 +66,20 @@ def count_reports(candidates: Iterable[Candidate], notices: list[Notice]) -> Ite
         yield candidate
     text = f"{reports} of {usable} scans have a report; {removed} names, dates and numbers were taken out, by pattern: "
     notices.append(Notice(text + "that is no anonymisation, read them before you hand on manifest or cache"))
+
+
+def reports_to_review(reports: Iterable[str | None], count: int) -> list[str]:
+    """The reports as they are kept, those with the most words that may still be names first.
+
+    Args:
+        reports: Texts that `scrub` returned.
+        count: How many to return.
+
+    >>> reports_to_review(["Clear lungs.", "Seen with Ann Lee.", None], 1)
+    ['Seen with Ann Lee.']
+    """
+    texts = [text for text in reports if text]
+    return sorted(texts, key=lambda text: -len(CAPITALISED.findall(text)))[:count]
 
 
 def _words(known: Iterable[str | None]) -> set[str]:

@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import default_collate
 
@@ -48,6 +47,7 @@ from medssl.training.callbacks.checkpoints import CheckpointSaver, SafeCheckpoin
 from medssl.training.callbacks.curves import Curves
 from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.callbacks.health import Health
+from medssl.training.callbacks.tensorboard import PrivateTensorBoard
 from medssl.training.config import Hardware, Monitoring, TrainConfig
 from medssl.training.engine import StepBar, quiet_third_parties
 from medssl.training.estimate import estimate
@@ -263,7 +263,7 @@ def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, 
         enable_progress_bar=False,
         log_every_n_steps=log_every,
         default_root_dir=out,
-        logger=TensorBoardLogger(out, name="", version="tensorboard"),
+        logger=PrivateTensorBoard(out, name="", version="tensorboard"),
         callbacks=[
             GradientGuard(),
             health,

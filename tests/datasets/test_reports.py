@@ -72,3 +72,17 @@ def test_index_keeps_reports_when_asked_alone(cohort: Path, tmp_path: Path, capf
         index([cohort / "dicom"], tmp_path / "c", report="repot", **given)
     with pytest.raises(MedsslError, match="no labels file is given"):
         index([cohort / "dicom"], tmp_path / "c", report="report")
+
+
+def test_reports_are_shown_for_review_those_with_names_left_first(cohort: Path, tmp_path: Path, capfd) -> None:
+    table = pd.read_csv(cohort / "labels.csv").merge(pd.read_csv(cohort / "reports.csv"), on="file")
+    table.loc[3, "report"] = "Compared with the study that Ann Lee saw. Discussed with Ben Ott [x]."
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    given = {"labels": tmp_path / "labels.csv", "patient": "patient"}
+    manifest = index([cohort / "dicom"], tmp_path / "m", report="report", preview=2, **given)
+    said = capfd.readouterr().err
+    assert "2 reports as they are kept" in said
+    assert "  1  Compared with the study that Ann Lee saw. Discussed with Ben Ott [x]." in said
+    assert sum(f"  {text}" in said for text in manifest["report"].dropna().unique()) == 2
+    with pytest.raises(MedsslError, match="expected --report COLUMN with it"):
+        index([cohort / "dicom"], tmp_path / "n", preview=2, **given)
