@@ -65,6 +65,12 @@ class Registry:
         """All classes by name; every file is imported."""
         return {name: self.load(name) for name in self.names()}
 
+    def files(self) -> dict[str, str]:
+        """The names of the classes by the names of their files; no file is imported."""
+        return {
+            module.rpartition(".")[2]: name for name, module in sorted(_modules(self).items(), key=lambda item: item[1])
+        }
+
     def attribute(self, name: str) -> Any:
         """What a package's `__getattr__` returns for `name`.
 
@@ -81,6 +87,7 @@ METHODS = Registry("methods", "Method")
 VIEWS = Registry("views", "View")
 DATASETS = Registry("datasets", "Dataset")
 SELECTORS = Registry("studies/selection", "Selector")
+SEMI_SUPERVISED = Registry("training/semi_supervised", "SemiSupervised")
 ALL = (ENCODERS, METHODS, VIEWS)  # a record may name the classes of these
 
 

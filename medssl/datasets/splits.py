@@ -24,7 +24,10 @@ from scipy.sparse.csgraph import connected_components
 from medssl.core.errors import MedsslError
 
 ROLES = ("train", "validation", "test")
-MIN_PATIENTS_FOR_VALIDATION = 10  # patients; a smaller budget trains all of them on the fixed schedule
+MIN_PATIENTS_FOR_VALIDATION = (
+    25  # patients; a smaller budget trains all of them on the fixed schedule, because a fifth of
+)
+# it would be 4 patients or fewer, whose score is mostly chance
 VALIDATION_SHARE = 0.2
 DEFAULT_DRAWS = 10  # of every budget: with three, no p-value of practical size can be small
 

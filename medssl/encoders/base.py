@@ -57,6 +57,10 @@ class Encoder(Recorded, nn.Module, ABC):
         """(B, in_channels, *S) -> (B, out_dim): the coarsest level, averaged over space."""
         return self.features(x)[-1].flatten(2).mean(2)
 
+    def layers(self) -> list[nn.Module]:
+        """The parts of the network from input to output, for learning rates that differ by layer; by default one."""
+        return [self]
+
     def check_size(self, size: Sequence[int]) -> None:
         """Raise MedsslError unless every stride divides a crop of this size."""
         coarsest = self.strides[-1]

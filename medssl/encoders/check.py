@@ -40,6 +40,10 @@ def check_encoder(encoder: Encoder, size: Sequence[int] | None = None) -> None:
     (vector.square().mean() + sum(level.square().mean() for level in pyramid)).backward()
     idle = [name for name, weight in encoder.named_parameters() if weight.requires_grad and weight.grad is None]
     assert not idle, f"no gradient reaches {idle[:3]}: distributed training would stop with an error"
+    own, in_layers = set(encoder.parameters()), [weight for layer in encoder.layers() for weight in layer.parameters()]
+    assert in_layers, "layers() has no weights: expected the parts of the encoder"
+    assert len(set(in_layers)) == len(in_layers), "layers() has a weight twice: expected each part once"
+    assert own >= set(in_layers), "layers() has a weight that is not the encoder's: expected its parts"
     rebuilt = twin(encoder)
     rebuilt.load_state_dict(encoder.state_dict())
     encoder.eval(), rebuilt.eval()

@@ -53,5 +53,9 @@ class ResidualUNet(Encoder):
             return_skips=True,
         )
 
+    def layers(self) -> list[nn.Module]:
+        stem = [] if self.net.stem is None else [self.net.stem]
+        return [*stem, *self.net.stages]
+
     def features(self, x: Tensor) -> list[Tensor]:
         return self.net(x)

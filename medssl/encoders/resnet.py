@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from monai.networks.nets.resnet import ResNet as MonaiResNet
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
@@ -71,6 +71,10 @@ class ResNet(Encoder):
             bias_downsample=False,
             norm=(norm, {"affine": True}),
         )
+
+    def layers(self) -> list[nn.Module]:
+        net = self.net
+        return [nn.ModuleList([net.conv1, net.bn1]), net.layer1, net.layer2, net.layer3, net.layer4]
 
     def features(self, x: Tensor) -> list[Tensor]:
         net = self.net

@@ -78,6 +78,9 @@ class ViT(TokenEncoder):
             patches, places = take(patches, keep), places[keep]
         return self.norm(run_blocks(self.blocks, self.embed(patches) + places, attend))
 
+    def layers(self) -> list[nn.Module]:
+        return [self.embed, *self.blocks, nn.ModuleList([self.norm, self.finer])]
+
     def features(self, x: Tensor) -> list[Tensor]:
         levels = [self.tokens(x).transpose(1, 2).unflatten(2, self.grid(x.shape[2:]))]
         for up in self.finer:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
+from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
@@ -30,6 +31,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.views.base import View
 from medssl.views.center_crops import center_crops
 
+CALIBRATION_SCANS = 512  # whose statistics a random encoder's norms get
 EMBEDDED_VOXELS = 2**20  # in one forward pass: bounds the memory, whatever the size of a scan
 
 
@@ -62,6 +64,40 @@ def embed(
         parts.append((encoder.features(x)[-1] if dense else encoder(x)).cpu())
     encoder.to(own).train(training)
     return torch.cat(parts).float().numpy()
+
+
+@torch.no_grad()
+def calibrate_norms(encoder: Encoder, cache: Cache, scans: Sequence[str], size: Sequence[int]) -> None:
+    """Set the running statistics of an encoder's batch norms, in place, to those of scans, 512 at most.
+
+    A random encoder has a mean of 0 and a variance of 1 there, which makes its features worse than its weights are.
+
+    Args:
+        encoder: Left in the mode it was in.
+        cache: Where the scans are.
+        scans: Scans to take the statistics from, none of them of the test.
+        size: Voxels of the middle crop along each axis.
+    """
+    norms = [part for part in encoder.modules() if isinstance(part, torch.nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    training, momenta = encoder.training, [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over the batches
+    encoder.train()
+    batch = max(2, min(64, EMBEDDED_VOXELS // int(np.prod(size))))
+    chosen = _evenly(scans, CALIBRATION_SCANS)
+    for i in range(0, len(chosen), batch):
+        if i == 0 or len(chosen) - i > 1:  # a batch of one scan has no variance between scans
+            encoder(center_crops(cache, chosen[i : i + batch], size).to(next(encoder.parameters()).device))
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    encoder.train(training)
+
+
+def _evenly(items: Sequence[str], maximum: int) -> list[str]:
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(len(items), maximum)).round().astype(int))]
 
 
 def effective_rank(features: np.ndarray) -> float:
@@ -218,6 +254,63 @@ def linear_scores(train: np.ndarray, labels: np.ndarray, test: np.ndarray, class
         return scores
     scores[:, np.unique(labels)] = model.fit(train, labels).predict_proba(test)
     return scores
+
+
+def class_mean_scores(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, unlabelled: np.ndarray
+) -> np.ndarray:
+    """Return class probabilities (N, classes) by the distance to each class's mean (Snell et al. 2017, arXiv 1703.05175).
+
+    Args:
+        train: Features (M, D) of labelled scans.
+        labels: Class number of each (M,).
+        test: Features (N, D).
+        classes: Number of classes; one that no scan shows gets 0.
+        unlabelled: Features (L, D) of training scans, by which the features are standardised.
+    """
+    scale = StandardScaler().fit(unlabelled)
+    a, b = scale.transform(train), scale.transform(test)
+    present = np.unique(labels)
+    means = np.stack([a[labels == number].mean(0) for number in present])
+    distances = ((b[:, None] - means[None]) ** 2).mean(2)
+    scores = np.zeros((len(test), classes), np.float32)
+    scores[:, present] = softmax(-distances, axis=1)
+    return scores
+
+
+def cluster_scores(
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    classes: int,
+    unlabelled: np.ndarray,
+    per_class: int = 5,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return class probabilities (N, classes) by k-means clusters that the labelled scans name.
+
+    The clusters are formed without labels, from training scans; a test scan gets the shares of the classes among the
+    labelled scans of its cluster and, where that has none, of the nearest cluster that has.
+
+    Args:
+        train: Features (M, D) of labelled scans.
+        labels: Class number of each (M,).
+        test: Features (N, D).
+        classes: Number of classes.
+        unlabelled: Features (L, D) of training scans.
+        per_class: Clusters for each class.
+        seed: Seed of the clusters.
+    """
+    scale = StandardScaler().fit(unlabelled)
+    count = min(per_class * classes, len(unlabelled))
+    clusters = KMeans(count, n_init=10, random_state=seed).fit(scale.transform(unlabelled))
+    own, theirs = clusters.predict(scale.transform(train)), clusters.predict(scale.transform(test))
+    counts = np.zeros((len(clusters.cluster_centers_), classes))
+    np.add.at(counts, (own, labels), 1)
+    centers, known = clusters.cluster_centers_, np.flatnonzero(counts.sum(1))
+    nearest = known[cdist(centers, centers[known]).argmin(1)]
+    shares = counts[nearest] / counts[nearest].sum(1, keepdims=True)
+    return shares[theirs].astype(np.float32)
 
 
 def kmeans(train: np.ndarray, test: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:

@@ -10,13 +10,15 @@ import pandas as pd
 from medssl.core.runs import FORMAT, Run
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.style import arm_name, counted, difference, status_name
-from medssl.studies.arms import BASELINES
+from medssl.studies.arms import BASELINES, is_semi_supervised
+
+SEMI = "semi-supervised training"
 
 
 def findings(main: pd.DataFrame, metric: str) -> tuple[str, str]:
     """Say in one sentence what a study found, and in a second one what it found with the fewest labels.
 
-    Baselines other than scratch involve no pretraining, so they are not counted.
+    Baselines other than scratch involve no pretraining, so they are not counted; semi-supervised arms are counted apart.
 
     Args:
         main: The summary's rows of the primary metric.
@@ -27,35 +29,38 @@ def findings(main: pd.DataFrame, metric: str) -> tuple[str, str]:
     """
     if main.empty:
         return "No cell of this study is finished yet, so there is no result to report.", ""
-    rows = main[main["difference"].notna() & ~main["arm"].isin(BASELINES)]
+    compared = main[main["difference"].notna() & ~main["arm"].isin(BASELINES)]
+    semi_supervised = compared["arm"].map(is_semi_supervised).astype(bool)
+    rows, others = compared[~semi_supervised], compared[semi_supervised]
+    leads = [_lead(part, metric, name) for part, name in ((rows, "pretraining"), (others, SEMI)) if len(part)]
     if rows.empty:
         nothing = "This study compares no pretrained arm with training from scratch"
-        return f"{nothing}, so it cannot say what pretraining is worth.", ""
-    return _lead(rows, metric), _detail(rows)
+        leads.append(f"{nothing}, so it cannot say what pretraining is worth.")
+    return " ".join(leads), _detail(compared) if len(compared) else ""
 
 
-def _lead(rows: pd.DataFrame, metric: str) -> str:
+def _lead(rows: pd.DataFrame, metric: str, name: str) -> str:
+    """What the comparisons with scratch showed; name: what is compared, such as pretraining."""
     better, worse = int((rows["difference_low"] > 0).sum()), int((rows["difference_high"] < 0).sum())
     unclear, total = len(rows) - better - worse, len(rows)
     not_excluded = f"the 95% interval of the paired difference in {metric} does not exclude zero"
     if rows["difference_low"].isna().all():
         return (
             f"None of the comparisons with training from scratch ({total}) has a 95% interval, so this study cannot say "
-            "what pretraining is worth. The notes below the scores give the reasons."
+            f"what {name} is worth. The notes below the scores give the reasons."
         )
     if total == 1:
         verdict = "was better than" if better else "was worse than" if worse else "could not be distinguished from"
         paired = f"paired difference in {metric}, 95% interval"
-        return f"In the only comparison made, pretraining {verdict} training from scratch ({paired})."
+        return f"In the only comparison made, {name} {verdict} training from scratch ({paired})."
     if better == worse == 0:
         return (
-            f"Neither a gain nor a loss from pretraining could be shown: in all {total} comparisons with training from "
+            f"Neither a gain nor a loss from {name} could be shown: in all {total} comparisons with training from "
             f"scratch, {not_excluded}."
         )
     rest = f"; in {unclear}, {not_excluded}" if unclear else f" (95% intervals of the paired difference in {metric})"
     return (
-        f"In {total} comparisons with training from scratch, pretraining was better in {better} and worse in "
-        f"{worse}{rest}."
+        f"In {total} comparisons with training from scratch, {name} was better in {better} and worse in {worse}{rest}."
     )
 
 

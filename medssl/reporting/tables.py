@@ -9,6 +9,7 @@ A table holds text as it is read; a template or a page only arranges it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +71,13 @@ class Table:
 
 
 def scores(main: pd.DataFrame) -> Table | None:
-    """Format the summary's rows of the primary metric, by budget."""
+    """Format the summary's rows of the primary metric, by budget; last third: what that part of training changed the mean by."""
     if main.empty:
         return None
     counts = ["#patients", "#scans", "#draws"]
-    table = Table(["=budget", "=arm", *counts, "#mean", "#95% interval", "#minus scratch", "#p", "#p, Holm"])
+    table = Table(
+        ["=budget", "=arm", *counts, "#mean", "#95% interval", "#minus scratch", "#p", "#p, Holm", "#last third"]
+    )
     previous = None
     for row in main.sort_values("patients", kind="stable").itertuples():
         first, previous = row.budget_name != previous, row.budget_name
@@ -89,6 +92,7 @@ def scores(main: pd.DataFrame) -> Table | None:
             difference(row.difference, row.difference_low, row.difference_high),
             p_value(row.p),
             p_value(row.p_holm),
+            f"{row.last_third:+.3f}" if pd.notna(row.last_third) else "–",
             note="" if pd.isna(row.note) else row.note,
             tones={7: "better" if row.difference_low > 0 else "worse" if row.difference_high < 0 else ""},
             first=first,
@@ -161,19 +165,33 @@ def forecasts(arms: list[ArmForecast]) -> Table | None:
 
 def cost(cells: pd.DataFrame, config: dict) -> Table | None:
     """Format time, memory and speed of each arm: its pretraining once, then its cells."""
-    table = Table(["arm", "#runs", "#seconds a run", "#device-hours in all", "#peak memory, MiB", "#samples/s"])
+    crops = ["#labelled samples a run", "#unlabelled samples a run"]
+    table = Table(["arm", "#runs", "#seconds a run", "#device-hours in all", "#peak memory, MiB", "#samples/s", *crops])
     for arm, about in config.get("pretraining", {}).items():
         spent = about.get("cost", {})
         memory = number(spent.get("device_memory_mib") or spent.get("peak_memory_mib"), 0)
         speed = number(spent.get("samples_per_s"), 1)
-        table.add(f"{arm}, pretraining", 1, number(spent.get("seconds"), 1), device_hours(spent), memory, speed)
-    names = ["cost.seconds", "cost.peak_memory_mib", "cost.samples_per_s"]
+        cost_of = number(spent.get("seconds"), 1), device_hours(spent), memory, speed
+        table.add(f"{arm}, pretraining", 1, *cost_of, 0, _pretraining_samples(about))
+    names = [f"cost.{name}" for name in ("seconds", "peak_memory_mib", "samples_per_s")]
+    names += [f"cost.{name}" for name in ("labelled_samples", "unlabelled_samples")]
     done = cells[cells["status"] == "finished"].reindex(columns=["config.arm", "config.mode", *names])
     for (arm, mode), group in done.groupby(["config.arm", "config.mode"], sort=False):
-        seconds, memories, speeds = (pd.to_numeric(group[name], errors="coerce") for name in names)
+        seconds, memories, speeds, *samples = (pd.to_numeric(group[name], errors="coerce") for name in names)
         times = number(seconds.mean(), 1), number(seconds.sum() / 3600)
-        table.add(arm_name(arm, mode), len(group), *times, number(memories.max(), 0), number(speeds.mean(), 1))
+        counts = (number(each.mean(), 0) for each in samples)
+        table.add(arm_name(arm, mode), len(group), *times, number(memories.max(), 0), number(speeds.mean(), 1), *counts)
     return table if table.rows else None
+
+
+def _pretraining_samples(about: dict[str, Any]) -> str:
+    """Format the samples that a pretraining run passed, counted by scan and not by view."""
+    names = ("steps", "batch_size", "accumulate")
+    counts = [about.get(name) for name in names]
+    if not all(isinstance(count, int) for count in counts):
+        return "–"
+    devices = about.get("cost", {}).get("devices")
+    return number(math.prod(counts) * (devices if isinstance(devices, int) else 1), 0)  # type: ignore[arg-type]
 
 
 def device_hours(cost: dict[str, Any]) -> str:

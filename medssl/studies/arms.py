@@ -2,10 +2,10 @@
 
 Each kind of arm is one class, made from its name:
 
-    arms = parse_arms(["scratch", "random-frozen", "runs/simmim"])
-    arms["simmim"].settings(FinetuneConfig()).encoder_share         # 0.3: a pretrained encoder learns slower
+    arms = parse_arms(["scratch", "random-frozen", "runs/simmim", "mean-teacher(runs/simmim)"])
+    arms["simmim"].settings(FinetuneConfig()).head_first            # 0.1: the head learns before a pretrained encoder
 
-An arm of another kind (a semi-supervised algorithm, imported weights) is one more class here, named in `ARMS`.
+An arm of another kind (imported weights) is one more class here, named in `ARMS`.
 Imports torch only when an arm is trained, so that pages that show a study can ask which arms are baselines.
 """
 
@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError, nearest
@@ -25,15 +25,19 @@ from medssl.training.task import Task
 
 if TYPE_CHECKING:
     from medssl.encoders import Encoder
-    from medssl.training.supervised import TrainingData
+    from medssl.training.supervised import Trained, TrainingData
 
-Mode = Literal["finetune", "linear", "knn"]
+Mode = Literal["finetune", "linear", "knn", "class-mean", "kmeans"]
 NewEncoder = Callable[[int], "Encoder"]  # seed -> a randomly initialised encoder
 SCRATCH_LONG_FACTOR = 3.0  # `scratch-long` trains for this many times the steps of `scratch`
 
 
 class Arm(ABC):
     """One way to a trained model, compared with the others at every budget and draw."""
+
+    redrawn: ClassVar[bool] = False  # whether its frozen encoder is a random one, another in each draw
+    unlabelled_needed: ClassVar[bool] = False  # whether it learns from unlabelled scans as well
+    trainings: int = 1  # how many trainings of its settings' length it is made of
 
     @property
     @abstractmethod
@@ -101,18 +105,24 @@ class Arm(ABC):
             load_pretrained(model, self.pretraining)
         return model
 
-    def train(self, model: Any, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:
+    def train(self, model: Any, data: TrainingData, settings: FinetuneConfig, seed: int) -> Trained:
         """Train the model in place, on the labelled scans alone unless an arm says otherwise.
 
         Args:
             model: What `model` returned.
-            data: The labelled scans of the cell.
-            settings: What `settings` returned.
+            data: The labelled scans of the cell, and the unlabelled ones.
+            settings: What `settings` returned, for the cell's number of scans.
             seed: Seed of the order of the scans and of the views.
+
+        Returns:
+            The validation score, and the state after two thirds of the steps.
         """
         from medssl.training.supervised import train_model
 
-        train_model(model, data, settings, seed)
+        return train_model(model, data, settings, seed)
+
+    def check(self, task: Task) -> None:  # noqa: B027
+        """Raise MedsslError where the arm is not for this task."""
 
     def parent_id(self) -> str | None:
         """The id of the run it starts from."""
@@ -137,7 +147,7 @@ class Scratch(Arm):
         return cls() if text == cls.name else None
 
     def settings(self, base: FinetuneConfig) -> FinetuneConfig:
-        return base.resolved(pretrained=False)
+        return base.for_random_start()
 
     def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
         return ["finetune"]
@@ -155,7 +165,7 @@ class ScratchLong(Arm):
         return cls(long) if text == cls.name else None
 
     def settings(self, base: FinetuneConfig) -> FinetuneConfig:
-        return replace(base.resolved(pretrained=False), steps=round(base.steps * self.long))
+        return replace(base.for_random_start(), steps=round(base.steps * self.long))
 
     def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
         return ["finetune"]
@@ -163,16 +173,20 @@ class ScratchLong(Arm):
 
 @dataclass(frozen=True)
 class RandomFrozen(Arm):
-    """A random encoder that stays frozen: what the architecture alone is worth."""
+    """A random encoder that stays frozen: what the architecture alone is worth.
+
+    The running statistics of its norms are those of the training scans, and each draw has another encoder.
+    """
 
     name = "random-frozen"
+    redrawn = True
 
     @classmethod
     def parse(cls, text: str, long: float) -> Self | None:
         return cls() if text == cls.name else None
 
     def settings(self, base: FinetuneConfig) -> FinetuneConfig:
-        return replace(base.resolved(pretrained=False), frozen=True)
+        return replace(base.for_random_start(), encoder_share=0.0)
 
     def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
         return [mode for mode in requested or ["linear", "knn"] if mode != "finetune"] or ["linear"]
@@ -197,14 +211,75 @@ class PretrainedRun(Arm):
         return self.folder
 
     def settings(self, base: FinetuneConfig) -> FinetuneConfig:
-        return base.resolved(pretrained=True)
+        return base
 
     def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
         return list(requested or ["finetune", "linear", "knn"])
 
 
-ARMS: tuple[type[Arm], ...] = (Scratch, ScratchLong, RandomFrozen, PretrainedRun)
+@dataclass(frozen=True)
+class SemiSupervisedArm(Arm):
+    """A semi-supervised algorithm on top of the start of another arm: `mean-teacher(runs/simmim)`.
+
+    Attributes:
+        algorithm: The algorithm's name.
+        start: The arm whose start and settings it has.
+        options: The algorithm's options as text.
+    """
+
+    algorithm: str
+    start: Arm
+    options: str = ""
+    unlabelled_needed = True
+
+    @classmethod
+    def parse(cls, text: str, long: float) -> Self | None:
+        from medssl.training.semi_supervised.base import build_algorithm, split_call
+
+        if (call := split_call(text)) is None:
+            return None
+        name, start, options = call
+        build_algorithm(name, options)  # raises MedsslError for what does not exist
+        return cls(name, parse_arm(start, long), options)
+
+    @property
+    def name(self) -> str:
+        return f"{self.algorithm}({', '.join(filter(None, (self.start.name, self.options)))})"
+
+    @property
+    def pretraining(self) -> Path | None:
+        return self.start.pretraining
+
+    @property
+    def trainings(self) -> int:  # type: ignore[override]
+        from medssl.training.semi_supervised.base import build_algorithm
+
+        return build_algorithm(self.algorithm, self.options).trainings
+
+    def settings(self, base: FinetuneConfig) -> FinetuneConfig:
+        return self.start.settings(base)
+
+    def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
+        return ["finetune"]
+
+    def train(self, model: Any, data: TrainingData, settings: FinetuneConfig, seed: int) -> Trained:
+        from medssl.training.semi_supervised.base import build_algorithm, train_semi_supervised
+
+        return train_semi_supervised(model, data, settings, seed, build_algorithm(self.algorithm, self.options))
+
+    def check(self, task: Task) -> None:
+        from medssl.training.semi_supervised.base import build_algorithm, check_task
+
+        check_task(build_algorithm(self.algorithm, self.options), task.name)
+
+
+ARMS: tuple[type[Arm], ...] = (Scratch, ScratchLong, RandomFrozen, SemiSupervisedArm, PretrainedRun)
 BASELINES = (Scratch.name, ScratchLong.name, RandomFrozen.name)
+
+
+def is_semi_supervised(arm: str) -> bool:
+    """Whether the name of an arm is that of a semi-supervised algorithm on a start."""
+    return arm.endswith(")") and "(" in arm
 
 
 def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:
@@ -217,8 +292,8 @@ def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:
     Raises:
         MedsslError: It is neither a baseline nor the folder of a run.
 
-    >>> parse_arm("scratch").settings(FinetuneConfig(steps=10)).encoder_share
-    1.0
+    >>> parse_arm("scratch").settings(FinetuneConfig(steps=10)).head_first
+    0.0
     """
     for kind in ARMS:
         if (arm := kind.parse(text, long)) is not None:

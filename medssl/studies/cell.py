@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,20 @@ from filelock import FileLock, Timeout
 
 from medssl.core import runs
 from medssl.core.atomic import npz_bytes, write_atomically
-from medssl.evaluation.representation import embed, knn_scores, linear_scores
+from medssl.evaluation.representation import (
+    calibrate_norms,
+    class_mean_scores,
+    cluster_scores,
+    embed,
+    knn_scores,
+    linear_scores,
+)
 from medssl.studies.plan import Cell, Plan
+from medssl.studies.summary import EARLIER
 from medssl.training.supervised import TrainingData
 
 PROBES = {"linear": linear_scores, "knn": knn_scores}
+UNLABELLED_PROBES = {"class-mean": class_mean_scores, "kmeans": cluster_scores}  # use the other training scans as well
 
 
 def run_cell(plan: Plan, cell: Cell) -> None:
@@ -45,43 +55,73 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
     config = asdict(cell) | {"task": plan.task.name, "training": None, "validation": None} | counts
     with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent) as record:
         clock = time.perf_counter()
-        predictions = _predictions(plan, cell)
+        predictions, earlier = _predictions(plan, cell)
         seconds = time.perf_counter() - clock
         cases, metrics = plan.task.score(plan.cache, plan.scored, predictions)
+        if earlier is not None:
+            metrics[EARLIER] = plan.task.score(plan.cache, plan.scored, earlier)[1][plan.task.metric.name]
         if cell.draw == 0:
             for name, arrays in plan.task.examples(plan.cache, plan.scored, predictions, cases).items():
                 write_atomically(folder / name, npz_bytes(arrays))
         write_atomically(folder / "predictions.parquet", cases.to_parquet())
-        trained = cell.mode == "finetune"
-        samples = cell.settings.steps * cell.settings.batch_size if trained else len(cell.training)
-        record.update(metrics=metrics, cost={"samples_per_s": round(samples / seconds, 2)})
+        labelled, unlabelled = _crops_seen(plan, cell)
+        speed = {"samples_per_s": round((labelled + unlabelled) / seconds, 2)}
+        record.update(metrics=metrics, cost=speed | {"labelled_samples": labelled, "unlabelled_samples": unlabelled})
 
 
-def _predictions(plan: Plan, cell: Cell) -> list[Any]:
-    """Class probabilities or a mask for each scored scan."""
+def _crops_seen(plan: Plan, cell: Cell) -> tuple[int, int]:
+    """How many labelled and unlabelled samples the training passed, teachers included; a probe sees each scan once."""
     if cell.mode != "finetune":
-        return _probed(plan, cell)
-    draw_seed = 100_003 * plan.seed + 2 * cell.draw  # the same in every arm of a draw, so that arms are paired
-    arm, unlabelled = plan.arms[cell.arm], plan.unlabelled(cell)
+        return len(cell.training) + len(cell.validation), 0
+    arm, settings = plan.arms[cell.arm], cell.settings
+    once = settings.steps * settings.batch_size * settings.accumulate
+    return arm.trainings * once, once if arm.unlabelled_needed else 0
+
+
+def _draw_seed(plan: Plan, cell: Cell) -> int:
+    """The same in every arm of a draw, so that arms are paired."""
+    return 100_003 * plan.seed + 2 * cell.draw
+
+
+def _predictions(plan: Plan, cell: Cell) -> tuple[list[Any], list[Any] | None]:
+    """Class probabilities or a mask for each scored scan; and those of the model after two thirds of its training."""
+    if cell.mode != "finetune":
+        return _probed(plan, cell), None
+    arm, seed = plan.arms[cell.arm], _draw_seed(plan, cell)
+    unlabelled = plan.unlabelled(cell) if arm.unlabelled_needed else []
     data = TrainingData(plan.cache, plan.task, plan.size, cell.training, cell.validation, unlabelled)
-    model = arm.model(plan.task, plan.new_encoder, draw_seed)
-    arm.train(model, data, cell.settings, draw_seed)
-    return plan.task.predict(model, plan.cache, plan.scored, plan.size, cell.settings.precision)
+    model = arm.model(plan.task, plan.new_encoder, seed)
+    if arm.redrawn:
+        calibrate_norms(model.encoder, plan.cache, plan.training_scans, plan.size)
+    trained = arm.train(model, data, cell.settings, seed)
+    predict = partial(plan.task.predict, model, plan.cache, plan.scored, plan.size, cell.settings.precision)
+    last = predict()
+    model.load_state_dict(trained.earlier)
+    return last, predict()
 
 
 def _probed(plan: Plan, cell: Cell) -> list[Any]:
     """Class probabilities; a probe chooses no checkpoint, so it learns from the whole budget."""
-    vectors, known = _features(plan, cell.arm), [*cell.training, *cell.validation]
+    vectors, known = _features(plan, cell), [*cell.training, *cell.validation]
     train, test = (np.stack([vectors[scan] for scan in scans]) for scans in (known, plan.scored))
     codes = np.array([plan.task.labels[scan] for scan in known])
-    return list(PROBES[cell.mode](train, codes, test, plan.task.outputs))
+    if cell.mode in PROBES:
+        return list(PROBES[cell.mode](train, codes, test, plan.task.outputs))
+    unlabelled = np.stack([vectors[scan] for scan in plan.training_scans])
+    return list(UNLABELLED_PROBES[cell.mode](train, codes, test, plan.task.outputs, unlabelled))
 
 
-def _features(plan: Plan, arm: str) -> dict[str, np.ndarray]:
-    """Scan -> feature vector, of all scans that some cell needs; the first probe of an arm embeds them."""
-    if arm not in plan.features:
-        encoder = plan.arms[arm].encoder(plan.new_encoder, 100_003 * plan.seed)
-        needed = {scan for cell in plan.cells for scan in (*cell.training, *cell.validation)} | set(plan.scored)
+def _features(plan: Plan, cell: Cell) -> dict[str, np.ndarray]:
+    """Scan -> feature vector, of all scans that some cell needs; the first probe of an encoder embeds them."""
+    arm = plan.arms[cell.arm]
+    key = (cell.arm, cell.draw if arm.redrawn else 0)
+    if key not in plan.features:
+        encoder = arm.encoder(plan.new_encoder, _draw_seed(plan, cell) if arm.redrawn else 100_003 * plan.seed)
+        if arm.redrawn:
+            calibrate_norms(encoder, plan.cache, plan.training_scans, plan.size)
+        needed = {scan for other in plan.cells for scan in (*other.training, *other.validation)} | set(plan.scored)
+        if any(other.mode in UNLABELLED_PROBES for other in plan.cells):
+            needed |= set(plan.training_scans)
         scans = sorted(needed)
-        plan.features[arm] = dict(zip(scans, embed(encoder, plan.cache, scans, plan.size)))
-    return plan.features[arm]
+        plan.features[key] = dict(zip(scans, embed(encoder, plan.cache, scans, plan.size)))
+    return plan.features[key]

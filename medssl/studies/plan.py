@@ -9,7 +9,7 @@ The plan depends on the settings alone, so every process that works on a study m
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +24,11 @@ from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, parse_arms
 from medssl.training.config import FinetuneConfig
-from medssl.training.finetune import architecture, scans_of
+from medssl.training.finetune import architecture, scans_of, unlabelled_scans
 from medssl.training.models import fresh_encoder
 from medssl.training.task import Task, TaskName, task_named
 
-VERSION = 2  # increased when a cell's work changes: every cell is then done again
+VERSION = 3  # increased when a cell's work changes: every cell is then done again
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class StudyDesign:
     """How arms are compared.
 
     Attributes:
-        modes: How a pretrained encoder is used in classification: finetune, linear or knn; all three by default.
+        modes: How a pretrained encoder is used in classification: finetune, linear, knn, class-mean (nearest mean of a class) or kmeans (clusters named by the labelled scans); the first three by default.
         draws: Draws of patients and seeds for each budget; a p-value from fewer than ten is rarely small.
         long: Steps of scratch-long over those of scratch.
         score_on: Explore on validation, publish test.
@@ -115,7 +115,7 @@ class Plan:
         roles: Role of every patient.
         seed: Seed of the draws, the heads, the order and the views.
         config: Config of the study's record.
-        features: Arm -> scan -> feature vector, filled by the first probe of an arm.
+        features: (arm, draw) -> scan -> feature vector, filled by the first probe of an encoder.
     """
 
     out: Path
@@ -131,7 +131,7 @@ class Plan:
     roles: pd.Series
     seed: int
     config: dict[str, Any]
-    features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    features: dict[tuple[str, int], dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def new_encoder(self) -> NewEncoder:
@@ -161,10 +161,12 @@ class Plan:
 
     def unlabelled(self, cell: Cell) -> list[str]:
         """The other scans of training patients, whose labels the cell's budget did not buy."""
-        labelled = {*cell.training, *cell.validation}
-        manifest = self.cache.manifest
-        training = manifest["scan"][manifest["patient"].map(self.roles) == "train"]
-        return [scan for scan in training if scan not in labelled]
+        return unlabelled_scans(self.cache, self.roles, {*cell.training, *cell.validation})
+
+    @cached_property
+    def training_scans(self) -> list[str]:
+        """All scans of training patients."""
+        return unlabelled_scans(self.cache, self.roles, set())
 
 
 def make_plan(settings: StudySettings) -> Plan:
@@ -183,7 +185,7 @@ def make_plan(settings: StudySettings) -> Plan:
     seen = _seen_test_scans(folders, cache, roles, design.allow_seen)
     subsets = label_budgets(roles, task.seen, settings.budgets, design.seed, design.draws)
     scored = _scored_scans(cache, task, roles, design.score_on)
-    cells = _cells(cache, task, subsets, arms, settings)
+    cells = _cells(cache, task, roles, subsets, arms, settings)
     config = {
         **_settings_record(settings, task, arms),
         **_data_record(cache, task, scored, roles),
@@ -235,13 +237,28 @@ def _scored_scans(cache: Cache, task: Task, roles: pd.Series, role: str) -> list
 
 
 def _cells(
-    cache: Cache, task: Task, subsets: pd.DataFrame, arms: dict[str, Arm], settings: StudySettings
+    cache: Cache,
+    task: Task,
+    roles: pd.Series,
+    subsets: pd.DataFrame,
+    arms: dict[str, Arm],
+    settings: StudySettings,
 ) -> list[Cell]:
+    """The cells, one draw after the other; a semi-supervised arm has none where no training scan is unlabelled.
+
+    Raises:
+        MedsslError: An arm is not for the task, or has no cell at all.
+    """
+    for arm in arms.values():
+        arm.check(task)
     parents = {name: arm.parent_id() for name, arm in arms.items()}
     cells = []
     for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
         training, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
+        any_unlabelled = bool(unlabelled_scans(cache, roles, {*training, *validation}))
         for arm_name, arm in arms.items():
+            if arm.unlabelled_needed and not any_unlabelled:
+                continue
             for mode in arm.modes(task, settings.design.modes):
                 cell = Cell(
                     arm=arm_name,
@@ -250,13 +267,19 @@ def _cells(
                     budget=float(subset["budget"].iloc[0]),
                     draw=int(draw),
                     # A probe trains nothing, so other settings do not make it another cell.
-                    settings=arm.settings(settings.train) if mode == "finetune" else FinetuneConfig(),
+                    settings=arm.settings(settings.train).for_scans(len(training))
+                    if mode == "finetune"
+                    else FinetuneConfig(),
                     parent=parents[arm_name],
                     patients=len(subset),
                     training=training,
                     validation=validation,
                 )
                 cells.append(cell)
+    if missing := arms.keys() - {cell.arm for cell in cells}:
+        raise MedsslError(
+            f"no training scan is left unlabelled for {', '.join(sorted(missing))}: expected a budget below 100%, or more scans"
+        )
     return sorted(cells, key=lambda cell: cell.draw)
 
 

@@ -89,6 +89,7 @@ def probe(
     values = label_values(cache.manifest, label) if label else None
     size = tuple(record.config["crop"])
     random_encoder = fresh_encoder(record.config["encoder"], seed, encoder)
+    representation.calibrate_norms(random_encoder, cache, train, size)
     rows = []
     for name, probed in ((run.name, method.final_encoder), ("random", random_encoder)):
         features = dict(zip([*train, *test], representation.embed(probed, cache, [*train, *test], size)))

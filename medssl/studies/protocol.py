@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medssl.datasets.splits import MIN_PATIENTS_FOR_VALIDATION
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.studies.arms import is_semi_supervised
 
 Config = dict[str, Any]
 POINTS = (  # in the order in which they are read; the keys of a record are sorted
@@ -49,15 +51,12 @@ def protocol_points(config: Config) -> dict[str, dict[str, Any]]:
         "untouched test set": _untouched(config),
         "budget includes validation": Point(
             True,
-            "a checkpoint is chosen on a fifth of the budget's own patients from 10 on; below, the schedule is fixed",
+            f"a checkpoint is chosen on a fifth of the budget's own patients from {MIN_PATIENTS_FOR_VALIDATION} on; below, the "
+            "schedule is fixed",
         ),
         "nested stratified budgets": Point(True, "stored in subsets.parquet; actual counts in the table"),
         "paired arms": Point(True, "same subset, order, augmentation keys and head seed in every arm of a draw"),
-        "strong baselines": Point(
-            False,
-            f"arms: {', '.join(config['arms'])}; scratch has the same learning rate as the others, no trials of its own; no "
-            "ImageNet and no semi-supervised arm",
-        ),
+        "strong baselines": _baselines(config),
         "fine-tuning settings": _finetuning(config),
         "preprocessing parity": _parity(config),
         "inductive": _inductive(config),
@@ -77,17 +76,33 @@ def _untouched(config: Config) -> Point:
     return Point(False, "exploration: scored on validation patients")
 
 
-def _finetuning(config: Config) -> Point:
-    """Whether every pretrained encoder starts after its head and learns at a smaller rate."""
-    pretrained = {arm: settings for arm, settings in config["settings"].items() if arm in config["pretraining"]}
-    if not pretrained:
-        return Point(None, "no pretrained arm")
-    evidence = (
-        f"{arm}: encoder at {settings['encoder_share']:g} of the rate, head alone for {settings['head_first']:.0%} of the steps"
-        for arm, settings in pretrained.items()
+def _baselines(config: Config) -> Point:
+    """Whether scratch, scratch with more steps and a semi-supervised arm on scratch are among the arms."""
+    arms = config["arms"]
+    missing = [name for name in ("scratch", "scratch-long") if name not in arms]
+    missing += (
+        [] if any(is_semi_supervised(arm) and "(scratch" in arm for arm in arms) else ["semi-supervised on scratch"]
     )
-    gentle = all(settings["encoder_share"] < 1 and settings["head_first"] > 0 for settings in pretrained.values())
-    return Point(gentle, "; ".join(evidence))
+    absent = f"; without {', '.join(missing)}" if missing else ""
+    return Point(not missing, f"arms: {', '.join(arms)}{absent}; no arm with trials of its own; no ImageNet arm")
+
+
+def _finetuning(config: Config) -> Point:
+    """Whether every arm has the same settings, and how long it trains; what differs for a pretrained encoder."""
+    settings = config["settings"]
+    names = ("lr", "batch_size", "weight_decay", "growth", "averaging", "balanced", "augmentation", "precision")
+    different = [name for name in names if len({str(each.get(name)) for each in settings.values()}) > 1]
+    evidence = "one rate, batch and augmentation in all arms; steps grow with the labelled scans"
+    if different:
+        evidence = f"the arms differ in {', '.join(different)}"
+    pretrained = [each for arm, each in settings.items() if arm in config["pretraining"]]
+    if pretrained:
+        first = pretrained[0]
+        evidence += (
+            f"; a pretrained encoder learns at {first['encoder_share']:g} of the rate, after its head, which is alone for "
+            f"{first['head_first']:.0%} of the steps"
+        )
+    return Point(not different, evidence)
 
 
 def _parity(config: Config) -> Point:

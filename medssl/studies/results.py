@@ -29,7 +29,7 @@ from medssl.training.task import task_named
 UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-off or damaged file raises
 NUMBERS = [
     *("budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"),
-    *("difference_high", "p", "p_holm"),
+    *("difference_high", "p", "p_holm", "last_third", "labelled_samples", "unlabelled_samples"),
 ]
 KINDS = {  # of the settings in a study's record that its readers count on
     **dict.fromkeys(("arms", "budgets", "cell_ids", "spacing_mm"), list),

@@ -21,10 +21,12 @@ from medssl.core import runs
 from medssl.evaluation.case_metrics import CaseMetric
 from medssl.evaluation.intervals import Interval, holm, join_notes, sign_flip_note
 
+EARLIER = "after_two_thirds"  # the primary metric, had the training ended after two thirds of its steps
 KEY = ["arm", "mode", "budget_name"]  # what the draws of one row of the table share
 COLUMNS = [
     *("arm", "mode", "budget_name", "budget", "patients", "scans", "draws", "seconds", "metric", "mean", "low", "high"),
     *("note", "difference", "difference_low", "difference_high", "p", "p_holm"),
+    *("last_third", "labelled_samples", "unlabelled_samples"),
 ]
 Draws = dict[int, tuple[runs.Run, pd.DataFrame]]  # draw -> a finished cell and its cases
 
@@ -63,14 +65,33 @@ def _metric_rows(key: tuple, draws: Draws, scratch: Draws, metric: CaseMetric) -
         "scans": float(np.mean([run.config["train_scans"] + run.config["validation_scans"] for run in records])),
         "draws": len(draws),
         "seconds": float(np.mean([run.cost["seconds"] for run in records])),
+        **{name: _mean_cost(records, name) for name in ("labelled_samples", "unlabelled_samples")},
     }
     primary = common | {"metric": metric.name} | _primary_columns(draws, scratch, metric)
+    primary |= _convergence(records, metric, primary)
     others = [
         common | {"metric": name, "mean": float(np.nanmean([_number(run.metrics[name]) for run in records]))}
         for name in records[0].metrics
-        if name != metric.name
+        if name not in (metric.name, EARLIER)
     ]
     return [primary, *others]
+
+
+def _mean_cost(records: Sequence[runs.Run], name: str) -> float:
+    return float(np.mean([_number(run.cost.get(name)) for run in records]))
+
+
+def _convergence(records: Sequence[runs.Run], metric: CaseMetric, primary: dict[str, Any]) -> dict[str, Any]:
+    """What the last third of training changed the score by; with a note where that is more than half the interval."""
+    changes = [_number(run.metrics.get(metric.name)) - _number(run.metrics.get(EARLIER)) for run in records]
+    change, half = float(np.mean(changes)), (primary["high"] - primary["low"]) / 2
+    columns: dict[str, Any] = {"last_third": change}
+    if np.isfinite(change) and np.isfinite(half) and abs(change) > half:
+        note = (
+            f"not converged: the last third of training changed the score by {change:+.3f}, more than half its interval"
+        )
+        columns["note"] = join_notes(primary["note"], note)
+    return columns
 
 
 def _primary_columns(draws: Draws, scratch: Draws, metric: CaseMetric) -> dict[str, Any]:

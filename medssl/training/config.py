@@ -13,6 +13,7 @@ from typing import Literal
 from medssl.core.errors import MedsslError
 
 OnCollapse = Literal["stop", "warn"]
+Augmentation = Literal["standard", "strong"]
 
 
 @dataclass(frozen=True)
@@ -50,28 +51,60 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):
-    """How a classifier or segmenter is optimised. The additional fields concern its encoder.
+    """How a classifier or segmenter is optimised, the same for every start unless an attribute says otherwise.
 
     Attributes:
-        encoder_share: Learning rate of a pretrained encoder as a share of the head's; 0.3 by default.
-        head_first: Share of the steps in which only the head and decoder learn, with a pretrained encoder; 0.1 by default.
-        frozen: Whether the encoder's weights are never changed.
+        steps: Optimiser steps with one labelled scan; see growth.
+        growth: Exponent by which the steps grow with the labelled scans: steps x scans ^ growth; 0 for a fixed length.
+        encoder_share: Learning rate of the encoder as a share of the head's; 0 leaves a pretrained encoder unchanged.
+        head_first: Share of the steps in which only the head and decoder learn, with a pretrained encoder.
+        layer_decay: Factor on the learning rate from each layer of a pretrained encoder to the one before it (0.65 to 0.8 suit a ViT); 1 for the same rate in all.
+        averaging: Share of itself that a moving average of the weights keeps at each step, as 0.99; the average is the model. 0 for none.
+        balanced: Whether the scans of each class are drawn equally often, in classification.
+        probe_start: Whether the head starts as a logistic regression on the features of a pretrained encoder, in classification.
+        adapter_rank: Rank of low-rank changes of a pretrained encoder's weights, in place of changes of all; 0 for all.
+        augmentation: standard, or strong: with elastic deformation and low resolution as well.
+
+    Raises:
+        MedsslError: A number is outside of its range.
     """
 
     steps: int = 300
     batch_size: int = 4
     weight_decay: float = 0.01
     warmup: int = 20
-    encoder_share: float | None = None
-    head_first: float | None = None
-    frozen: bool = False
+    growth: float = 0.3
+    encoder_share: float = 1.0
+    head_first: float = 0.1
+    layer_decay: float = 1.0
+    averaging: float = 0.0
+    balanced: bool = True
+    probe_start: bool = False
+    adapter_rank: int = 0
+    augmentation: Augmentation = "standard"
 
-    def resolved(self, pretrained: bool) -> FinetuneConfig:
-        """The same settings with encoder_share and head_first filled in; 1 and 0 for an encoder that is not pretrained."""
-        if not pretrained:
-            return replace(self, encoder_share=1.0, head_first=0.0)
-        share = 0.3 if self.encoder_share is None else self.encoder_share
-        return replace(self, encoder_share=share, head_first=0.1 if self.head_first is None else self.head_first)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low, high in (("encoder_share", 0, 1), ("head_first", 0, 1), ("averaging", 0, 1), ("growth", 0, 1)):
+            if not low <= getattr(self, name) <= high:
+                raise MedsslError(f"{name} is {getattr(self, name)}: expected {low} to {high}")
+        if self.averaging == 1 or not 0 < self.layer_decay <= 1 or self.adapter_rank < 0:
+            raise MedsslError(
+                f"averaging is {self.averaging}, layer_decay {self.layer_decay}, adapter_rank {self.adapter_rank}: expected "
+                "averaging below 1, a layer decay above 0 and at most 1, and a rank of 0 or more"
+            )
+
+    def for_random_start(self) -> FinetuneConfig:
+        """The settings of an encoder that is not pretrained: it learns from the first step on, all of it at the full rate."""
+        return replace(self, encoder_share=1.0, head_first=0.0, layer_decay=1.0, probe_start=False, adapter_rank=0)
+
+    def for_scans(self, scans: int) -> FinetuneConfig:
+        """The settings with as many steps as this number of labelled scans gets.
+
+        >>> FinetuneConfig(steps=300, growth=0.5).for_scans(4).steps
+        600
+        """
+        return replace(self, steps=round(self.steps * max(scans, 1) ** self.growth))
 
 
 @dataclass(frozen=True)

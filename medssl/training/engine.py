@@ -4,41 +4,66 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightly.utils.scheduler import CosineWarmupScheduler
+from lightly.utils.scheduler import cosine_schedule
 from torch import nn
 
 from medssl.core.progress import ProgressBar
 from medssl.training.config import TrainConfig
 
 
-def adamw(groups: Sequence[tuple[nn.Module, float]], train: TrainConfig) -> dict[str, Any]:
-    """Build AdamW with a linear warm-up and a cosine schedule.
+@dataclass(frozen=True)
+class Group:
+    """Weights that share a learning rate.
+
+    Attributes:
+        module: Where the weights are.
+        share: Their learning rate as a share of the peak rate.
+        start: Step at which they begin to learn, with a warm-up of their own.
+    """
+
+    module: nn.Module
+    share: float = 1.0
+    start: int = 0
+
+
+def adamw(groups: Sequence[Group], train: TrainConfig) -> dict[str, Any]:
+    """Build AdamW with a linear warm-up of each group, and one cosine schedule for all.
 
     Args:
-        groups: Modules, each with its share of the learning rate; a weight in several modules belongs to the first.
+        groups: Modules with their learning rates; a weight in several modules belongs to the first.
         train: Its `lr` is the peak learning rate; `weight_decay` holds for matrices and kernels, see `decays`; `warmup` is
             limited to half of `steps`, the length of the whole schedule.
 
     Returns:
         Optimiser and schedule, in the form that Lightning's `configure_optimizers` returns.
     """
-    parameters, assigned = [], set()
-    for module, share in groups:
-        weights = {n: p for n, p in module.named_parameters() if p.requires_grad and id(p) not in assigned}
+    parameters, factors, assigned = list[dict](), list[Callable[[int], float]](), set[int]()
+    for group in groups:
+        weights = {n: p for n, p in group.module.named_parameters() if p.requires_grad and id(p) not in assigned}
         assigned |= {id(p) for p in weights.values()}
         decayed, others = ([p for n, p in weights.items() if decays(n, p) is side] for side in (True, False))
         for decay, members in ((train.weight_decay, decayed), (0.0, others)):
             if members:
-                parameters.append({"params": members, "lr": train.lr * share, "weight_decay": decay})
+                parameters.append({"params": members, "lr": train.lr * group.share, "weight_decay": decay})
+                factors.append(partial(_rate_factor, start=group.start, train=train))
     optimizer = torch.optim.AdamW(parameters, lr=train.lr)
-    warmup = max(1, min(train.warmup, train.steps // 2))
-    schedule = CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=train.steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _rate_factor(step: int, start: int, train: TrainConfig) -> float:
+    """The learning rate over its peak: the cosine schedule of all weights, times the warm-up from `start` on."""
+    warmup = max(1, min(train.warmup, train.steps // 2))
+    length = max(1, train.steps - warmup)
+    falling = cosine_schedule(min(step - warmup, length), length, 1.0, 0.0) if step >= warmup else 1.0
+    return falling * min(1.0, max(0, step - start + 1) / warmup)
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -4,8 +4,9 @@
 
     model = medssl.finetune("cache", "runs/model", task="segmentation", init="runs/simmim")
 
-The settings are the same for every initialisation, with two exceptions: a pretrained encoder starts to learn after the
-head (`head_first`), and at a share of its learning rate (`encoder_share`).
+The settings are the same for every start; those that concern a pretrained encoder alone (`head_first`, `encoder_share`,
+`layer_decay`, `probe_start`, `adapter_rank`) do not hold for a random one. The steps grow with the labelled scans. With
+`--semi-supervised mean-teacher` the other scans of training patients are learned from as well, without their labels.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.config import FinetuneConfig
 from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_pretrained, save_weights
 from medssl.training.pretrain import default_crop
+from medssl.training.semi_supervised.base import (
+    SemiSupervised,
+    build_algorithm,
+    check_task,
+    train_semi_supervised,
+)
+from medssl.training.semi_supervised.distillation import Distillation
 from medssl.training.supervised import TrainingData, train_model
 from medssl.training.task import Task, TaskName, task_named
 
@@ -46,6 +54,8 @@ def finetune(
     train: FinetuneConfig = FinetuneConfig(),
     split: SplitSpec = SplitSpec(),
     seed: int = 0,
+    semi_supervised: str | None = None,
+    teacher: Path | None = None,
 ) -> runs.Run:
     """Train one classifier or segmenter on the training patients of a cache; the test patients are never read.
 
@@ -61,6 +71,9 @@ def finetune(
         train: The optimisation.
         split: How the patients are split.
         seed: Seed of the head, the draw of patients, the order and the views.
+        semi_supervised: Algorithm that also learns from the training patients outside of the budget, without their labels,
+            as mean-teacher or self-training(teachers=3).
+        teacher: Fine-tuned model of any encoder, for semi_supervised=distillation.
 
     Returns:
         The record of the finished run.
@@ -71,10 +84,13 @@ def finetune(
     cache, out = Cache(Path(data)), Path(out)
     targets = task_named(task).from_cache(cache, label)
     spec, size = architecture(cache, [init] if init else [], encoder, crop)
-    settings = train.resolved(pretrained=init is not None)
-    subset = label_budgets(split.roles(cache.manifest), targets.seen, [budget], seed, 1)
+    roles = split.roles(cache.manifest)
+    subset = label_budgets(roles, targets.seen, [budget], seed, 1)
     training, validation = (scans_of(cache, targets, subset, role) for role in ("train", "validation"))
-    scans = TrainingData(cache, targets, size, training, validation)
+    algorithm = _algorithm(semi_supervised, teacher, targets)
+    unlabelled = unlabelled_scans(cache, roles, {*training, *validation}) if algorithm else []
+    scans = TrainingData(cache, targets, size, training, validation, unlabelled)
+    settings = (train if init else train.for_random_start()).for_scans(len(training))
     config = {
         "task": task,
         "label": label,
@@ -85,6 +101,9 @@ def finetune(
         "budget": budget,
         "patients": len(subset),
         "scans": len(training) + len(validation),
+        "semi_supervised": semi_supervised,
+        "unlabelled_scans": len(unlabelled),
+        "teacher": runs.read(teacher).id if teacher else None,
         "data_spec": cache.data_spec.to_record(),
         **split.to_record(),
     }
@@ -95,23 +114,53 @@ def finetune(
         return finished
     with exclusive(out), runs.recording(out, "finetune", config, cache.digest, seed, parent_id) as record:
         model = targets.build_model(fresh_encoder(spec, seed, encoder), seed)
-        metrics = _train_and_save(model, scans, init, settings, seed, out)
+        metrics = _train_and_save(model, scans, init, settings, seed, out, algorithm)
         record.update(metrics=metrics)
     return runs.read(out)
 
 
 def _train_and_save(
-    model: Classifier | Segmenter, data: TrainingData, init: Path | None, settings: FinetuneConfig, seed: int, out: Path
+    model: Classifier | Segmenter,
+    data: TrainingData,
+    init: Path | None,
+    settings: FinetuneConfig,
+    seed: int,
+    out: Path,
+    algorithm: SemiSupervised | None,
 ) -> dict[str, float]:
     """Load the pretrained weights, train, and write `model.safetensors`; returns the validation score, if there is one."""
     loaded = load_pretrained(model, Path(init)) if init else []
     console.print(
-        f"{len(data.training)} scans to train on, {len(data.validation)} to choose a checkpoint; loaded: "
-        f"{', '.join(loaded) or 'nothing'}"
+        f"{len(data.training)} scans to train on for {settings.steps} steps, {len(data.validation)} to choose a checkpoint, "
+        f"{len(data.unlabelled)} without labels; loaded: {', '.join(loaded) or 'nothing'}"
     )
-    score = train_model(model, data, settings, seed, progress=True)
+    if algorithm is None:
+        trained = train_model(model, data, settings, seed, progress=True)
+    else:
+        trained = train_semi_supervised(model, data, settings, seed, algorithm, progress=True)
     save_weights(model, out / "model.safetensors")
-    return {"validation_score": score} if data.validation else {}
+    return {"validation_score": trained.score} if data.validation else {}
+
+
+def _algorithm(name: str | None, teacher: Path | None, task: Task) -> SemiSupervised | None:
+    """The semi-supervised algorithm by its name and options, with the teacher that was given."""
+    if name is None:
+        if teacher is not None:
+            raise MedsslError("--teacher comes without --semi-supervised distillation: expected both, or neither")
+        return None
+    word, _, options = name.partition("(")
+    algorithm = build_algorithm(word.strip(), options.removesuffix(")"))
+    check_task(algorithm, task.name)
+    if teacher is not None:
+        if not isinstance(algorithm, Distillation):
+            raise MedsslError(f"--teacher is for distillation: {word} trains its own teachers; leave --teacher out")
+        theirs, algorithm.teacher, _ = load_model(Path(teacher))
+        if theirs.name != task.name or theirs.classes != task.classes:
+            raise MedsslError(
+                f"the teacher knows {theirs.name} of {', '.join(theirs.classes)}: expected {task.name} of "
+                f"{', '.join(task.classes)}"
+            )
+    return algorithm
 
 
 def load_model(folder: Path, encoder: Encoder | None = None) -> tuple[Task, Classifier | Segmenter, runs.Run]:
@@ -178,6 +227,12 @@ def _common_encoder(records: Sequence[runs.Run], encoder: Encoder | None) -> dic
                 f"the arms have different encoders, {specs[0]} and {other}: expected one; compare them in two studies"
             )
     return specs[0] if specs else None
+
+
+def unlabelled_scans(cache: Cache, roles: pd.Series, labelled: set[str]) -> list[str]:
+    """The scans of training patients that are not among the labelled ones, never those of validation or test patients."""
+    training = cache.manifest["scan"][cache.manifest["patient"].map(roles) == "train"]
+    return [scan for scan in training if scan not in labelled]
 
 
 def scans_of(cache: Cache, task: Task, subset: pd.DataFrame, role: str) -> list[str]:

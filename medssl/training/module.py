@@ -17,7 +17,7 @@ from torch import Tensor
 from medssl.core.errors import MedsslError
 from medssl.methods.base import Method
 from medssl.training.config import TrainConfig
-from medssl.training.engine import adamw
+from medssl.training.engine import Group, adamw
 
 
 class PretrainingModule(pl.LightningModule):
@@ -35,7 +35,7 @@ class PretrainingModule(pl.LightningModule):
         self.method.progress.batches_per_step = train.accumulate
 
     def configure_optimizers(self) -> Any:
-        return adamw([(self.method, 1.0)], self.train_config)
+        return adamw([Group(self.method)], self.train_config)
 
     def on_train_start(self) -> None:
         self.method.progress.step = self.global_step  # a resumed run does not start at 0

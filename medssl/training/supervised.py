@@ -1,7 +1,7 @@
 """Train a classifier or segmenter on labelled scans, and keep the weights of its best validation score.
 
 data = TrainingData(cache, task, (32, 32, 32), training=scans[:20], validation=scans[20:25])
-score = train_model(task.build_model(encoder, seed=0), data, FinetuneConfig(steps=300), seed=0)
+trained = train_model(task.build_model(encoder, seed=0), data, FinetuneConfig(steps=300), seed=0)
 """
 
 from __future__ import annotations
@@ -20,13 +20,20 @@ from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.datamodule import CropData
 from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.config import FinetuneConfig
-from medssl.training.engine import StepBar, adamw, quiet_third_parties
+from medssl.training.engine import Group, StepBar, adamw, quiet_third_parties
 from medssl.training.models import Classifier, Segmenter
 from medssl.training.task import Task
+from medssl.training.techniques.averaging import Average
+from medssl.training.techniques.balancing import balanced
+from medssl.training.techniques.layer_decay import groups
+from medssl.training.techniques.low_rank import add_adapters, merge_adapters, merged_state
+from medssl.training.techniques.probe_start import start_from_probe
 from medssl.views import recipes
 from medssl.views.random import derive_keys
 
 VALIDATIONS = 5  # evaluations of the validation scans during training, if there are any
+EARLIER = 2 / 3  # share of the steps after which the weights are kept, to see what the rest of the training changed
+Weights = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,22 @@ class TrainingData:
     unlabelled: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a training gives beside the model.
+
+    Attributes:
+        score: The best validation score, or NaN if there is none.
+        earlier: The model's state as it would have been used after two thirds of the steps.
+    """
+
+    score: float
+    earlier: Weights
+
+
 def train_model(
     model: Classifier | Segmenter, data: TrainingData, settings: FinetuneConfig, seed: int, progress: bool = False
-) -> float:
+) -> Trained:
     """Train a model in place; if there are validation scans, it ends with the weights of their best score.
 
     Args:
@@ -63,68 +83,141 @@ def train_model(
         progress: Whether to show a progress bar.
 
     Returns:
-        The best validation score, or NaN if there is none.
+        The validation score, and the state after two thirds of the steps.
 
     Raises:
-        MedsslError: The loss is no longer finite.
+        MedsslError: The loss is no longer finite, or a setting does not suit the task.
     """
+    prepare_start(model, data, settings)
     module = SupervisedModule(model, data, settings)
-    crops = data.task.crops(data.cache, data.training, data.size, seed)
-    batches = CropData(crops, settings.batch_size, settings.steps * settings.accumulate)
-    quiet_third_parties()
-    _trainer(settings, progress).fit(module, datamodule=batches)
-    if module.best is None:
-        return float("nan")
-    score, weights = module.best
-    model.load_state_dict(weights)
-    return score
+    batches = CropData(labelled_crops(data, settings, seed), settings.batch_size, settings.steps * settings.accumulate)
+    trainer(settings, progress).fit(module, datamodule=batches)
+    return module.finish()
+
+
+def prepare_start(model: Classifier | Segmenter, data: TrainingData, settings: FinetuneConfig) -> None:
+    """Set the head from a probe and add adapters to the encoder, where the settings ask for it.
+
+    Raises:
+        MedsslError: The setting does not suit the task.
+    """
+    if settings.probe_start:
+        if not isinstance(model, Classifier):
+            raise MedsslError(
+                "probe_start is set for segmentation: expected classification; head_first trains the decoder first"
+            )
+        start_from_probe(model, data.cache, data.training, data.task.labels, data.size)
+    if settings.adapter_rank:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            add_adapters(model.encoder, settings.adapter_rank)
+
+
+def labelled_crops(data: TrainingData, settings: FinetuneConfig, seed: int) -> Any:
+    """The stream of labelled samples, each class equally often if the settings say so."""
+    scans = balanced(data.training, data.task.labels) if settings.balanced else data.training
+    return data.task.crops(data.cache, scans, data.size, seed)
 
 
 class SupervisedModule(pl.LightningModule):
-    """The optimisation of a model on a task; `best` holds the best validation score and its weights."""
+    """The optimisation of a model on a task; `finish` leaves the model with the weights to use.
+
+    Args:
+        model: Model of the task, trained in place.
+        data: What to learn from.
+        settings: Settings of the optimisation.
+    """
 
     def __init__(self, model: Classifier | Segmenter, data: TrainingData, settings: FinetuneConfig):
         super().__init__()
         self.model, self.training_data, self.settings = model, data, settings
-        self.view = recipes.finetune(data.cache.data_spec, data.size)
-        self.best: tuple[float, dict[str, Tensor]] | None = None
+        self.task = data.task
+        self.view = recipes.finetune(data.cache.data_spec, data.size, strong=settings.augmentation == "strong")
+        self.best: tuple[float, Weights] | None = None
+        self.earlier: Weights | None = None
+        self.encoder_start = round(settings.head_first * settings.steps)
+        self.average: Average | None = None
 
     def configure_optimizers(self) -> Any:
-        settings = self.settings
-        groups = [(self.model.encoder, settings.encoder_share or 1.0), (self.model, 1.0)]
-        if settings.frozen:
-            self.model.encoder.requires_grad_(False)
-        return adamw(groups, settings)
+        settings, encoder = self.settings, self.model.encoder
+        if settings.encoder_share == 0:
+            encoder.requires_grad_(False)
+        self.encoder_weights = [weight for weight in encoder.parameters() if weight.requires_grad]
+        own = groups(encoder, settings.encoder_share, settings.layer_decay, self.encoder_start)
+        return adamw([*own, Group(self.model)], settings)
 
-    def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
-        settings = self.settings
-        frozen = settings.frozen or self.global_step < (settings.head_first or 0.0) * settings.steps
-        self.model.encoder.requires_grad_(not frozen).train(not frozen)
-        params = self.view.draw(derive_keys(batch["key"], 0))
-        loss = self.training_data.task.loss(self.model, self.view, params, batch)
+    def on_train_start(self) -> None:
+        if self.settings.averaging:
+            self.average = Average(self.model, self.settings.averaging)
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        frozen = self.settings.encoder_share == 0 or self.global_step < self.encoder_start
+        self.model.encoder.train(not frozen)
+        for weight in self.encoder_weights:
+            weight.requires_grad_(not frozen)
+        loss = self.loss(batch)
         if not torch.isfinite(loss):
             raise MedsslError(
                 f"the loss is {loss.item()} at step {self.global_step}: expected a finite number; lower --lr"
             )
         return loss
 
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of one batch of `labelled_crops`."""
+        params = self.view.draw(derive_keys(batch["key"], 0))
+        x, target = self.task.inputs(self.view, params, batch)
+        return self.task.loss(self.model(x), target)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)  # called once a step, never in the middle of an accumulation
+        if self.average is not None:
+            self.average.update(self.model)
+
     def on_train_batch_end(self, outputs: Any, *_: Any) -> None:
+        if self.trainer.fit_loop._should_accumulate():
+            return
         every = max(1, self.settings.steps // VALIDATIONS)
         due = self.global_step % every == 0 or self.global_step == self.settings.steps
-        if not self.training_data.validation or not due or self.trainer.fit_loop._should_accumulate():
-            return
-        score = self._validate()
-        if np.isfinite(score) and (self.best is None or score >= self.best[0]):
-            self.best = (score, {k: v.detach().clone() for k, v in self.model.state_dict().items()})
-        self.model.train()
+        if self.training_data.validation and due:
+            self._keep_if_best()
+        if self.earlier is None and self.global_step >= EARLIER * self.settings.steps:
+            self.earlier = self._state_to_use()
 
-    def _validate(self) -> float:
+    def finish(self) -> Trained:
+        """Load the weights to use into the model: the best by validation, else the average, else the last."""
+        last = self._state_to_use()
+        earlier = self.earlier or last
+        if self.settings.adapter_rank:
+            self.model.load_state_dict(earlier)
+            earlier = merged_state(self.model)
+        self.model.load_state_dict(last)
+        if self.settings.adapter_rank:
+            merge_adapters(self.model.encoder)
+        return Trained(self.best[0] if self.best else float("nan"), earlier)
+
+    def _state_to_use(self) -> Weights:
+        if self.best is not None:
+            return self.best[1]
+        return _copied((self.average.model if self.average else self.model).state_dict())
+
+    def _keep_if_best(self) -> None:
+        model = self.average.model if self.average else self.model
         data, scans = self.training_data, list(self.training_data.validation)
-        predictions = data.task.predict(self.model, data.cache, scans, data.size, self.settings.precision)
-        return data.task.validation_score(data.cache, scans, predictions)
+        training = model.training
+        predictions = data.task.predict(model, data.cache, scans, data.size, self.settings.precision)
+        model.train(training)
+        score = data.task.validation_score(data.cache, scans, predictions)
+        if np.isfinite(score) and (self.best is None or score >= self.best[0]):
+            self.best = (score, _copied(model.state_dict()))
 
 
-def _trainer(settings: FinetuneConfig, progress: bool) -> pl.Trainer:
+def _copied(state: Weights) -> Weights:
+    return {name: values.detach().clone() for name, values in state.items()}
+
+
+def trainer(settings: FinetuneConfig, progress: bool) -> pl.Trainer:
+    """The Trainer of a supervised training, on one device, without log or checkpoint."""
+    quiet_third_parties()
     return pl.Trainer(
         max_steps=settings.steps,
         max_epochs=-1,

@@ -91,25 +91,44 @@ class Task(ABC):
         """The encoder below a randomly initialised head."""
 
     @abstractmethod
-    def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int) -> Crops:
-        """The stream of training samples, with the target in each.
+    def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, labelled: bool = True) -> Crops:
+        """The stream of training samples, with the target in each if they are labelled.
 
         Args:
             cache: Where the scans are.
             scans: Scans to train on.
             size: Voxels of a crop along each axis.
             seed: Seed of the stream.
+            labelled: Whether the samples hold their targets.
         """
 
     @abstractmethod
-    def loss(self, model: Any, view: View, params: Any, batch: dict[str, Any]) -> Tensor:
-        """The loss of a batch of `crops`, seen through a view with the parameters drawn from it.
+    def inputs(self, view: View, params: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """A batch of `crops` seen through a view: the model's input, and the target.
 
         Args:
-            model: Model of the task.
             view: The augmentation.
             params: What the view drew for the batch.
             batch: A batch of `crops`, on the model's device.
+        """
+
+    @abstractmethod
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch of `inputs`.
+
+        Args:
+            logits: The model's output (B, classes, *S), without *S in classification.
+            target: What `inputs` returned beside the model's input.
+        """
+
+    @abstractmethod
+    def soft_loss(self, logits: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:
+        """The loss against class probabilities in place of a reader's target.
+
+        Args:
+            logits: The model's output (B, classes, *S), without *S in classification.
+            probabilities: Of the same shape.
+            weight: Of each place (B, *S).
         """
 
     @abstractmethod
@@ -186,6 +205,10 @@ class Task(ABC):
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16-mixed"):
             return self._predict(model.to(device), cache, scans, size)
 
+    @abstractmethod
+    def predicted_classes(self, predictions: Sequence[np.ndarray]) -> set[int]:
+        """The classes or structures (0: background) that these predictions of `predict` name."""
+
     def check_scored(self, scans: Sequence[str]) -> None:
         """Raises MedsslError where the metric cannot be computed on these scans."""
         if not scans:
@@ -234,15 +257,24 @@ class Classification(Task):
 
         return Classifier(encoder, self.outputs)
 
-    def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int) -> Crops:
+    def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, labelled: bool = True) -> Crops:
         from medssl.preprocessing.crops import Crops
 
-        return Crops(cache, scans, tuple(size), seed, targets=self.labels, place="center")
+        return Crops(cache, scans, tuple(size), seed, targets=self.labels if labelled else None, place="center")
 
-    def loss(self, model: Any, view: View, params: Any, batch: dict[str, Any]) -> Tensor:
+    def inputs(self, view: View, params: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        return view(batch["source"].float(), params), batch["target"]
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         import torch.nn.functional as F
 
-        return F.cross_entropy(model(view(batch["source"].float(), params)), batch["target"])
+        return F.cross_entropy(logits, target)
+
+    def soft_loss(self, logits: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:
+        return _soft_cross_entropy(logits, probabilities, weight)
+
+    def predicted_classes(self, predictions: Sequence[np.ndarray]) -> set[int]:
+        return {int(p.argmax()) for p in predictions}
 
     def validation_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
         """Minus the cross-entropy."""
@@ -326,17 +358,29 @@ class Segmentation(Task):
 
         return Segmenter(encoder, self.outputs)
 
-    def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int) -> Crops:
+    def crops(self, cache: Cache, scans: Sequence[str], size: Sequence[int], seed: int, labelled: bool = True) -> Crops:
         from medssl.preprocessing.crops import Crops, source_within
 
         source = source_within(cache, scans, [round(SOURCE_SHARE * n) for n in size], size)
-        return Crops(cache, scans, source, seed, masks=True)
+        return Crops(cache, scans, source, seed, masks=labelled)
 
-    def loss(self, model: Any, view: View, params: Any, batch: dict[str, Any]) -> Tensor:
-        """Dice and cross-entropy, over the batch as one scan."""
+    def inputs(self, view: View, params: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         target = self._class_of_structure.to(batch["mask"].device)[batch["mask"].long()].float()
-        x, target = view.with_mask(batch["source"].float(), target, params)
-        return self._dice_and_cross_entropy(model(x), target)
+        return view.with_mask(batch["source"].float(), target, params)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Dice and cross-entropy, over the batch as one scan."""
+        return self._dice_and_cross_entropy(logits, target)
+
+    def soft_loss(self, logits: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:
+        """Dice of the structures, over the batch as one scan, and cross-entropy."""
+        from monai.losses import DiceLoss
+
+        dice = DiceLoss(softmax=True, include_background=False, batch=True)(logits, probabilities)
+        return dice + _soft_cross_entropy(logits, probabilities, weight)
+
+    def predicted_classes(self, predictions: Sequence[np.ndarray]) -> set[int]:
+        return {int(value) for mask in predictions for value in np.unique(mask)}
 
     def validation_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
         """The mean Dice."""
@@ -439,6 +483,10 @@ def task_named(name: str) -> type[Task]:
     if name not in TASKS:
         raise MedsslError(f"there is no task {name!r}: expected one of {', '.join(TASKS)}{nearest(name, TASKS)}")
     return TASKS[name]
+
+
+def _soft_cross_entropy(logits: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:
+    return -(weight * (probabilities * logits.log_softmax(1)).sum(1)).mean()
 
 
 def _by_patient(cache: Cache, seen: dict[str, Iterable[int]]) -> dict[str, tuple[int, ...]]:

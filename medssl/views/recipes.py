@@ -34,6 +34,7 @@ from medssl.views.dose import LowDoseCT, LowDoseXray
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise, Window
 from medssl.views.mri import BiasField, RicianNoise
 from medssl.views.spatial import Resample, limit_turns
+from medssl.views.thick_slices import ThickSlices
 from medssl.views.ultrasound import Shadow, Speckle
 
 Size = Sequence[int]
@@ -144,20 +145,62 @@ def restoration(strength: float = 1.0) -> View:
     )
 
 
-def finetune(data_spec: DataSpec, size: Size) -> View:
+def finetune(data_spec: DataSpec, size: Size, strong: bool = False) -> View:
     """Augmentation of nnU-Net's kind, for supervised training; a mask moves along.
 
     Args:
         data_spec: The scans.
-        size: Voxels of the crop, one number per axis.
+        size: Voxels of the crop, one number an axis.
+        strong: Add nnU-Net's elastic deformation and wider turns and zooms, and thick slices in volumes (its simulated
+            low resolution).
 
     Example:
         >>> view = finetune(DataSpec(2, modality="US"), size=(128, 128))
     """
-    family = data_spec.family
+    family, light = data_spec.family, _light(data_spec.family, 0.1, 0.2, 0.4)
+    if not strong:
+        crop = _crop(data_spec, size, degrees=15, zoom=(0.8, 1.25), aspect=1.15, flip=_flips(data_spec))
+        changes = [Gamma(1.4, 0.4), *light, Blur(1.0, 0.2), _noise(family, 0.04, 0.2)]
+        return Recipe(family.name, [crop, *window(family, 0.03), *changes])
+    elastic_mm = 0.06 * min(n * step for n, step in zip(size, data_spec.spacing_mm))
+    moves = {"zoom": (0.7, 1.4), "aspect": 1.25, "flip": _flips(data_spec), "elastic_mm": elastic_mm}
+    crop = _crop(data_spec, size, degrees=25, **moves)
+    low_resolution: list[View] = [_low_resolution(data_spec)] if data_spec.dims == 3 else [Blur(2.0, 0.25)]
+    changes = [Gamma(1.5, 0.5), *light, Blur(1.0, 0.2), *low_resolution, _noise(family, 0.06, 0.3)]
+    return Recipe(family.name, [crop, *window(family, 0.05), *changes])
+
+
+def weak(data_spec: DataSpec, size: Size) -> View:
+    """The moves of `finetune` alone: what a teacher sees of an unlabelled scan.
+
+    Args:
+        data_spec: The scans.
+        size: Voxels of the crop, one number an axis.
+
+    Example:
+        >>> view = weak(DataSpec(3, modality="MR"), size=(32, 32, 32))
+    """
     crop = _crop(data_spec, size, degrees=15, zoom=(0.8, 1.25), aspect=1.15, flip=_flips(data_spec))
-    changes = [Gamma(1.4, 0.4), *_light(family, 0.1, 0.2, 0.4), Blur(1.0, 0.2), _noise(family, 0.04, 0.2)]
-    return Recipe(family.name, [crop, *window(family, 0.03), *changes])
+    return Recipe(data_spec.family.name, [crop, *window(data_spec.family)])
+
+
+def strengthen(data_spec: DataSpec) -> View:
+    """Strong changes of intensity that move nothing, on top of `weak`: what a student sees where its teacher saw `weak`.
+
+    Args:
+        data_spec: The scans; their window, if they have one, is applied already.
+
+    Example:
+        >>> view = strengthen(DataSpec(3, modality="MR"))
+    """
+    family = data_spec.family
+    changes = [Gamma(1.8, 0.8), *_light(family, 0.2, 0.3, 0.8), Blur(1.5, 0.4), _noise(family, 0.06, 0.4)]
+    return Compose(changes)
+
+
+def _low_resolution(data_spec: DataSpec) -> View:
+    step_mm = min(data_spec.spacing_mm)
+    return ThickSlices((2 * step_mm, 4 * step_mm), data_spec.spacing_mm, probability=0.25)
 
 
 def plain(data_spec: DataSpec, size: Size | None = None) -> View:
@@ -175,7 +218,7 @@ def plain(data_spec: DataSpec, size: Size | None = None) -> View:
 
 
 RECIPES: dict[str, Callable[..., Any]] = {
-    f.__name__: f for f in (contrastive, multi_crop, masked, relational, restoration, finetune, plain)
+    f.__name__: f for f in (contrastive, multi_crop, masked, relational, restoration, finetune, weak, strengthen, plain)
 }
 
 

@@ -120,10 +120,10 @@ def test_a_budget_that_rounds_to_no_case_is_refused_with_the_smallest_there_is()
         label_budgets(all_train(24), classes_of(24), ["1%"])
 
 
-def test_validation_is_cut_from_the_budget_and_only_from_ten_patients_on() -> None:
-    table = label_budgets(all_train(60), classes_of(60), ["9p", "30p"], 0, draws=1)
+def test_validation_is_cut_from_the_budget_and_only_from_25_patients_on() -> None:
+    table = label_budgets(all_train(60), classes_of(60), ["24p", "30p"], 0, draws=1)
     roles = table.groupby("budget_name")["role"].value_counts()
-    assert roles["9p"].to_dict() == {"train": 9}
+    assert roles["24p"].to_dict() == {"train": 24}
     assert 5 <= roles["30p"]["validation"] <= 6
     assert roles["30p"].sum() == 30
     learnt = table[(table["budget_name"] == "30p") & (table["role"] == "train")]["patient"]

@@ -39,8 +39,8 @@ def test_a_run_is_named_after_its_folder(run: Path) -> None:
 
 def test_how_each_arm_trains(run: Path) -> None:
     settings = {name: arm.settings(BASE) for name, arm in parse_arms(["scratch", "random-frozen", str(run)]).items()}
-    assert {name: s.encoder_share for name, s in settings.items()} == {"scratch": 1, "random-frozen": 1, "simmim": 0.3}
-    assert [s.frozen for s in settings.values()] == [False, True, False]
+    assert {name: s.encoder_share for name, s in settings.items()} == {"scratch": 1, "random-frozen": 0, "simmim": 1}
+    assert {name: s.head_first for name, s in settings.items()} == {"scratch": 0, "random-frozen": 0, "simmim": 0.1}
     assert parse_arm("scratch-long", long=2.5).settings(BASE).steps == 25
 
 

@@ -21,7 +21,7 @@ from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture
 from medssl.training.pretrain import pretrain
-from medssl.training.supervised import SupervisedModule, TrainingData, train_model
+from medssl.training.supervised import TrainingData, train_model
 from medssl.training.task import task_named
 from tests.conftest import small_encoder
 from tests.options import options
@@ -222,13 +222,13 @@ def test_a_cell_is_another_one_when_labels_or_weights_are(cache: Cache, pretrain
 
 def test_the_best_validation_score_is_kept_and_nan_is_ignored(cache: Cache, tmp_path: Path, monkeypatch: Any) -> None:
     scores = iter([float("nan"), 0.5, 0.4, float("nan"), 0.45])
-    monkeypatch.setattr(SupervisedModule, "_validate", lambda self: next(scores))
     task = task_named("segmentation").from_cache(cache)
+    monkeypatch.setattr(type(task), "validation_score", lambda *_: next(scores))
     scans = list(cache.manifest["scan"])
     model = task.build_model(small_encoder(), 0)
-    train = FinetuneConfig(steps=5, batch_size=1).resolved(pretrained=False)
+    train = FinetuneConfig(steps=5, batch_size=1).for_random_start()
     data = TrainingData(cache, task, (16, 16, 16), scans[:4], scans[4:6])
-    assert train_model(model, data, train, 0) == 0.5
+    assert train_model(model, data, train, 0).score == 0.5
 
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(

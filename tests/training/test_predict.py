@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.training.config import FinetuneConfig
-from medssl.training.finetune import finetune, load_model
+from medssl.training.finetune import finetune
 from medssl.training.native_grid import map_to_grid
 from medssl.training.predict import embed, predict
 
@@ -137,48 +136,3 @@ def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(
     with pytest.raises(MedsslError, match="other settings"):
         finetune(cache.path, tmp_path / "m", train=FinetuneConfig(steps=3, batch_size=2), **settings)
     assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
-
-
-def test_a_pretrained_encoder_learns_slower_and_later_unless_options_say_otherwise() -> None:
-    """The protocol's fine-tuning recipe is the default where something was pretrained, and nowhere else."""
-    assert (FinetuneConfig().resolved(True).encoder_share, FinetuneConfig().resolved(True).head_first) == (0.3, 0.1)
-    given = FinetuneConfig(encoder_share=1.0, head_first=0.0)
-    assert given.resolved(True) == given
-    assert FinetuneConfig(encoder_share=0.2, head_first=0.5).resolved(False) == FinetuneConfig(
-        encoder_share=1.0, head_first=0.0
-    )
-
-
-def test_a_folder_without_a_fine_tuned_model_is_refused(pretrained: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedsslError, match="expected a finished fine-tuned model"):
-        load_model(pretrained)
-    with pytest.raises(MedsslError, match=r"no run\.json"):
-        load_model(tmp_path)
-
-
-def test_weights_that_do_not_fit_are_never_left_random(pretrained: Path, tmp_path: Path) -> None:
-    from medssl.encoders import ResidualUNet
-    from medssl.training.models import load_pretrained
-    from medssl.training.task import task_named
-
-    other = task_named("segmentation")(("1",)).build_model(ResidualUNet(3, width=8, blocks=(1, 1, 1)), 0)
-    with pytest.raises(MedsslError, match="weights do not fit"):
-        load_pretrained(other, pretrained)
-    assert runs.read(pretrained).kind == "pretrain"
-
-
-def test_every_pretrained_weight_arrives_and_only_the_new_head_is_fresh(pretrained: Path) -> None:
-    from safetensors.torch import load_file
-
-    from medssl.training.models import load_pretrained
-    from medssl.training.task import task_named
-    from tests.conftest import small_encoder
-
-    model = task_named("segmentation")(tuple("12345")).build_model(small_encoder(), 0)
-    assert load_pretrained(model, pretrained) == ["encoder", "decoder"]
-    for part, name in ((model.encoder, "encoder"), (model.decoder, "decoder")):
-        given, own = load_file(pretrained / f"{name}.safetensors"), part.state_dict()
-        body = [k for k in given if not k.startswith("head.")]
-        assert body
-        assert all((given[k] == own[k]).all() for k in body)
-    assert model.decoder.head.out_channels == 6

@@ -1,0 +1,1 @@
+"""Techniques of fine-tuning with few labels, one file each; `FinetuneConfig` switches them on."""
