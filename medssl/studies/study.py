@@ -54,7 +54,7 @@ def study(
         data: Cache made by `medssl prepare`.
         out: Folder of the study.
         task: What to learn: classification or segmentation.
-        arms: scratch, scratch-long, random-frozen, and folders of pretraining runs.
+        arms: scratch, scratch-long, random-frozen, folders of pretraining runs, and semi-supervised algorithms on one of these, as mean-teacher(runs/simmim).
         budgets: Shares (5%) or numbers (3p) of the labelled training patients, validation patients included.
         label: Label column to classify.
         encoder: Encoder where no run is given, or of runs whose encoder class lies outside medssl.

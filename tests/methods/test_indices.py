@@ -9,7 +9,7 @@ from medssl.encoders import ResNet, ViT
 from medssl.methods import IBOT, MAE, MoCo, SimCLR, SimMIM
 from medssl.methods.shared import devices
 from medssl.training.config import TrainConfig
-from medssl.training.engine import adamw
+from medssl.training.engine import Group, adamw
 
 
 def two_view_batch(scans):
@@ -56,7 +56,7 @@ def test_a_branch_with_a_collective_call_is_taken_by_all_devices_or_none(monkeyp
 )
 def test_mask_tokens_are_not_decayed(method):
     trained = method()
-    groups = adamw([(trained, 1.0)], TrainConfig(steps=4))["optimizer"].param_groups
+    groups = adamw([Group(trained)], TrainConfig(steps=4))["optimizer"].param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert decay[id(trained.mask_token)] == 0
     layers = (torch.nn.Linear, torch.nn.Conv2d)
