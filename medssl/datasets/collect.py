@@ -146,12 +146,14 @@ def _readable_files(
         format = file_format(path)
         if format is not None:
             yield source_of[root], path, format
-        elif not _holds_voxels_of_mhd(path):
+        elif not _holds_voxels_of_header(path):
             skipped[suffix(path) or "no suffix"] += 1
 
 
-def _holds_voxels_of_mhd(path: Path) -> bool:
-    return suffix(path) in (".raw", ".zraw") and path.with_suffix(".mhd").exists()
+def _holds_voxels_of_header(path: Path) -> bool:
+    headers = {".raw": (".mhd",), ".zraw": (".mhd",), ".img": (".hdr", ".hdr.gz"), ".img.gz": (".hdr", ".hdr.gz")}
+    without_suffix = path.name[: -len(suffix(path))] if suffix(path) in headers else ""
+    return any(path.with_name(without_suffix + end).exists() for end in headers.get(suffix(path), ()))
 
 
 def _check_any_scan(sources: Sequence[Source], count: int, skipped: Counter[str], notices: list[Notice]) -> None:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from csv import Error as CsvError
+from csv import reader
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -31,6 +33,7 @@ MAX_TEXTS = 20  # different texts of a label; where there are more, each must st
 ROWS_OF_A_CLASS = 5
 MAX_CHARACTERS = 64  # of a class's name
 IDENTIFIER = 100_000  # a column of whole numbers that are all larger may identify somebody
+MISSING_WORDS = frozenset({"NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"})
 DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[ T].*)?"
 DISAGREE = "its rows in labels disagree: patient unknown; keep one row"
 NO_ROW = "no row in labels: patient unknown"
@@ -131,6 +134,10 @@ class LabelTable:
             (repeated, "scans have several label rows; rows that disagree are not used"),
         ]
         notices = [Notice(f"{len(names)} {text}", tuple(names)) for names, text in reported if names]
+        for name in self.labels:
+            if words := sorted(set(self.frame[name].dropna().astype(str)) & MISSING_WORDS):
+                text = f"the label {name!r} has the class {words[0]!r}: leave cells empty where there is no label"
+                notices.append(Notice(text))
         if self.columns_left_out:
             text = "columns of the labels are left out (--label NAME... keeps some, --patient NAME names that of the patients)"
             names = tuple(self.columns_left_out)
@@ -140,16 +147,54 @@ class LabelTable:
 
 def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
     try:
+        _check_rows(csv)
         columns = pd.read_csv(csv, nrows=0).columns
         if key not in columns:
             raise MedsslError(f"key {key!r} is not a column of the labels{nearest(key, columns)}")
-        return pd.read_csv(csv, dtype={name: str for name in (key, patient) if name in columns})
+        texts = pd.read_csv(csv, dtype=str, keep_default_na=False, na_values=[""])
+        frame = pd.read_csv(csv)
     except FileNotFoundError:
         raise MedsslError(f"labels {csv} does not exist: expected a CSV file") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, CsvError) as error:
         raise MedsslError(
             f"labels {csv} is not a CSV file ({type(error).__name__}): expected columns and rows"
         ) from None
+    for name in frame:
+        if name in (key, patient) or _has_texts(frame[name], texts[name]):
+            frame[name] = texts[name]
+    return frame
+
+
+def _has_texts(values: pd.Series, texts: pd.Series) -> bool:
+    """Whether words such as NA and None, which pandas takes for empty cells, are the names of classes in this column.
+
+    Among numbers, or true and false, they mean that there is no value.
+    """
+    known = values.dropna()
+    are_values = pd.api.types.is_numeric_dtype(values) or known.map(lambda value: isinstance(value, bool)).all()
+    return bool((values.isna() & texts.notna()).any()) and not (are_values and len(known))
+
+
+def _check_rows(path: Path) -> None:
+    """Raise MedsslError for two columns of one name, and for a row with more cells than there are columns.
+
+    pandas would call the second `finding.1`, and would move every cell by one column.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = reader(file)
+        names = [name.strip() for name in next(rows, [])]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            shown = repr(twice[0]) if twice[0] else "without a name"
+            raise MedsslError(
+                f"labels {path} have {names.count(twice[0])} columns {shown}: expected each name once; rename one, or remove it"
+            )
+        for number, row in enumerate(rows, 2):
+            if len(row) > len(names):
+                raise MedsslError(
+                    f"row {number} of labels {path} has {len(row)} cells, there are {len(names)} columns: expected at most as many; "
+                    "put cells with commas in quotes"
+                )
 
 
 def _check_column(option: str, name: str | None, frame: pd.DataFrame, taken: Sequence[str | None]) -> None:

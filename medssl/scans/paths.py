@@ -21,6 +21,8 @@ from medssl.core.errors import MedsslError, ScanError
 SUFFIXES = {
     ".nii": "nifti",
     ".nii.gz": "nifti",
+    ".hdr": "nifti",
+    ".hdr.gz": "nifti",
     ".nrrd": "nrrd",
     ".mha": "metaimage",
     ".mhd": "metaimage",
@@ -34,6 +36,7 @@ SUFFIXES = {
     ".dicom": "dicom",
     ".ima": "dicom",
 }
+PACKED = (".nii.gz", ".hdr.gz", ".img.gz")  # suffixes in two parts
 INFLATE_LIMIT = 1032  # deflate packs at most 1032 to 1: a header that claims more is wrong
 CHUNK = 1 << 20
 
@@ -83,6 +86,8 @@ def _first_met(link: Path, roots: list[Path], linked: set[Path]) -> bool:
 def file_format(path: Path) -> str | None:
     """The format by the suffix, else by DICOM's magic word at byte 128; None for everything else."""
     format = SUFFIXES.get(suffix(path))
+    if suffix(path) == ".hdr" and not _has_header_of_pair(path):
+        format = None
     if format is None and path.name.lower() != "dicomdir" and _has_dicom_magic(path):
         return "dicom"
     return format
@@ -91,7 +96,7 @@ def file_format(path: Path) -> str | None:
 def suffix(path: Path) -> str:
     """The suffix in small letters, `.nii.gz` in one piece."""
     name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+    return next((end for end in PACKED if name.endswith(end)), path.suffix.lower())
 
 
 def stem(path: Path) -> str:
@@ -222,6 +227,16 @@ class _Walk:
 def is_utf8(name: str) -> bool:
     """Whether a file's name is text: Python holds other bytes as surrogates, which cannot be written anywhere."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _has_header_of_pair(path: Path) -> bool:
+    """Whether a .hdr is one of NIfTI or Analyze, not that of another program."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(4)
+    except OSError:
+        return True  # the reader says why it cannot be opened
+    return any(int.from_bytes(first, order) in (348, 540) for order in ("little", "big"))
 
 
 def _has_dicom_magic(path: Path) -> bool:

@@ -68,6 +68,7 @@ HEADER_FIELDS = (
     "EchoTime",
     "DiffusionBValue",
     (0x0043, 0x102F),  # GE: 0 to 3 for magnitude, phase, real, imaginary
+    (0x0065, 0x1050),  # United Imaging: how many slices lie in one picture, as tiles
     "BurnedInAnnotation",
     "Rows",
     "Columns",

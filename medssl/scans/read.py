@@ -18,7 +18,7 @@ from medssl.scans.dicom.segmentation import check_segmentation, read_segmentatio
 from medssl.scans.dicom.volume import read_series
 from medssl.scans.formats.images import image_header, npz_headers, read_image, read_npz
 from medssl.scans.formats.metaimage import data_file, metaimage_header, read_metaimage
-from medssl.scans.formats.nifti import nifti_header, read_nifti
+from medssl.scans.formats.nifti import nifti_header, read_nifti, voxel_file
 from medssl.scans.formats.nrrd import nrrd_header, read_nrrd
 from medssl.scans.paths import file_format, readable_errors
 from medssl.scans.scan import Header, Scan
@@ -43,7 +43,7 @@ def read_headers(path: Path, format: str) -> list[tuple[str | None, Header]]:
 
 
 def files_of(path: Path, format: str) -> list[Path]:
-    """A scan's file, and the one beside it that holds its voxels where it is a MetaImage header alone.
+    """A scan's file, and the one beside it that holds its voxels where it is a header alone (.mhd, .hdr).
 
     Args:
         path: The file that `index` found.
@@ -52,7 +52,8 @@ def files_of(path: Path, format: str) -> list[Path]:
     Raises:
         ScanError: That one is missing or lies elsewhere.
     """
-    beside = data_file(path) if format == "metaimage" else None
+    find = {"metaimage": data_file, "nifti": voxel_file}.get(format)
+    beside = find(path) if find else None
     return [path] if beside is None else [path, beside]
 
 

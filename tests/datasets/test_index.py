@@ -12,6 +12,7 @@ from rich.console import Console
 
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
+from medssl.datasets.labels import label_codes
 from medssl.datasets.manifest import rejects_table, source_files
 from medssl.preprocessing.cache import prepare
 from medssl.scans.privacy import Pseudonyms, known_manufacturer
@@ -126,6 +127,47 @@ def test_chosen_labels_and_wrong_columns(tmp_path):
     for wrong in ({"label": ["findin"]}, {"key": "fil"}, {"patient": "agee"}):
         with pytest.raises(MedsslError, match=r"did you mean (finding|file|age)"):
             index([tmp_path / "d"], tmp_path / "m", labels=table, **wrong)
+
+
+def test_classes_called_none_or_na_are_classes_and_among_numbers_they_are_no_value(tmp_path, capsys):
+    for name in "abcd":
+        write_nifti(tmp_path / "d" / f"{name}.nii")
+    lines = [
+        "file,who,kind,only,age,flag",
+        "a,p1,None,NA,40,True",
+        "b,NA,NA,NA,NA,NA",
+        "c,null,cyst,NA,41.5,False",
+        "d,p4,,NA,,",
+    ]
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    labels = ["kind", "only", "age", "flag"]
+    manifest = index([tmp_path / "d"], tmp_path / "m", labels=tmp_path / "l.csv", patient="who", label=labels)
+    assert manifest.status.tolist() == ["ok"] * 4
+    assert manifest["label.kind"].tolist() == ["None", "NA", "cyst", None]
+    assert manifest["label.only"].tolist() == ["NA"] * 4
+    assert manifest["label.age"].isna().tolist() == manifest["label.flag"].isna().tolist() == [False, True, False, True]
+    assert label_codes(manifest, "kind")[1] == ["NA", "None", "cyst"]
+    assert "the label 'kind' has the class 'NA': leave cells empty" in capsys.readouterr().err.replace("\n", " ")
+    cache = prepare(tmp_path / "m", tmp_path / "c")
+    assert cache.manifest["label.kind"].tolist() == ["None", "NA", "cyst", None]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["file,finding,finding", "a,x,y"], "2 columns 'finding'"),
+        (["file,finding, finding", "a,x,y"], "2 columns 'finding'"),
+        (["file,,", "a,x,y"], "2 columns without a name"),
+        (["file,finding", "a,x,y"], "row 2 of labels .* has 3 cells, there are 2 columns"),
+        (["file,finding", "a,x", "b,x,"], "row 3 of labels .* has 3 cells"),
+    ],
+)
+def test_two_columns_of_one_name_and_rows_too_long_are_refused(tmp_path, lines, words):
+    """pandas called the second column finding.1, and took the first cell of a long row for its number."""
+    write_nifti(tmp_path / "d" / "a.nii")
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    with pytest.raises(MedsslError, match=words):
+        index([tmp_path / "d"], tmp_path / "m", labels=tmp_path / "l.csv", label=["finding"])
 
 
 def test_labels_stand_in_the_order_of_their_file(tmp_path):

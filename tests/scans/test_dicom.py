@@ -100,6 +100,12 @@ def cut_pixels(dataset, z):
         dataset.PixelData = dataset.PixelData[:100]
 
 
+def united_imaging_grid(dataset, z):
+    dataset.Manufacturer = "UIH"
+    dataset.add_new((0x0065, 0x0010), "LO", "Image Private Header")
+    dataset.add_new((0x0065, 0x1050), "DS", "25")
+
+
 FAULTS = {
     "missing": (dict(edit=without_slice_5), "missing slice: 1 of 8, the first between 15.00 and 20.00 mm"),
     "duplicate": (dict(edit=copy_of_slice_5), "duplicate position: 8 slices lie at 7 places, two of them at 17.50"),
@@ -119,6 +125,7 @@ FAULTS = {
     ),
     "4D uneven": (dict(depths=[0, 0, 0, 2.5, 2.5, 5, 5, 5]), "unequal frames: places hold 2 to 3 slices"),
     "mosaic": (dict(edit=field("ImageType", ["ORIGINAL", "PRIMARY", "MOSAIC"], None)), "mosaic without its CSA header"),
+    "united imaging": (dict(edit=united_imaging_grid), r"grid of United Imaging, 25 slices .*\(0065,1050\)"),
     "burned in": (dict(edit=field("BurnedInAnnotation", "YES")), "burned into the pixels"),
     "mixed": (dict(edit=turn_the_last_three), "mixed orientation"),
     "palette": (dict(PhotometricInterpretation="PALETTE COLOR"), "palette"),

@@ -59,6 +59,89 @@ def test_tiff(tmp_path, compression):
         assert (read_image(tmp_path / f"{name}.tif")[0] == expected).all()
 
 
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_upright(tmp_path, orientation, compression):
+    """The second reading, for compressions that tifffile lacks, is pillow's: both agree."""
+    Image.fromarray(GREY16).save(tmp_path / "a.tif", tiffinfo={274: orientation}, compression=compression)
+    array, header = read_image(tmp_path / "a.tif")
+    turns = [GREY16, GREY16[:, ::-1], GREY16[::-1, ::-1], GREY16[::-1]]
+    turns += [GREY16.T, np.rot90(GREY16, -1), np.rot90(GREY16, 2).T, np.rot90(GREY16)]
+    assert (array[0] == turns[orientation - 1]).all()
+    assert image_header(tmp_path / "a.tif").shape == header.shape == array.shape[1:]
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "packbits"])
+@pytest.mark.parametrize("pixels", [GREY, GREY16, GREY > 99], ids=["8 bits", "16 bits", "1 bit"])
+def test_a_tiff_whose_white_is_zero_is_inverted_and_says_so(tmp_path, pixels, compression):
+    path = tmp_path / "a.tif"
+    Image.fromarray(pixels).save(path, compression=compression)
+    black_is_zero = read_image(path)[0]
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages.first.tags["PhotometricInterpretation"].overwrite(0)
+    array, header = read_image(path)
+    assert array.dtype == black_is_zero.dtype
+    assert (array == np.iinfo(array.dtype).max - black_is_zero).all()
+    assert "inverted: white was zero" in header.notes
+
+
+def test_floats_whose_white_is_zero_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.float32), photometric="miniswhite")
+    with pytest.raises(ScanError, match="white is zero"):
+        image_header(tmp_path / "a.tif")
+
+
+def test_colours_of_sixteen_bits_that_are_read_as_eight_are_noted(tmp_path):
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in COLOUR * np.uint16(257))
+    head = struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    array, header = read_image(tmp_path / "a.png")
+    assert (array == np.moveaxis(COLOUR, -1, 0)).all()
+    assert "16 bits a colour read as 8" in header.notes
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_palette_gives_its_colours(tmp_path, compression):
+    image = Image.fromarray(COLOUR).quantize(64)
+    for name in ("a.tif", "a.png"):
+        image.save(tmp_path / name, **({"compression": compression} if name == "a.tif" else {}))
+    expected = np.moveaxis(np.asarray(image.convert("RGB")), -1, 0)
+    for name in ("a.tif", "a.png"):
+        assert (read_image(tmp_path / name)[0] == expected).all()
+        assert image_header(tmp_path / name).channels is None
+
+
+def test_colours_in_planes_and_transparency(tmp_path):
+    planes = np.moveaxis(COLOUR, -1, 0)
+    tifffile.imwrite(tmp_path / "planes.tif", planes, photometric="rgb", planarconfig="separate")
+    alpha = np.concatenate([COLOUR, GREY[..., None]], -1)
+    tifffile.imwrite(tmp_path / "alpha.tif", alpha, photometric="rgb", extrasamples=["unassalpha"])
+    for name in ("planes", "alpha"):
+        assert (read_image(tmp_path / f"{name}.tif")[0] == planes).all()
+    pair = np.stack([GREY, 255 - GREY], -1)
+    tifffile.imwrite(tmp_path / "pair.tif", pair, photometric="minisblack", extrasamples=["unassalpha"])
+    assert (read_image(tmp_path / "pair.tif")[0] == GREY[None]).all()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "words"),
+    [
+        (np.concatenate([COLOUR, GREY[..., None]], -1), {"photometric": "separated"}, "5 is CMYK"),
+        (COLOUR, {"photometric": "cielab"}, "is 8"),
+        (GREY, {"photometric": "cfa"}, "is 32803"),
+        (np.concatenate([COLOUR, COLOUR], -1), {"photometric": "rgb"}, "6 numbers a pixel"),
+        (COLOUR, {"photometric": "minisblack", "planarconfig": "contig"}, "3 numbers a pixel"),
+    ],
+)
+def test_colours_that_are_not_read_are_refused_by_the_header(tmp_path, pixels, options, words):
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options)
+    with pytest.raises(ScanError, match=words):
+        image_header(tmp_path / "a.tif")
+    with pytest.raises(ScanError, match=words):
+        read_image(tmp_path / "a.tif")
+
+
 def test_a_tiff_packed_with_lzw_is_read(tmp_path):
     Image.fromarray(GREY16).save(tmp_path / "a.tif", compression="tiff_lzw")
     assert (read_image(tmp_path / "a.tif")[0] == GREY16[None]).all()

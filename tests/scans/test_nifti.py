@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from medssl.core.errors import ScanError
+from medssl.datasets.index import index
+from medssl.preprocessing.cache import prepare
 from medssl.scans import geometry
 from medssl.scans.formats.nifti import nifti_header, read_nifti
 from medssl.scans.formats.nrrd import nrrd_header, read_nrrd
+from medssl.scans.paths import file_format
 from medssl.scans.read import read_scan
 from tests.scans.scan_makers import ct_like, write_nifti
 
@@ -69,6 +72,81 @@ def test_form_codes_follow_one_rule(tmp_path):
     raw[252:256] = struct.pack("<hh", 0, 0)
     (tmp_path / "none.nii").write_bytes(raw)
     assert "no form code: left and right are not known" in nifti_header(tmp_path / "none.nii").notes
+
+
+def test_steps_of_the_sform_that_pixdim_contradicts_are_noted(tmp_path):
+    image = nib.Nifti1Image(ct_like(), np.eye(4))
+    image.set_sform(np.diag([1.0, 1.0, 2.5, 1.0]), 1)
+    image.set_qform(None, 0)
+    for name, step, notes in (
+        ("same", 2.5, ()),
+        ("other", 3.0, ("1x1x2.5 and 1x1x3",)),
+        ("none", 0.0, ("2.5 and 1x1x0",)),
+    ):
+        image.header["pixdim"][1:4] = 1, 1, step
+        raw = bytearray(image.to_bytes())
+        raw[80:92] = struct.pack("<3f", 1, 1, step)
+        (tmp_path / f"{name}.nii").write_bytes(raw)
+        header = nifti_header(tmp_path / f"{name}.nii")
+        assert header.spacing_mm == (1, 1, 2.5)
+        assert len(header.notes) == len(notes)
+        assert all(note in header.notes[0] for note in notes)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+@pytest.mark.parametrize("ends", [(".hdr", ".img"), (".hdr", ".img.gz"), (".hdr.gz", ".img.gz")])
+def test_a_pair_of_header_and_voxels_is_read(tmp_path, kind, ends):
+    affine = np.diag([1.0, 2.0, 3.0, 1.0])
+    image = kind(ct_like(), affine)
+    image.header.set_slope_inter(1, 7)
+    nib.save(image, tmp_path / "a.img")
+    expected = np.asarray(nib.load(tmp_path / "a.img").dataobj)
+    for plain, end in zip((".hdr", ".img"), ends):
+        if end.endswith(".gz"):
+            content = (tmp_path / f"a{plain}").read_bytes()
+            (tmp_path / f"a{plain}").unlink()
+            (tmp_path / f"a{end}").write_bytes(gzip.compress(content))
+    path = tmp_path / f"a{ends[0]}"
+    assert file_format(path) == "nifti"
+    array, header = read_nifti(path)
+    assert np.allclose(array[0], expected)
+    assert np.allclose(header.affine, affine)
+    (tmp_path / f"a{ends[1]}").write_bytes((tmp_path / f"a{ends[1]}").read_bytes()[:-9])
+    with pytest.raises(ScanError):
+        read_nifti(path)
+    (tmp_path / f"a{ends[1]}").unlink()
+    with pytest.raises(ScanError, match=r"0 files \.img or \.img\.gz lie beside this \.hdr"):
+        nifti_header(path)
+
+
+def test_analyze_is_read_and_says_that_left_and_right_are_not_known(tmp_path):
+    image = nib.AnalyzeImage(ct_like(), np.diag([-1.0, 2.0, 3.0, 1.0]))
+    nib.save(image, tmp_path / "a.img")
+    array, header = read_nifti(tmp_path / "a.hdr")
+    assert (array[0] == ct_like()).all()
+    assert header.spacing_mm == (1, 2, 3)
+    assert "no form code: left and right are not known" in header.notes
+    raw = bytearray((tmp_path / "a.hdr").read_bytes())
+    raw[252:256] = b"\1\0\1\0"  # Analyze's orientation and originator, where NIfTI has its form codes
+    (tmp_path / "a.hdr").write_bytes(raw)
+    assert "no form code: left and right are not known" in nifti_header(tmp_path / "a.hdr").notes
+    raw[112:116] = struct.pack("<f", 0.5)
+    (tmp_path / "a.hdr").write_bytes(raw)
+    with pytest.raises(ScanError, match=r"scale by 0\.5, as SPM's do"):
+        nifti_header(tmp_path / "a.hdr")
+
+
+def test_pairs_in_a_folder_are_one_scan_each_and_headers_of_other_programs_are_skipped(tmp_path):
+    (tmp_path / "d").mkdir()
+    for name in ("a", "b"):
+        nib.save(nib.Nifti1Pair(ct_like(), np.eye(4)), tmp_path / "d" / f"{name}.img")
+        nib.save(nib.Nifti1Pair((ct_like() > 0).astype(np.uint8), np.eye(4)), tmp_path / "d" / f"{name}_mask.img")
+    (tmp_path / "d" / "envi.hdr").write_text("ENVI\nsamples = 3\n")
+    manifest = index([tmp_path / "d"], tmp_path / "m", mask="{stem}_mask.hdr", modality="CT")
+    assert manifest.status.tolist() == ["ok", "ok"]
+    assert manifest.has_mask.all()
+    cache = prepare(tmp_path / "m", tmp_path / "c")
+    assert (cache.read_mask(manifest["scan"][0]) == (ct_like() > 0)).all()
 
 
 def test_a_sheared_affine_is_refused(tmp_path):

@@ -53,6 +53,7 @@ COMPONENTS = frozenset(["M", "P", "R", "I", "MAGNITUDE", "PHASE", "PHASE_MAP", "
 HEADER_TAGS = [Tag(field) for field in privacy.HEADER_FIELDS]
 PIXEL_TAGS = HEADER_TAGS + [Tag(field) for field in privacy.PIXEL_FIELDS]
 GE_RAW_TYPE = Tag(0x0043, 0x102F)  # 0 to 3: magnitude, phase, real, imaginary
+UIH_TILES = Tag(0x0065, 0x1050)
 CODECS = {  # transfer syntax -> the package that decodes it
     "1.2.840.10008.1.2.5": "pylibjpeg-rle",
     "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
@@ -289,6 +290,18 @@ def _ge_component(dataset: Dataset) -> frozenset[str]:
     return frozenset("MPRI"[value] if 0 <= value < 4 else "")
 
 
+def _united_imaging_tiles(dataset: Dataset) -> int:
+    """How many slices United Imaging put into one picture; 1 for all others."""
+    element = dataset.get(UIH_TILES)
+    if element is None or privacy.known_manufacturer(dataset.get("Manufacturer")) != "United Imaging":
+        return 1
+    value = element.value
+    try:
+        return int(float(value.decode("ascii").strip(" \0") if isinstance(value, bytes) else value))
+    except (ValueError, TypeError, OverflowError, UnicodeDecodeError):
+        return 2  # at least that many, or the field would not be there
+
+
 def _tiles(file: str, dataset: Dataset, whole: Slice) -> list[Slice]:
     """A mosaic's tiles as slices, each at its own place."""
     from dataclasses import replace
@@ -316,6 +329,11 @@ def _pixel_problem(dataset: Dataset) -> str | None:
         return "a modality lookup table (0028,3000) is not read yet: convert the scan to NIfTI or PNG first"
     if word(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         return "a colour palette (0028,0004) is not read: convert the image to RGB first"
+    if (tiles := _united_imaging_tiles(dataset)) > 1:
+        return (
+            f"a grid of United Imaging, {tiles} slices as tiles of one picture (0065,1050), is not read: export the series with one "
+            "slice a file or as enhanced multi-frame, or convert it with dcm2niix"
+        )
     stored, high = (int(number(dataset, keyword, -1)) for keyword in ("BitsStored", "HighBit"))
     if high >= 0 and stored >= 0 and high != stored - 1:
         return f"HighBit (0028,0102) is {high} where {stored} bits are stored: expected {stored - 1}; fix the header"

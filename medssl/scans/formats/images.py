@@ -15,6 +15,7 @@ import re
 import warnings
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,15 @@ from medssl.scans.scan import Header, merge_equal_channels
 PIXEL_LIMIT = 1 << 27  # 134 million: a whole radiograph has 20
 NPZ_LIMIT_BYTES = 16 << 30
 SPLITS = "train|val|test"
+WHITE_IS_ZERO, RGB, PALETTE, YCBCR = 0, 2, 3, 6  # PhotometricInterpretation of a TIFF
+SAMPLES = {
+    WHITE_IS_ZERO: (1, 2),
+    1: (1, 2),
+    RGB: (3, 4),
+    PALETTE: (1,),
+    YCBCR: (3,),
+}  # numbers a pixel, with transparency
+INVERTED = "inverted: white was zero"
 NO_SIZE = "pixel size unknown: 1 mm assumed"
 
 
@@ -144,8 +154,11 @@ def _pillow_pixels(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path) as file:
+            stored = str(getattr(file, "tile", None) or "")
             file.load()
             image: Image.Image = file
+            if ";16" in stored and image.mode in ("RGB", "RGBA", "LA"):
+                notes += ("16 bits a colour read as 8",)
             if image.getexif().get(0x0112, 1) != 1:
                 image = ImageOps.exif_transpose(image)
                 notes += ("turned upright as its EXIF tag says",)
@@ -163,33 +176,134 @@ def _grey_or_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "I", "F") or image.mode.startswith("I;16") else image.convert("RGB")
 
 
+@dataclass(frozen=True)
+class _Tiff:
+    """What a TIFF says of its one picture.
+
+    Attributes:
+        axes: tifffile's letters for the stored axes, such as YXS.
+        shape: The stored axes.
+        photometric: How numbers stand for colours: 0 white is zero, 1 black is zero, 2 RGB, 3 a palette, 6 YCbCr.
+        bits: Of one number.
+        kind: numpy's letter for the type of a number.
+        orientation: 1 to 8, as in EXIF.
+        palette: (3, N) colours, or None.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    photometric: int
+    bits: int
+    kind: str
+    orientation: int
+    palette: np.ndarray | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) when it is upright."""
+        height, width = (self.shape[self.axes.index(axis)] for axis in "YX")
+        return (width, height) if self.orientation >= 5 else (height, width)
+
+    @property
+    def samples(self) -> int:
+        return self.shape[self.axes.index("S")] if "S" in self.axes else 1
+
+    @property
+    def channels(self) -> int:
+        return 3 if self.photometric in (RGB, PALETTE, YCBCR) else 1
+
+
 def _tiff_claim(path: Path) -> tuple[tuple[int, int], int]:
+    about = _tiff_about(path)
+    return about.size, about.channels
+
+
+def _tiff_about(path: Path) -> _Tiff:
+    """What the TIFF says of itself. Raises ScanError for one whose colours or axes are not read."""
     try:
         with tifffile.TiffFile(path) as tiff:
-            pages, shape = len(tiff.pages), tiff.series[0].shape
-            kind = tiff.series[0].dtype.kind
+            pages, page, stored = len(tiff.pages), tiff.pages.first, tiff.series[0]
+            orientation = page.tags.get("Orientation")
+            about = _Tiff(
+                axes=stored.axes,
+                shape=tuple(stored.shape),
+                photometric=int(page.photometric),
+                bits=int(page.bitspersample),
+                kind=stored.dtype.kind,
+                orientation=int(orientation.value) if orientation and 1 <= int(orientation.value) <= 8 else 1,
+                palette=page.colormap,
+            )
     except Exception as error:  # tifffile raises all kinds of exceptions on damage
         raise ScanError(f"this is not a TIFF that can be read ({type(error).__name__}): fetch it again") from None
-    if kind not in "iufb":
+    _check_tiff(about, pages)
+    return about
+
+
+def _check_tiff(about: _Tiff, pages: int) -> None:
+    if about.kind not in "iufb":
         raise ScanError("the TIFF does not hold plain numbers: expected integers or floats")
     if pages != 1:
         raise ScanError(f"the TIFF holds {pages} pages: expected one; export them as single images, or as NIfTI")
-    if len(shape) == 2:
-        return (shape[0], shape[1]), 1
-    if len(shape) == 3 and shape[-1] in (3, 4):
-        return (shape[0], shape[1]), 3
-    raise ScanError(f"the TIFF has {len(shape)} axes: expected rows, columns and perhaps colour")
+    if sorted(about.axes) not in (["X", "Y"], ["S", "X", "Y"]):
+        raise ScanError(f"the TIFF has {len(about.shape)} axes: expected rows, columns and perhaps colour")
+    if about.photometric not in SAMPLES:
+        raise ScanError(
+            f"PhotometricInterpretation (262) of the TIFF is {about.photometric} (5 is CMYK): expected grey, a palette or RGB; "
+            "convert the image first"
+        )
+    if about.samples not in SAMPLES[about.photometric]:
+        raise ScanError(
+            f"the TIFF has {about.samples} numbers a pixel, its PhotometricInterpretation (262) is {about.photometric}: expected "
+            f"{' or '.join(map(str, SAMPLES[about.photometric]))}; convert the image first"
+        )
+    if about.photometric == WHITE_IS_ZERO and about.kind not in "ub":
+        raise ScanError(
+            "white is zero (262) in a TIFF of numbers that have no largest one: expected unsigned integers; invert them first"
+        )
+    if about.photometric == PALETTE and (about.palette is None or about.kind != "u"):
+        raise ScanError("the TIFF has a palette (262), but no colours (320): it is damaged; fetch it again")
 
 
 def _tiff_pixels(path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    about = _tiff_about(path)
     try:
+        if about.photometric == YCBCR:
+            raise ValueError  # pillow knows how its colours are stored
         array = tifffile.imread(path)
-    except ValueError:
-        return _pillow_pixels(path)  # a compression that needs the imagecodecs package; pillow knows the usual ones
-    array = array.astype(np.uint8) * 255 if array.dtype == bool else array
-    notes = ("transparency dropped",) if array.ndim == 3 and array.shape[-1] == 4 else ()
-    array = array[..., None] if array.ndim == 2 else array[..., :3]
-    return np.moveaxis(array.astype(array.dtype.newbyteorder("=")), -1, 0), notes
+    except ValueError:  # or a compression that needs the imagecodecs package
+        array, notes = _pillow_pixels(path)
+        if about.photometric == WHITE_IS_ZERO and about.bits > 8:  # which pillow leaves as it is
+            return _black_is_zero(array, about.bits), (*notes, INVERTED)
+        return array, (*notes, *((INVERTED,) if about.photometric == WHITE_IS_ZERO else ()))
+    array = np.moveaxis(array, about.axes.index("S"), 0) if "S" in about.axes else array[None]
+    array = array.astype(array.dtype.newbyteorder("="))
+    notes = ("transparency dropped",) if about.samples in (2, 4) else ()
+    array = array[: 3 if about.photometric == RGB else 1]
+    if about.photometric == PALETTE:
+        array = _palette_colours(about)[:, array[0]]
+    if about.photometric == WHITE_IS_ZERO:
+        array, notes = _black_is_zero(array, about.bits), (*notes, INVERTED)
+    if about.orientation != 1:
+        array, notes = _upright(array, about.orientation), (*notes, "turned upright as its Orientation tag says")
+    return array.astype(np.uint8) * 255 if array.dtype == bool else array, notes
+
+
+def _black_is_zero(array: np.ndarray, bits: int) -> np.ndarray:
+    return ~array if array.dtype == bool else ((1 << bits) - 1 - array.astype(np.int64)).astype(array.dtype)
+
+
+def _palette_colours(about: _Tiff) -> np.ndarray:
+    """(3, N) uint8 of the 16 bits that a TIFF has; some writers put 8 bits there."""
+    palette = np.asarray(about.palette)
+    return (palette if palette.max() < 256 else palette >> 8).astype(np.uint8)
+
+
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """(C, H, W) as it is to be looked at; orientation as in EXIF."""
+    array = array.swapaxes(1, 2) if orientation >= 5 else array
+    if orientation in (3, 4, 7, 8):
+        array = array[:, ::-1]
+    return array[:, :, ::-1] if orientation in (2, 3, 6, 7) else array
 
 
 def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:

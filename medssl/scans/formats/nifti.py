@@ -1,8 +1,9 @@
-"""NIfTI (.nii, .nii.gz), checked before it is believed.
+"""NIfTI (.nii, .nii.gz, pairs of .hdr and .img) and Analyze 7.5, checked before it is believed.
 
 Which affine a NIfTI has is one fixed rule: the sform where its code is set, else the qform where its code is
 set, else the pixel sizes alone, with a note that left and right are not known. Where both are set and differ
-by more than 0.1 mm a note says by how much. Units other than mm are turned into mm.
+by more than 0.1 mm a note says by how much, and so where the steps of the sform are not those of pixdim. Units other than
+mm are turned into mm. Analyze 7.5 says nothing of left and right.
 
 Nothing is allocated for what a header claims: the claim is held against the bytes that are there, and a
 .nii.gz is unpacked to its end, CRC and length checked, before any voxel counts.
@@ -29,9 +30,11 @@ from nibabel.volumeutils import apply_read_scaling
 from medssl.core.errors import ScanError
 from medssl.scans.formats.volumes import describe_volume, with_channels
 from medssl.scans.geometry import SAME_GRID_MM, corners_apart_mm
-from medssl.scans.paths import INFLATE_LIMIT, gunzip
+from medssl.scans.paths import INFLATE_LIMIT, gunzip, stem, suffix
 from medssl.scans.scan import Header
 
+PAIR_ENDS = (".img", ".IMG", ".img.gz", ".IMG.gz")
+ANALYZE_BYTES = 348
 HEAD_BYTES = 1 << 16
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
@@ -42,8 +45,9 @@ def nifti_header(path: Path) -> Header:
     Raises:
         ScanError: Damage, a type of voxel that is not read, an affine that cannot be used.
     """
-    packed = path.name.lower().endswith(".gz")
-    size = path.stat().st_size
+    voxels = voxel_file(path) or path
+    packed = voxels.name.lower().endswith(".gz")
+    size = voxels.stat().st_size
     header = start_of(path)[1]
     claimed = _claimed_bytes(header)
     if claimed > (size * INFLATE_LIMIT if packed else size):
@@ -61,10 +65,13 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Header]:
         ScanError: As for `nifti_header`, and for a failed CRC or missing bytes.
     """
     described = nifti_header(path)
-    data = path.read_bytes()
-    if path.name.lower().endswith(".gz"):
-        data = gunzip(data, _claimed_bytes(start_of(path)[1]))
-    header = _parse(data)
+    voxels = voxel_file(path)
+    header = start_of(path)[1]
+    data = (voxels or path).read_bytes()
+    if (voxels or path).name.lower().endswith(".gz"):
+        data = gunzip(data, _claimed_bytes(header))
+    if voxels is None:
+        header = _parse(data)
     if data[_claimed_bytes(header) :].strip(b"\0"):
         raise ScanError(
             f"the header claims {_claimed_bytes(header)} bytes, {len(data)} are there: expected nothing after the voxels; "
@@ -81,6 +88,23 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Header]:
     array = apply_read_scaling(array, 1.0 if slope is None else slope, 0.0 if offset is None else offset)
     array = np.ascontiguousarray(array.reshape(shape, order="F"), array.dtype.newbyteorder("="))
     return with_channels(array, described), described
+
+
+def voxel_file(path: Path) -> Path | None:
+    """The .img beside a .hdr; None for a file that holds its voxels itself.
+
+    Raises:
+        ScanError: There is none, or there are two.
+    """
+    if suffix(path) not in (".hdr", ".hdr.gz"):
+        return None
+    beside = [other for end in PAIR_ENDS if (other := path.with_name(stem(path) + end)).is_file()]
+    if len(beside) != 1:
+        raise ScanError(
+            f"{len(beside)} files {' or '.join(PAIR_ENDS[::2])} lie beside this .hdr: expected one with its voxels; fetch the pair "
+            "again"
+        )
+    return beside[0]
 
 
 def start_of(path: Path) -> tuple[bytes, Any]:
@@ -108,14 +132,31 @@ def _readable_start(path: Path) -> bytes:
 def _parse(data: bytes) -> Any:
     for cls in (nib.Nifti1Header, nib.Nifti2Header):
         size = int(cls.sizeof_hdr)
-        if len(data) >= size and int.from_bytes(data[:4], "little") == size:
-            return cls(data[:size], endianness="<", check=False)
-        if len(data) >= size and int.from_bytes(data[:4], "big") == size:
-            return cls(data[:size], endianness=">", check=False)
+        for order, name in (("<", "little"), (">", "big")):
+            if len(data) >= size and int.from_bytes(data[:4], name) == size:  # type: ignore[arg-type]
+                header = cls(data[:size], endianness=order, check=False)
+                return _without_nifti_fields(header) if _is_analyze(header) else header
     raise ScanError(
         f"no NIfTI header in the first {min(len(data), 540)} bytes: expected 348 or 540 as the first number; "
         "the file is empty, damaged or something else"
     )
+
+
+def _is_analyze(header: Any) -> bool:
+    """Whether the header has no word of NIfTI: other things lie in its fields of orientation then."""
+    return int(header["sizeof_hdr"]) == ANALYZE_BYTES and bytes(header["magic"]).rstrip(b"\0") not in (b"n+1", b"ni1")
+
+
+def _without_nifti_fields(header: Any) -> Any:
+    """An Analyze 7.5 header as NIfTI without form codes. Raises ScanError where it asks for a scale, as SPM's does."""
+    scale = float(header["scl_slope"])
+    if not scale == 0 and not scale == 1:  # NaN too
+        raise ScanError(f"an Analyze header asks to scale by {scale:g}, as SPM's do: convert it to NIfTI first")
+    for name in ("scl_slope", "scl_inter", "qform_code", "sform_code", "xyzt_units"):
+        header[name] = 0
+    header["magic"] = b"ni1"
+    header["vox_offset"] = max(0.0, float(header["vox_offset"]))
+    return header
 
 
 def _checked(read: Callable[[], Any], what: str) -> Any:
@@ -129,7 +170,8 @@ def _checked(read: Callable[[], Any], what: str) -> Any:
 def _claimed_bytes(header: Any) -> int:
     shape = _shape(header)
     dtype = _checked(header.get_data_dtype, "datatype")
-    offset, min_offset = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
+    is_pair = bytes(header["magic"])[:3] in (b"ni1", b"ni2")
+    offset, min_offset = float(header["vox_offset"]), 0 if is_pair else int(header["sizeof_hdr"]) + 4
     if not math.isfinite(offset) or not min_offset <= offset < 2**63:
         raise ScanError(f"vox_offset is {offset:g}: expected {min_offset} or more; the file is damaged")
     bits = int(header["bitpix"])
@@ -159,6 +201,14 @@ def _describe(header: Any) -> Header:
     return describe_volume((*shape[:3], 1)[:3], affine, frames, notes, rule, apart_mm)
 
 
+def _other_steps(sform: np.ndarray, pixdim: np.ndarray, shape: tuple[int, ...]) -> str | None:
+    """The steps of an sform and those of pixdim as text, where they differ by 0.1 mm over the volume; else None."""
+    ours, theirs = np.linalg.norm(sform[:3, :3], axis=0), np.abs(np.asarray(pixdim, float))
+    if (np.abs(ours - theirs) * np.array(shape) <= SAME_GRID_MM).all():
+        return None
+    return " and ".join("x".join(f"{step:g}" for step in steps) for steps in (ours, theirs))
+
+
 def _affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, str, float | None, tuple[str, ...]]:
     """The affine in mm, which form it is, how far the other one lies from it (None where there is one), and notes."""
     scale = UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
@@ -175,5 +225,7 @@ def _affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, str, float
         apart_mm = corners_apart_mm(to_mm @ sform, to_mm @ qform, shape)
         if apart_mm > SAME_GRID_MM:
             notes += (f"sform and qform differ by {apart_mm:.2f} mm: sform used",)
+    if sform is not None and (differing := _other_steps(sform, header["pixdim"][1:4], shape)):
+        notes += (f"sform and pixdim differ in their steps ({differing}): sform used",)
     rule = "qform" if sform is None else "sform"
     return to_mm @ (qform if sform is None else sform), rule, apart_mm, notes
