@@ -23,6 +23,7 @@ MIN_BODY_SHARE = 0.1  # a crop that shows less body is drawn again, MAX_DRAWS ti
 MAX_DRAWS = 4
 STRUCTURE_SHARE = 0.5  # of the crops, with masks, that are centred in a structure
 VOXELS_PER_STRUCTURE = 500  # remembered as possible centres
+REMEMBERED_BYTES = 2**28  # of middle crops that stay in memory
 
 
 class FieldReader(Protocol):
@@ -76,6 +77,7 @@ class Crops(Dataset):
         patients = cache.manifest.set_index("scan")["patient"]
         numbers = {patient: number for number, patient in enumerate(sorted(set(patients)))}
         self.patient = [numbers[patients[scan]] for scan in self.scans]
+        self._middles: dict[str, tuple[list[int], np.ndarray]] = {}
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0))  # the epoch, and its order of the scans
         self._structures: dict[str, list[np.ndarray]] = {}
 
@@ -115,12 +117,22 @@ class Crops(Dataset):
     def _draw(self, scan: str, generator: np.random.Generator) -> tuple[list[int], np.ndarray]:
         """The first voxel of a crop, and the crop."""
         if self.place == "center":
-            start = [(n - size) // 2 for n, size in zip(self.cache.shape(scan), self.size)]
-        elif self.masks and generator.random() < STRUCTURE_SHARE and self._structure_voxels(scan):
+            return self._middle(scan)
+        if self.masks and generator.random() < STRUCTURE_SHARE and self._structure_voxels(scan):
             start = self._start_in_structure(scan, generator)
         else:
             return self._draw_body(scan, generator)
         return start, self.cache.read(scan, start, self.size)
+
+    def _middle(self, scan: str) -> tuple[list[int], np.ndarray]:
+        """The middle crop of a scan; those of a small set are read once and stay in memory."""
+        if scan in self._middles:
+            return self._middles[scan]
+        start = [(n - size) // 2 for n, size in zip(self.cache.shape(scan), self.size)]
+        source = self.cache.read(scan, start, self.size)
+        if source.nbytes * len(set(self.scans)) <= REMEMBERED_BYTES:
+            self._middles[scan] = (start, source)
+        return start, source
 
     def _draw_body(self, scan: str, generator: np.random.Generator) -> tuple[list[int], np.ndarray]:
         """A crop anywhere in the scan, drawn again while it shows little but air."""
