@@ -24,19 +24,28 @@ import torch
 from medssl.core import runs
 from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
+from medssl.core.progress import console
 from medssl.datasets.index import index
 from medssl.datasets.manifest import read_table
 from medssl.encoders import Encoder
 from medssl.evaluation import representation
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.training.ensemble import Ensemble, PredictionView, prediction_views
 from medssl.training.finetune import load_model
-from medssl.training.models import pretrained_encoder
+from medssl.training.models import Classifier, Segmenter, pretrained_encoder
 
 TEMPORARY_CACHE = ".cache"
 
 
-def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -> pd.DataFrame:
+def predict(
+    run: Path,
+    scans: Path,
+    out: Path,
+    encoder: Encoder | None = None,
+    others: list[Path] | None = None,
+    views: list[PredictionView] | None = None,
+) -> pd.DataFrame:
     """Apply a fine-tuned model to scans.
 
     Segmentation writes `SCAN.nii.gz` with structure numbers on each scan's own grid (on the cache's grid if `scans` is a
@@ -47,6 +56,9 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
         scans: Folder of scans, manifest or cache.
         out: Folder of the results.
         encoder: Encoder of a model whose encoder class lies outside medssl.
+        others: More models of the same task, crop and classes, such as other seeds; the probabilities of all are averaged.
+        views: Views of each scan whose probabilities are averaged with its own: mirrored (where no side is lost), scaled.
+            Each view of each model is one pass more.
 
     Returns:
         The table that was written, one row for each scan; a rejected scan has its reason and no numbers.
@@ -55,13 +67,32 @@ def predict(run: Path, scans: Path, out: Path, encoder: Encoder | None = None) -
         MedsslError: The model was not made for such scans.
     """
     task, model, record = load_model(Path(run), encoder)
-    model, out = model.to("cuda" if torch.cuda.is_available() else "cpu"), Path(out)
+    data_spec = DataSpec.from_record(record.config)
+    members = [model, *(_load_like(Path(other), record, encoder) for other in others or [])]
+    ensemble = Ensemble(members, prediction_views(views or [], data_spec)).eval()
+    if ensemble.passes > 1:
+        console.print(
+            f"{len(members)} models, {1 + len(ensemble.views)} views: each scan takes {ensemble.passes} passes"
+        )
+    used, out = ensemble.to("cuda" if torch.cuda.is_available() else "cpu"), Path(out)
     with exclusive(out):
         with prepared_like(record.config, Path(scans), out) as (cache, sources):
-            results = task.write_results(model, cache, record.config["crop"], sources, out)
+            results = task.write_results(used, cache, record.config["crop"], sources, out)
             table = _with_rejects(results, cache)
         write_atomically(out / task.results_file, table.to_csv(index=False).encode())
     return table
+
+
+def _load_like(folder: Path, first: runs.Run, encoder: Encoder | None) -> Classifier | Segmenter:
+    """Load another model for the same scans and classes. Raises MedsslError where it is for others."""
+    _, model, record = load_model(folder, encoder)
+    for name in ("task", "classes", "crop", "data_spec"):
+        if record.config[name] != first.config[name]:
+            raise MedsslError(
+                f"{folder.name} has the {name} {record.config[name]}, the first model {first.config[name]}: expected the same "
+                "in all models that are averaged"
+            )
+    return model
 
 
 def embed(

@@ -313,6 +313,15 @@ def _crop(data_spec: DataSpec, size: Size, degrees: float = 0.0, **moves: Any) -
     return Resample(size, rotate_degrees=turns, spacing_mm=spacing_mm, outside=data_spec.family.air, **moves)
 
 
+def mirrored_axes(data_spec: DataSpec) -> tuple[int, ...]:
+    """The array axes along which scans of this kind may be mirrored, because no side is lost.
+
+    >>> mirrored_axes(DataSpec(2, modality="US")), mirrored_axes(DataSpec(3, modality="CT"))
+    ((1,), ())
+    """
+    return tuple(axis for axis, chance in enumerate(_flips(data_spec)) if chance)
+
+
 def _flips(data_spec: DataSpec) -> tuple[float, ...]:
     """The chance to mirror each axis, 0 where a side would be lost.
 
