@@ -87,7 +87,7 @@ def calibrate_norms(encoder: Encoder, cache: Cache, scans: Sequence[str], size: 
         norm.momentum = None  # the plain mean over the batches
     encoder.train()
     batch = max(2, min(64, EMBEDDED_VOXELS // int(np.prod(size))))
-    chosen = _evenly(scans, CALIBRATION_SCANS)
+    chosen = evenly(scans, CALIBRATION_SCANS)
     for i in range(0, len(chosen), batch):
         if i == 0 or len(chosen) - i > 1:  # a batch of one scan has no variance between scans
             encoder(center_crops(cache, chosen[i : i + batch], size).to(next(encoder.parameters()).device))
@@ -96,7 +96,16 @@ def calibrate_norms(encoder: Encoder, cache: Cache, scans: Sequence[str], size: 
     encoder.train(training)
 
 
-def _evenly(items: Sequence[str], maximum: int) -> list[str]:
+def evenly(items: Sequence[str], maximum: int) -> list[str]:
+    """Items spread evenly over a sequence.
+
+    Args:
+        items: The sequence.
+        maximum: How many to take at most.
+
+    >>> evenly(["a", "b", "c", "d", "e"], 3)
+    ['a', 'c', 'e']
+    """
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(len(items), maximum)).round().astype(int))]
 
 
@@ -260,6 +269,9 @@ def class_mean_scores(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, classes: int, unlabelled: np.ndarray
 ) -> np.ndarray:
     """Return class probabilities (N, classes) by the distance to each class's mean (Snell et al. 2017, arXiv 1703.05175).
+
+    The squared distance is averaged over the features, where the paper adds them up, so that the probabilities do not become
+    0 and 1 with the length of the vector.
 
     Args:
         train: Features (M, D) of labelled scans.

@@ -10,7 +10,7 @@ import pandas as pd
 from medssl.core.runs import FORMAT, Run
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.style import arm_name, counted, difference, status_name
-from medssl.studies.arms import BASELINES, is_semi_supervised
+from medssl.studies.arms import BASELINES, start_of
 
 SEMI = "semi-supervised training"
 
@@ -30,9 +30,14 @@ def findings(main: pd.DataFrame, metric: str) -> tuple[str, str]:
     if main.empty:
         return "No cell of this study is finished yet, so there is no result to report.", ""
     compared = main[main["difference"].notna() & ~main["arm"].isin(BASELINES)]
-    semi_supervised = compared["arm"].map(is_semi_supervised).astype(bool)
-    rows, others = compared[~semi_supervised], compared[semi_supervised]
-    leads = [_lead(part, metric, name) for part, name in ((rows, "pretraining"), (others, SEMI)) if len(part)]
+    starts = compared["arm"].map(start_of)
+    rows = compared[starts.isna()]
+    parts = {
+        "pretraining": rows,
+        SEMI: compared[starts.isin(BASELINES)],
+        f"pretraining with {SEMI}": compared[starts.notna() & ~starts.isin(BASELINES)],
+    }
+    leads = [_lead(part, metric, name) for name, part in parts.items() if len(part)]
     if rows.empty:
         nothing = "This study compares no pretrained arm with training from scratch"
         leads.append(f"{nothing}, so it cannot say what pretraining is worth.")

@@ -76,7 +76,18 @@ def scores(main: pd.DataFrame) -> Table | None:
         return None
     counts = ["#patients", "#scans", "#draws"]
     table = Table(
-        ["=budget", "=arm", *counts, "#mean", "#95% interval", "#minus scratch", "#p", "#p, Holm", "#last third"]
+        [
+            "=budget",
+            "=arm",
+            *counts,
+            "#mean",
+            "#95% interval",
+            "#minus scratch",
+            "#p",
+            "#p, Holm",
+            "#minus own start",
+            "#last third",
+        ]
     )
     previous = None
     for row in main.sort_values("patients", kind="stable").itertuples():
@@ -92,6 +103,7 @@ def scores(main: pd.DataFrame) -> Table | None:
             difference(row.difference, row.difference_low, row.difference_high),
             p_value(row.p),
             p_value(row.p_holm),
+            difference(row.start_difference, row.start_low, row.start_high),
             f"{row.last_third:+.3f}" if pd.notna(row.last_third) else "–",
             note="" if pd.isna(row.note) else row.note,
             tones={7: "better" if row.difference_low > 0 else "worse" if row.difference_high < 0 else ""},
@@ -167,7 +179,8 @@ def cost(cells: pd.DataFrame, config: dict) -> Table | None:
     """Format time, memory and speed of each arm: its pretraining once, then its cells."""
     crops = ["#labelled samples a run", "#unlabelled samples a run"]
     table = Table(["arm", "#runs", "#seconds a run", "#device-hours in all", "#peak memory, MiB", "#samples/s", *crops])
-    for arm, about in config.get("pretraining", {}).items():
+    runs_by_id = {about.get("id", arm): (arm, about) for arm, about in reversed(config.get("pretraining", {}).items())}
+    for arm, about in reversed(runs_by_id.values()):  # a run that several arms start from is counted once
         spent = about.get("cost", {})
         memory = number(spent.get("device_memory_mib") or spent.get("peak_memory_mib"), 0)
         speed = number(spent.get("samples_per_s"), 1)

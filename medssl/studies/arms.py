@@ -240,7 +240,12 @@ class SemiSupervisedArm(Arm):
             return None
         name, start, options = call
         build_algorithm(name, options)  # raises MedsslError for what does not exist
-        return cls(name, parse_arm(start, long), options)
+        arm = parse_arm(start, long)
+        if arm.unlabelled_needed or arm.redrawn:
+            raise MedsslError(
+                f"{name} starts from {arm.name}: expected scratch, scratch-long or the folder of a pretraining run"
+            )
+        return cls(name, arm, options)
 
     @property
     def name(self) -> str:
@@ -277,9 +282,15 @@ ARMS: tuple[type[Arm], ...] = (Scratch, ScratchLong, RandomFrozen, SemiSupervise
 BASELINES = (Scratch.name, ScratchLong.name, RandomFrozen.name)
 
 
-def is_semi_supervised(arm: str) -> bool:
-    """Whether the name of an arm is that of a semi-supervised algorithm on a start."""
-    return arm.endswith(")") and "(" in arm
+def start_of(arm: str) -> str | None:
+    """The name of the arm whose start a semi-supervised arm has; None for an arm of another kind.
+
+    >>> start_of("self-training(simclr, teachers=3)"), start_of("simclr")
+    ('simclr', None)
+    """
+    if not (arm.endswith(")") and "(" in arm):
+        return None
+    return arm.partition("(")[2].removesuffix(")").partition(",")[0].strip()
 
 
 def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:

@@ -8,6 +8,7 @@ Several processes may work on the cells of one plan: a lock file in each cell's 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from medssl.core import runs
 from medssl.core.atomic import npz_bytes, write_atomically
+from medssl.core.errors import MedsslError
 from medssl.evaluation.representation import (
     calibrate_norms,
     class_mean_scores,
@@ -27,7 +29,7 @@ from medssl.evaluation.representation import (
     linear_scores,
 )
 from medssl.studies.plan import Cell, Plan
-from medssl.studies.summary import EARLIER
+from medssl.studies.summary import LAST_THIRD
 from medssl.training.supervised import TrainingData
 
 PROBES = {"linear": linear_scores, "knn": knn_scores}
@@ -55,11 +57,11 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
     config = asdict(cell) | {"task": plan.task.name, "training": None, "validation": None} | counts
     with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent) as record:
         clock = time.perf_counter()
-        predictions, earlier = _predictions(plan, cell)
+        predictions, last_third = _predictions(plan, cell)
         seconds = time.perf_counter() - clock
         cases, metrics = plan.task.score(plan.cache, plan.scored, predictions)
-        if earlier is not None:
-            metrics[EARLIER] = plan.task.score(plan.cache, plan.scored, earlier)[1][plan.task.metric.name]
+        if last_third is not None:
+            metrics[LAST_THIRD] = last_third()
         if cell.draw == 0:
             for name, arrays in plan.task.examples(plan.cache, plan.scored, predictions, cases).items():
                 write_atomically(folder / name, npz_bytes(arrays))
@@ -72,7 +74,8 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
 def _crops_seen(plan: Plan, cell: Cell) -> tuple[int, int]:
     """How many labelled and unlabelled samples the training passed, teachers included; a probe sees each scan once."""
     if cell.mode != "finetune":
-        return len(cell.training) + len(cell.validation), 0
+        unlabelled = len(plan.training_scans) if cell.mode in UNLABELLED_PROBES else 0
+        return len(cell.training) + len(cell.validation), unlabelled
     arm, settings = plan.arms[cell.arm], cell.settings
     once = settings.steps * settings.batch_size * settings.accumulate
     return arm.trainings * once, once if arm.unlabelled_needed else 0
@@ -83,8 +86,8 @@ def _draw_seed(plan: Plan, cell: Cell) -> int:
     return 100_003 * plan.seed + 2 * cell.draw
 
 
-def _predictions(plan: Plan, cell: Cell) -> tuple[list[Any], list[Any] | None]:
-    """Class probabilities or a mask for each scored scan; and those of the model after two thirds of its training."""
+def _predictions(plan: Plan, cell: Cell) -> tuple[list[Any], Callable[[], float] | None]:
+    """Class probabilities or a mask for each scored scan; and what measures the last third of the training."""
     if cell.mode != "finetune":
         return _probed(plan, cell), None
     arm, seed = plan.arms[cell.arm], _draw_seed(plan, cell)
@@ -94,10 +97,27 @@ def _predictions(plan: Plan, cell: Cell) -> tuple[list[Any], list[Any] | None]:
     if arm.redrawn:
         calibrate_norms(model.encoder, plan.cache, plan.training_scans, plan.size)
     trained = arm.train(model, data, cell.settings, seed)
-    predict = partial(plan.task.predict, model, plan.cache, plan.scored, plan.size, cell.settings.precision)
-    last = predict()
-    model.load_state_dict(trained.earlier)
-    return last, predict()
+    predictions = plan.task.predict(model, plan.cache, plan.scored, plan.size, cell.settings.precision)
+    return predictions, partial(_change_in_last_third, plan, cell, model, trained.earlier)
+
+
+def _change_in_last_third(plan: Plan, cell: Cell, model: Any, earlier: dict[str, Any]) -> float:
+    """The primary metric of the trained model minus that of its state after two thirds of the steps.
+
+    It is measured on the split's validation patients, who are in no budget, so that the test patients are read once; NaN
+    where they do not show every class.
+    """
+    scans, scores = plan.validation_scans, []
+    try:
+        plan.task.check_scored(scans)
+    except MedsslError:
+        return float("nan")
+    for state in (None, earlier):
+        if state is not None:
+            model.load_state_dict(state)
+        predictions = plan.task.predict(model, plan.cache, scans, plan.size, cell.settings.precision)
+        scores.append(plan.task.primary_score(plan.cache, scans, predictions))
+    return scores[0] - scores[1]
 
 
 def _probed(plan: Plan, cell: Cell) -> list[Any]:

@@ -150,6 +150,7 @@ class Plan:
             seed=self.seed,
             scored=self.config["scored"],
             weights=self.config["weights"].get(cell.arm),
+            training=self.config["training_scans"],
             cell=asdict(cell),
         )
 
@@ -161,7 +162,20 @@ class Plan:
 
     def unlabelled(self, cell: Cell) -> list[str]:
         """The other scans of training patients, whose labels the cell's budget did not buy."""
-        return unlabelled_scans(self.cache, self.roles, {*cell.training, *cell.validation})
+        return unlabelled_scans(self.cache, self.roles, self._budget_patients[cell.budget_name, cell.draw])
+
+    @cached_property
+    def _budget_patients(self) -> dict[tuple[str, int], set[str]]:
+        """The patients of each budget and draw."""
+        groups = self.subsets.groupby(["budget_name", "draw"])["patient"]
+        return {(str(name), int(draw)): set(patients) for (name, draw), patients in groups}
+
+    @cached_property
+    def validation_scans(self) -> list[str]:
+        """The labelled scans of the split's validation patients."""
+        manifest = self.cache.manifest
+        chosen = manifest["scan"][manifest["patient"].map(self.roles) == "validation"]
+        return [scan for scan in chosen if scan in self.task.labels]
 
     @cached_property
     def training_scans(self) -> list[str]:
@@ -182,7 +196,7 @@ def make_plan(settings: StudySettings) -> Plan:
     encoder, size = architecture(cache, list(folders.values()), settings.encoder, settings.crop)
     roles = settings.split.roles(cache.manifest)
     _check_copies(cache, roles)
-    seen = _seen_test_scans(folders, cache, roles, design.allow_seen)
+    seen = _seen_scans(folders, cache, roles, {"test", design.score_on}, design.allow_seen)
     subsets = label_budgets(roles, task.seen, settings.budgets, design.seed, design.draws)
     scored = _scored_scans(cache, task, roles, design.score_on)
     cells = _cells(cache, task, roles, subsets, arms, settings)
@@ -213,9 +227,11 @@ def _check_copies(cache: Cache, roles: pd.Series) -> None:
         )
 
 
-def _seen_test_scans(folders: dict[str, Path], cache: Cache, roles: pd.Series, allow_seen: bool) -> dict[str, int]:
-    """How many test scans, by voxels or by patient, each pretraining run was given."""
-    test = cache.manifest[cache.manifest["patient"].map(roles) == "test"]
+def _seen_scans(
+    folders: dict[str, Path], cache: Cache, roles: pd.Series, scored: set[str], allow_seen: bool
+) -> dict[str, int]:
+    """How many scans of the scored roles, by voxels or by patient, each pretraining run was given."""
+    test = cache.manifest[cache.manifest["patient"].map(roles).isin(scored)]
     counts = {}
     for arm, folder in folders.items():
         seen = pd.read_parquet(folder / "seen.parquet")
@@ -223,7 +239,7 @@ def _seen_test_scans(folders: dict[str, Path], cache: Cache, roles: pd.Series, a
     if any(counts.values()) and not allow_seen:
         by_arm = ", ".join(f"{count} by {arm}" for arm, count in counts.items() if count)
         raise MedsslError(
-            f"pretraining saw test scans or patients ({by_arm}): expected none; pretrain with the same --split-seed and "
+            f"pretraining saw {' or '.join(sorted(scored))} scans or patients ({by_arm}): expected none; pretrain with the same --split-seed and "
             "without --transductive, or accept it with --allow-seen, and the report will say so"
         )
     return counts
@@ -255,7 +271,7 @@ def _cells(
     cells = []
     for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
         training, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
-        any_unlabelled = bool(unlabelled_scans(cache, roles, {*training, *validation}))
+        any_unlabelled = bool(unlabelled_scans(cache, roles, set(subset["patient"])))
         for arm_name, arm in arms.items():
             if arm.unlabelled_needed and not any_unlabelled:
                 continue
@@ -304,6 +320,7 @@ def _data_record(cache: Cache, task: Task, scored: list[str], roles: pd.Series) 
     return {
         "truth": runs.identity(labels=labels, classes=task.classes),
         "scored": runs.identity(scans=sorted(digest[scored])),
+        "training_scans": runs.identity(scans=sorted(digest[unlabelled_scans(cache, roles, set())])),
         "scored_scans": len(scored),
         "scored_patients": patient[scored].nunique(),
         "data_spec": cache.data_spec.to_record(),

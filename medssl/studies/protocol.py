@@ -11,7 +11,7 @@ from typing import Any
 
 from medssl.datasets.splits import MIN_PATIENTS_FOR_VALIDATION
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.studies.arms import is_semi_supervised
+from medssl.studies.arms import BASELINES, start_of
 
 Config = dict[str, Any]
 POINTS = (  # in the order in which they are read; the keys of a record are sorted
@@ -77,14 +77,14 @@ def _untouched(config: Config) -> Point:
 
 
 def _baselines(config: Config) -> Point:
-    """Whether scratch, scratch with more steps and a semi-supervised arm on scratch are among the arms."""
+    """Whether the baselines that the protocol asks for are among the arms; none has trials of its own yet."""
     arms = config["arms"]
-    missing = [name for name in ("scratch", "scratch-long") if name not in arms]
-    missing += (
-        [] if any(is_semi_supervised(arm) and "(scratch" in arm for arm in arms) else ["semi-supervised on scratch"]
-    )
+    missing = [name for name in BASELINES if name not in arms]
+    missing += [] if any(start_of(arm) == "scratch" for arm in arms) else ["semi-supervised on scratch"]
     absent = f"; without {', '.join(missing)}" if missing else ""
-    return Point(not missing, f"arms: {', '.join(arms)}{absent}; no arm with trials of its own; no ImageNet arm")
+    return Point(
+        False, f"arms: {', '.join(arms)}{absent}; the settings are fixed, no arm has trials of its own; no ImageNet arm"
+    )
 
 
 def _finetuning(config: Config) -> Point:
@@ -92,7 +92,11 @@ def _finetuning(config: Config) -> Point:
     settings = config["settings"]
     names = ("lr", "batch_size", "weight_decay", "growth", "averaging", "balanced", "augmentation", "precision")
     different = [name for name in names if len({str(each.get(name)) for each in settings.values()}) > 1]
-    evidence = "one rate, batch and augmentation in all arms; steps grow with the labelled scans"
+    growth = next(iter(settings.values())).get("growth")
+    length = (
+        f"steps grow with the labelled scans to the power of {growth:g}" if growth else "the same steps at every budget"
+    )
+    evidence = f"one rate, batch, augmentation and averaging in all arms; {length}"
     if different:
         evidence = f"the arms differ in {', '.join(different)}"
     pretrained = [each for arm, each in settings.items() if arm in config["pretraining"]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import pandas as pd
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.evaluation.case_metrics import Array, CaseMetric
-from medssl.evaluation.intervals import Interval
+from medssl.evaluation.intervals import Interval, join_notes
 from medssl.evaluation.label_curves import LabelsSaved, area_under_label_curve, labels_saved
 from medssl.studies.summary import KEY, summarise
 from medssl.training.task import task_named
@@ -30,6 +30,7 @@ UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-o
 NUMBERS = [
     *("budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"),
     *("difference_high", "p", "p_holm", "last_third", "labelled_samples", "unlabelled_samples"),
+    *("start_difference", "start_low", "start_high"),
 ]
 KINDS = {  # of the settings in a study's record that its readers count on
     **dict.fromkeys(("arms", "budgets", "cell_ids", "spacing_mm"), list),
@@ -162,7 +163,10 @@ def arrays(path: Path, required: str) -> dict[str, np.ndarray]:
 
 
 def label_curves(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[LabelCurve] | None:
-    """Return the label curve of every arm that was run with the largest budget and another.
+    """Return the label curve of every arm that was run with two budgets or more.
+
+    A semi-supervised arm has none where no scan is left unlabelled, which may be the largest budget: its area then is over
+    fewer budgets than that of the others, and a note says so.
 
     Args:
         cases: As from `cases_of`.
@@ -178,11 +182,7 @@ def label_curves(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[L
         return None
     arms = dict.fromkeys(zip(main["arm"], main["mode"]))
     curves = {(arm, mode): _by_budget(cases, arm, mode, sizes) for arm, mode in arms}
-    return [
-        _label_curve(arm, mode, own, scratch, sizes, metric)
-        for (arm, mode), own in curves.items()
-        if len(own) > 1 and [*sizes][-1] in own
-    ]
+    return [_label_curve(arm, mode, own, scratch, sizes, metric) for (arm, mode), own in curves.items() if len(own) > 1]
 
 
 def _label_curve(
@@ -193,10 +193,14 @@ def _label_curve(
     area = area_under_label_curve(patients, scores, patient_df=freedom, bounds=(0, 1))
     if arm == "scratch":
         return LabelCurve(arm, mode, patients, area)
-    last = [*own][-1]
-    (full,), full_freedom = _by_patient({last: _shared_draws(scratch[last], own[last])}, metric)
+    last = [*scratch][-1]
+    (full,), full_freedom = _by_patient({last: _shared_draws(scratch[last], own[[*own][-1]])}, metric)
     saved = labels_saved(patients, scores, full, patient_df=_smallest(freedom, full_freedom))
     difference = _area_difference(own, scratch, patients, metric) if set(own) <= set(scratch) else None
+    if last not in own:
+        note = f"area over {' and '.join(own)} alone: the arm has no cell at {last}"
+        area = replace(area, note=join_notes(area.note, note))
+        saved = replace(saved, note=join_notes(saved.note, note))
     return LabelCurve(arm, mode, patients, area, saved, difference)
 
 

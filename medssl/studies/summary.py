@@ -20,13 +20,14 @@ import pandas as pd
 from medssl.core import runs
 from medssl.evaluation.case_metrics import CaseMetric
 from medssl.evaluation.intervals import Interval, holm, join_notes, sign_flip_note
+from medssl.studies.arms import start_of
 
-EARLIER = "after_two_thirds"  # the primary metric, had the training ended after two thirds of its steps
+LAST_THIRD = "last_third"  # what the last third of the steps changed the primary metric by, on the validation patients
 KEY = ["arm", "mode", "budget_name"]  # what the draws of one row of the table share
 COLUMNS = [
     *("arm", "mode", "budget_name", "budget", "patients", "scans", "draws", "seconds", "metric", "mean", "low", "high"),
     *("note", "difference", "difference_low", "difference_high", "p", "p_holm"),
-    *("last_third", "labelled_samples", "unlabelled_samples"),
+    *(LAST_THIRD, "labelled_samples", "unlabelled_samples", "start_difference", "start_low", "start_high"),
 ]
 Draws = dict[int, tuple[runs.Run, pd.DataFrame]]  # draw -> a finished cell and its cases
 
@@ -48,7 +49,8 @@ def summarise(out: Path, cells: Sequence[str], metric: CaseMetric) -> pd.DataFra
     rows: list[dict[str, Any]] = []
     for key, draws in finished.items():
         scratch = finished.get(("scratch", "finetune", key[2]), {}) if key[0] != "scratch" else {}
-        rows += _metric_rows(key, draws, scratch, metric)
+        start = finished.get((start_of(key[0]), "finetune", key[2]), {})
+        rows += _metric_rows(key, draws, scratch, start, metric)
     table = pd.DataFrame(rows, columns=COLUMNS)
     compared = table["p"].notna()
     if compared.any():
@@ -56,8 +58,16 @@ def summarise(out: Path, cells: Sequence[str], metric: CaseMetric) -> pd.DataFra
     return table
 
 
-def _metric_rows(key: tuple, draws: Draws, scratch: Draws, metric: CaseMetric) -> list[dict[str, Any]]:
-    """The rows of one arm, mode and budget: the primary metric, then the others; scratch: what it is compared with."""
+def _metric_rows(key: tuple, draws: Draws, scratch: Draws, start: Draws, metric: CaseMetric) -> list[dict[str, Any]]:
+    """The rows of one arm, mode and budget: the primary metric, then the others.
+
+    Args:
+        key: Arm, mode and budget.
+        draws: Their cells.
+        scratch: The cells that they are compared with; none for scratch itself.
+        start: The cells of the arm whose start a semi-supervised arm has.
+        metric: The primary metric.
+    """
     records = [run for run, _ in draws.values()]
     common = dict(zip(KEY, key)) | {
         "budget": records[0].config["budget"],
@@ -68,11 +78,12 @@ def _metric_rows(key: tuple, draws: Draws, scratch: Draws, metric: CaseMetric) -
         **{name: _mean_cost(records, name) for name in ("labelled_samples", "unlabelled_samples")},
     }
     primary = common | {"metric": metric.name} | _primary_columns(draws, scratch, metric)
-    primary |= _convergence(records, metric, primary)
+    primary |= _convergence(records, primary)
+    primary |= _gain_over_start(draws, start, metric)
     others = [
         common | {"metric": name, "mean": float(np.nanmean([_number(run.metrics[name]) for run in records]))}
         for name in records[0].metrics
-        if name not in (metric.name, EARLIER)
+        if name not in (metric.name, LAST_THIRD)
     ]
     return [primary, *others]
 
@@ -81,17 +92,23 @@ def _mean_cost(records: Sequence[runs.Run], name: str) -> float:
     return float(np.mean([_number(run.cost.get(name)) for run in records]))
 
 
-def _convergence(records: Sequence[runs.Run], metric: CaseMetric, primary: dict[str, Any]) -> dict[str, Any]:
-    """What the last third of training changed the score by; with a note where that is more than half the interval."""
-    changes = [_number(run.metrics.get(metric.name)) - _number(run.metrics.get(EARLIER)) for run in records]
-    change, half = float(np.mean(changes)), (primary["high"] - primary["low"]) / 2
-    columns: dict[str, Any] = {"last_third": change}
-    if np.isfinite(change) and np.isfinite(half) and abs(change) > half:
+def _convergence(records: Sequence[runs.Run], primary: dict[str, Any]) -> dict[str, Any]:
+    """What the last third of training changed the score by, with a note where that is more than half of the interval."""
+    changes = np.array([_number(run.metrics.get(LAST_THIRD)) for run in records])
+    known = changes[np.isfinite(changes)]
+    if not len(known):
+        return {LAST_THIRD: np.nan}
+    change, half = float(known.mean()), (primary["high"] - primary["low"]) / 2
+    if not np.isfinite(half):
+        note = "whether it had converged cannot be judged without an interval"
+    elif abs(change) > half:
         note = (
-            f"not converged: the last third of training changed the score by {change:+.3f}, more than half its interval"
+            f"not converged: the last third of training changed the score by {change:+.3f} on the validation patients, more "
+            "than half of its interval"
         )
-        columns["note"] = join_notes(primary["note"], note)
-    return columns
+    else:
+        note = ""
+    return {LAST_THIRD: change, "note": join_notes(primary["note"], note)}
 
 
 def _primary_columns(draws: Draws, scratch: Draws, metric: CaseMetric) -> dict[str, Any]:
@@ -104,6 +121,15 @@ def _primary_columns(draws: Draws, scratch: Draws, metric: CaseMetric) -> dict[s
     difference = metric.difference([draws[draw][1] for draw in shared], [scratch[draw][1] for draw in shared])
     note = join_notes(interval.note, difference.note, sign_flip_note(len(shared)))
     return columns | {"note": note} | _difference_columns(difference)
+
+
+def _gain_over_start(draws: Draws, start: Draws, metric: CaseMetric) -> dict[str, Any]:
+    """The paired difference of a semi-supervised arm from the supervised arm of the same start; it has no p-value."""
+    shared = sorted(set(draws) & set(start))
+    if not shared:
+        return {}
+    gain = metric.difference([draws[draw][1] for draw in shared], [start[draw][1] for draw in shared])
+    return {"start_difference": gain.mean, "start_low": gain.low, "start_high": gain.high}
 
 
 def _difference_columns(difference: Interval) -> dict[str, Any]:

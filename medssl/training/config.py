@@ -59,7 +59,7 @@ class FinetuneConfig(TrainConfig):
         encoder_share: Learning rate of the encoder as a share of the head's; 0 leaves a pretrained encoder unchanged.
         head_first: Share of the steps in which only the head and decoder learn, with a pretrained encoder.
         layer_decay: Factor on the learning rate from each layer of a pretrained encoder to the one before it (0.65 to 0.8 suit a ViT); 1 for the same rate in all.
-        averaging: Share of itself that a moving average of the weights keeps at each step, as 0.99; the average is the model. 0 for none.
+        averaging: Share of itself that a moving average of the weights keeps at each step; the average is the model. 0 for none.
         balanced: Whether the scans of each class are drawn equally often, in classification.
         probe_start: Whether the head starts as a logistic regression on the features of a pretrained encoder, in classification.
         adapter_rank: Rank of low-rank changes of a pretrained encoder's weights, in place of changes of all; 0 for all.
@@ -77,7 +77,7 @@ class FinetuneConfig(TrainConfig):
     encoder_share: float = 1.0
     head_first: float = 0.1
     layer_decay: float = 1.0
-    averaging: float = 0.0
+    averaging: float = 0.99
     balanced: bool = True
     probe_start: bool = False
     adapter_rank: int = 0

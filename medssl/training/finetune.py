@@ -87,8 +87,8 @@ def finetune(
     roles = split.roles(cache.manifest)
     subset = label_budgets(roles, targets.seen, [budget], seed, 1)
     training, validation = (scans_of(cache, targets, subset, role) for role in ("train", "validation"))
-    algorithm = _algorithm(semi_supervised, teacher, targets)
-    unlabelled = unlabelled_scans(cache, roles, {*training, *validation}) if algorithm else []
+    algorithm = _algorithm(semi_supervised, teacher, targets, {"budget": budget, **split.to_record()}, seed)
+    unlabelled = unlabelled_scans(cache, roles, set(subset["patient"])) if algorithm else []
     scans = TrainingData(cache, targets, size, training, validation, unlabelled)
     settings = (train if init else train.for_random_start()).for_scans(len(training))
     config = {
@@ -142,8 +142,16 @@ def _train_and_save(
     return {"validation_score": trained.score} if data.validation else {}
 
 
-def _algorithm(name: str | None, teacher: Path | None, task: Task) -> SemiSupervised | None:
-    """The semi-supervised algorithm by its name and options, with the teacher that was given."""
+def _algorithm(name: str | None, teacher: Path | None, task: Task, expected: dict, seed: int) -> SemiSupervised | None:
+    """The semi-supervised algorithm by its name and options, with the teacher that was given.
+
+    Args:
+        name: As the user gave it.
+        teacher: Folder of a fine-tuned model.
+        task: The task of the student.
+        expected: Budget and split, which the teacher must have had too.
+        seed: Seed of the draw, likewise.
+    """
     if name is None:
         if teacher is not None:
             raise MedsslError("--teacher comes without --semi-supervised distillation: expected both, or neither")
@@ -154,11 +162,17 @@ def _algorithm(name: str | None, teacher: Path | None, task: Task) -> SemiSuperv
     if teacher is not None:
         if not isinstance(algorithm, Distillation):
             raise MedsslError(f"--teacher is for distillation: {word} trains its own teachers; leave --teacher out")
-        theirs, algorithm.teacher, _ = load_model(Path(teacher))
+        theirs, algorithm.teacher, record = load_model(Path(teacher))
         if theirs.name != task.name or theirs.classes != task.classes:
             raise MedsslError(
                 f"the teacher knows {theirs.name} of {', '.join(theirs.classes)}: expected {task.name} of "
                 f"{', '.join(task.classes)}"
+            )
+        known = {name: record.config.get(name) for name in expected} | {"seed": record.seed}
+        if known != expected | {"seed": seed}:
+            raise MedsslError(
+                f"the teacher was trained with {known}: expected {expected | {'seed': seed}}, or its labels and test patients "
+                "would not be those of this model"
             )
     return algorithm
 
@@ -229,10 +243,17 @@ def _common_encoder(records: Sequence[runs.Run], encoder: Encoder | None) -> dic
     return specs[0] if specs else None
 
 
-def unlabelled_scans(cache: Cache, roles: pd.Series, labelled: set[str]) -> list[str]:
-    """The scans of training patients that are not among the labelled ones, never those of validation or test patients."""
-    training = cache.manifest["scan"][cache.manifest["patient"].map(roles) == "train"]
-    return [scan for scan in training if scan not in labelled]
+def unlabelled_scans(cache: Cache, roles: pd.Series, budget: set[str]) -> list[str]:
+    """The scans of training patients outside of a budget, whose labels are not used; never of validation or test patients.
+
+    Args:
+        cache: Where the scans are.
+        roles: Role of each patient in the split.
+        budget: The patients of the budget, those held out of it for validation included.
+    """
+    patient = cache.manifest["patient"]
+    chosen = (patient.map(roles) == "train") & ~patient.isin(budget)
+    return list(cache.manifest["scan"][chosen])
 
 
 def scans_of(cache: Cache, task: Task, subset: pd.DataFrame, role: str) -> list[str]:

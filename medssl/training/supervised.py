@@ -151,16 +151,20 @@ class SupervisedModule(pl.LightningModule):
             self.average = Average(self.model, self.settings.averaging)
 
     def training_step(self, batch: Any, index: int) -> Tensor:
-        frozen = self.settings.encoder_share == 0 or self.global_step < self.encoder_start
-        self.model.encoder.train(not frozen)
+        self.model.encoder.train(self.encoder_learns)
         for weight in self.encoder_weights:
-            weight.requires_grad_(not frozen)
+            weight.requires_grad_(self.encoder_learns)
         loss = self.loss(batch)
         if not torch.isfinite(loss):
             raise MedsslError(
                 f"the loss is {loss.item()} at step {self.global_step}: expected a finite number; lower --lr"
             )
         return loss
+
+    @property
+    def encoder_learns(self) -> bool:
+        """Whether the encoder's weights change in this step."""
+        return self.settings.encoder_share > 0 and self.global_step >= self.encoder_start
 
     def loss(self, batch: Any) -> Tensor:
         """The loss of one batch of `labelled_crops`."""

@@ -142,6 +142,16 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def primary_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
+        """The primary metric alone, over all scans.
+
+        Args:
+            cache: Where the scans are.
+            scans: Labelled scans.
+            predictions: Of each scan, as from `predict`.
+        """
+
+    @abstractmethod
     def score(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]
     ) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -271,15 +281,22 @@ class Classification(Task):
         return F.cross_entropy(logits, target)
 
     def soft_loss(self, logits: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:
-        return _soft_cross_entropy(logits, probabilities, weight)
+        from medssl.training.losses import soft_cross_entropy
+
+        return soft_cross_entropy(logits, probabilities, weight)
+
+    def primary_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
+        return self.score(cache, scans, predictions)[1][self.metric.name]
 
     def predicted_classes(self, predictions: Sequence[np.ndarray]) -> set[int]:
         return {int(p.argmax()) for p in predictions}
 
     def validation_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
-        """Minus the cross-entropy."""
-        likelihoods = [max(float(p[self.labels[scan]]), 1e-6) for scan, p in zip(scans, predictions)]
-        return float(np.mean(np.log(likelihoods)))
+        """Minus the cross-entropy, each class with the same weight."""
+        by_class: dict[int, list[float]] = {}
+        for scan, p in zip(scans, predictions):
+            by_class.setdefault(self.labels[scan], []).append(np.log(max(float(p[self.labels[scan]]), 1e-6)))
+        return float(np.mean([np.mean(logs) for logs in by_class.values()]))
 
     def score(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]
@@ -374,10 +391,14 @@ class Segmentation(Task):
 
     def soft_loss(self, logits: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:
         """Dice of the structures, over the batch as one scan, and cross-entropy."""
-        from monai.losses import DiceLoss
+        from medssl.training.losses import soft_cross_entropy, soft_dice
 
-        dice = DiceLoss(softmax=True, include_background=False, batch=True)(logits, probabilities)
-        return dice + _soft_cross_entropy(logits, probabilities, weight)
+        dice = soft_dice(logits.softmax(1), probabilities, weight)
+        return dice + soft_cross_entropy(logits, probabilities, weight)
+
+    def primary_score(self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray]) -> float:
+        """The mean Dice, as `validation_score`; `score` measures surface distances as well."""
+        return self.validation_score(cache, scans, predictions)
 
     def predicted_classes(self, predictions: Sequence[np.ndarray]) -> set[int]:
         return {int(value) for mask in predictions for value in np.unique(mask)}
@@ -483,10 +504,6 @@ def task_named(name: str) -> type[Task]:
     if name not in TASKS:
         raise MedsslError(f"there is no task {name!r}: expected one of {', '.join(TASKS)}{nearest(name, TASKS)}")
     return TASKS[name]
-
-
-def _soft_cross_entropy(logits: Tensor, probabilities: Tensor, weight: Tensor) -> Tensor:
-    return -(weight * (probabilities * logits.log_softmax(1)).sum(1)).mean()
 
 
 def _by_patient(cache: Cache, seen: dict[str, Iterable[int]]) -> dict[str, tuple[int, ...]]:

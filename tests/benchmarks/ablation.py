@@ -29,7 +29,7 @@ from medssl.training.config import FinetuneConfig
 CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
     "no balanced classes": {"balanced": False},
-    "averaging 0.99": {"averaging": 0.99},
+    "no averaging": {"averaging": 0.0},
     "strong augmentation": {"augmentation": "strong"},
     "half the steps": {},
     "twice the steps": {},
@@ -65,7 +65,8 @@ def changed(base: FinetuneConfig, name: str) -> FinetuneConfig:
 def scores(folder: Path, metric: str) -> dict[tuple[str, str], dict[int, float]]:
     """(arm, budget) -> draw -> score, of the fine-tuned cells of a study."""
     cells = runs.table(folder / "cells")
-    cells = cells[cells["config.mode"] == "finetune"]
+    own = cells["folder"].isin(runs.read(folder).config["cell_ids"]) & (cells["status"] == "finished")
+    cells = cells[own & (cells["config.mode"] == "finetune")]
     table: dict[tuple[str, str], dict[int, float]] = {}
     for row in cells.to_dict("records"):
         key = ("scratch" if row["config.arm"] == "scratch" else "pretrained", row["config.budget_name"])

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medssl.core.errors import MedsslError
-from medssl.studies.arms import PretrainedRun, RandomFrozen, Scratch, ScratchLong, parse_arm, parse_arms
+from medssl.studies.arms import PretrainedRun, RandomFrozen, Scratch, ScratchLong, parse_arm, parse_arms, start_of
 from medssl.training.config import FinetuneConfig
 from medssl.training.task import Classification, Segmentation
 
@@ -56,3 +56,25 @@ def test_how_the_encoder_of_each_arm_is_used(run: Path) -> None:
     assert arms["random-frozen"].modes(task, ["finetune"]) == ["linear"]
     assert arms["simmim"].modes(task, ["knn"]) == ["knn"]
     assert all(arm.modes(segmentation, ["knn"]) == ["finetune"] for arm in arms.values())
+
+
+def test_a_semi_supervised_arm_has_the_start_and_the_settings_of_another(run: Path) -> None:
+    arms = parse_arms(["self-training(scratch, teachers=3)", f"fixmatch({run})"])
+    first, second = arms.values()
+    assert list(arms) == ["self-training(scratch, teachers=3)", "fixmatch(simmim)"]
+    assert (first.trainings, first.pretraining, second.pretraining) == (4, None, run)
+    assert first.settings(BASE) == Scratch().settings(BASE)
+    assert second.settings(BASE) == PretrainedRun(run).settings(BASE)
+    assert first.modes(Classification(("no", "yes")), None) == ["finetune"]
+    assert [start_of(name) for name in (*arms, "simmim")] == ["scratch", "simmim", None]
+
+
+@pytest.mark.parametrize("start", ["random-frozen", "fixmatch(scratch)"])
+def test_a_semi_supervised_arm_does_not_start_from_what_it_cannot_train(start: str) -> None:
+    with pytest.raises(MedsslError, match="mean-teacher starts from .*: expected scratch"):
+        parse_arm(f"mean-teacher({start})")
+
+
+def test_an_algorithm_for_another_task_is_rejected() -> None:
+    with pytest.raises(MedsslError, match="CopyPaste is for segmentation: it cannot be used for classification"):
+        parse_arm("copy-paste(scratch)").check(Classification(("no", "yes")))

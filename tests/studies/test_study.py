@@ -272,3 +272,56 @@ def test_arms_that_do_not_exist_and_labels_that_are_not_there_are_named(cache: C
         task_named("classification").from_cache(cache, "leson")
     with pytest.raises(MedsslError, match="needs --label"):
         task_named("classification").from_cache(cache)
+
+
+def test_what_a_semi_supervised_arm_learns_from(cache: Cache, tmp_path: Path) -> None:
+    """The unlabelled are scans of training patients outside of the budget: never validation, test or the budget's own."""
+    arms = ["scratch", "mean-teacher(scratch)"]
+    settings = StudySettings(
+        cache.path, tmp_path / "s", "segmentation", arms, ["1p", "5p", "100%"], None, small_encoder(), design=TWO_DRAWS
+    )
+    plan = make_plan(settings)
+    roles, patient = split(cache.manifest, 0), cache.manifest.set_index("scan")["patient"]
+    semi = [cell for cell in plan.cells if cell.arm == arms[1]]
+    assert {cell.budget_name for cell in semi} == {"1p", "5p"}  # at 100% nobody is left
+    for cell in semi:
+        subset = plan.subsets.query("draw == @cell.draw and budget_name == @cell.budget_name")
+        learned_from = {patient[scan] for scan in plan.unlabelled(cell)}
+        assert learned_from == set(roles.index[roles == "train"]) - set(subset["patient"])
+    alone = StudySettings(
+        cache.path, tmp_path / "s", "segmentation", arms[1:], ["100%"], None, small_encoder(), design=TWO_DRAWS
+    )
+    with pytest.raises(MedsslError, match="no training scan is left unlabelled for mean-teacher"):
+        make_plan(alone)
+
+
+def test_a_study_compares_semi_supervised_arms_with_their_own_start_and_measures_the_last_third(
+    cache: Cache, tmp_path: Path
+) -> None:
+    arms = ["scratch", "mean-teacher(scratch)"]
+    table = study(
+        cache.path, tmp_path / "s", "segmentation", arms, ["1p"], encoder=small_encoder(), design=TWO_DRAWS, **ENCODER
+    )
+    main = table[table["metric"] == "dice"].set_index("arm")
+    assert np.isfinite(main["last_third"]).all()
+    assert main.loc[arms[1], "start_difference"] == pytest.approx(main.loc[arms[1], "difference"])
+    assert np.isnan(main.loc["scratch", "start_difference"])
+    assert main["labelled_samples"].tolist() == [6, 6]
+    assert main["unlabelled_samples"].tolist() == [0, 6]
+    assert set(table["metric"]) & {"last_third"} == set()
+    cells = runs.table(tmp_path / "s" / "cells")
+    assert np.allclose(cells.groupby("config.arm")["metrics.last_third"].mean()[arms], main.loc[arms, "last_third"])
+
+
+def test_clusters_and_class_means_stand_beside_the_other_probes(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
+    design = StudyDesign(modes=["class-mean", "kmeans"], draws=2)
+    arms = ["scratch", "random-frozen", str(pretrained)]
+    table = study(cache.path, tmp_path / "c", "classification", arms, ["5p"], "lesion", design=design, **ENCODER)
+    main = table[table["metric"] == "auroc"].set_index(["arm", "mode"])
+    assert {("simmim", "class-mean"), ("simmim", "kmeans"), ("random-frozen", "kmeans")} < set(main.index)
+    cells = runs.table(tmp_path / "c" / "cells")
+    probes = [
+        pd.read_parquet(tmp_path / "c" / "cells" / name / "predictions.parquet")["p.yes"].to_numpy()
+        for name in cells[(cells["config.arm"] == "random-frozen") & (cells["config.mode"] == "class-mean")]["folder"]
+    ]
+    assert not np.allclose(*probes)  # each draw has a random encoder of its own

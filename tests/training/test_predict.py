@@ -9,7 +9,10 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
+from medssl.core import runs
 from medssl.core.errors import MedsslError
+from medssl.datasets.splits import SplitSpec
+from medssl.encoders import ResNet
 from medssl.preprocessing.cache import Cache
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import finetune
@@ -136,3 +139,21 @@ def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(
     with pytest.raises(MedsslError, match="other settings"):
         finetune(cache.path, tmp_path / "m", train=FinetuneConfig(steps=3, batch_size=2), **settings)
     assert (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_smaller_network_learns_from_a_teacher_of_the_same_labels(cache: Cache, tmp_path: Path) -> None:
+    settings = {"task": "classification", "label": "lesion", "crop": (16, 16, 16), "budget": "5p"}
+    train = FinetuneConfig(steps=2, batch_size=2)
+    finetune(cache.path, tmp_path / "teacher", train=train, **settings)
+    small = ResNet(dims=3, depth=10, width=4, max_pool=False)
+    more = {"encoder": small, "semi_supervised": "distillation(share=0.9)", "teacher": tmp_path / "teacher"}
+    run = finetune(cache.path, tmp_path / "student", train=train, **settings, **more)
+    assert run.config["teacher"] == runs.read(tmp_path / "teacher").id
+    assert run.config["unlabelled_scans"] > 0
+    for wrong in ({"seed": 1}, {"budget": "3p"}, {"split": SplitSpec(seed=1)}):
+        with pytest.raises(MedsslError, match="the teacher was trained with"):
+            finetune(cache.path, tmp_path / "wrong", train=train, **settings | more | wrong)
+    with pytest.raises(MedsslError, match="--teacher comes without --semi-supervised"):
+        finetune(cache.path, tmp_path / "wrong", train=train, **settings, teacher=tmp_path / "teacher")
+    with pytest.raises(MedsslError, match="--teacher is for distillation"):
+        finetune(cache.path, tmp_path / "wrong", train=train, **settings | more | {"semi_supervised": "fixmatch"})

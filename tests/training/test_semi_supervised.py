@@ -12,6 +12,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.registry import SEMI_SUPERVISED
 from medssl.preprocessing.cache import Cache
 from medssl.training.config import FinetuneConfig
+from medssl.training.losses import soft_dice
 from medssl.training.semi_supervised import base, self_training
 from medssl.training.semi_supervised.base import build_algorithm, ramp_up, split_call, train_semi_supervised
 from medssl.training.semi_supervised.copy_paste import boxes, mixture_loss
@@ -130,6 +131,65 @@ def test_copy_paste_is_half_dice_and_cross_entropy_of_each_part() -> None:
     assert inside.sum((1, 2)).tolist() == [4, 4]
 
 
+def test_dice_of_uncertain_voxels_counts_less() -> None:
+    shares, target = (
+        drawn(1, 2, 4, 4).softmax(1),
+        F.one_hot(torch.arange(16).view(1, 4, 4) % 2, 2).movedim(-1, 1).double(),
+    )
+    weight = torch.linspace(0, 1, 16, dtype=torch.float64).view(1, 4, 4)
+    p, t, w = shares[0, 1].numpy(), target[0, 1].numpy(), weight[0].numpy()
+    expected = 1 - (2 * (w * p * t).sum() + 1e-5) / ((w * (p + t)).sum() + 1e-5)
+    assert float(soft_dice(shares, target, weight)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("wrong", ["weight=-1", "teachers=2.5", "teachers=0"])
+def test_an_option_outside_of_its_range_is_rejected(wrong: str) -> None:
+    with pytest.raises(MedsslError, match="of self-training is .*: expected"):
+        build_algorithm("self-training", wrong)
+
+
+class Recorded(torch.nn.Module):
+    """A model that remembers what it was given, and answers with logits of its first channel's mean."""
+
+    def __init__(self, classes: int, name: str, log: list):
+        super().__init__()
+        self.encoder, self.name, self.log, self.classes = torch.nn.Identity(), name, log, classes
+        self.scale = torch.nn.Parameter(torch.ones(classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.log.append((self.name, self.training, x.detach().clone()))
+        return x.mean(tuple(range(1, x.ndim)))[:, None] * self.scale * torch.arange(1.0, self.classes + 1)
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "mean-teacher", "self-training", "distillation"])
+def test_the_teacher_sees_weak_changes_and_the_student_the_same_crop_after_strong_ones(
+    by_task: dict[str, TrainingData], name: str
+) -> None:
+    data, log = by_task["classification"], []
+    student, teacher = Recorded(2, "student", log), Recorded(2, "teacher", log)
+    algorithm: Any = build_algorithm(name)
+    module = base.SemiSupervisedModule(student, data, FinetuneConfig(head_first=0.0), algorithm)  # type: ignore[arg-type]
+    module.average = type("A", (), {"model": teacher})()  # type: ignore[assignment]
+    if name == "self-training":
+        algorithm.trained = [teacher.eval()]
+    if name == "distillation":
+        algorithm.teacher = teacher.eval()
+    crops = data.task.crops(data.cache, data.unlabelled, SIZE, 1, labelled=False)
+    batch = torch.utils.data.default_collate([crops[i] for i in range(4)])
+    module.supervised_loss = lambda _: torch.zeros(())  # type: ignore[method-assign]
+    loss = algorithm.loss(module, {}, batch)
+    loss.backward()
+    assert student.scale.grad is not None
+    assert teacher.scale.grad is None
+    weak = module.weak(batch)
+    taught, learned = sorted(log, key=lambda entry: entry[1])  # a guess is made in evaluation mode
+    assert (taught[0], learned[0]) == ("student" if name == "fixmatch" else "teacher", "student")
+    assert (taught[1], learned[1]) == (False, True)  # a guess leaves the running statistics as they are
+    assert torch.equal(taught[2], weak)
+    assert torch.equal(learned[2], module.strong(weak, batch))
+    assert not torch.equal(taught[2], learned[2])
+
+
 def test_the_weight_rises_as_laine_and_aila_have_it() -> None:
     assert [ramp_up(t) for t in (0.0, 0.2, 0.4, 1.0)] == pytest.approx([math.exp(-5), math.exp(-1.25), 1, 1])
 
@@ -204,5 +264,5 @@ def test_bad_input_is_answered(by_task: dict[str, TrainingData], monkeypatch: py
     monkeypatch.setattr(
         self_training, "train_model", lambda model, *_: model.head.bias.data.copy_(torch.tensor([9.0, 0]))
     )
-    with pytest.raises(MedsslError, match="the teacher predicts one class only on 4 unlabelled scans, from 4 labelled"):
+    with pytest.raises(MedsslError, match="a teacher predicts one class only on 4 unlabelled scans, after 4 labelled"):
         train_semi_supervised(model, data, settings, 0, build_algorithm("self-training"))

@@ -21,6 +21,8 @@ from medssl.training.techniques.balancing import balanced
 from medssl.training.techniques.layer_decay import groups
 from medssl.training.techniques.low_rank import add_adapters, merge_adapters
 from medssl.training.techniques.probe_start import start_from_probe
+from medssl.views.spatial import Resample
+from medssl.views.thick_slices import ThickSlices
 from tests.conftest import small_encoder
 
 SIZE = (16, 16, 16)
@@ -112,11 +114,17 @@ def test_an_average_keeps_its_share_of_itself_at_each_step() -> None:
     assert int(average.model.num_batches_tracked) == 5
 
 
-def test_the_average_is_the_model_in_the_end(lesion: TrainingData) -> None:
-    plain, averaged = (lesion.task.build_model(small_resnet(), 0) for _ in range(2))
-    train_model(plain, lesion, FinetuneConfig(steps=5, growth=0), 0)
-    train_model(averaged, lesion, FinetuneConfig(steps=5, growth=0, averaging=0.99), 0)
-    assert not torch.equal(plain.head.weight, averaged.head.weight)
+def test_the_average_is_the_model_in_the_end(lesion: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Average] = []
+    monkeypatch.setattr(
+        Average, "update", lambda self, model, real=Average.update: (kept.append(self), real(self, model))
+    )
+    model = lesion.task.build_model(small_resnet(), 0)
+    train_model(model, lesion, FinetuneConfig(steps=5, growth=0, averaging=0.99), 0)
+    assert len(kept) == 5
+    assert all(torch.equal(a, b) for a, b in zip(kept[0].model.state_dict().values(), model.state_dict().values()))
+    train_model(model, lesion, FinetuneConfig(steps=5, growth=0, averaging=0.0), 0)
+    assert len(kept) == 5
 
 
 def test_every_class_is_drawn_equally_often() -> None:
@@ -154,8 +162,9 @@ def test_adapters_change_little_of_the_encoder_and_merge_into_the_same_function(
     assert encoder.state_dict().keys() == small_resnet().state_dict().keys()
 
 
-def test_a_model_with_adapters_ends_as_an_ordinary_one(lesion: TrainingData) -> None:
-    model = lesion.task.build_model(small_resnet(), 0)
+@pytest.mark.parametrize("encoder", [small_resnet(), small_encoder(), ViT(dims=3, patch=8, width=24, depth=2, heads=1)])
+def test_a_model_with_adapters_ends_as_an_ordinary_one(lesion: TrainingData, encoder: Any) -> None:
+    model = lesion.task.build_model(encoder, 0)
     names = model.state_dict().keys()
     trained = train_model(model, lesion, FinetuneConfig(steps=4, growth=0, adapter_rank=2, averaging=0.9), 0)
     assert model.state_dict().keys() == names == trained.earlier.keys()
@@ -181,18 +190,52 @@ def test_a_probe_start_is_for_classification(cache: Cache) -> None:
         train_model(task.build_model(small_encoder(), 0), data, FinetuneConfig(steps=2, probe_start=True), 0)
 
 
-def test_the_state_after_two_thirds_is_that_of_a_model_that_stopped_there(lesion: TrainingData) -> None:
+def test_the_earlier_state_is_that_after_two_thirds_of_the_steps(
+    lesion: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[torch.Tensor] = []
+    real = SupervisedModule.optimizer_step
+
+    def watched(self: Any, *args: Any, **kwargs: Any) -> None:
+        real(self, *args, **kwargs)
+        states.append(self.model.head.weight.detach().clone())
+
+    monkeypatch.setattr(SupervisedModule, "optimizer_step", watched)
     model = lesion.task.build_model(small_resnet(), 0)
-    trained = train_model(model, lesion, FinetuneConfig(steps=6, growth=0), 0)
-    assert trained.earlier.keys() == model.state_dict().keys()
-    assert any(not torch.equal(values, model.state_dict()[name]) for name, values in trained.earlier.items())
+    trained = train_model(model, lesion, FinetuneConfig(steps=6, growth=0, averaging=0.0), 0)
+    assert [torch.equal(trained.earlier["head.weight"], state) for state in states] == [False] * 3 + [True] + [
+        False
+    ] * 2
+    assert torch.equal(model.head.weight, states[-1])
 
 
-def test_strong_augmentation_is_another_view(lesion: TrainingData) -> None:
-    from medssl.views import recipes
+@pytest.mark.parametrize("augmentation", ["standard", "strong"])
+def test_strong_augmentation_deforms_and_lowers_the_resolution(lesion: TrainingData, augmentation: Any) -> None:
+    model = lesion.task.build_model(small_resnet(), 0)
+    view = SupervisedModule(model, lesion, FinetuneConfig(augmentation=augmentation)).view
+    elastic = [part.elastic_mm > 0 for part in view.modules() if isinstance(part, Resample)]
+    thick = [isinstance(part, ThickSlices) for part in view.modules()]
+    assert (elastic, any(thick)) == ([augmentation == "strong"], augmentation == "strong")
 
-    for spec in (lesion.cache.data_spec,):
-        plain, strong = (recipes.finetune(spec, SIZE, strong=s) for s in (False, True))
-        names = [[type(part).__name__ for part in view.modules()] for view in (plain, strong)]
-        assert "ThickSlices" in names[1]
-        assert "ThickSlices" not in names[0]
+
+def test_an_encoder_of_one_layer_has_no_layer_decay() -> None:
+    class Plain(ResNet):
+        def layers(self) -> list[nn.Module]:
+            return [self]
+
+    with pytest.raises(MedsslError, match="Plain has one layer only"):
+        groups(Plain(dims=2, depth=10, width=4), 1.0, 0.7)
+
+
+def test_a_probe_of_three_classes_leaves_out_the_one_that_no_scan_shows(cache: Cache) -> None:
+    task = task_named("classification").from_cache(cache, "scanner")
+    assert task.outputs == 3
+    for shown in ({0, 1, 2}, {0, 2}):
+        scans = [scan for scan in cache.manifest["scan"] if task.labels[scan] in shown]
+        model = task.build_model(small_resnet(), 0)
+        start_from_probe(model, cache, scans, task.labels, SIZE)
+        with torch.no_grad():
+            given = model.head(torch.from_numpy(embed(model.encoder, cache, scans, SIZE))).argmax(1)
+        assert set(given.tolist()) <= shown
+        right = np.mean([int(g) == task.labels[scan] for g, scan in zip(given, scans)])
+        assert right > 1 / len(shown)

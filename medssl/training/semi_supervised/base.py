@@ -17,7 +17,6 @@ import inspect
 import math
 import re
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -47,7 +46,7 @@ class SemiSupervised(ABC):
     """An algorithm; the arguments of its constructor are its options."""
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
-    averaging: float = 0.0  # decay of the average of the weights that it needs as a teacher; 0 where it needs none
+    needs_average: ClassVar[bool] = False  # whether its teacher is the average of the student's weights
     trainings: int = 1  # how many trainings of the same length it is made of
 
     def prepare(self, model: nn.Module, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:  # noqa: B027
@@ -85,8 +84,17 @@ class SemiSupervisedModule(SupervisedModule):
     @property
     def teacher(self) -> nn.Module:
         """The average of the student's weights, which predicts without running statistics of its own batches."""
-        assert self.average is not None, "this algorithm has averaging above 0"
+        assert self.average is not None, "train_semi_supervised checks that there is one"
         return self.average.model.eval()
+
+    def guess(self, x: Tensor) -> Tensor:
+        """The student's own probabilities (B, classes, *S), by its running statistics, which stay as they are."""
+        self.model.eval()
+        guessed = probabilities(self.model, x)
+        self.model.train()
+        if not self.encoder_learns:
+            self.model.encoder.eval()
+        return guessed
 
     def loss(self, batch: Any) -> Tensor:
         return self.algorithm.loss(self, batch["labelled"], batch["unlabelled"])
@@ -146,14 +154,19 @@ def train_semi_supervised(
         The validation score, and the state after two thirds of the steps.
 
     Raises:
-        MedsslError: No scan is unlabelled, the algorithm does not suit the task, or a loss is no longer finite.
+        MedsslError: No scan is unlabelled, the algorithm does not suit the task or the settings, or a loss is no longer
+            finite.
     """
     check_task(algorithm, data.task.name)
     if not data.unlabelled:
         raise MedsslError(
             "semi-supervised training, but no training scan is unlabelled: expected a budget below 100%, or more scans"
         )
-    settings = replace(settings, averaging=settings.averaging or algorithm.averaging)
+    if algorithm.needs_average and not settings.averaging:
+        raise MedsslError(
+            f"{type(algorithm).__name__} has the average of the weights as its teacher, and averaging is 0: expected for "
+            "example --averaging 0.99"
+        )
     algorithm.prepare(model, data, settings, seed)
     prepare_start(model, data, settings)
     module = SemiSupervisedModule(model, data, settings, algorithm)
@@ -165,6 +178,18 @@ def train_semi_supervised(
     loaders = {n: CropData(crops, settings.batch_size, total).train_dataloader() for n, crops in streams.items()}
     trainer(settings, progress).fit(module, CombinedLoader(loaders, "min_size"))
     return module.finish()
+
+
+def check_options(name: str, **values: tuple[float, float, float]) -> None:
+    """Raise MedsslError where an option is outside of its range.
+
+    Args:
+        name: The algorithm's name.
+        values: Of each option its value, the smallest and the largest that are possible.
+    """
+    for option, (value, low, high) in values.items():
+        if not low <= value <= high:
+            raise MedsslError(f"{option} of {name} is {value}: expected {low:g} to {high:g}")
 
 
 def check_task(algorithm: SemiSupervised, task: str) -> None:

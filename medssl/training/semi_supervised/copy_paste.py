@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, probabilities, ramp_up
+from medssl.training.losses import soft_cross_entropy, soft_dice
+from medssl.training.semi_supervised.base import (
+    SemiSupervised,
+    SemiSupervisedModule,
+    check_options,
+    probabilities,
+    ramp_up,
+)
 from medssl.views.random import derive_keys, uniform
 
 
@@ -21,16 +28,17 @@ class CopyPaste(SemiSupervised):
     Args:
         edge: Edge of the box as a share of the crop's; the paper has 2/3.
         weight: Weight of the unlabelled part of a mixture after it has risen, beside 1 for the labelled part.
-        averaging: Share of itself that the teacher keeps at each step.
 
     Example:
         >>> algorithm = CopyPaste(weight=0.5)
     """
 
     tasks = ("segmentation",)
+    needs_average = True
 
-    def __init__(self, edge: float = 2 / 3, weight: float = 0.5, averaging: float = 0.99):
-        self.edge, self.weight, self.averaging = edge, weight, averaging
+    def __init__(self, edge: float = 2 / 3, weight: float = 0.5):
+        check_options("copy-paste", edge=(edge, 0, 1), weight=(weight, 0, math.inf))
+        self.edge, self.weight = edge, weight
 
     def loss(self, module: SemiSupervisedModule, labelled: dict[str, Any], unlabelled: dict[str, Any]) -> Tensor:
         params = module.view.draw(derive_keys(labelled["key"], 0))
@@ -70,15 +78,9 @@ def mixture_loss(logits: Tensor, target: Tensor, labelled: Tensor, weight: float
         weight: Of the part that is the teacher's.
     """
     numbers = target[:, 0].long()
-    entropy = F.cross_entropy(logits, numbers, reduction="none")[:, None]
     one_hot = F.one_hot(numbers, logits.shape[1]).movedim(-1, 1).to(logits)
-    shares = logits.softmax(1)
-    parts = []
-    for part in (labelled.to(logits), (~labelled).to(logits)):
-        cross_entropy = (entropy * part).sum() / part.sum().clamp(min=1)
-        axes = [0, *range(2, logits.ndim)]
-        overlap = (shares * one_hot * part).sum(axes)[1:]
-        sizes = ((shares + one_hot) * part).sum(axes)[1:]
-        dice = 1 - ((2 * overlap + 1e-5) / (sizes + 1e-5)).mean()
-        parts.append((dice + cross_entropy) / 2)
+    shares, parts = logits.softmax(1), []
+    for part in (labelled[:, 0].to(logits), (~labelled[:, 0]).to(logits)):
+        cross_entropy = soft_cross_entropy(logits, one_hot, part) * part.numel() / part.sum().clamp(min=1)
+        parts.append((soft_dice(shares, one_hot, part) + cross_entropy) / 2)
     return parts[0] + weight * parts[1]

@@ -3,12 +3,13 @@ learns the teacher's probabilities on unlabelled scans, softened by a temperatur
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
 
 from medssl.training.config import FinetuneConfig
-from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule
+from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, check_options
 from medssl.training.semi_supervised.self_training import train_teachers
 from medssl.training.supervised import TrainingData
 
@@ -27,6 +28,7 @@ class Distillation(SemiSupervised):
     trainings = 2
 
     def __init__(self, temperature: float = 1.0, share: float = 0.5):
+        check_options("distillation", temperature=(temperature, 1e-3, math.inf), share=(share, 0, 1))
         self.temperature, self.share = temperature, share
         self.teacher: nn.Module | None = None
 

@@ -5,12 +5,13 @@ In segmentation every voxel is a sample of its own, as in UniMatch (Yang et al. 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, probabilities, ramp_up
+from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, check_options, ramp_up
 
 
 class FixMatch(SemiSupervised):
@@ -19,18 +20,18 @@ class FixMatch(SemiSupervised):
     Args:
         threshold: Probability from which a prediction is a label. The paper has 0.95, for thousands of times the steps.
         weight: Weight of the unlabelled loss.
-        averaging: Share of itself that the average of the weights keeps, with which the model predicts in the end.
 
     Example:
         >>> algorithm = FixMatch(threshold=0.9)
     """
 
-    def __init__(self, threshold: float = 0.9, weight: float = 1.0, averaging: float = 0.99):
-        self.threshold, self.weight, self.averaging = threshold, weight, averaging
+    def __init__(self, threshold: float = 0.9, weight: float = 1.0):
+        check_options("fixmatch", threshold=(threshold, 0, 1), weight=(weight, 0, math.inf))
+        self.threshold, self.weight = threshold, weight
 
     def loss(self, module: SemiSupervisedModule, labelled: dict[str, Any], unlabelled: dict[str, Any]) -> Tensor:
         weak = module.weak(unlabelled)
-        guessed = probabilities(module.model, weak)
+        guessed = module.guess(weak)
         logits = module.model(module.strong(weak, unlabelled))
         own = confident_cross_entropy(logits, guessed, self.threshold)
         return module.supervised_loss(labelled) + self.weight * ramp_up(module.progress) * own

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
-from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, probabilities, ramp_up
+from medssl.training.semi_supervised.base import (
+    SemiSupervised,
+    SemiSupervisedModule,
+    check_options,
+    probabilities,
+    ramp_up,
+)
 
 
 class MeanTeacher(SemiSupervised):
     """Supervised loss plus the squared difference of the two predictions, of an unlabelled crop.
 
+    The teacher is the average of the weights that `FinetuneConfig.averaging` keeps.
+
     Args:
-        averaging: Share of itself that the teacher keeps at each step.
         weight: Weight of the difference after it has risen, over the first 40% of the steps.
 
     Example:
-        >>> algorithm = MeanTeacher(averaging=0.99)
+        >>> algorithm = MeanTeacher(weight=10.0)
     """
 
-    def __init__(self, averaging: float = 0.99, weight: float = 10.0):
-        self.averaging, self.weight = averaging, weight
+    needs_average = True
+
+    def __init__(self, weight: float = 10.0):
+        check_options("mean-teacher", weight=(weight, 0, math.inf))
+        self.weight = weight
 
     def loss(self, module: SemiSupervisedModule, labelled: dict[str, Any], unlabelled: dict[str, Any]) -> Tensor:
         weak = module.weak(unlabelled)

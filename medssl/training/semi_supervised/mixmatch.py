@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, probabilities, ramp_up
+from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, check_options, ramp_up
 from medssl.views.random import derive_keys, uniform
 
 
@@ -19,7 +20,6 @@ class MixMatch(SemiSupervised):
         temperature: Of the sharpening; below 1.
         alpha: Of the beta distribution that the shares are drawn from.
         weight: Weight of the unlabelled loss after it has risen; the paper has 75 and more, for long trainings.
-        averaging: Share of itself that the average of the weights keeps, with which the model predicts in the end.
 
     Example:
         >>> algorithm = MixMatch(temperature=0.5)
@@ -27,14 +27,21 @@ class MixMatch(SemiSupervised):
 
     tasks = ("classification",)
 
-    def __init__(self, temperature: float = 0.5, alpha: float = 0.75, weight: float = 10.0, averaging: float = 0.99):
-        self.temperature, self.alpha, self.weight, self.averaging = temperature, alpha, weight, averaging
+    def __init__(self, temperature: float = 0.5, alpha: float = 0.75, weight: float = 10.0):
+        above = 1e-3
+        check_options(
+            "mixmatch",
+            temperature=(temperature, above, 1),
+            alpha=(alpha, above, math.inf),
+            weight=(weight, 0, math.inf),
+        )
+        self.temperature, self.alpha, self.weight = temperature, alpha, weight
 
     def loss(self, module: SemiSupervisedModule, labelled: dict[str, Any], unlabelled: dict[str, Any]) -> Tensor:
         params = module.view.draw(derive_keys(labelled["key"], 0))
         x, target = module.task.inputs(module.view, params, labelled)
-        views = [module.strong(module.weak(unlabelled, k), unlabelled, k) for k in range(2)]
-        guessed = sharpen(torch.stack([probabilities(module.model, view) for view in views]).mean(0), self.temperature)
+        views = [module.weak(unlabelled, k) for k in range(2)]
+        guessed = sharpen(torch.stack([module.guess(view) for view in views]).mean(0), self.temperature)
         inputs = torch.cat([x, *views])
         targets = torch.cat([F.one_hot(target, module.task.outputs).to(guessed), guessed, guessed])
         keys = derive_keys(torch.cat([labelled["key"], unlabelled["key"], derive_keys(unlabelled["key"], 31)]), 30)

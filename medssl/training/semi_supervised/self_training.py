@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
+from medssl.evaluation.representation import evenly
 from medssl.training.config import FinetuneConfig
-from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, probabilities
+from medssl.training.semi_supervised.base import SemiSupervised, SemiSupervisedModule, check_options, probabilities
 from medssl.training.supervised import TrainingData, train_model
 
 CHECKED_SCANS = 32  # unlabelled scans on which the teachers must predict more than one class
@@ -24,17 +25,17 @@ class SelfTraining(SemiSupervised):
     Args:
         teachers: How many; each costs a training.
         weight: Weight of the unlabelled loss.
-        averaging: Share of itself that the average of the student's weights keeps; 0 for none.
 
     Example:
         >>> algorithm = SelfTraining(teachers=3)
     """
 
-    def __init__(self, teachers: int = 2, weight: float = 1.0, averaging: float = 0.0):
-        if teachers < 1:
-            raise MedsslError(f"self-training has {teachers} teachers: expected 1 or more")
-        self.teachers, self.weight, self.averaging = teachers, weight, averaging
-        self.trainings = 1 + teachers
+    def __init__(self, teachers: int = 2, weight: float = 1.0):
+        check_options("self-training", teachers=(teachers, 1, 100), weight=(weight, 0, math.inf))
+        if int(teachers) != teachers:
+            raise MedsslError(f"teachers of self-training is {teachers}: expected a whole number")
+        self.teachers, self.weight = int(teachers), weight
+        self.trainings = 1 + self.teachers
         self.trained: list[nn.Module] = []
 
     def prepare(self, model: nn.Module, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:
@@ -65,18 +66,19 @@ def train_teachers(
     """Train copies of a model on the labelled scans, each with a seed of its own.
 
     Raises:
-        MedsslError: On unlabelled scans they predict one class only, so there is nothing to learn from them.
+        MedsslError: On unlabelled scans one of them predicts one class only, so there is nothing to learn from them.
     """
     teachers = []
     for number in range(count):
         teacher: Any = copy.deepcopy(model)
         train_model(teacher, data, settings, seed + 7919 * (number + 1))
         teachers.append(teacher.eval().requires_grad_(False))
-    scans = list(data.unlabelled)[:CHECKED_SCANS]
-    predicted = (data.task.predict(teacher, data.cache, scans, data.size, settings.precision) for teacher in teachers)
-    if len(set[int]().union(*(data.task.predicted_classes(each) for each in predicted))) < 2:
-        raise MedsslError(
-            f"the teacher predicts one class only on {len(scans)} unlabelled scans, from {len(data.training)} labelled: "
-            "expected two or more; label scans of the other classes, or train for more steps"
-        )
+    scans = evenly(data.unlabelled, CHECKED_SCANS)  # the manifest may be in the order of the classes
+    for teacher in teachers:
+        predictions = data.task.predict(teacher, data.cache, scans, data.size, settings.precision)
+        if len(data.task.predicted_classes(predictions)) < 2:
+            raise MedsslError(
+                f"a teacher predicts one class only on {len(scans)} unlabelled scans, after {len(data.training)} labelled: "
+                "expected two or more; label scans of the other classes, or train for more steps"
+            )
     return teachers

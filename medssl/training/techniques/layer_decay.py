@@ -6,6 +6,7 @@ BEiT, arXiv 2106.08254): early layers are general, and few labels should not mov
 
 from __future__ import annotations
 
+from medssl.core.errors import MedsslError
 from medssl.encoders import Encoder
 from medssl.training.engine import Group
 
@@ -18,9 +19,17 @@ def groups(encoder: Encoder, share: float, decay: float, start: int = 0) -> list
         share: The encoder's learning rate as a share of the head's.
         decay: Factor from each layer to the one before it; 1 for the same rate in all.
         start: Step at which the encoder begins to learn.
+
+    Raises:
+        MedsslError: The encoder has one layer only, and a decay below 1.
     """
     if decay == 1:
         return [Group(encoder, share, start)]
     layers = encoder.layers()
+    if len(layers) < 2:
+        raise MedsslError(
+            f"layer_decay is {decay}, but {type(encoder).__name__} has one layer only: expected layer_decay 1, or an encoder "
+            "that defines layers()"
+        )
     decayed = [Group(layer, share * decay ** (len(layers) - i), start) for i, layer in enumerate(layers)]
     return [*reversed(decayed), Group(encoder, share, start)]  # the last: weights outside of every layer

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from medssl.core.errors import MedsslError
 
 ADAPTED = (nn.Linear, nn.Conv2d, nn.Conv3d)
-ADAPTER = ".parametrizations.weight."
+ADAPTER = ".parametrizations."
 
 
 class LowRank(nn.Module):
@@ -38,33 +38,50 @@ class LowRank(nn.Module):
 
 
 def add_adapters(module: nn.Module, rank: int) -> None:
-    """Freeze the weights of all linear layers and convolutions, and add adapters to them.
+    """Freeze the weights of all linear layers, convolutions and attention projections, and add adapters to them.
+
+    Args:
+        module: Changed in place. Norms, biases and transposed convolutions learn as before.
+        rank: Rank of each change.
 
     Raises:
         MedsslError: There is no such layer.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, ADAPTED)]
+    layers = _adaptable(module)
     if not layers:
         raise MedsslError(
             "adapter_rank is set, but the encoder has no linear layer and no convolution: expected adapter_rank 0"
         )
-    for layer in layers:
-        layer.weight.requires_grad_(False)
-        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight, rank))
+    for layer, name in layers:
+        weight = getattr(layer, name)
+        weight.requires_grad_(False)
+        parametrize.register_parametrization(layer, name, LowRank(weight, rank))
 
 
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """The state of the module as it will be after `merge_adapters`; the module keeps its adapters."""
     state = {name: values.detach().clone() for name, values in module.state_dict().items() if ADAPTER not in name}
-    for name, layer in module.named_modules():
-        if isinstance(layer, ADAPTED) and parametrize.is_parametrized(layer, "weight"):
-            state[f"{name}.weight"] = layer.weight.detach().clone()
-    return {name: state[name] for name in sorted(state)}
+    for path, layer in module.named_modules(remove_duplicate=False):  # a layer may stand in a module under two names
+        for name in _adapted_names(layer):
+            if parametrize.is_parametrized(layer, name):
+                state[f"{path}.{name}"] = getattr(layer, name).detach().clone()
+    return state
 
 
 def merge_adapters(module: nn.Module) -> None:
     """Replace each adapted weight by W + B A."""
-    for layer in list(module.modules()):
-        if isinstance(layer, ADAPTED) and parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-            layer.weight.requires_grad_(True)
+    for layer, name in _adaptable(module):
+        if parametrize.is_parametrized(layer, name):
+            parametrize.remove_parametrizations(layer, name, leave_parametrized=True)
+            getattr(layer, name).requires_grad_(True)
+
+
+def _adaptable(module: nn.Module) -> list[tuple[nn.Module, str]]:
+    return [(layer, name) for layer in list(module.modules()) for name in _adapted_names(layer)]
+
+
+def _adapted_names(layer: nn.Module) -> tuple[str, ...]:
+    """The names of a layer's own weights that get adapters."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return ("in_proj_weight",)
+    return ("weight",) if isinstance(layer, ADAPTED) else ()
