@@ -5,7 +5,7 @@ array, mask, affine = resample_to_grid(scan.array, scan.mask, scan.affine, spaci
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,8 +20,11 @@ def resample_to_grid(
     affine: np.ndarray,
     spacing_mm: Sequence[float] | None = None,
     size: Sequence[int] | None = None,
+    before: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    after: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    dtype: np.typing.DTypeLike = np.float32,
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Resample a scan and its mask to the cohort's grid.
+    """Resample a scan and its mask to the cohort's grid, and convert its voxels, part by part.
 
     Args:
         array: (C, *S) intensities.
@@ -29,6 +32,9 @@ def resample_to_grid(
         affine: (4, 4) from voxels to mm in RAS+.
         spacing_mm: Spacing of a volume; None keeps its own.
         size: (H, W) of an image; None keeps its own.
+        before: What is done to voxels before they are resampled.
+        after: What is done to voxels after they were resampled.
+        dtype: The type that `after` returns.
 
     Returns:
         The intensities, the mask and the affine on the new grid.
@@ -39,9 +45,23 @@ def resample_to_grid(
     shape, factors = target_grid(array.shape[1:], geometry.spacing(affine), spacing_mm, size)
     moved = _resampled_affine(affine, array.shape[1:], shape, factors)
     if any(abs(factor - 1) > SAME_SPACING for factor in factors):
-        array = geometry.zoom(array, factors, shape)
+        array = geometry.zoom(array, factors, shape, before=before, after=after, dtype=dtype)
         mask = None if mask is None else geometry.zoom(mask[None], factors, shape, nearest=True)[0]
+    else:
+        array = _converted(array, lambda part: after(before(part)), np.dtype(dtype))
     return array, None if mask is None else np.ascontiguousarray(mask), moved
+
+
+def _converted(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """All voxels converted, part by part along the axis that varies slowest in memory."""
+    out = np.empty_like(array, dtype)
+    axis = int(np.argmax(np.abs(array.strides) * (np.array(array.shape) > 1)))
+    each = array.size // max(1, array.shape[axis])
+    step = max(1, geometry.PART_VOXELS // max(1, each))
+    for first in range(0, array.shape[axis], step):
+        part = (slice(None),) * axis + (slice(first, first + step),)
+        out[part] = convert(array[part])
+    return out
 
 
 def target_grid(

@@ -4,11 +4,14 @@ CT stays in HU, int16 and at least -1024. Everything else becomes float16: 8-bit
 divided by 255, the rest is scaled so that the scan's own 0.5 and 99.5 percentiles are 0 and 1, and clipped to [-1, 4].
 
     check_voxels(scan)
-    scaled = scale_intensity(scan)                     # (C, *S), int16 or float32
+    scaled = intensity_scale(scan)(scan.array)         # (C, *S), int16 or float32
     body = body_mask(scaled, family_of(scan.modality))  # (C, *S), True in the body
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,19 +37,31 @@ def check_voxels(scan: Scan) -> None:
         raise ScanError(f"no voxel is above {BODY_ABOVE_HU} HU (highest {float(high):g}): air alone; leave it out")
 
 
-def scale_intensity(scan: Scan) -> np.ndarray:
-    """(C, *S) int16 or float32 on the scale of the cache, to be resampled before `to_stored_type`."""
+def intensity_scale(scan: Scan) -> Callable[[np.ndarray], np.ndarray]:
+    """What brings any part of a scan to the scale of the cache, int16 or float32, to be resampled before `to_stored_type`."""
     array = scan.array
-    if scan.modality == "CT" and array.dtype == np.int16:
-        return array if array.min() >= LOWEST_HU else np.maximum(array, np.int16(LOWEST_HU))
     if scan.modality == "CT":
-        return np.clip(array, LOWEST_HU, np.iinfo(np.int16).max).astype(np.float32)
+        return _in_hu
     if scan.dims == 2 and array.dtype == np.uint8:
-        return array.astype(np.float32) / 255
+        return _from_8_bits
     low, high = np.percentile(array, PERCENTILES)
     if high <= low:  # fewer than one voxel in two hundred differs, such as a bright spot on an empty image
         low, high = float(array.min()), float(array.max())
-    return np.clip((array - np.float64(low)) / (high - low), *CLIP).astype(np.float32)
+    return functools.partial(_from_range, low=np.float64(low), high=high)
+
+
+def _in_hu(part: np.ndarray) -> np.ndarray:
+    if part.dtype == np.int16:
+        return part if part.min() >= LOWEST_HU else np.maximum(part, np.int16(LOWEST_HU))
+    return np.clip(part, LOWEST_HU, np.iinfo(np.int16).max).astype(np.float32)
+
+
+def _from_8_bits(part: np.ndarray) -> np.ndarray:
+    return part.astype(np.float32) / 255
+
+
+def _from_range(part: np.ndarray, low: np.float64, high: float) -> np.ndarray:
+    return np.clip((part - low) / (high - low), *CLIP).astype(np.float32)
 
 
 def to_stored_type(array: np.ndarray, modality: str) -> np.ndarray:

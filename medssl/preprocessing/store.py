@@ -11,6 +11,7 @@ the same.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -28,7 +29,7 @@ from medssl.core.errors import MedsslError, ScanError
 from medssl.datasets.quality import voxel_flags
 from medssl.preprocessing.fingerprint import intensity_statistics
 from medssl.preprocessing.grid import resample_to_grid
-from medssl.preprocessing.normalize import check_voxels, scale_intensity, to_stored_type
+from medssl.preprocessing.normalize import check_voxels, intensity_scale, to_stored_type
 from medssl.scans import geometry
 from medssl.scans.paths import file_format
 from medssl.scans.read import files_of, read_scan
@@ -67,9 +68,13 @@ def cache_scan(job: Job) -> list[dict[str, Any]]:
     scan, reason = (None, reason) if reason else _value_or_reason(_read, job)
     results = []
     for number, row in enumerate(job.rows):
-        about = None
+        made, about = None, None
         if scan is not None:
-            about, reason = _value_or_reason(_store, job, row, _frame(scan, number, job), state)
+            made, reason = _value_or_reason(_prepared, job, row, _frame(scan, number, job), state)
+        if number == len(job.rows) - 1:
+            scan = None  # its voxels would stand beside two copies of the prepared ones
+        if made is not None:
+            about, reason = _value_or_reason(_write, job, row, *made)
         if reason:
             job.path("volumes", row).unlink(missing_ok=True)
         results.append(_result(row, about, reason))
@@ -93,8 +98,10 @@ def resample_and_scale(
         ScanError: The voxels are not finite, constant or air alone, so that nothing can be learnt from them.
     """
     check_voxels(scan)
-    array, mask, affine = resample_to_grid(scale_intensity(scan), scan.mask, scan.affine, spacing_mm, size)
-    return to_stored_type(array, scan.modality), mask, affine
+    to_stored = functools.partial(to_stored_type, modality=scan.modality)
+    dtype = np.int16 if scan.modality == "CT" else np.float16
+    scale = intensity_scale(scan)
+    return resample_to_grid(scan.array, scan.mask, scan.affine, spacing_mm, size, scale, to_stored, dtype)
 
 
 def measure_scan(row: dict[str, Any], source: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -107,12 +114,19 @@ def measure_scan(row: dict[str, Any], source: dict[str, Any], settings: dict[str
 def digest(array: np.ndarray) -> str:
     """SHA-256 of decoded voxels (C, *S), their type and shape; the last axis varies slowest, as in most files."""
     whole = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
-    whole.update(np.ascontiguousarray(array.transpose(0, *range(array.ndim - 1, 0, -1))).data)
+    for channel in array.transpose(0, *range(array.ndim - 1, 0, -1)):
+        for plane in channel:
+            whole.update(np.ascontiguousarray(plane).data)
     return whole.hexdigest()
 
 
 def pack(array: np.ndarray, about: dict | None = None) -> bytes:
     """(C, *S) as a blosc2 array in bytes, the same bytes each time, with `about` as its description."""
+    return packed_array(array, about).to_cframe()
+
+
+def packed_array(array: np.ndarray, about: dict | None = None) -> Any:
+    """(C, *S) as a blosc2 array, with `about` as its description."""
     dims = array.ndim - 1
     chunks = (array.shape[0], *map(min, array.shape[1:], CHUNK[dims]))
     blocks = (array.shape[0], *map(min, array.shape[1:], BLOCK[dims]))
@@ -122,7 +136,7 @@ def pack(array: np.ndarray, about: dict | None = None) -> bytes:
         packed[place] = _contiguous(array[place])
     if about:
         packed.schunk.vlmeta["medssl"] = about
-    return packed.to_cframe()
+    return packed
 
 
 def _intervals(count: int, step: int) -> list[slice]:
@@ -177,7 +191,8 @@ def _frame(scan: Scan, number: int, job: Job) -> Scan:
     return replace(scan, array=scan.array[number : number + 1], frames=1) if len(job.rows) > 1 else scan
 
 
-def _store(job: Job, row: dict[str, Any], scan: Scan, state: str | None) -> dict[str, Any]:
+def _prepared(job: Job, row: dict[str, Any], scan: Scan, state: str | None) -> tuple[dict[str, Any], Any, Any]:
+    """The description of the scan, its packed voxels and its packed mask or None."""
     spacing_mm, size = job.settings["spacing_mm"], job.settings["size"]
     array, mask, affine = resample_and_scale(scan, spacing_mm, size)
     about = {
@@ -193,11 +208,15 @@ def _store(job: Job, row: dict[str, Any], scan: Scan, state: str | None) -> dict
         "notes": _notes(row["notes"], scan.notes),
         "intensity": intensity_statistics(array, scan.modality),
     }
+    return about, packed_array(array, about), None if mask is None else packed_array(mask[None])
+
+
+def _write(job: Job, row: dict[str, Any], about: dict[str, Any], voxels: Any, mask: Any) -> dict[str, Any]:
     if mask is None:
         job.path("masks", row).unlink(missing_ok=True)
     else:
-        write_atomically(job.path("masks", row), pack(mask[None]))
-    write_atomically(job.path("volumes", row), pack(array, about))
+        write_atomically(job.path("masks", row), mask.to_cframe())
+    write_atomically(job.path("volumes", row), voxels.to_cframe())
     return about
 
 

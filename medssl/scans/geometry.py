@@ -7,6 +7,7 @@ array = resample(array, spacing(affine), (1.0, 1.0, 1.0))
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,8 @@ from medssl.core.errors import ScanError
 SAME_GRID_MM = 0.1  # grids of an image and its mask may lie this far apart
 SHEAR_DEGREES = 1.0  # a NIfTI's axes may be this far from right angles
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+PART_VOXELS = 1 << 21  # that are resampled at once: 8 MiB as float32
+BLUR_REACH = 4.0  # standard deviations at which the blur ends
 SPACING_LIMITS_MM = (1e-3, 1e3)
 
 
@@ -180,22 +183,62 @@ def resample(
     return zoom(array, factors, shape, nearest)
 
 
-def zoom(array: np.ndarray, factors: list[float], shape: tuple[int, ...], nearest: bool = False) -> np.ndarray:
+def zoom(
+    array: np.ndarray,
+    factors: list[float],
+    shape: tuple[int, ...],
+    nearest: bool = False,
+    before: Callable[[np.ndarray], np.ndarray] | None = None,
+    after: Callable[[np.ndarray], np.ndarray] | None = None,
+    dtype: np.typing.DTypeLike = np.float32,
+) -> np.ndarray:
     """A volume at another spacing, (C, *shape), centre on centre, edges repeated.
+
+    It is made part by part along the first axis of S, so that beside the two volumes only parts are in memory.
 
     Args:
         array: (C, *S).
         factors: Old voxels to a new one, along each axis.
         shape: Voxels of the result along each axis.
         nearest: Take the nearest voxel, and keep the type, instead of blurring and interpolating.
+        before: What is done to the voxels first, such as scaling; voxel by voxel.
+        after: What is done to those of the result, voxel by voxel.
+        dtype: Type of the result; the array's own with `nearest`.
     """
     offsets = [(n - 1) / 2 - (m - 1) / 2 * f for n, m, f in zip(array.shape[1:], shape, factors)]
-    out = np.empty((array.shape[0], *shape), array.dtype if nearest else np.float32)
+    out = np.empty((array.shape[0], *shape), array.dtype if nearest else dtype)
     for channel, result in zip(array, out):
-        if not nearest:
-            sigmas = [max(0.0, (factor - 1) / 2) for factor in factors]
-            channel = ndimage.gaussian_filter(channel.astype(np.float32), sigmas, mode="nearest")
-        ndimage.affine_transform(
-            channel, factors, offsets, shape, output=result, order=0 if nearest else 1, mode="nearest"
-        )
+        if nearest:
+            ndimage.affine_transform(channel, factors, offsets, shape, output=result, order=0, mode="nearest")
+            continue
+        for first, last in _parts(shape[0], int(np.prod(array.shape[2:])) * factors[0]):
+            part = _zoomed_part(channel, factors, offsets, shape, (first, last), before)
+            result[first:last] = part if after is None else after(part)
     return out
+
+
+def _parts(count: int, voxels_each: float) -> list[tuple[int, int]]:
+    """Ranges of rows of about PART_VOXELS voxels in all."""
+    step = max(1, int(PART_VOXELS / max(1.0, voxels_each)))
+    return [(first, min(count, first + step)) for first in range(0, count, step)]
+
+
+def _zoomed_part(
+    channel: np.ndarray,
+    factors: list[float],
+    offsets: list[float],
+    shape: tuple[int, ...],
+    rows: tuple[int, int],
+    before: Callable[[np.ndarray], np.ndarray] | None,
+) -> np.ndarray:
+    """Some rows of the result as float32, from the rows of the channel that they depend on."""
+    sigmas = [max(0.0, (factor - 1) / 2) for factor in factors]
+    reach = int(BLUR_REACH * sigmas[0] + 0.5)
+    ends = [int(np.floor(offsets[0] + factors[0] * row)) for row in (rows[0], rows[1] - 1)]
+    low = min(max(0, ends[0] - reach), len(channel) - 1)
+    high = max(low + 1, min(len(channel), ends[1] + 2 + reach))
+    part = channel[low:high] if before is None else before(channel[low:high])
+    part = np.array(part, np.float32)
+    ndimage.gaussian_filter(part, sigmas, mode="nearest", truncate=BLUR_REACH, output=part)
+    start = [offsets[0] + factors[0] * rows[0] - low, *offsets[1:]]
+    return ndimage.affine_transform(part, factors, start, (rows[1] - rows[0], *shape[1:]), order=1, mode="nearest")

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from medssl.core.errors import MedsslError, ScanError
 
 SUFFIXES = {
@@ -39,6 +41,7 @@ SUFFIXES = {
 PACKED = (".nii.gz", ".hdr.gz", ".img.gz")  # suffixes in two parts
 INFLATE_LIMIT = 1032  # deflate packs at most 1032 to 1: a header that claims more is wrong
 CHUNK = 1 << 20
+BYTES_A_VOXEL = 8  # of memory that `prepare` takes: at most four times the two bytes of most scans
 
 
 def walk(
@@ -103,6 +106,30 @@ def stem(path: Path) -> str:
     """The file's name without its suffix, `.nii.gz` cut off whole; an unknown suffix belongs to the name."""
     end = suffix(path)
     return path.name[: -len(end)] if end in SUFFIXES else path.name
+
+
+def check_fits_memory(voxels: int, limit: int | None = None) -> None:
+    """Raise ScanError for a volume that takes more memory to prepare than this machine or container has.
+
+    Args:
+        voxels: How many its header claims.
+        limit: Bytes to hold it against; those of the machine or container by default.
+    """
+    limit = limit or memory_limit()
+    if voxels * BYTES_A_VOXEL > limit:
+        raise ScanError(
+            f"the header claims {voxels} voxels, which take about {voxels * BYTES_A_VOXEL >> 20} MiB of memory to prepare: expected "
+            f"at most the {limit >> 20} MiB of this machine; crop or downsample the scan, or use a larger machine"
+        )
+
+
+def memory_limit() -> int:
+    """Bytes of memory of this machine, or of the container that the process runs in."""
+    limits = [psutil.virtual_memory().total]
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(file).read_text()))
+    return min(limits)
 
 
 def gunzip(data: bytes, expected: int | None = None) -> bytes:

@@ -6,6 +6,7 @@ scan = read_scan(["t1.nii.gz"], "nifti", id="a3f0", patient="77c1", mask="t1_mas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from medssl.scans.formats.images import image_header, npz_headers, read_image, r
 from medssl.scans.formats.metaimage import data_file, metaimage_header, read_metaimage
 from medssl.scans.formats.nifti import nifti_header, read_nifti, voxel_file
 from medssl.scans.formats.nrrd import nrrd_header, read_nrrd
-from medssl.scans.paths import file_format, readable_errors
+from medssl.scans.paths import check_fits_memory, file_format, readable_errors
 from medssl.scans.scan import Header, Scan
 
 HEADERS = {"nifti": nifti_header, "nrrd": nrrd_header, "metaimage": metaimage_header, "image": image_header}
@@ -87,6 +88,9 @@ def read_scan(
     else:
         path = Path(files[0])
         with readable_errors("the file"):
+            if format in HEADERS:
+                about = HEADERS[format](path)
+                check_fits_memory(math.prod(about.shape) * (about.channels or 3))
             array, header = read_npz(path, member or "") if format == "npz" else READERS[format](path)
         scan = Scan(
             array=array,

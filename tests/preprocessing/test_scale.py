@@ -203,7 +203,7 @@ def test_a_second_process_waits_with_a_warning_and_the_lock_of_a_dead_one_is_fre
     second = subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "m"), str(out)], stderr=subprocess.PIPE, text=True
     )
-    assert any("another process prepares this cache: waiting" in line for line in second.stderr)
+    assert any("another process writes to c: waiting" in line for line in second.stderr)
     assert second.poll() is None
     assert not (out / "cache.json").exists()
     other.kill()  # as it is, the lock still in its hand

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tracemalloc
 
 import numpy as np
@@ -107,3 +108,52 @@ def test_a_panic_of_a_decoder_is_an_error_of_its_file_and_an_interrupt_is_not():
         raise PanicException
     with pytest.raises(KeyboardInterrupt), readable_errors("the pixels"):
         raise KeyboardInterrupt
+
+
+def deflated(root, change) -> str:
+    dataset = pydicom.dcmread(root / "plain.dcm")
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    change(dataset)
+    pydicom.dcmwrite(root / "bomb.bin", dataset)
+    return str(root / "bomb.bin")
+
+
+def private_zeros(group: int, count: int):
+    def change(dataset) -> None:
+        dataset.add_new((group, 0x0010), "LO", "CREATOR")
+        dataset.add_new((group, 0x1001), "OB", bytes(count))
+
+    return change
+
+
+def more_pixels(dataset) -> None:
+    dataset.PixelData = bytes(300 << 20)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (private_zeros(0x0011, 300 << 20), "stand before the pixels of this deflated file"),
+        (more_pixels, "unpack to 314572800 bytes, its header claims 8192"),
+    ],
+)
+def test_a_deflated_file_is_not_unpacked_beyond_its_claim(seeds, change, words):
+    file = deflated(seeds[0], change)
+    assert os.path.getsize(file) < 400_000
+    for read in (read_slices, read_pixels):
+        tracemalloc.start()
+        with pytest.raises(ScanError, match=words):
+            read(file)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert most < 300 << 20
+
+
+def test_what_follows_the_pixels_of_a_deflated_file_is_not_unpacked(seeds):
+    file = deflated(seeds[0], private_zeros(0x7FE1, 100 << 20))
+    tracemalloc.start()
+    pixels, _ = read_pixels(file)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (pixels == read_pixels(str(seeds[0] / "plain.dcm"))[0]).all()
+    assert most < 1 << 24

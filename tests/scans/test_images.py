@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -17,6 +18,8 @@ from PIL import Image
 
 from medssl.core.errors import ScanError
 from medssl.scans.formats.images import image_header, npz_headers, read_image, read_npz
+from medssl.scans.formats.nifti import nifti_header
+from medssl.scans.paths import check_fits_memory
 from medssl.scans.read import read_scan
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
 
@@ -265,3 +268,41 @@ def test_damage_anywhere_in_a_header_is_refused_in_words_or_harmless(tmp_path, n
         with contextlib.suppress(ScanError):
             read_scan([str(path)], FORMATS[name], "id", "patient", member=member)
     assert capfd.readouterr() == ("", "")
+
+
+def test_images_of_an_archive_are_read_one_by_one_in_any_order(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (40, 9, 8, 3)).astype(np.uint8)
+    path = archive(tmp_path / "a.npz", train_images=stack)
+    for number in (0, 1, 5, 39, 4, 4, 38):
+        array, _ = read_npz(path, f"train_images/{number}")
+        assert (array == np.moveaxis(stack[number], -1, 0)).all()
+
+
+def test_damage_in_an_image_that_is_not_asked_for_is_noticed(tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (40, 30, 30)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", train_images=stack)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(ScanError, match="damaged"):
+        read_npz(tmp_path / "a.npz", "train_images/0")
+
+
+def test_an_archive_of_zeros_is_refused_by_its_size(tmp_path):
+    path = archive(tmp_path / "a.npz", train_images=np.zeros((100, 1024, 1024), np.uint8))
+    with pytest.raises(ScanError, match="damaged or a bomb"):
+        npz_headers(path)
+
+
+def test_a_volume_larger_than_the_memory_is_refused(tmp_path):
+    check_fits_memory(10**9, limit=8 * 10**9)
+    with pytest.raises(ScanError, match="claims 1000000001 voxels, which take about 7629 MiB"):
+        check_fits_memory(10**9 + 1, limit=8 * 10**9)
+    path = write_nifti(tmp_path / "a.nii")
+    raw = bytearray(path.read_bytes())
+    raw[40:56] = struct.pack("<8h", 3, 30000, 30000, 1000, 1, 1, 1, 1)
+    path.write_bytes(raw)
+    os.truncate(path, 352 + 2 * 30000 * 30000 * 1000)  # a file of holes takes no room
+    assert nifti_header(path).shape == (30000, 30000, 1000)
+    with pytest.raises(ScanError, match="MiB of this machine"):
+        read_scan([str(path)], "nifti", "id", "p")

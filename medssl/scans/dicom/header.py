@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -31,6 +32,18 @@ SMALL_BYTES = 1 << 26  # a blank image may be packed very small: up to here no r
 LARGEST_INFLATED_BYTES = 1 << 30
 TEXT_VRS = {"DS", "IS", "CS", "UI", "TM"}
 BINARY_VRS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+DEFLATED_TO_PLAIN = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0")  # of one length
+CLAIM_TAGS = frozenset(
+    int(tag_for_keyword(keyword) or 0)
+    for keyword in (
+        "Rows",
+        "Columns",
+        "NumberOfFrames",
+        "SamplesPerPixel",
+        "BitsAllocated",
+        "PhotometricInterpretation",
+    )
+)
 OLD_STARTS = {b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\0\0", b"\x02\0\0\0"}  # files without a preamble
 
 
@@ -56,7 +69,7 @@ def open_header(file: str, tags: Sequence[BaseTag] | None = None, pixels: bool =
         pixels: Read PixelData too.
 
     Raises:
-        ScanError: The file is not DICOM, or a deflated one that unpacks to more than 1 GiB.
+        ScanError: The file is not DICOM, or a deflated one that unpacks to more than its header claims.
     """
     with io.FileIO(file) as raw:
         return (_read_fast(raw, frozenset(tags), pixels) if tags else None) or _read_with_pydicom(raw, tags, pixels)
@@ -81,11 +94,14 @@ def _read_with_pydicom(raw: io.FileIO, tags: Sequence[BaseTag] | None, pixels: b
         head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
         if head[128:132] != b"DICM" and head[:4] not in OLD_STARTS:
             raise ScanError("this is not a DICOM file (no DICM at byte 128), whatever its name says: leave it out")
+        source: io.BufferedIOBase = stream
         if DeflatedExplicitVRLittleEndian.encode() in head:
-            _check_deflated(stream)
+            source, size = _inflated(stream, pixels)
+        else:
+            size = stream.size
         wanted = None if tags is None else [*tags, *([PIXELS] if pixels else [])]
-        dataset = pydicom.dcmread(stream, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
-        dataset.bytes_on_disk = stream.size
+        dataset = pydicom.dcmread(source, force=True, stop_before_pixels=not pixels, specific_tags=wanted)
+        dataset.bytes_on_disk = size
         return dataset
 
 
@@ -183,17 +199,52 @@ def _as_list(value) -> list:
     return list(value) if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
 
 
-def _check_deflated(stream: _Bounded) -> None:
-    """Raise ScanError for a deflated file that unpacks to more than 1 GiB; leaves the stream at its start."""
+def _inflated(stream: _Bounded, pixels: bool) -> tuple[io.BytesIO, int]:
+    """A deflated file as if it had not been, up to the end of its pixels or before them, and its size in bytes up to there.
+
+    The header may take 64 MiB and the pixels what it claims, so that a small file never fills the memory.
+
+    Raises:
+        ScanError: More is there than that.
+    """
     head = stream.peek(144)[:144]
     if head[132:136] != b"\x02\0\0\0":
         raise ScanError("a deflated file without the length of its file header (0002,0000): convert the file first")
-    stream.seek(144 + int.from_bytes(head[140:144], "little"))
-    unpacker, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    rest = stream.read(CHUNK)
-    while rest and not unpacker.eof and total <= LARGEST_INFLATED_BYTES:
-        total += len(unpacker.decompress(rest, CHUNK))
-        rest = unpacker.unconsumed_tail or stream.read(CHUNK)
-    if total > LARGEST_INFLATED_BYTES:
-        raise ScanError(f"the file unpacks to more than {LARGEST_INFLATED_BYTES} bytes: too much for one file")
     stream.seek(0)
+    content = bytearray(stream.read(144 + int.from_bytes(head[140:144], "little")).replace(*DEFLATED_TO_PLAIN))
+    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    header, limit = None, len(content)
+    while header is None or header.pixels_at is None:
+        limit *= 2
+        ended = _inflate_up_to(stream, unpacker, content, limit)
+        header = read_elements(bytes(content), CLAIM_TAGS, whole=ended)
+        if ended:
+            break
+        if len(content) > SMALL_BYTES:
+            raise ScanError(
+                f"more than {SMALL_BYTES} bytes stand before the pixels of this deflated file: expected a header (a decompression "
+                "bomb?); leave it out"
+            )
+    if header is None or header.pixels_at is None:
+        return io.BytesIO(content), len(content)  # all of it, and not much
+    end = header.pixels_at + header.pixels_length
+    claimed = claimed_bytes(header.dataset)
+    if header.pixels_length > claimed + 1 or end > LARGEST_INFLATED_BYTES:
+        raise ScanError(
+            f"the pixels of this deflated file unpack to {header.pixels_length} bytes, its header claims {claimed}: expected the "
+            f"same, and at most {LARGEST_INFLATED_BYTES} in all; leave it out"
+        )
+    if pixels:
+        _inflate_up_to(stream, unpacker, content, end)
+        del content[end:]
+    return io.BytesIO(content), end if not pixels else len(content)
+
+
+def _inflate_up_to(stream: _Bounded, unpacker: Any, content: bytearray, limit: int) -> bool:
+    """Add to the content until it has `limit` bytes or the file ends; True where it ended."""
+    while len(content) < limit and not unpacker.eof:
+        packed = unpacker.unconsumed_tail or stream.read(CHUNK)
+        if not packed:
+            return True
+        content += unpacker.decompress(packed, min(CHUNK, limit - len(content)))
+    return unpacker.eof

@@ -6,6 +6,7 @@ scan = read_series(files, id="a3f0", patient="77c1")
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from medssl.scans.dicom.slices import Slice, read_pixels, read_slices
 from medssl.scans.dicom.stack import Stack, build_stack
 from medssl.scans.geometry import LPS_TO_RAS, ras_order, spacing
 from medssl.scans.modality import AIR_HU, MODALITIES
+from medssl.scans.paths import check_fits_memory
 from medssl.scans.scan import Header, Scan, merge_equal_channels
 
 
@@ -57,6 +59,7 @@ def read_series(
         raise ScanError(f"these files hold {len(parts)} scans, none of them the one asked for: index them again")
     series = next((part for part in matches if part.reason is None), matches[0])
     header, frames, stack = _plan(series, correct)
+    check_fits_memory(math.prod(series.slices[0].size) * series.slices[0].samples * sum(map(len, frames)))
     planes, inverted = _planes([item for frame in frames for item in frame])
     array = _to_array(planes, len(frames), len(header.shape))
     for correction in stack.corrections if stack else ():

@@ -9,12 +9,14 @@ Grey stored as RGB becomes one channel. The size a header claims is checked befo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import re
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +25,15 @@ import tifffile
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from medssl.core.errors import ScanError
+from medssl.scans.paths import CHUNK, check_fits_memory
 from medssl.scans.scan import Header, merge_equal_channels
 
 PIXEL_LIMIT = 1 << 27  # 134 million: a whole radiograph has 20
 NPZ_LIMIT_BYTES = 16 << 30
+NPZ_SMALL_BYTES, NPZ_RATIO = (
+    64 << 20,
+    200,
+)  # up to here an array may be packed as small as it likes; real pictures reach 20
 SPLITS = "train|val|test"
 WHITE_IS_ZERO, RGB, PALETTE, YCBCR = 0, 2, 3, 6  # PhotometricInterpretation of a TIFF
 SAMPLES = {
@@ -101,9 +108,10 @@ def read_npz(path: Path, member: str) -> tuple[np.ndarray, Header]:
     match = re.fullmatch(rf"((?:{SPLITS})_images)/(\d+)", member)
     if not match:
         raise ScanError("the archive's member is not SPLIT_images/NUMBER: index the folder again")
-    stack = _npz_array(path, match[1], path.stat().st_mtime_ns)
+    stack = _npz_stack(path, match[1], path.stat().st_mtime_ns)
     shape, channels = _npz_image_shape(stack.shape)
-    image = stack[int(match[2])].reshape(*shape, channels)
+    check_fits_memory(math.prod(shape) * channels)
+    image = stack.image(int(match[2])).reshape(*shape, channels)
     array = merge_equal_channels(np.ascontiguousarray(np.moveaxis(image, -1, 0)))
     return array, _header(shape, array.shape[0])
 
@@ -326,7 +334,8 @@ def _npy_shape(file, entry: zipfile.ZipInfo) -> tuple[int, ...]:
     if dtype.hasobject:
         raise ScanError("the .npz holds pickled objects: refused, they could run code; store plain arrays")
     claimed = math.prod(shape) * dtype.itemsize + file.tell()
-    if claimed != entry.file_size or claimed > min(NPZ_LIMIT_BYTES, entry.compress_size * 1032 + 1024):
+    limit = min(NPZ_LIMIT_BYTES, max(NPZ_SMALL_BYTES, entry.compress_size * NPZ_RATIO))
+    if claimed != entry.file_size or claimed > limit:
         raise ScanError(
             f"an array of the .npz claims {claimed} bytes, the archive says {entry.file_size} "
             f"({entry.compress_size} packed): it is damaged or a bomb; leave it out"
@@ -356,11 +365,67 @@ def _npz_labels(path: Path, split: str, shapes: dict[str, tuple[int, ...]]) -> l
     return [dict(zip(names, (int(value) for value in row))) for row in labels]
 
 
-@functools.lru_cache(maxsize=2)
 def _npz_array(path: Path, key: str, changed_ns: int) -> np.ndarray:
-    """One array of an archive; kept while its images are read one after the other."""
+    """One array of an archive, whole."""
+    with _readable_archive(), np.load(path, allow_pickle=False) as archive:
+        return archive[key]
+
+
+@contextlib.contextmanager
+def _readable_archive() -> Iterator[None]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[key]
+        yield
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, KeyError) as error:
         raise ScanError(f"the .npz cannot be read ({type(error).__name__}): it is damaged; fetch it again") from None
+
+
+@functools.lru_cache(maxsize=2)
+def _npz_stack(path: Path, key: str, changed_ns: int) -> _Stack:
+    """A stack of an archive; kept while its images are read one after the other."""
+    with _readable_archive():
+        return _Stack(path, key)
+
+
+class _Stack:
+    """The images of one array, read one after the other: only one is in memory.
+
+    Its checksum is checked when it is opened. Images are read fastest in their order.
+    """
+
+    def __init__(self, path: Path, key: str) -> None:
+        self._archive, self._name = zipfile.ZipFile(path), f"{key}.npy"
+        with self._archive.open(self._name) as file:
+            while file.read(CHUNK):
+                pass
+        self._open()
+
+    def _open(self) -> None:
+        self._file, self._next = self._archive.open(self._name), 0
+        version = np.lib.format.read_magic(self._file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        self.shape, by_columns, self._dtype = read(self._file)
+        if by_columns and len(self.shape) > 1:
+            raise ScanError(
+                "an array of the .npz is stored by columns: expected rows; store it with numpy.ascontiguousarray"
+            )
+        self._bytes = math.prod(self.shape[1:]) * self._dtype.itemsize
+
+    def image(self, number: int) -> np.ndarray:
+        """The image at a place of the stack."""
+        with _readable_archive():
+            if number < self._next:
+                self._open()
+            self._read((number - self._next) * self._bytes, keep=False)
+            self._next = number + 1
+            return np.frombuffer(self._read(self._bytes, keep=True), self._dtype).reshape(self.shape[1:])
+
+    def _read(self, count: int, keep: bool) -> bytearray:
+        content, read = bytearray(), 0
+        while read < count:
+            piece = self._file.read(min(CHUNK, count - read))
+            if not piece:
+                raise EOFError
+            read += len(piece)
+            if keep:
+                content += piece
+        return content

@@ -36,6 +36,7 @@ from medssl.scans.scan import Header
 PAIR_ENDS = (".img", ".IMG", ".img.gz", ".IMG.gz")
 ANALYZE_BYTES = 348
 HEAD_BYTES = 1 << 16
+SCALED_AT_ONCE = 1 << 20  # voxels
 UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 
 
@@ -85,9 +86,20 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Header]:
     shape = _shape(header)
     array = np.frombuffer(data, header.get_data_dtype(), math.prod(shape), int(header["vox_offset"]))
     slope, offset = _checked(header.get_slope_inter, "scl_slope")
-    array = apply_read_scaling(array, 1.0 if slope is None else slope, 0.0 if offset is None else offset)
-    array = np.ascontiguousarray(array.reshape(shape, order="F"), array.dtype.newbyteorder("="))
+    array = _scaled(array, 1.0 if slope is None else slope, 0.0 if offset is None else offset)
+    array = array.reshape(shape, order="F").astype(array.dtype.newbyteorder("="), copy=False)
     return with_channels(array, described), described
+
+
+def _scaled(array: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """The flat array with its scale and offset: float32 where the stored numbers have at most 16 bits, made part by part."""
+    if (slope, offset) == (1.0, 0.0) or array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
+        return apply_read_scaling(array, slope, offset)
+    out = np.empty(array.shape, np.float32)
+    for first in range(0, len(array), SCALED_AT_ONCE):
+        part = slice(first, first + SCALED_AT_ONCE)
+        out[part] = array[part] * np.float64(slope) + offset
+    return out
 
 
 def voxel_file(path: Path) -> Path | None:
