@@ -61,6 +61,7 @@ class Run:
         cost: Seconds, peak memory, samples per second.
         versions: Versions of Python and the packages that results depend on.
         protocol: How a study was made, point by point, for its report.
+        pseudonym_key: Fingerprint of the key that the patients' pseudonyms were made with; no part of the id.
         format: Format of the record; see `FORMAT`.
     """
 
@@ -79,6 +80,7 @@ class Run:
     cost: dict = field(default_factory=dict)
     versions: dict = field(default_factory=dict)
     protocol: dict = field(default_factory=dict)
+    pseudonym_key: str | None = None
     format: int = FORMAT
 
     @property
@@ -246,7 +248,13 @@ class Recorder:
 
 @contextmanager
 def recording(
-    folder: Path, kind: str, config: dict, data: str, seed: int, parent: str | None = None
+    folder: Path,
+    kind: str,
+    config: dict,
+    data: str,
+    seed: int,
+    parent: str | None = None,
+    pseudonym_key: str | None = None,
 ) -> Iterator[Recorder]:
     """Record a run while the block runs: finished at its end, failed with the reason if it raises.
 
@@ -259,6 +267,7 @@ def recording(
         data: Digest of the scans.
         seed: Seed of all random choices.
         parent: Id of the run that the weights come from.
+        pseudonym_key: Fingerprint of the key of the patients' pseudonyms.
 
     Raises:
         MedsslError: The folder holds another kind of run or one of an older version, or the settings name code.
@@ -271,7 +280,8 @@ def recording(
     start = time.time()
     started = continued.started if continued else start
     earlier_seconds = float(continued.cost.get("seconds") or 0.0) if continued else 0.0
-    run = Run(run_id, kind, config, data, seed, parent, commit(), started=started, versions=versions())
+    about: dict[str, Any] = {"started": started, "versions": versions(), "pseudonym_key": pseudonym_key}
+    run = Run(run_id, kind, config, data, seed, parent, commit(), **about)
     recorder = Recorder(folder, run)
     outcome: dict[str, Any] = {"status": "finished"}
     try:
@@ -368,7 +378,7 @@ def _check_field_types(run: Run) -> None:
     types: dict[str, Any] = dict.fromkeys(("id", "kind", "data", "commit", "status"), str)
     types |= dict.fromkeys(("config", "metrics", "cost", "versions", "protocol"), dict)
     types |= dict.fromkeys(("started", "heartbeat"), (int, float)) | dict.fromkeys(("seed", "format"), int)
-    types |= dict.fromkeys(("parent", "reason"), (str, type(None)))
+    types |= dict.fromkeys(("parent", "reason", "pseudonym_key"), (str, type(None)))
     for name, expected in types.items():
         if not isinstance(getattr(run, name), expected):
             raise TypeError(f"the field {name} has the wrong type")

@@ -4,7 +4,7 @@ The files in the folder `out`:
     manifest.parquet    one row per scan, no path and no name: may be shared as the data themselves may be
     rejects.parquet     the scans that cannot be used, and why
     sources.parquet     which files each scan is (mode 0600)
-    pseudonym.key       what the pseudonyms are made with (mode 0600)
+    pseudonym.key       what the pseudonyms are made with (mode 0600), unless a key of the user's own is given
     audit.csv           with audit=True: what header text was left behind, by tag and count, never a value
 
     manifest = index([Path("hippocampus")], Path("manifest"), labels=Path("volumes.csv"), patient="subject",
@@ -28,11 +28,13 @@ from medssl.datasets.candidates import BATCH, Candidate, CandidateStore, named_s
 from medssl.datasets.collect import collect, with_mask_checked
 from medssl.datasets.labels import LabelTable, check_classes
 from medssl.datasets.manifest import (
+    PSEUDONYM_KEY,
     SOURCES,
     Columns,
     RowGroups,
     check_any_usable,
     manifest_frame,
+    pseudonym_key,
     read_table,
     to_parquet,
 )
@@ -62,6 +64,7 @@ def index(
     mask: str | None = None,
     classes_from_folders: bool = False,
     modality: str | None = None,
+    key_file: Path | None = None,
     accept_burned_in_risk: bool = False,
     audit: bool = False,
     correct: Sequence[str] | None = None,
@@ -89,6 +92,9 @@ def index(
             ../labels/{name}, {stem}_mask.nii.gz or {name}_seg.dcm.
         classes_from_folders: Take the folder's name as the label `class`.
         modality: DICOM's code for scans in formats that do not say it.
+        key_file: A key of your own for the pseudonyms, made here if the file does not exist yet. Keep one for each site and give it
+            each time: only then has a patient the same pseudonym in two manifests, and a study can tell whether a test
+            patient was pretrained on. Whoever has the key can check whether somebody is among the patients.
         accept_burned_in_risk: Keep, flagged, the scans that are otherwise quarantined because their pixels may show a
             name: ultrasound, fluoroscopy, secondary captures and screen saves whose header does not say
             BurnedInAnnotation NO. Look at them first.
@@ -116,7 +122,7 @@ def index(
     out = Path(out)
     notices: list[Notice] = []
     with exclusive(out), CandidateStore(out) as candidates:
-        pseudonyms = Pseudonyms(out / "pseudonym.key")
+        pseudonyms = _pseudonyms(out, key_file)
         collect(candidates, named_sources(paths), out, notices, template, corrections, jobs, scheduler)
         if not accept_burned_in_risk:
             _quarantine(candidates.series)
@@ -139,6 +145,29 @@ def index(
     manifest.attrs["warnings"] = [notice.text for notice in notices]
     check_any_usable(manifest)
     return manifest
+
+
+def _pseudonyms(out: Path, key_file: Path | None) -> Pseudonyms:
+    """Those of the user's key, or of the manifest's own. Raises MedsslError where the manifest was made with another."""
+    own = out / "pseudonym.key"
+    if key_file is not None and own.exists():
+        raise MedsslError(
+            f"{out} was made with a key of its own (pseudonym.key): expected no --key-file; give another --out"
+        )
+    table = out / "manifest.parquet"
+    present = pseudonym_key(read_table(table)) if table.exists() else None
+    if present is not None and not (key_file or own).exists():
+        raise MedsslError(
+            f"{out} was made with the key {present}, which is not there: expected it with --key-file, or a new --out; every patient "
+            "would get another pseudonym"
+        )
+    pseudonyms = Pseudonyms(Path(key_file or own))
+    if present not in (None, pseudonyms.fingerprint):
+        raise MedsslError(
+            f"{out} was made with the key {present}, this one is {pseudonyms.fingerprint}: expected the same, or every patient "
+            "would get another pseudonym; give that key with --key-file, or a new --out"
+        )
+    return pseudonyms
 
 
 def _resolve(sources: Sequence[Path | str], requested: IndexOptions) -> tuple[list[Path], IndexOptions]:
@@ -207,6 +236,7 @@ def _row(candidate: Candidate, scan: str, pseudonyms: Pseudonyms, modality: str 
     row: dict[str, object] = {
         "scan": scan,
         "patient": pseudonyms.of("patient", candidate.patient) if candidate.patient else None,
+        PSEUDONYM_KEY: pseudonyms.fingerprint,
         "format": suffix(Path(candidate.files[0])).lstrip(".") if format == "image" else format,
         "has_mask": candidate.mask is not None,
         "status": "rejected" if candidate.reason else "ok",

@@ -25,6 +25,7 @@ from medssl.core.errors import MedsslError, nearest, visible
 if TYPE_CHECKING:
     from rich.table import Table
 
+PSEUDONYM_KEY = "pseudonym_key"  # the column with the fingerprint of the key that patients are named with
 COLUMNS = (
     "scan",
     "patient",
@@ -48,6 +49,7 @@ COLUMNS = (
     "status",
     "reason",
     "notes",
+    PSEUDONYM_KEY,
 )
 SOURCES = pa.schema(
     {
@@ -64,7 +66,8 @@ WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
 NUMBERS = ("qform_apart_mm",)
 FRAME_SEPARATOR = "-"  # pseudonyms are hexadecimal
 PSEUDONYM = re.compile(r"[0-9a-f]{12}")
-ID_FORMS = {"scan": re.compile(rf"{PSEUDONYM.pattern}(-\d{{3,}})?"), "patient": PSEUDONYM, "site": PSEUDONYM}
+ID_FORMS = {"scan": re.compile(rf"{PSEUDONYM.pattern}(-\d{{3,}})?")}
+ID_FORMS |= dict.fromkeys(("patient", "site", PSEUDONYM_KEY), PSEUDONYM)
 
 
 def rejects_table(out: Path) -> Table:
@@ -255,7 +258,7 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             raise MedsslError(f"{folder} holds no {name}: expected the folder that medssl index wrote (--out)")
     manifest, sources = read_table(folder / "manifest.parquet"), read_table(folder / "sources.parquet")
     for name, table, columns in (("manifest", manifest, COLUMNS), ("sources", sources, SOURCES.names)):
-        if missing := [column for column in columns if column not in table]:
+        if missing := [column for column in columns if column not in table and column != PSEUDONYM_KEY]:
             raise MedsslError(
                 f"{name}.parquet has no column {missing[0]}: expected the table that medssl index wrote; index the scans again"
             )
@@ -265,6 +268,12 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
             "again"
         )
     return manifest, sources.set_index("scan")
+
+
+def pseudonym_key(manifest: pd.DataFrame) -> str | None:
+    """The fingerprint of the key of a manifest's pseudonyms; None where it has none (an older one), or several."""
+    known = manifest[PSEUDONYM_KEY].unique() if PSEUDONYM_KEY in manifest else []
+    return known[0] if len(known) == 1 else None
 
 
 def to_parquet(frame: pd.DataFrame) -> bytes:

@@ -28,7 +28,7 @@ import pandas as pd
 from medssl.core.atomic import exclusive, remove_leftovers, write_atomically
 from medssl.core.errors import MedsslError, nearest
 from medssl.core.parallel import run_parallel
-from medssl.datasets.manifest import check_any_usable, read_index, read_table, scan_of_frame, to_parquet
+from medssl.datasets.manifest import check_any_usable, pseudonym_key, read_index, read_table, scan_of_frame, to_parquet
 from medssl.datasets.quality import check_flags, flag_duplicates, join_flags, reject_flagged
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.preprocessing.fingerprint import fingerprint
@@ -52,6 +52,7 @@ class Cache:
         data_spec: What all scans have in common; dims, channels, modality, spacing_mm and size are short for its fields.
         structures: The mask values above 0.
         digest: Of all voxels and masks; the key of the pseudonyms does not change it.
+        pseudonym_key: Fingerprint of that key; patients of two caches can be compared only where both have the same.
 
     Raises:
         MedsslError: The folder is not a cache, is not finished, or has the format of another version of medssl.
@@ -74,6 +75,7 @@ class Cache:
         )
         self.structures: tuple[int, ...] = tuple(about["structures"])
         self.digest: str = about["digest"]
+        self.pseudonym_key = pseudonym_key(self.manifest)
         self._shapes = {
             scan: tuple(map(int, shape)) for scan, shape in zip(self.manifest["scan"], self.manifest["shape"])
         }

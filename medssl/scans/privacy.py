@@ -1,9 +1,11 @@
 """Keyed pseudonyms, and the short list of header fields that are read. Everything else in a header is dropped.
 
-A pseudonym is HMAC-SHA256 under a random key that lies beside `sources.parquet` and never in a cache: without
-the key nobody can guess a patient's number and check it. This lowers a risk; it is not a claim of anonymity.
+A pseudonym is HMAC-SHA256 under a random key that lies beside `sources.parquet`, or where the user keeps it, and never in a
+cache: without the key nobody can guess a patient's number and check it. This lowers a risk; it is not a claim of anonymity.
+The same person has the same pseudonym in all manifests of one key; the key's fingerprint says which these are.
 
     names = Pseudonyms(Path("manifest/pseudonym.key"))
+    names.fingerprint                       # 12 hex characters that say which key it is, and nothing about it
     names.of("patient", "1234567")          # 12 hex characters, the same for as long as the key is
 """
 
@@ -112,6 +114,11 @@ class Pseudonyms:
 
     def __init__(self, key_file: Path) -> None:
         self._key = _load_or_make(key_file)
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hex characters that name the key and do not give it away."""
+        return self.of("fingerprint", "of the key of these pseudonyms")
 
     def of(self, kind: str, text: str) -> str:
         """The pseudonym of one text; the same text under another kind ("patient", "scan") has another one."""

@@ -33,6 +33,7 @@ from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
+from medssl.datasets.manifest import PSEUDONYM_KEY
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
@@ -118,7 +119,7 @@ def pretrain(
         console.print(f"{out} is already finished; nothing to do")
         return finished
     continued = resume and runs.has_id(out, name)
-    with _recording_on_rank_zero(out, config, cache.digest, seed, continued) as record:
+    with _recording_on_rank_zero(out, config, cache, seed, continued) as record:
         scans = list(manifest["scan"])
         source = source_within(cache, scans, pretext.source_size(size), size)
         crops = Crops(cache, scans, source, seed, fields=field_readers)
@@ -174,14 +175,15 @@ def _remove_unfinished(out: Path) -> None:
 
 @contextmanager
 def _recording_on_rank_zero(
-    out: Path, config: dict, data: str, seed: int, continued: bool
+    out: Path, config: dict, cache: Cache, seed: int, continued: bool
 ) -> Iterator[runs.Recorder | None]:
     """The open record in the first process of a multi-device run, None in the others."""
     if getattr(rank_zero_only, "rank", 0) == 0:
         with exclusive(out):
             if not continued:
                 _remove_unfinished(out)
-            with runs.recording(out, "pretrain", config, data, seed) as record:
+            key = cache.pseudonym_key
+            with runs.recording(out, "pretrain", config, cache.digest, seed, pseudonym_key=key) as record:
                 yield record
     else:
         yield None
@@ -193,8 +195,13 @@ def _save(method: Method, crops: Crops, manifest: pd.DataFrame, out: Path) -> No
     save_weights(method, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if method.decoder is not None:
         save_weights(method.decoder, out / "decoder.safetensors")
-    write_atomically(out / "seen.parquet", manifest[["digest", "patient"]].to_parquet())
+    write_atomically(out / "seen.parquet", seen_table(manifest).to_parquet())
     save_examples(method, crops, out / "examples.npz")
+
+
+def seen_table(manifest: pd.DataFrame) -> pd.DataFrame:
+    """What `seen.parquet` holds of the scans: digests, patients, and the fingerprint of the key these are named with."""
+    return manifest.reindex(columns=["digest", "patient", PSEUDONYM_KEY])
 
 
 def pretraining_scans(cache: Cache, split: SplitSpec = SplitSpec(), transductive: bool = False) -> list[str]:
