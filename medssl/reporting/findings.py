@@ -8,6 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from medssl.core.runs import FORMAT, Run
+from medssl.datasets.overlap import UNKNOWN
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.style import arm_name, counted, difference, status_name
 from medssl.studies.arms import BASELINES, start_of
@@ -116,7 +117,9 @@ def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
             "evidence that it is better."
         )
     for arm, count in config.get("seen_test_scans", {}).items():
-        if count:
+        if count is None:
+            lines.append(f"Perhaps not independent: whether {arm} was pretrained on test patients {UNKNOWN}.")
+        elif count:
             lines.append(
                 f"Not independent: {arm} was pretrained, without labels, on {count} scans that are test scans or come "
                 "from test patients."

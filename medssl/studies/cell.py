@@ -55,7 +55,8 @@ def is_done(folder: Path) -> bool:
 def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
     counts = {"train_scans": len(cell.training), "validation_scans": len(cell.validation)}
     config = asdict(cell) | {"task": plan.task.name, "training": None, "validation": None} | counts
-    with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent) as record:
+    key = plan.cache.pseudonym_key
+    with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent, key) as record:
         clock = time.perf_counter()
         predictions, last_third = _predictions(plan, cell)
         seconds = time.perf_counter() - clock

@@ -8,6 +8,7 @@ The plan depends on the settings alone, so every process that works on a study m
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.core.spec import describe, plain
+from medssl.datasets.overlap import UNKNOWN, overlap
 from medssl.datasets.splits import DEFAULT_DRAWS, ROLES, SplitSpec, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
@@ -229,19 +231,19 @@ def _check_copies(cache: Cache, roles: pd.Series) -> None:
 
 def _seen_scans(
     folders: dict[str, Path], cache: Cache, roles: pd.Series, scored: set[str], allow_seen: bool
-) -> dict[str, int]:
-    """How many scans of the scored roles, by voxels or by patient, each pretraining run was given."""
+) -> dict[str, int | None]:
+    """How many scans of the scored roles, by voxels or by patient, each pretraining run was given; None where that cannot be known."""
     test = cache.manifest[cache.manifest["patient"].map(roles).isin(scored)]
-    counts = {}
-    for arm, folder in folders.items():
-        seen = pd.read_parquet(folder / "seen.parquet")
-        counts[arm] = int((test["digest"].isin(seen["digest"]) | test["patient"].isin(seen["patient"])).sum())
+    found = {arm: overlap(test, pd.read_parquet(folder / "seen.parquet")) for arm, folder in folders.items()}
+    counts = {arm: each.count for arm, each in found.items()}
     if any(counts.values()) and not allow_seen:
         by_arm = ", ".join(f"{count} by {arm}" for arm, count in counts.items() if count)
         raise MedsslError(
             f"pretraining saw {' or '.join(sorted(scored))} scans or patients ({by_arm}): expected none; pretrain with the same --split-seed and "
             "without --transductive, or accept it with --allow-seen, and the report will say so"
         )
+    for arm in (arm for arm, count in counts.items() if count is None):
+        warnings.warn(f"whether {arm} was pretrained on test patients {UNKNOWN}", stacklevel=2)
     return counts
 
 

@@ -125,4 +125,6 @@ def _inductive(config: Config) -> Point:
     seen = {arm: count for arm, count in config["seen_test_scans"].items() if count}
     if seen:
         return Point(False, f"test scans seen in pretraining: {seen}")
+    if unknown := [arm for arm, count in config["seen_test_scans"].items() if count is None]:
+        return Point(False, f"whether test patients were seen in pretraining cannot be known: {', '.join(unknown)}")
     return Point(True, "no test scan or patient was pretrained on")

@@ -72,7 +72,8 @@ def study(
     """
     settings = StudySettings(Path(data), Path(out), task, arms, budgets, label, encoder, crop, train, design, split)
     plan, started = make_plan(settings), time.time()
-    with runs.recording(plan.out, "study", plan.config, plan.cache.digest, plan.seed) as record:
+    key = plan.cache.pseudonym_key
+    with runs.recording(plan.out, "study", plan.config, plan.cache.digest, plan.seed, pseudonym_key=key) as record:
         record.update(config={"cell_ids": plan.ids()})
         _copy_pretraining(plan)
         write_atomically(plan.out / "subsets.parquet", plan.subsets.to_parquet())

@@ -112,7 +112,8 @@ def finetune(
     if (finished := runs.finished_run(out, name)) is not None:
         console.print(f"{out} is already finished; nothing to do")
         return finished
-    with exclusive(out), runs.recording(out, "finetune", config, cache.digest, seed, parent_id) as record:
+    key = cache.pseudonym_key
+    with exclusive(out), runs.recording(out, "finetune", config, cache.digest, seed, parent_id, key) as record:
         model = targets.build_model(fresh_encoder(spec, seed, encoder), seed)
         metrics = _train_and_save(model, scans, init, settings, seed, out, algorithm)
         record.update(metrics=metrics)

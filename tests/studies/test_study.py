@@ -16,7 +16,9 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.splits import split
 from medssl.encoders import ResidualUNet
 from medssl.preprocessing.cache import Cache
+from medssl.reporting.findings import study_warnings
 from medssl.studies.plan import StudyDesign, StudySettings, make_plan
+from medssl.studies.protocol import protocol_points
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture
@@ -192,6 +194,27 @@ def test_a_pretraining_run_that_saw_test_scans_is_rejected_or_recorded(cache: Ca
     point = runs.read(tmp_path / "s").protocol["inductive"]
     assert point["met"] is False
     assert "test scans seen in pretraining" in point["evidence"]
+
+
+def test_where_patients_were_named_with_another_key_the_verdict_is_that_it_cannot_be_known(
+    cache: Cache, pretrained: Path, tmp_path: Path
+) -> None:
+    """The check answered 0 for a manifest with another key, in which the same person has another name."""
+    other = shutil.copytree(pretrained, tmp_path / "simmim")
+    seen = pd.read_parquet(other / "seen.parquet")
+    seen["patient"], seen["digest"], seen["pseudonym_key"] = seen["patient"].str[::-1], "other", "f" * 12
+    seen.to_parquet(other / "seen.parquet")
+    settings = StudySettings(cache.path, tmp_path / "s", "segmentation", [str(other)], ["100%"], design=TWO_DRAWS)
+    with pytest.warns(UserWarning, match="whether simmim was pretrained on test patients cannot be known"):
+        plan = make_plan(settings)
+    assert plan.config["seen_test_scans"] == {"simmim": None}
+    point = protocol_points(plan.config)["inductive"]
+    assert (point["met"], "cannot be known: simmim" in point["evidence"]) == (False, True)
+    run = runs.Run("id", "study", plan.config, "data", 0)
+    assert any(
+        "simmim was pretrained on test patients cannot be known" in line
+        for line in study_warnings(run, pd.DataFrame({"status": []}))
+    )
 
 
 def test_a_cell_is_another_one_when_labels_or_weights_are(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
