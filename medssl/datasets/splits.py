@@ -106,13 +106,14 @@ def label_budgets(
         draws: Draws of each budget.
 
     Raises:
-        MedsslError: A budget comes to no patient or to more than there are, or no training patient has a label.
+        MedsslError: A budget comes to no patient or to more than there are, or is given twice, or no training patient has a label.
     """
     train = [p for p in roles.index[roles == "train"] if p in classes]
     if not train:
         raise MedsslError(
             "no training patient has a label: expected at least one; join labels with `medssl index --labels`"
         )
+    _check_distinct(budgets, len(train))
     rows = []
     for name in budgets:
         count, _ = budget_size(name, len(train))
@@ -124,6 +125,19 @@ def label_budgets(
                 (draw, name, len(chosen) / len(train), p, "validation" if p in held_out else "train") for p in chosen
             ]
     return pd.DataFrame(rows, columns=["draw", "budget_name", "budget", "patient", "role"])
+
+
+def _check_distinct(budgets: list[str], patients: int) -> None:
+    """Raise MedsslError for a budget that is given twice, as 5% and 0.05 are: its patients would count twice."""
+    given: dict[tuple[str, float], str] = {}
+    for name in map(str, budgets):
+        count, _ = budget_size(name, patients)
+        request = ("patients", float(count)) if "p" in name else ("share", round(_share(name), 12))
+        if request in given:
+            raise MedsslError(
+                f"the budgets {given[request]} and {name} are the same: expected each once; leave one out"
+            )
+        given[request] = name
 
 
 def duplicates_across(manifest: pd.DataFrame, roles: pd.Series) -> int:
@@ -151,7 +165,7 @@ def budget_size(budget: str, patients: int) -> tuple[int, float]:
     if match and match[1]:
         count = int(match[1])
     else:
-        share = float(match[2]) / (100 if match[3] else 1) if match else 0.0
+        share = _share(budget) if match else 0.0
         if not 0 < share <= 1:
             raise MedsslError(
                 f"the budget {budget!r} is not a share of the training patients: expected for example 1%, 0.01 or 3p (three patients)"
@@ -163,6 +177,12 @@ def budget_size(budget: str, patients: int) -> tuple[int, float]:
             f"the smallest budget is 1p, which is {100 / patients:.1f}%"
         )
     return count, count / patients
+
+
+def _share(budget: str) -> float:
+    """The share that a budget such as 5% or 0.05 names."""
+    text = str(budget).strip()
+    return float(text.rstrip("% ")) / (100 if text.endswith("%") else 1)
 
 
 def _order(train: list[str], classes: Mapping[str, Iterable], generator: np.random.Generator) -> tuple[list[str], int]:

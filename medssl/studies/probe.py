@@ -20,6 +20,7 @@ number that is not a mean over patients (NMI, ARI, R2, a median) has none.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ import torch
 
 from medssl.core.errors import MedsslError
 from medssl.datasets.labels import label_values
+from medssl.datasets.overlap import overlap
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.evaluation import representation
@@ -61,6 +63,7 @@ def probe(
     encoder: Encoder | None = None,
     split: SplitSpec = SplitSpec(),
     seed: int = 0,
+    allow_seen: bool = False,
 ) -> pd.DataFrame:
     """Probe the frozen encoder of a pretraining run, and a random one of the same shape.
 
@@ -75,17 +78,19 @@ def probe(
         encoder: Encoder of a run whose encoder class lies outside medssl.
         split: How the patients are split; the same as in pretraining.
         seed: Seed of the random encoder and of the clusters.
+        allow_seen: Whether to score on scans that the run was pretrained on, with a warning.
 
     Returns:
         One row for each encoder, probe and metric.
 
     Raises:
-        MedsslError: A probe lacks what it needs.
+        MedsslError: A probe lacks what it needs, or the run was pretrained on scans or patients that are scored.
     """
     cache, run = Cache(Path(data)), Path(run)
     method, record = load_method(run, encoder)
     roles = cache.manifest["patient"].map(split.roles(cache.manifest))
     train, test = (list(cache.manifest["scan"][roles == role]) for role in ("train", score_on))
+    _check_unseen(run, cache.manifest[cache.manifest["scan"].isin(test)], score_on, allow_seen)
     values = label_values(cache.manifest, label) if label else None
     size = tuple(record.config["crop"])
     random_encoder = fresh_encoder(record.config["encoder"], seed, encoder)
@@ -100,6 +105,18 @@ def probe(
         for each in kind or ["knn", "linear", "kmeans"]:
             rows += [_row(name, each, metric, value) for metric, value in PROBES[each](inputs).items()]
     return pd.DataFrame(rows)
+
+
+def _check_unseen(run: Path, scored: pd.DataFrame, role: str, allow_seen: bool) -> None:
+    """Raise MedsslError where the run was pretrained on scored scans or patients; warn where that is allowed or not known."""
+    found = overlap(scored, pd.read_parquet(run / "seen.parquet"))
+    if found.count and not allow_seen:
+        raise MedsslError(
+            f"{run.name} was pretrained on {found} of {len(scored)} {role} scans, or on their patients: expected none; give the split "
+            "of the pretraining (--split-seed), or accept it with --allow-seen"
+        )
+    if found.count != 0:
+        warnings.warn(f"whether {run.name} was pretrained on {role} patients: {found}", stacklevel=3)
 
 
 def _row(encoder: str, kind: str, metric: str, value: Interval | float) -> dict[str, Any]:

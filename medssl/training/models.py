@@ -6,9 +6,13 @@ mask = segment(model, x, size=(32, 32, 32))            # (C, *S) in 0..1 -> (*S)
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import CodeType, FunctionType
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
@@ -71,6 +75,45 @@ def describe_method(method: Method) -> dict:
     spec = describe(method)
     spec["init_args"].pop("encoder", None)
     return spec
+
+
+def describe_view(view: nn.Module) -> dict:
+    """The record of a view with all its settings, so that a changed range makes another run.
+
+    A view that cannot be recorded, since it wraps a function, is described by its attributes and the code of its functions.
+    """
+    try:
+        return describe(view)  # type: ignore[arg-type]
+    except MedsslError:
+        settings = {name: _settings(value) for name, value in sorted(vars(view).items()) if not name.startswith("_")}
+        parts = [describe_view(part) for part in view.children()]
+        return {"class_path": type(view).__name__, "settings": settings | {"parts": parts}}
+
+
+def _settings(value: Any, depth: int = 4) -> Any:
+    """A value as data, the same in every process: a function by its code, an object by its attributes."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if depth == 0:
+        return type(value).__name__
+    if isinstance(value, dict):
+        return {str(key): _settings(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [_settings(item, depth - 1) for item in value]
+        return items if isinstance(value, list | tuple) else sorted(map(str, items))
+    if isinstance(value, Tensor | np.ndarray):
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+        return f"{array.dtype.name} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:12]}"
+    if isinstance(value, FunctionType):
+        code = value.__code__
+        constants = [each for each in code.co_consts if not isinstance(each, CodeType)]
+        inner = [each.co_code.hex() for each in code.co_consts if isinstance(each, CodeType)]
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        parts = (constants, inner, list(code.co_names), value.__defaults__, value.__kwdefaults__, cells)
+        shown = [code.co_code.hex(), *(_settings(part, depth - 1) for part in parts)]
+        return f"{value.__name__} {hashlib.sha256(repr(shown).encode()).hexdigest()[:12]}"
+    own = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+    return {"class": getattr(value, "__name__", type(value).__name__)} | _settings(own, depth - 1)
 
 
 def pretrained_encoder(folder: Path, encoder: Encoder | None = None) -> Encoder:

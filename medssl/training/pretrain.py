@@ -53,7 +53,7 @@ from medssl.training.config import Hardware, Monitoring, TrainConfig
 from medssl.training.engine import StepBar, quiet_third_parties
 from medssl.training.estimate import estimate
 from medssl.training.examples import save_examples
-from medssl.training.models import describe_method, save_weights
+from medssl.training.models import describe_method, describe_view, save_weights
 from medssl.training.module import PretrainingModule
 
 
@@ -157,7 +157,7 @@ def _samples(cache: Cache, method: Method, allowed: Sequence[str]) -> tuple[pd.D
 def _method_record(method: Method, encoder: Encoder) -> dict[str, Any]:
     """The encoder and the method, with what the arguments leave out: the views, and the parts that receive no gradient."""
     stopped = {"stop_gradient": list(method.stop_gradient)} if method.stop_gradient else {}
-    spec = describe_method(method) | {"views": str(method._views), **stopped}
+    spec = describe_method(method) | {"views": [describe_view(view) for view in method._views], **stopped}
     return {"encoder": describe(encoder), "method": spec}
 
 

@@ -146,3 +146,11 @@ def test_stratified_budgets_keep_the_share_of_classes() -> None:
     table = label_budgets(all_train(100), classes, ["50%"], 0, draws=5)
     shares = [np.mean([classes[p][0] for p in g["patient"]]) for _, g in table.groupby("draw")]
     assert max(abs(s - 0.2) for s in shares) < 0.04
+
+
+@pytest.mark.parametrize("names", [["10%", "10%"], ["10%", "0.1"], ["100%", "1.0", "5%"], ["3p", "3 patients"]])
+def test_a_budget_that_is_given_twice_is_refused(names):
+    """Its patients stood in two rows each, so that the study counted them twice."""
+    with pytest.raises(MedsslError, match="are the same: expected each once"):
+        label_budgets(all_train(50), classes_of(50), names, 0, draws=1)
+    assert len(label_budgets(all_train(50), classes_of(50), ["10%", "5p"], 0, draws=1)["budget_name"].unique()) == 2

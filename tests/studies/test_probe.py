@@ -1,6 +1,7 @@
 """Near duplicates equal those of an N x N matrix; each probe finds what was put into the features, and not more."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -110,6 +111,22 @@ def test_the_probe_command_is_one_table_with_a_random_encoder_beside(cache, pret
     assert (scored["value"] <= scored["high"]).all()
     again = probe(pretrained, cache.path, ["knn", "linear", "kmeans", "anomaly"], "lesion", "no", score_on="test")
     assert again.equals(table)
+
+
+def test_scans_that_the_run_was_pretrained_on_are_not_scored_unless_that_is_allowed(
+    cache, pretrained, tmp_path
+) -> None:
+    other = shutil.copytree(pretrained, tmp_path / "other")
+    seen = pd.read_parquet(other / "seen.parquet")
+    everyone = cache.manifest[["digest", "patient", "pseudonym_key"]]
+    everyone.to_parquet(other / "seen.parquet")
+    with pytest.raises(MedsslError, match=r"other was pretrained on \d scans of \d test scans"):
+        probe(other, cache.path, ["knn"], "lesion", score_on="test")
+    with pytest.warns(UserWarning, match=r"other was pretrained on test patients: \d scans"):
+        probe(other, cache.path, ["knn"], "lesion", score_on="test", allow_seen=True)
+    seen.assign(pseudonym_key="f" * 12).to_parquet(other / "seen.parquet")
+    with pytest.warns(UserWarning, match="cannot be known"):
+        probe(other, cache.path, ["knn"], "lesion", score_on="test")
 
 
 def test_the_command_line_takes_prompts_as_json() -> None:

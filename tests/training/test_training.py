@@ -39,6 +39,8 @@ from medssl.training.callbacks.gradient_guard import bfloat16_is_sound
 from medssl.training.finetune import finetune
 from medssl.training.models import pretrained_encoder
 from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.views.base import Compose, View
+from medssl.views.intensity import Gamma
 from tests.conftest import small_encoder
 from tests.options import options
 
@@ -266,6 +268,48 @@ def test_a_finished_run_is_not_done_again_and_never_overwritten_by_another(cache
     assert (tmp_path / "a" / "encoder.safetensors").stat().st_mtime_ns == before
     with pytest.raises(MedsslError, match="other settings"):
         pretrain(cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), SimCLR, **options(**settings))
+
+
+class Ranged(SimMIM):
+    """A method whose views depend on what is no argument of it."""
+
+    high, wrapped = 1.7, staticmethod(lambda x: x + 1)
+
+    def views(self, data_spec, size):
+        (view,) = super().views(data_spec, size)
+        return (Compose([view, Gamma(self.high), Wrapped(self.wrapped)]),)
+
+
+class Wrapped(View):
+    """A view that no record can hold."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def parameters_of(self, keys):
+        return {}
+
+    def apply_to(self, x, params):
+        return x
+
+
+def test_views_enter_the_identity_of_a_run_with_all_their_settings(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A changed range, which is no argument of the method, returned the run that was made with the old one."""
+    settings = options(crop=(16, 16, 16), steps=1, batch_size=2, accelerator="cpu")
+    call = partial(pretrain, cache.path, tmp_path / "a", ResidualUNet(3, width=4, blocks=(1, 1)), Ranged, **settings)
+    first = call()
+    assert call().started == first.started
+    for name, value in (("high", 1.9), ("wrapped", staticmethod(lambda x: x + 2))):
+        with monkeypatch.context() as changed:
+            changed.setattr(Ranged, name, value)
+            with pytest.raises(MedsslError, match="made with other settings"):
+                call()
+    assert call().started == first.started
+    assert "1.7" in json.dumps(first.config["method"]["views"])
+    assert " at 0x" not in json.dumps(first.config)
 
 
 def test_another_run_never_resumes_from_what_an_aborted_one_left(cache: Cache, tmp_path: Path) -> None:
