@@ -33,6 +33,7 @@ from medssl.preprocessing.sample_fields import SampleField, resolve
 from medssl.views import recipes
 from medssl.views.base import View
 from medssl.views.random import derive_keys
+from medssl.views.reflect import reflect_padding
 
 
 @dataclass
@@ -61,6 +62,8 @@ class Method(Recorded, nn.Module, ABC):
         min_batch_size: The smallest batch that the loss is defined for.
         sample_fields: What a sample must hold besides the scan, by name; see `preprocessing/sample_fields.py`.
         partner_views: The numbers of the views that are cut from the partner instead of the scan.
+        hides_padding: Whether what lies beyond a scan's edge is its mirror image instead of air, since padding gives away
+            where in the scan something lies.
         stop_gradient: What no gradient of the loss reaches, for the record; an attribute's name where it is a module.
         progress: How far the training is.
     """
@@ -69,6 +72,7 @@ class Method(Recorded, nn.Module, ABC):
     min_batch_size: int = 1
     sample_fields: tuple[str | SampleField, ...] = ()
     partner_views: tuple[int, ...] = ()
+    hides_padding: bool = False
     stop_gradient: tuple[str, ...] = ()
 
     def __init__(self, encoder: Encoder):
@@ -152,6 +156,8 @@ class Method(Recorded, nn.Module, ABC):
         params = [view.draw(derive_keys(batch["key"], i)) for i, view in enumerate(views)]
         for field in resolve(self.sample_fields):
             batch |= field.on_device(batch)
+        if self.hides_padding:
+            batch["source"] = reflect_padding(batch["source"], batch["start"], batch["extent"])
         partner = ("partner", "partner_valid")
         sources = [
             [batch[name] for name in (partner if i in self.partner_views else ("source", "valid"))]

@@ -123,6 +123,7 @@ class Joint(Method):
         self.counts = [len(own) for own in self._views_of_parts(data_spec, size)]
         firsts = [sum(self.counts[:number]) for number in range(len(self.counts))]
         self.partner_views = tuple(n + i for n, part in zip(firsts, self.methods) for i in part.partner_views)
+        self.hides_padding = any(part.hides_padding for part in self.methods)
         super().set_up_views(data_spec, size)
 
     def before_step(self) -> None:

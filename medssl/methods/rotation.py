@@ -37,7 +37,7 @@ class Rotation(Relational):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(encoder.out_dim, answers))  # linear, as in the papers
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        return (recipes.masked(data_spec, size),)  # upright: a slight turn would blur the right angles
+        return (recipes.masked(data_spec, size, reflect=True),)  # upright: a slight turn would blur the right angles
 
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         params = self.turn.draw(batch["key"])

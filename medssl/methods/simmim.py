@@ -68,6 +68,7 @@ class SimMIM(Method):
         self.restore_intensity, self.corruption = restore_intensity, recipes.restoration()
         self.mask_token = nn.Parameter(torch.zeros(1, encoder.in_channels, *[1] * encoder.dims))
         self.place_weight = place_weight
+        self.hides_padding = place_weight > 0
         self.sample_fields = ("coordinates",) if place_weight else ()
         predicted = encoder.in_channels + (encoder.dims if place_weight else 0)
         if decoder_kind == "unet":
@@ -78,8 +79,9 @@ class SimMIM(Method):
             self.head = kind(encoder.out_dim, predicted, stride, stride)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        recipe = recipes.relational if self.place_weight else recipes.masked
-        return (recipe(data_spec, size),)
+        if self.place_weight:
+            return (recipes.relational(data_spec, size, reflect=True),)
+        return (recipes.masked(data_spec, size),)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, mask = batch["views"][0], self.mask_of(batch)

@@ -48,6 +48,8 @@ class VoCo(Method):
             divide into base crops that the encoder takes.
     """
 
+    hides_padding = True
+
     def __init__(
         self, encoder: Encoder, grid: int = 4, queries: int = 4, apart_weight: float = 1.0, projection: int = 128
     ):
@@ -63,7 +65,7 @@ class VoCo(Method):
         )  # so that brightness does not give the place away
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        return (recipes.relational(data_spec, size),)  # never mirrored: left would be right
+        return (recipes.relational(data_spec, size, reflect=True),)  # never mirrored: left would be right
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]

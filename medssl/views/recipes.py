@@ -101,32 +101,34 @@ def multi_crop(data_spec: DataSpec, size: Size, local_size: Size | None = None, 
     )
 
 
-def masked(data_spec: DataSpec, size: Size) -> View:
+def masked(data_spec: DataSpec, size: Size, reflect: bool = False) -> View:
     """A crop at about true scale and slight changes of intensity, for pretexts whose difficulty is the mask.
 
     Args:
         data_spec: The scans.
         size: Voxels of the crop, one number per axis.
+        reflect: Mirror the scan beyond its edge, where air would show which side is up.
 
     Example:
         >>> view = masked(DataSpec(3, modality="MR"), size=(64, 64, 64))
     """
-    crop = _crop(data_spec, size, zoom=(0.85, 1.15), flip=_flips(data_spec))
+    crop = _crop(data_spec, size, zoom=(0.85, 1.15), flip=_flips(data_spec), **_beyond(reflect))
     family = data_spec.family
     return Recipe(family.name, [crop, *window(family, 0.02), *_light(family, 0.05, 0.1, 0.5)])
 
 
-def relational(data_spec: DataSpec, size: Size) -> View:
+def relational(data_spec: DataSpec, size: Size, reflect: bool = False) -> View:
     """A crop turned and zoomed but never mirrored, for pretexts that ask where in the scan something lies.
 
     Args:
         data_spec: The scans.
         size: Voxels of the crop, one number per axis.
+        reflect: Mirror the scan beyond its edge, where air would give away where something lies.
 
     Example:
         >>> view = relational(DataSpec(3, modality="CT"), size=(64, 64, 64))
     """
-    crop = _crop(data_spec, size, degrees=15, zoom=(0.75, 1.1), aspect=1.2)
+    crop = _crop(data_spec, size, degrees=15, zoom=(0.75, 1.1), aspect=1.2, **_beyond(reflect))
     return Recipe(data_spec.family.name, [crop, *window(data_spec.family, 0.1)])
 
 
@@ -310,7 +312,12 @@ def _crop(data_spec: DataSpec, size: Size, degrees: float = 0.0, **moves: Any) -
     """The crop comes first, so that later views have fewer voxels to change. CT is still in HU there; air is -1000."""
     spacing_mm = data_spec.spacing_mm
     turns = limit_turns(degrees, spacing_mm)
-    return Resample(size, rotate_degrees=turns, spacing_mm=spacing_mm, outside=data_spec.family.air, **moves)
+    settings = {"outside": data_spec.family.air} | moves
+    return Resample(size, rotate_degrees=turns, spacing_mm=spacing_mm, **settings)
+
+
+def _beyond(reflect: bool) -> dict[str, Any]:
+    return {"outside": "reflect"} if reflect else {}
 
 
 def mirrored_axes(data_spec: DataSpec) -> tuple[int, ...]:

@@ -47,8 +47,9 @@ class Resample(View):
             sample's is drawn from 0 to it. More than 0.48 (2D) or 0.40 (3D) of `elastic_every_mm` could fold the scan
             onto itself and raises MedsslError (Choi & Lee 2000).
         elastic_every_mm: Distance of the control points; by default a quarter of the region's shortest edge.
-        outside: The value of what lies outside of the source: 0.0 is air after a window, -1000.0 is air in HU. "error"
-            raises MedsslError for a source that is smaller than the largest region.
+        outside: The value of what lies outside of the source: 0.0 is air after a window, -1000.0 is air in HU. "reflect"
+            mirrors the source at its edges (a mask is 0 there), "error" raises MedsslError for a source that is smaller
+            than the largest region.
 
     Example:
         >>> view = Resample((16, 16, 16), zoom=(0.8, 1.2), rotate_degrees=(15, 15, 15), flip=0.5)
@@ -113,8 +114,8 @@ class Resample(View):
                 f"rotate_degrees {self.rotate_degrees}, shear_degrees {self.shear_degrees}, flip {self.flip}: "
                 f"expected turns of 0 or more, a shear from 0 to 45, chances from 0 to 1"
             )
-        if isinstance(self.outside, str) and self.outside != "error":
-            raise MedsslError(f'outside "{self.outside}": expected a value such as 0.0, or "error"')
+        if isinstance(self.outside, str) and self.outside not in ("error", "reflect"):
+            raise MedsslError(f'outside "{self.outside}": expected a value such as 0.0, "reflect" or "error"')
 
     def _check_elastic(self) -> None:
         maximum = NO_FOLD[len(self.size)] * self.elastic_every_mm
@@ -242,7 +243,8 @@ class Resample(View):
     def _sample(self, x: Tensor, grid: Tensor, mode: str) -> Tensor:
         fill = self.outside if mode == "bilinear" and isinstance(self.outside, float | int) else 0.0
         shifted = x.float() - fill if fill else x.float()  # so that zeros, outside, become `fill`
-        sampled = F.grid_sample(shifted, grid, mode=mode, padding_mode="zeros", align_corners=False)
+        beyond = "reflection" if self.outside == "reflect" and mode == "bilinear" else "zeros"
+        sampled = F.grid_sample(shifted, grid, mode=mode, padding_mode=beyond, align_corners=False)
         return (sampled + fill if fill else sampled).to(x.dtype)
 
     def _check_source(self, source: Sequence[int]) -> None:

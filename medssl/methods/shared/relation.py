@@ -4,8 +4,9 @@
         def ask(self, batch):
             return batch["views"][0][:, None], answers     # (B, parts, C, *S), (B,)
 
-A network uses shortcuts: an edge that continues from one tile into the next, a brightness that two tiles share. So tiles
-are separated by a gap and a jitter, and each is made brighter or darker. Noroozi and Favaro bring each tile to mean 0 and
+A network uses shortcuts: an edge that continues from one tile into the next, a brightness that two tiles share, padding
+beside the scan. So tiles are separated by a gap and a jitter, each is made brighter or darker, and the scan is mirrored where
+it ends. Noroozi and Favaro bring each tile to mean 0 and
 standard deviation 1 instead; here the encoder should still work on scans in their own units.
 """
 
@@ -39,6 +40,7 @@ class Relational(Method):
         accuracy: Share of right answers at the last step.
     """
 
+    hides_padding = True
     head: nn.Module
 
     def __init__(self, encoder: Encoder):
@@ -47,7 +49,7 @@ class Relational(Method):
         self.own_intensity = BrightnessContrast(0.1, 0.2, probability=1.0)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        return (recipes.relational(data_spec, size),)  # never mirrored: left would be right
+        return (recipes.relational(data_spec, size, reflect=True),)  # never mirrored: left would be right
 
     @abstractmethod
     def ask(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
