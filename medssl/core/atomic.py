@@ -11,6 +11,7 @@ import io
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +37,7 @@ PROBLEMS = {  # what is wrong, and what to do
     errno.ENOLCK: ("lies on a disk without locks", "give an --out on another disk"),
     errno.EPIPE: ("takes no more output", "let the program that reads it run to the end"),
 }
+LARGEST_NPZ_BYTES = 4 << 30  # a zip file of zeros is a thousandth of what it unpacks to
 PRIVATE = 0o600  # readable by its owner only: labels, pseudonyms and pictures of patients are in these files
 
 
@@ -129,6 +131,23 @@ def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def read_npz(path: Path, largest: int = LARGEST_NPZ_BYTES) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file that medssl wrote, none of which holds objects.
+
+    Args:
+        path: The file.
+        largest: Bytes that it may unpack to.
+
+    Raises:
+        ValueError: It unpacks to more, or holds objects.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > largest:
+            raise ValueError(f"the archive unpacks to more than {largest} bytes")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def readable_error(error: BaseException, typed: Sequence[str] = ()) -> MedsslError:

@@ -62,6 +62,7 @@ SOURCES = pa.schema(
     }
 )
 ROWS_AT_ONCE = 1 << 13
+LARGEST_ROWS, LARGEST_BYTES = 20_000_000, 8 << 30  # of a table that is read
 WHOLE_NUMBERS = ("dims", "channels", "frames", "slice_axis")
 NUMBERS = ("qform_apart_mm",)
 FRAME_SEPARATOR = "-"  # pseudonyms are hexadecimal
@@ -213,6 +214,7 @@ def read_table(path: Path) -> pd.DataFrame:
         MedsslError: The file cannot be read, or is no table with such scans.
     """
     try:
+        _check_size(path)
         frame = pd.read_parquet(path)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise MedsslError(
@@ -221,6 +223,17 @@ def read_table(path: Path) -> pd.DataFrame:
         ) from None
     _check_ids(frame, path)
     return _none_for_empty(frame)
+
+
+def _check_size(path: Path) -> None:
+    """Raise MedsslError for a table that unpacks to more than any manifest holds."""
+    about = pq.read_metadata(path)
+    unpacked = sum(about.row_group(number).total_byte_size for number in range(about.num_row_groups))
+    if about.num_rows > LARGEST_ROWS or unpacked > LARGEST_BYTES:
+        raise MedsslError(
+            f"{path.name} in {path.parent} claims {about.num_rows} rows of {unpacked} bytes in all: expected at most {LARGEST_ROWS} and "
+            f"{LARGEST_BYTES} (a decompression bomb?); index the scans again"
+        )
 
 
 def _check_ids(frame: pd.DataFrame, path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from medssl.core import runs
-from medssl.core.atomic import write_atomically
+from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError, Stopped
 from medssl.core.progress import console
 from medssl.core.registry import METHODS
@@ -97,19 +97,20 @@ def compare(
     cache, out = Cache(Path(data)), Path(out)
     choices = encoders or default_encoders(cache)
     pretraining = Pretraining(tuple(crop or default_crop(cache, choices[-1])), train, split, seed)
-    notes: list[dict[str, Any]] = []
-    for name, method in _method_names(methods, choices):
-        reason = _pretrain_on_first_that_fits(cache, out, name, method, choices, pretraining)
-        if reason is not None:
-            console.print(f"{name}: {reason}")
-            notes.append({"method": name, "note": reason})
-    failed = {note["method"] for note in notes}
-    design = StudyDesign(modes=["linear", "knn"], draws=draws, score_on=score_on, seed=seed)
-    budgets = budgets or ["1%", "10%"]
-    parts = [_probe_all(cache, out, encoder, pretraining, failed, label, budgets, design) for encoder in choices]
-    table = pd.concat([*parts, pd.DataFrame(notes, columns=COLUMNS)], ignore_index=True)
-    name = "table.csv" if score_on == "test" else "table.validation.csv"
-    write_atomically(out / name, table.to_csv(index=False).encode())
+    with exclusive(out):
+        notes: list[dict[str, Any]] = []
+        for name, method in _method_names(methods, choices):
+            reason = _pretrain_on_first_that_fits(cache, out, name, method, choices, pretraining)
+            if reason is not None:
+                console.print(f"{name}: {reason}")
+                notes.append({"method": name, "note": reason})
+        failed = {note["method"] for note in notes}
+        design = StudyDesign(modes=["linear", "knn"], draws=draws, score_on=score_on, seed=seed)
+        budgets = budgets or ["1%", "10%"]
+        parts = [_probe_all(cache, out, encoder, pretraining, failed, label, budgets, design) for encoder in choices]
+        table = pd.concat([*parts, pd.DataFrame(notes, columns=COLUMNS)], ignore_index=True)
+        name = "table.csv" if score_on == "test" else "table.validation.csv"
+        write_atomically(out / name, table.to_csv(index=False).encode())
     return table
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medssl.core.atomic import read_npz
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.evaluation.case_metrics import Array, CaseMetric
@@ -155,8 +156,7 @@ def _case_table(cell: Path) -> pd.DataFrame:
 def arrays(path: Path, required: str) -> dict[str, np.ndarray]:
     """Return the arrays of an examples.npz; none where it is missing, damaged, or has no array `required.0`."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            stored = {name: archive[name] for name in archive.files}
+        stored = read_npz(path)
     except (*UNREADABLE, EOFError):
         return {}
     return stored if f"{required}.0" in stored else {}

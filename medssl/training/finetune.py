@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from safetensors.torch import load
 
 from medssl.core import runs
 from medssl.core.atomic import exclusive
@@ -29,7 +28,7 @@ from medssl.encoders.resenc import ResidualUNet
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.config import FinetuneConfig
-from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_pretrained, save_weights
+from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_exactly, load_pretrained, save_weights
 from medssl.training.pretrain import default_crop
 from medssl.training.semi_supervised.base import (
     SemiSupervised,
@@ -194,7 +193,7 @@ def load_model(folder: Path, encoder: Encoder | None = None) -> tuple[Task, Clas
     run = _read_finished(folder, "finetune", "fine-tuned model")
     task = task_named(run.config["task"])(tuple(run.config["classes"]))
     model = task.build_model(fresh_encoder(run.config["encoder"], 0, encoder), seed=0)
-    model.load_state_dict(load((Path(folder) / "model.safetensors").read_bytes()))
+    load_exactly(model, Path(folder) / "model.safetensors")
     return task, model.eval(), run
 
 

@@ -133,7 +133,7 @@ def pretrained_encoder(folder: Path, encoder: Encoder | None = None) -> Encoder:
 
 def load_encoder(encoder: Encoder, folder: Path) -> None:
     """Load a pretraining run's weights into an encoder, in place. Raises MedsslError if a weight does not fit."""
-    _load_exactly(encoder, folder / "encoder.safetensors")
+    load_exactly(encoder, folder / "encoder.safetensors")
 
 
 def load_pretrained(model: Classifier | Segmenter, folder: Path) -> list[str]:
@@ -180,7 +180,7 @@ def load_method(folder: Path, encoder: Encoder | None = None) -> tuple[Method, r
     encoder = fresh_encoder(run.config["encoder"], 0, encoder)
     method = rebuild(run.config["method"], Method, encoder=encoder)  # type: ignore[type-abstract]
     method.set_up_views(DataSpec.from_record(run.config), run.config["crop"])
-    _load_exactly(method, folder / "method.safetensors")
+    load_exactly(method, folder / "method.safetensors")
     return method.eval(), run
 
 
@@ -206,9 +206,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _load_exactly(module: nn.Module, path: Path) -> None:
+def load_exactly(module: nn.Module, path: Path) -> None:
+    """Load a file of weights into a module, in place. Raises MedsslError for one that is missing, damaged or does not fit."""
     if not path.exists():
-        raise MedsslError(f"{path.parent.name} holds no {path.name}: expected a finished pretraining run; run it again")
+        raise MedsslError(f"{path.parent.name} holds no {path.name}: expected a finished run; run it again")
     stored, expected = read_weights(path), module.state_dict()
     shared = stored.keys() & expected.keys()
     misfits = sorted((stored.keys() ^ expected.keys()) | {k for k in shared if stored[k].shape != expected[k].shape})

@@ -34,6 +34,7 @@ WRITING = {  # command -> its words, with what it reads in capitals
     "predict": ["MODEL", "CACHE"],
     "embed": ["RUN", "CACHE"],
     "views": ["--data", "CACHE", "--recipe", "contrastive"],
+    "compare": ["--data", "CACHE", "--label", "lesion", "--methods", "SimCLR", "--steps", "1"],
     "study": ["--data", "CACHE", "--task", "segmentation", "--arms", "scratch", "--budgets", "1.0", *SMALL],
 }
 READING = {

@@ -6,12 +6,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from medssl.core.atomic import read_npz
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
-from medssl.datasets.manifest import source_files
+from medssl.datasets.manifest import LARGEST_ROWS, read_table, source_files
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.plan import plan
 from tests.scans.scan_makers import tree
@@ -103,3 +107,23 @@ def test_a_broken_description_of_a_cache_is_refused(made: Path, tmp_path: Path, 
     for use in (lambda: Cache(tmp_path / "c"), lambda: prepare(made / "m", tmp_path / "c")):
         with pytest.raises(MedsslError, match=r"cache\.json in c is broken|format unknown"):
             use()
+
+
+def test_a_table_that_unpacks_to_more_than_any_manifest_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    table = pa.table(
+        {"scan": pa.array(["0" * 12]).dictionary_encode().take(pa.array(np.zeros(LARGEST_ROWS + 1, np.int8)))}
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert (tmp_path / "rows.parquet").stat().st_size < 1 << 20
+    with pytest.raises(MedsslError, match="decompression bomb"):
+        read_table(tmp_path / "rows.parquet")
+
+
+def test_arrays_that_unpack_to_more_than_is_allowed_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros(1 << 20), y=np.arange(3))
+    assert (read_npz(tmp_path / "a.npz")["y"] == [0, 1, 2]).all()
+    with pytest.raises(ValueError, match="unpacks to more than 1048576 bytes"):
+        read_npz(tmp_path / "a.npz", largest=1 << 20)
+    np.savez(tmp_path / "b.npz", x=np.array([{}], object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_npz(tmp_path / "b.npz")

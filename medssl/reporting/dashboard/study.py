@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from medssl.core import runs
+from medssl.core.atomic import read_npz
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.reporting.dashboard.folder import inside, studies
@@ -118,8 +119,7 @@ def saved_masks(cell: Path) -> dict[str, np.ndarray]:
     The cells of the first draw of a segmentation study save their masks.
     """
     try:
-        with np.load(cell / "masks.npz", allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return read_npz(cell / "masks.npz")
     except (*UNREADABLE, EOFError):
         return {}
 
