@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import EnhancedCTImageStorage, ExplicitVRBigEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from tests.scans.scan_makers import ct_like, slice_dataset, write_series
 
@@ -181,6 +187,23 @@ def _fourth_dimension(folder: Path, uid: str) -> None:
             dataset.save_as(folder / f"{number:03d}.dcm")
 
 
+def _deflated(folder: Path, uid: str) -> None:
+    """Deflated files, with a megabyte of zeros in a private element behind the pixels."""
+    _written()(folder, uid)
+    for file in folder.glob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        dataset.add_new((0x7FE1, 0x0010), "LO", "CREATOR")
+        dataset.add_new((0x7FE1, 0x1001), "OB", bytes(1 << 20))
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        pydicom.dcmwrite(file, dataset)
+
+
+def _united_imaging(dataset, z):
+    dataset.Manufacturer = "UIH"
+    dataset.add_new((0x0065, 0x0010), "LO", "Image Private Header")
+    dataset.add_new((0x0065, 0x1050), "DS", "25")
+
+
 def _overlong(dataset, z):
     from pydicom.valuerep import DS
 
@@ -198,6 +221,13 @@ FAULTS: dict[str, Callable[[Path, str], object]] = {
     "stray": _with_stranger(SAGITTAL),
     "two series": _two({"series": "1.2.9.1"}, {"series": "1.2.9.2"}),
     "two patients": _two({"PatientID": "A"}, {"PatientID": "B"}),
+    "two studies": _two({"StudyInstanceUID": "1.2.8.1"}, {"StudyInstanceUID": "1.2.8.2"}),
+    "two frames of reference": _two({"FrameOfReferenceUID": "1.2.8.1"}, {"FrameOfReferenceUID": "1.2.8.2"}),
+    "no slope": _fields(3, RescaleSlope=None, RescaleIntercept=None),
+    "no patient": _fields(3, PatientID=""),
+    "high bit": _fields(BitsStored=12, HighBit=15),
+    "united imaging": _written(edit=_united_imaging),
+    "deflated": _deflated,
     "no position": _fields(3, ImagePositionPatient=None),
     "spacing 0": _fields(3, PixelSpacing=[0, 0.9]),
     "spacing NaN": _nan_spacing,

@@ -24,14 +24,26 @@ REJECTED = {  # fault -> what the reason must say
     "spacing 0": "PixelSpacing (0028,0030) is 0, 0.9: expected positive mm",
     "spacing NaN": "PixelSpacing (0028,0030) is nan, 0.9: expected finite numbers",
     "truncated": "pixel data (7FE0,0010) is truncated",
+    "no slope": "1 of 20 slices have neither RescaleSlope nor RescaleIntercept",
+    "no patient": "1 of 20 slices have no PatientID (0010,0020)",
+    "high bit": "HighBit (0028,0102) is 15 where 12 bits are stored: expected 11",
+    "united imaging": "a grid of United Imaging, 25 slices as tiles of one picture (0065,1050), is not read",
 }
 LEFT_OUT = {  # fault -> why a part of it is left out, while the rest is the clean volume
     "localizer": "1 localizer slices (ImageType, 0008,0008): left out",
     "stray": "1 of 21 slices have another orientation (90.0 degrees)",
 }
-SAME = ["copy", "monochrome1", "slopes", "enhanced", "reversed", "overlong"]  # the clean voxels, nothing else
+SAME = [
+    "copy",
+    "monochrome1",
+    "slopes",
+    "enhanced",
+    "reversed",
+    "overlong",
+    "deflated",
+]  # the clean voxels, nothing else
 FRAMES = ["4D", "enhanced 4D"]
-TWICE = ["two series", "two patients"]
+TWICE = ["two series", "two patients", "two studies", "two frames of reference"]
 SYNTAXES = ["big endian", "rle", "jpeg 2000"]
 
 
