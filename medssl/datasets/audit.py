@@ -25,6 +25,7 @@ from pydicom.valuerep import VR
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import ScanError
 from medssl.core.parallel import run_parallel
+from medssl.scans.dicom.header import open_header
 from medssl.scans.formats import metaimage, nifti
 from medssl.scans.formats.images import image_header
 from medssl.scans.paths import readable_errors
@@ -87,7 +88,7 @@ def _fields_of(entry: tuple[Path, str]) -> set[Field]:
 
 
 def _dicom(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    dataset = open_header(str(path))
     for part in (getattr(dataset, "file_meta", Dataset()), dataset):
         for element in part.iterall():
             yield from _element(element)

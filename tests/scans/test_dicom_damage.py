@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from medssl.core.errors import ScanError
+from medssl.datasets.audit import audit
+from medssl.scans.dicom.header import as_plain
 from medssl.scans.dicom.series import group_slices
 from medssl.scans.dicom.slices import read_pixels, read_slices
 from medssl.scans.dicom.volume import read_series, series_header
@@ -147,6 +150,9 @@ def test_a_deflated_file_is_not_unpacked_beyond_its_claim(seeds, change, words):
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert most < 300 << 20
+    assert audit([(Path(file), "dicom")]).field.tolist() == ["the whole header"]
+    with pytest.raises(ScanError, match=words):
+        as_plain(file)
 
 
 def test_what_follows_the_pixels_of_a_deflated_file_is_not_unpacked(seeds):
@@ -157,3 +163,5 @@ def test_what_follows_the_pixels_of_a_deflated_file_is_not_unpacked(seeds):
     tracemalloc.stop()
     assert (pixels == read_pixels(str(seeds[0] / "plain.dcm"))[0]).all()
     assert most < 1 << 24
+    assert (pydicom.dcmread(as_plain(file)).pixel_array == pixels[0, :, :, 0]).all()
+    assert as_plain(str(seeds[0] / "plain.dcm")) == str(seeds[0] / "plain.dcm")

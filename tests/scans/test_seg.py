@@ -8,6 +8,7 @@ import pandas as pd
 import pydicom
 import pytest
 from pydicom.sr.codedict import codes
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medssl.datasets.index import index
 from medssl.preprocessing.cache import prepare
@@ -90,6 +91,21 @@ def test_a_seg_lies_on_its_image_whatever_its_frame_order(tmp_path, orientation,
     volume = ct_like().clip(-1024)
     for structure in (1, 2):
         assert sorted(image[mask == structure]) == sorted(volume[structures() == structure])
+
+
+def test_a_deflated_seg_is_read_as_its_plain_twin(tmp_path):
+    def deflated(dataset):
+        dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+        dataset.add_new((0x7FE1, 0x0010), "LO", "CREATOR")
+        dataset.add_new((0x7FE1, 0x1001), "OB", bytes(50 << 20))
+
+    masks = []
+    for name, edit in (("plain", None), ("deflated", deflated)):
+        data = archive(tmp_path / name, structures(), edit=edit)
+        assert index([data], tmp_path / name / "m", mask="../segs/{name}.dcm").has_mask.tolist() == [True]
+        cache = prepare(tmp_path / name / "m", tmp_path / name / "c")
+        masks.append(cache.read_mask(cache.manifest.scan[0]))
+    assert (masks[0] == masks[1]).all()
 
 
 @pytest.mark.parametrize(

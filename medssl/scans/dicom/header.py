@@ -75,6 +75,18 @@ def open_header(file: str, tags: Sequence[BaseTag] | None = None, pixels: bool =
         return (_read_fast(raw, frozenset(tags), pixels) if tags else None) or _read_with_pydicom(raw, tags, pixels)
 
 
+def as_plain(file: str) -> str | io.BytesIO:
+    """The file, or a deflated one as if it had not been, up to the end of its pixels: for readers that inflate without a limit.
+
+    Raises:
+        ScanError: It is a deflated file that unpacks to more than its header claims.
+    """
+    with io.FileIO(file) as raw, _Bounded(raw) as stream:
+        if DeflatedExplicitVRLittleEndian.encode() not in stream.peek(HEAD_BYTES)[:HEAD_BYTES]:
+            return file
+        return _inflated(stream, pixels=True)[0]
+
+
 def _read_fast(raw: io.FileIO, tags: frozenset[int], pixels: bool) -> Dataset | None:
     """The elements without pydicom, None where a file is not usual."""
     size = os.fstat(raw.fileno()).st_size

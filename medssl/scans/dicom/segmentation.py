@@ -16,7 +16,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medssl.core.errors import ScanError
-from medssl.scans.dicom.header import check_claim, number, numbers, open_header, word
+from medssl.scans.dicom.header import as_plain, check_claim, number, numbers, open_header, word
 from medssl.scans.dicom.slices import ENHANCED, LABEL_MAP, NOT_A_SCAN, RTSTRUCT, SEGMENTATION
 from medssl.scans.geometry import LPS_TO_RAS, SAME_GRID_MM
 from medssl.scans.paths import readable_errors
@@ -49,7 +49,7 @@ def read_segmentation(path: Path, affine: np.ndarray, shape: tuple[int, ...]) ->
 
     with readable_errors("the mask"):
         planes = _planes(open_header(str(path)), affine, shape)
-        segmentation = segread(path)
+        segmentation = segread(as_plain(str(path)))
         frames = np.asarray(segmentation.pixel_array)
         frames = frames.reshape(len(planes), *frames.shape[-2:])
         mask = np.zeros(shape, np.uint8)
