@@ -214,9 +214,7 @@ def check_option_names(function: Any, words: Sequence[str]) -> None:
         head, _, inner = option.partition(".")
         if dashed(head) not in (*names, *ALWAYS):
             if head == "recipe":
-                raise MedsslError(
-                    f"--{option} is now --{dashed(inner)}: training settings are options without a prefix"
-                )
+                raise MedsslError(f"--{option} was renamed: use --{dashed(inner)}")
             raise MedsslError(f"there is no option --{word[2:].partition('=')[0]}{nearest(dashed(head), names, '--')}")
         if inner:
             _check_argument(head, inner, words)

@@ -139,7 +139,7 @@ class LabelTable:
                 text = f"the label {name!r} has the class {words[0]!r}: leave cells empty where there is no label"
                 notices.append(Notice(text))
         if self.columns_left_out:
-            text = "columns of the labels are left out (--label NAME... keeps some, --patient NAME names that of the patients)"
+            text = "columns of the labels are left out (keep some with --label NAME..., name the patients' column with --patient NAME)"
             names = tuple(self.columns_left_out)
             notices.append(Notice(f"{len(names)} {text}", names, names_shown=len(names)))
         return notices + ([Notice(f"{without} scans have no row in the labels")] if without else [])

@@ -373,7 +373,9 @@ def one_vs_rest(labels: ArrayLike, scores: Array) -> tuple[Array, list[tuple[int
     if scores.shape[1] != len(codes):
         raise MedsslError(f"scores {scores.shape} for {len(codes)} labels: expected (draws, cases[, classes])")
     if np.isnan(scores).any():
-        raise MedsslError("a score is NaN: expected a number for every test case; read the record of that cell")
+        raise MedsslError(
+            "a score is NaN: expected a number for every test case; see run.json of the failed run in STUDY/cells"
+        )
     counts = {k: int(np.sum(codes == k)) for k in range(classes)}
     absent = [k for k, count in counts.items() if count == 0]
     if absent or sum(counts.values()) != len(codes):

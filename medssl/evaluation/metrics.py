@@ -120,7 +120,7 @@ def dice(
 def surface_scores(
     prediction: np.ndarray, reference: np.ndarray, structures: Sequence[int], spacing_mm: Sequence[float]
 ) -> dict[str, float]:
-    """HD95 in mm and surface Dice of each structure in one case; the file's head says what empty masks give.
+    """HD95 in mm and surface Dice of each structure in one case; see the top of this file for empty masks.
 
     Args:
         prediction: (*S) integer mask.

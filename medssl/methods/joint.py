@@ -78,6 +78,7 @@ class Joint(Method):
 
     @property
     def methods(self) -> list[Method]:
+        """The methods that are trained together: `parts` as a typed list."""
         return list(self.parts)  # type: ignore[arg-type]
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:

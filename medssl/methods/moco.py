@@ -80,14 +80,15 @@ class MoCo(StudentTeacher):
     def monitored_values(self) -> dict[str, float]:
         if self.version == "v3":
             return super().monitored_values()
-        filled = self.bank.bank[:, -1] % 1 == 0  # the number of a scan is whole, the queue's random start is not
+        filled = self.bank.bank[:, -1] % 1 == 0  # scan numbers are whole, the random start of the queue is not
         return super().monitored_values() | {"queue_filled": float(filled.float().mean())}
 
     def queue_loss(self, batch: dict[str, Any]) -> Tensor:
-        """v2: the first view gives the query, the second the key; beside each key of the queue stands its scan's number."""
+        """v2: the first view gives the query, the second the key; each key of the queue is stored with its scan's number."""
         query_view, key_view = batch["views"]
         queries, keys = self.project(query_view), self.targets(key_view)
         scans = batch["scan"].float()[:, None]  # bfloat16 keys would round 257 to 256
+        # The call returns the queue and, in training, adds the new keys to it.
         _, entries = self.bank(torch.cat([F.normalize(keys.float(), dim=1), scans], dim=1), update=self.training)
         excluded = scans == entries[None, -1]
         return info_nce_of_queue(queries, keys, entries[:-1].T, self.temperature, self.similarity, excluded)

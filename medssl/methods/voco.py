@@ -65,7 +65,7 @@ class VoCo(Method):
         )  # so that brightness does not give the place away
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
-        return (recipes.relational(data_spec, size, reflect=True),)  # never mirrored: left would be right
+        return (recipes.relational(data_spec, size, reflect=True),)  # no mirroring: it would exchange left and right
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x = batch["views"][0]
@@ -91,7 +91,7 @@ class VoCo(Method):
         return bases, (drawn * room).long(), tile
 
     def grid_of(self, size: Sequence[int]) -> list[int]:
-        """Base crops along each axis: `grid`, and along the slices as many as keep them about as deep as wide."""
+        """The number of base crops along each axis: `grid` in plane; along the slices, what makes a crop roughly a cube."""
         return [self.grid, self.grid, *[max(1, round(self.grid * n / size[0])) for n in size[2:]]]
 
     def check(self, crop: Sequence[int], batch_size: int) -> None:

@@ -108,7 +108,7 @@ class Cache:
         return self.data_spec.family.air
 
     def shape(self, scan: str) -> tuple[int, ...]:
-        """S of one scan. Raises MedsslError for a scan that is not here."""
+        """The shape (*S) of one scan. Raises MedsslError for a scan that is not in the cache."""
         if scan not in self._shapes:
             raise MedsslError(f"scan {scan!r} is not in this cache{nearest(scan, self._shapes)}")
         return self._shapes[scan]

@@ -47,7 +47,7 @@ RC: Any = {
 
 
 def label_curves(rows: pd.DataFrame, metric: str) -> str:
-    """Draw the score over labelled patients (log axis) with intervals, one panel a mode, scratch in each of them.
+    """Draw the score against the number of labelled patients (log axis) with intervals, one panel per mode, scratch in each.
 
     Args:
         rows: The summary's rows of one metric (arm, mode, patients, mean, low, high).
@@ -115,7 +115,7 @@ def forest(rows: pd.DataFrame, metric: str) -> str:
         axes.set_yticks([*heights, *groups.values()], [*names, *groups])
         for label in axes.get_yticklabels()[len(heights) :]:
             label.set(weight="bold", color="black")
-        axes.set(ylim=(height - 0.9, -1.5), xlabel=f"{metric} minus that of scratch")
+        axes.set(ylim=(height - 0.9, -1.5), xlabel=f"difference in {metric} from training from scratch")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")

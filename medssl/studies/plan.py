@@ -225,7 +225,8 @@ def pretraining_folders(arms: dict[str, Arm]) -> dict[str, Path]:
 def _check_copies(cache: Cache, roles: pd.Series) -> None:
     if copies := duplicates_across(cache.manifest, roles):
         raise MedsslError(
-            f"{copies} test scan(s) have the same voxels as a scan outside of the test split: expected none"
+            f"{copies} test scan(s) have the same voxels as a training or validation scan: expected none; remove the copies, or put both "
+            "into one split (--split-column)"
         )
 
 

@@ -240,7 +240,7 @@ class Task(ABC):
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """One class per scan, from its middle."""
+    """One class per scan, predicted from its centre crop."""
 
     name = "classification"
     metric = AUROC()

@@ -246,7 +246,9 @@ def unit_range(image: Any) -> Tensor:
     if x.dtype == torch.uint8:
         return x.float() / 255
     if not x.dtype.is_floating_point:
-        raise MedsslError(f"an image of {x.dtype} came in: expected uint8, or floating point in the units of the views")
+        raise MedsslError(
+            f"the image has the type {x.dtype}: expected uint8, or floating point (CT in HU, others at about 0 to 1)"
+        )
     return x
 
 

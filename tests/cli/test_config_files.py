@@ -116,7 +116,7 @@ def test_settings_below_recipe_are_refused_with_what_to_write_instead(folder: Pa
     words = {"function": finetune}
     with pytest.raises(MedsslError, match=r"key recipe.*steps: 3, lr: 0.1"):
         parse("recipe: {steps: 3, lr: 0.1}", "--task", "segmentation", **words)
-    with pytest.raises(MedsslError, match=r"--recipe.batch_size is now --batch-size"):
+    with pytest.raises(MedsslError, match=r"--recipe.batch_size was renamed: use --batch-size"):
         parse("lr: 0.1", "--task", "segmentation", "--recipe.batch_size", "3", **words)
 
 

@@ -189,7 +189,7 @@ def test_no_column_is_kept_that_was_not_named_and_the_others_are_listed(tmp_path
         manifest = index([tmp_path / "d"], tmp_path / "m", labels=table, label=label)
         assert [name for name in manifest if name.startswith("label.")] == kept
         shown = capsys.readouterr().err
-        assert f"{7 - len(kept)} columns of the labels are left out (--label NAME... keeps some" in shown
+        assert f"{7 - len(kept)} columns of the labels are left out (keep some with --label NAME..." in shown
         assert ", ".join(names[: 7 - len(kept)]) in shown  # all of them, not the first few
         assert "surgeon" not in " ".join(manifest.attrs["warnings"])
 

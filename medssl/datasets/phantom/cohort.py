@@ -366,7 +366,7 @@ def _header(grid: Grid, plan: Plan, visit: int, name: str) -> Dataset:
 
 
 def _write_table(table: pd.DataFrame, path: Path) -> None:
-    """CSV, in place only when whole."""
+    """Write the CSV to a temporary file and rename it, so that a half-written table is never left behind."""
     partial = path.with_suffix(".partial")
     table.to_csv(partial, index=False, lineterminator="\n")
     partial.replace(path)

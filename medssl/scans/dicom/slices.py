@@ -83,11 +83,11 @@ class Slice:
     """One image plane: where it is, when and what it shows, how its numbers are to be read. mm in DICOM's LPS world.
 
     Attributes:
-        meaning: Study, frame of reference and units: slices that differ in them are not one picture.
+        meaning: Study, frame of reference and units: slices that differ in them belong to different volumes.
         spacing_mm: Between rows, between columns.
         number: SeriesNumber.
         order: Sort key of the frames at one slice position, see frames.py.
-        time: Temporal position and b-value, the same at every place of one frame.
+        time: Temporal position and b-value, the same in all slices of one time point.
         component: Words for magnitude, phase and the like.
         echo_ms: Echo time.
         image_type: What ImageType says beyond its first two words.

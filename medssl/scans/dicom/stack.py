@@ -20,12 +20,12 @@ from medssl.scans.dicom.corrections import Correction, even_steps, straighten
 from medssl.scans.dicom.frames import OFF_LINE_MM, Frames, normal_of, sort_frames
 from medssl.scans.dicom.slices import Slice
 
-GAP_SHARE = 0.25  # above this share of wrong steps the spacing is uneven; below it, a slice is missing
+GAP_SHARE = 0.25  # up to this share of wrong distances, slices are missing; above it, the spacing is uneven
 
 
 @dataclass(frozen=True)
 class Stack:
-    """frames[time][place], the grid they come to lie on, and what has to be corrected on the way.
+    """The slices as frames[time][place], the output grid, and what has to be corrected.
 
     shape: (columns, rows, places) of that grid.
     """
@@ -48,7 +48,9 @@ def build_stack(slices: Sequence[Slice], correct: Sequence[str] = ()) -> Stack:
     positions = np.array([item.position for item in frames[0]])
     if len(positions) == 1:
         depth = float(positions[0] @ normal_of(slices[0]))
-        raise ScanError(f"all {len(slices)} slices lie at one place ({depth:.2f} mm): expected a stack; not a volume")
+        raise ScanError(
+            f"all {len(slices)} slices have one position ({depth:.2f} mm): expected different ones; they are not a volume"
+        )
     orientation = np.array(slices[0].orientation)
     rows_mm, columns_mm = slices[0].spacing_mm or (1.0, 1.0)
     axes = np.stack([orientation[:3] * columns_mm, orientation[3:] * rows_mm], axis=1)
@@ -79,8 +81,8 @@ def _check_planes(slices: Sequence[Slice]) -> None:
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if abs(row @ column) > 1e-3 or max(abs(length - 1) for length in lengths) > 1e-3:
         raise ScanError(
-            f"ImageOrientationPatient (0020,0037) has lengths {lengths[0]:.4f}, {lengths[1]:.4f} and a product of "
-            f"{row @ column:.4f}: expected 1, 1 and 0; fix the header"
+            f"ImageOrientationPatient (0020,0037) has direction cosines of lengths {lengths[0]:.4f}, {lengths[1]:.4f} and a "
+            f"product of {row @ column:.4f}: expected 1, 1 and 0; fix the header"
         )
     sizes = np.array([item.spacing_mm for item in slices])
     if np.ptp(sizes, axis=0).max() > 1e-3 * sizes.min():

@@ -193,7 +193,7 @@ def check_options(name: str, **values: tuple[float, float, float]) -> None:
 
 
 def check_task(algorithm: SemiSupervised, task: str) -> None:
-    """Raise MedsslError where the algorithm is not for this task."""
+    """Raise MedsslError if the algorithm does not support this task."""
     if task not in algorithm.tasks:
         raise MedsslError(
             f"{type(algorithm).__name__} is for {', '.join(algorithm.tasks)}: it cannot be used for {task}"

@@ -18,7 +18,7 @@ class Average:
 
     Args:
         model: The model; its present state is the first average.
-        decay: Share of itself that the average keeps at each step. The first steps keep less, (1 + t) / (10 + t), so that
+        decay: Share of the old average that is kept at each step (EMA decay). The first steps keep less, (1 + t) / (10 + t), so that
             a short training is not dominated by its start.
     """
 
