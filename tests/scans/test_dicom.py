@@ -118,7 +118,7 @@ FAULTS = {
     "spacing missing": (dict(edit=field("PixelSpacing", None)), "no spacing_mm .*0028,0030"),
     "spacing differs": (dict(edit=field("PixelSpacing", [0.7, 0.8])), "PixelSpacing .* runs from 0.7 to 0.9"),
     "slope 0": (dict(edit=field("RescaleSlope", "0")), "RescaleSlope"),
-    "one place": (dict(depths=[0.0] * 8), "all 8 slices lie at one place"),
+    "one place": (dict(depths=[0.0] * 8), "all 8 slices have one position"),
     "4D without order": (
         dict(depths=[0, 0, 2.5, 2.5, 5, 5, 7.5, 7.5], edit=field("InstanceNumber", 1, None)),
         "2 slices at 5.00 mm differ, and neither temporal position",
