@@ -23,7 +23,13 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#767676"
 TRUE_CLASS, OTHER_CLASS = "#009E73", "#8a8a8a"  # bars of class probabilities
 DECODER_ALONE = "random-frozen", "finetune"  # what this arm trains in a segmentation study
-MODES = {"finetune": "fine-tuned", "linear": "linear probe", "knn": "kNN"}
+MODES = {
+    "finetune": "fine-tuned",
+    "linear": "linear probe",
+    "knn": "kNN",
+    "class-mean": "nearest class mean",
+    "kmeans": "k-means",
+}
 METRICS = {
     "dice": "Dice",
     "surface_dice": "surface Dice",

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from medssl.reporting import redaction
 from medssl.reporting import tables as report_tables
 from medssl.reporting.findings import findings
 from medssl.reporting.html.report import report
+from medssl.reporting.style import MODES
+from medssl.studies.arms import Mode
 
 ARMS = ("scratch", "simmim")
 BUDGETS = {"1p": (1, 5), "10%": (8, 5), "100%": (80, 3)}  # name -> patients, draws
@@ -406,3 +409,7 @@ def test_the_sentence_reports_losses_and_nothing_as_it_reports_gains():
 def test_every_example_in_the_docstrings_holds():
     for tested in (redaction, stats):
         assert doctest.testmod(tested).failed == 0
+
+
+def test_every_mode_has_a_name():
+    assert set(MODES) == set(get_args(Mode))
