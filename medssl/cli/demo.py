@@ -1,23 +1,31 @@
-"""Every step on the embedded phantom cohort: scans, pretraining, label-efficiency study, report, a model in use.
+"""Every step on embedded phantoms: scans, pretraining, a label-efficiency study, a report, a model in use.
 
     medssl demo --out demo
 
-Every step prints the command that it stands for, so the demo is also a short tour of medssl.
+Phantoms without labels cost nothing, and one with labels stands for a reader's time. The study compares training from that
+one patient alone with training that also learns from the others without their labels. Every step prints the command that it
+stands for, so the demo is also a short tour of medssl.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from medssl.cli import terminal
-from medssl.core.atomic import exclusive
+from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import phantom
-from medssl.encoders.resenc import ResidualUNet
-from medssl.methods.simmim import SimMIM
+from medssl.datasets.splits import SplitSpec
+from medssl.encoders.resnet import ResNet
+from medssl.methods.volume_fusion import VolumeFusion
 from medssl.preprocessing.cache import prepare
+from medssl.reporting.figures import label_curves
+from medssl.reporting.findings import findings
 from medssl.reporting.html.report import report
 from medssl.studies.plan import StudyDesign
 from medssl.studies.study import study
@@ -29,34 +37,45 @@ from medssl.training.pretrain import pretrain
 MARK = ".medssl-demo"
 MASKS = "../../masks/{name}.nii.gz"
 LABELS = ("lesion", "kind", "scanner")
-PRETRAINING = TrainConfig(steps=200, batch_size=8, lr=2e-3)
-FINETUNING = FinetuneConfig(steps=130, batch_size=2, lr=3e-3)
-FINETUNING_OPTIONS = "--steps 130 --batch-size 2 --lr 3e-3"
+SHAPE, SPACING_MM, CROP = (32, 32, 24), (10.0, 10.0, 12.0), (32, 32, 16)
+ENCODER_OPTIONS = (
+    "--encoder ResNet --encoder.depth 10 --encoder.width 16 --encoder.max-pool false --encoder.norm instance"
+)
+PRETRAINING = TrainConfig(steps=60, batch_size=8, lr=2e-3)
+FINETUNING = FinetuneConfig(steps=150, batch_size=2, lr=3e-3)
+FINETUNING_OPTIONS = "--crop 32 32 16 --steps 150 --batch-size 2 --lr 3e-3"
+SEMI_SUPERVISED = "self-training(scratch, teachers=1)"
+BUDGETS, DRAWS = ["1p", "100%"], 3
 
 
-def demo(out: Path = Path("demo"), patients: int = 40, seed: int = 0) -> str:
+def demo(out: Path = Path("demo"), patients: int = 160, seed: int = 0) -> str:
     """Run every step in one folder. When it is started again, it does only what is missing.
 
     Args:
         out: Folder of everything the demo makes.
         patients: Number of phantom patients.
-        seed: Seed of the phantom cohort.
+        seed: Seed of the phantom cohort, the split and the draws.
 
     Returns:
-        A sentence that says where the report and the masks are.
+        What the study showed, and where the picture, the report and the masks are.
 
     Raises:
         MedsslError: The folder holds files that no demo made.
     """
     out = Path(out)
     _claim_folder(out)
-    with exclusive(out):
-        _make_cohort(out / "scans", patients, seed)
-        _prepare_cache(out)
-        run = _pretrain(out)
-        page = _compare_with_scratch(out, run)
-        masks = _segment_one_patient(out, run)
-    return f"report: {page}; masks on the grid of each scan: {masks}"
+    _make_cohort(out / "scans", patients, seed)
+    _prepare_cache(out)
+    run = _pretrain(out, seed)
+    table = _compare_arms(out, run, seed)
+    _announce("report", f"medssl report {out}/study --out {out}/report.html")
+    page = report(out / "study", out / "report.html")
+    masks = _segment_one_patient(out, run, seed)
+    main = table[table["metric"] == "dice"]
+    picture = out / "label_efficiency.svg"
+    write_atomically(picture, label_curves(main, "Dice").encode())
+    sentence, detail = findings(main, "Dice")
+    return f"{sentence} {detail}\npicture: {picture}; report: {page}; masks on the grid of each scan: {masks}"
 
 
 def _claim_folder(out: Path) -> None:
@@ -70,7 +89,7 @@ def _make_cohort(scans: Path, patients: int, seed: int) -> None:
     if not (scans / "labels.csv").exists():  # written last
         shutil.rmtree(scans, ignore_errors=True)
         _announce("make a cohort: DICOM series that look like CT, with masks, labels and reports")
-        phantom(scans, patients=patients, seed=seed)
+        phantom(scans, patients=patients, seed=seed, shape=SHAPE, spacing_mm=SPACING_MM, jobs=2)
 
 
 def _prepare_cache(out: Path) -> None:
@@ -82,47 +101,53 @@ def _prepare_cache(out: Path) -> None:
     )
     manifest = index([out / "scans"], out / "manifest", labels=labels, patient="patient", label=LABELS, mask=MASKS)
     terminal.show_result("index", manifest, {"out": out / "manifest"})
-    _announce("prepare: orient, resample, cache", f"medssl prepare {out}/manifest --spacing-mm 8 8 8 --out {out}/cache")
-    cache = prepare(out / "manifest", out / "cache", spacing_mm=(8.0, 8.0, 8.0))
+    spacing = " ".join(f"{step:g}" for step in SPACING_MM)
+    _announce(
+        "prepare: orient, resample, cache", f"medssl prepare {out}/manifest --spacing-mm {spacing} --out {out}/cache"
+    )
+    cache = prepare(out / "manifest", out / "cache", spacing_mm=SPACING_MM)
     terminal.show_result("prepare", cache, {"out": out / "cache"})
 
 
-def _pretrain(out: Path) -> Path:
-    run = out / "runs" / "simmim"
+def _pretrain(out: Path, seed: int) -> Path:
+    run = out / "runs" / "fusion"
     _announce(
         "pretrain without labels",
-        f"medssl pretrain --data {out}/cache --out {run} --encoder ResidualUNet --encoder.width 16 --encoder.blocks 1 1 1 1 "
-        "--method SimMIM --crop 32 32 32 --steps 200 --batch-size 8 --lr 2e-3",
+        f"medssl pretrain --data {out}/cache --out {run} {ENCODER_OPTIONS} "
+        f"--method VolumeFusion --crop {' '.join(map(str, CROP))} --steps {PRETRAINING.steps} --batch-size 8 --lr 2e-3 "
+        f"--split-seed {seed} --seed {seed}",
     )
-    encoder = ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))
-    pretrain(out / "cache", run, encoder, SimMIM, crop=(32, 32, 32), train=PRETRAINING)
+    encoder, split = ResNet(dims=3, depth=10, width=16, max_pool=False, norm="instance"), SplitSpec(seed)
+    pretrain(out / "cache", run, encoder, VolumeFusion, crop=CROP, train=PRETRAINING, split=split, seed=seed)
     return run
 
 
-def _compare_with_scratch(out: Path, run: Path) -> Path:
+def _compare_arms(out: Path, run: Path, seed: int) -> pd.DataFrame:
+    """The study of the demo: one labelled patient, or all, with and without what the others show."""
+    arms = ["scratch", str(run), SEMI_SUPERVISED]
+    quoted = " ".join(f"'{arm}'" if "(" in arm else arm for arm in arms)
     _announce(
-        "study: compare the pretrained encoder with training from scratch",
-        f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms scratch {run} --budgets 1p 100% "
-        f"--draws 3 {FINETUNING_OPTIONS} --jobs 2",
+        "study: what do scans without labels add to one labelled patient?",
+        f"medssl study --data {out}/cache --out {out}/study --task segmentation --arms {quoted} "
+        f"--budgets {' '.join(BUDGETS)} --draws {DRAWS} {FINETUNING_OPTIONS} --split-seed {seed} --seed {seed} --jobs 2",
     )
-    arms, design = ["scratch", str(run)], StudyDesign(draws=3)
-    table = study(
-        out / "cache", out / "study", "segmentation", arms, ["1p", "100%"], train=FINETUNING, design=design, jobs=2
-    )
+    design, split = StudyDesign(draws=DRAWS, seed=seed), SplitSpec(seed)
+    settings: dict[str, Any] = {"crop": CROP, "train": FINETUNING, "design": design, "split": split, "jobs": 2}
+    table = study(out / "cache", out / "study", "segmentation", arms, BUDGETS, **settings)
     terminal.show_result("study", table, {})
-    _announce("report", f"medssl report {out}/study --out {out}/report.html")
-    return report(out / "study", out / "report.html")
+    return table
 
 
-def _segment_one_patient(out: Path, run: Path) -> Path:
+def _segment_one_patient(out: Path, run: Path, seed: int) -> Path:
     model, patient = out / "runs" / "model", sorted((out / "scans" / "dicom").iterdir())[-1]
     _announce(
         "finetune and predict: train one model and segment a folder of DICOM files",
-        f"medssl finetune --data {out}/cache --out {model} --task segmentation --init {run} {FINETUNING_OPTIONS}\n"
-        f"medssl predict {model} {patient} --out {out}/masks",
+        f"medssl finetune --data {out}/cache --out {model} --task segmentation --init {run} --budget 8p {FINETUNING_OPTIONS} "
+        f"--split-seed {seed}\nmedssl predict {model} {patient} --out {out}/masks",
     )
     if not (model / "model.safetensors").exists():
-        finetune(out / "cache", model, "segmentation", init=run, train=FINETUNING)
+        settings: dict[str, Any] = {"budget": "8p", "crop": CROP, "train": FINETUNING, "split": SplitSpec(seed)}
+        finetune(out / "cache", model, "segmentation", init=run, **settings)
     predict(model, patient, out / "masks")
     return out / "masks"
 
