@@ -42,13 +42,13 @@ ENCODER_OPTIONS = (
     "--encoder ResNet --encoder.depth 10 --encoder.width 16 --encoder.max-pool false --encoder.norm instance"
 )
 PRETRAINING = TrainConfig(steps=60, batch_size=8, lr=2e-3)
-FINETUNING = FinetuneConfig(steps=150, batch_size=2, lr=3e-3)
-FINETUNING_OPTIONS = "--crop 32 32 16 --steps 150 --batch-size 2 --lr 3e-3"
+FINETUNING = FinetuneConfig(steps=120, batch_size=2, lr=3e-3)
+FINETUNING_OPTIONS = "--crop 32 32 16 --steps 120 --batch-size 2 --lr 3e-3"
 SEMI_SUPERVISED = "self-training(scratch, teachers=1)"
 BUDGETS, DRAWS = ["1p", "100%"], 3
 
 
-def demo(out: Path = Path("demo"), patients: int = 160, seed: int = 0) -> str:
+def demo(out: Path = Path("demo"), patients: int = 120, seed: int = 0) -> str:
     """Run every step in one folder. When it is started again, it does only what is missing.
 
     Args:
