@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from medssl.cli import terminal
-from medssl.core.atomic import write_atomically
+from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import phantom
@@ -64,6 +64,11 @@ def demo(out: Path = Path("demo"), patients: int = 120, seed: int = 0) -> str:
     """
     out = Path(out)
     _claim_folder(out)
+    with exclusive(out):
+        return _run(out, patients, seed)
+
+
+def _run(out: Path, patients: int, seed: int) -> str:
     _make_cohort(out / "scans", patients, seed)
     _prepare_cache(out)
     run = _pretrain(out, seed)
@@ -142,11 +147,11 @@ def _segment_one_patient(out: Path, run: Path, seed: int) -> Path:
     model, patient = out / "runs" / "model", sorted((out / "scans" / "dicom").iterdir())[-1]
     _announce(
         "finetune and predict: train one model and segment a folder of DICOM files",
-        f"medssl finetune --data {out}/cache --out {model} --task segmentation --init {run} --budget 8p {FINETUNING_OPTIONS} "
+        f"medssl finetune --data {out}/cache --out {model} --task segmentation --init {run} --budget 5p {FINETUNING_OPTIONS} "
         f"--split-seed {seed}\nmedssl predict {model} {patient} --out {out}/masks",
     )
     if not (model / "model.safetensors").exists():
-        settings: dict[str, Any] = {"budget": "8p", "crop": CROP, "train": FINETUNING, "split": SplitSpec(seed)}
+        settings: dict[str, Any] = {"budget": "5p", "crop": CROP, "train": FINETUNING, "split": SplitSpec(seed)}
         finetune(out / "cache", model, "segmentation", init=run, **settings)
     predict(model, patient, out / "masks")
     return out / "masks"

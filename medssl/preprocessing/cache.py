@@ -181,7 +181,13 @@ class Cache:
         if not path.is_file():
             missing = "mask" if kind == "masks" else "volume"
             raise MedsslError(f"scan {scan} has no {missing} in this cache: index again with --mask, then prepare")
-        self._open[key] = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        try:
+            self._open[key] = blosc2.open(str(path), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        except RuntimeError as error:  # blosc2's for a file that it may not read, or that is damaged
+            raise MedsslError(
+                f"the {kind.removesuffix('s')} of scan {scan} cannot be read: expected a file that medssl prepare wrote; check "
+                "its permissions, or prepare the manifest into a new folder"
+            ) from error
         if len(self._open) > OPEN_FILES:
             self._open.popitem(last=False)
         return self._open[key]

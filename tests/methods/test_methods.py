@@ -57,6 +57,8 @@ def test_a_voxel_keeps_its_place_in_the_scan_through_crop_turn_and_zoom() -> Non
     extent, start, source = (40, 30, 24), (10, 3, -2), (24, 24, 24)
     batch = synthetic_batch(method.encoder, source, 4)
     batch |= {"start": torch.tensor([start] * 4), "extent": torch.tensor([extent] * 4)}
+    inside = [(torch.arange(s, s + n) >= 0) & (torch.arange(s, s + n) < e) for s, n, e in zip(start, source, extent)]
+    batch["valid"] = torch.stack(torch.meshgrid(*inside, indexing="ij")).all(0)[None, None].repeat(4, 1, 1, 1, 1)
     axes = [torch.arange(s, s + n) / (e - 1) * 2 - 1 for s, n, e in zip(start, source, extent)]
     for axis, grid in enumerate(torch.meshgrid(*axes, indexing="ij")):
         batch["source"] = grid[None, None].repeat(4, 1, 1, 1, 1)
