@@ -100,7 +100,9 @@ def test_a_folder_that_cannot_be_written_is_named_and_nothing_is_a_bug(
     assert not any(os.scandir(tmp_path / "place")) if (tmp_path / "place").is_dir() else True
 
 
-@pytest.mark.parametrize("command", READING)
+@pytest.mark.parametrize(
+    "command", [pytest.param(c, marks=[pytest.mark.slow] if c in ("predict", "pretrain") else []) for c in READING]
+)
 def test_a_folder_that_cannot_be_read_is_named_and_nothing_is_a_bug(
     made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture, command: str
 ) -> None:

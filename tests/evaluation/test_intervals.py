@@ -20,8 +20,8 @@ from tests.evaluation.simulation import coverage, crossed
 # ------------------------------------------------------------------------------------------------- coverage
 
 
-@pytest.mark.parametrize("patients", [20, 60])
-@pytest.mark.parametrize("draws", [3, 5, 10])
+@pytest.mark.parametrize("patients", [20, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("draws", [3, pytest.param(5, marks=pytest.mark.slow), 10])
 @pytest.mark.parametrize("deviations", [(0.1, 1, 0.5), (0.3, 1, 0.5), (1, 1, 0.5), (0.3, 1, 1)])
 @pytest.mark.long
 def test_coverage_crossed(draws, patients, deviations):
@@ -103,7 +103,7 @@ def true_auroc(patients: int, distance: float, deviation: float, rare: bool) -> 
     return float(np.mean([stats.auroc_by_patient(*study)[0].mean() for study in studies]))
 
 
-@pytest.mark.parametrize(("distance", "deviation"), [(0.8, 0.1), (1.6, 0.3)])
+@pytest.mark.parametrize(("distance", "deviation"), [(0.8, 0.1), pytest.param(1.6, 0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("draws", "patients", "rare"),
     [
@@ -125,7 +125,7 @@ def test_coverage_auroc(draws, patients, rare, distance, deviation):
     assert 93 <= coverage(truth, interval, name) <= 99
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_coverage_paired_auroc():
     """Two arms with the same case effects and their own draw effects: the true difference is zero."""
 

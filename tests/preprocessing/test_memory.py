@@ -38,10 +38,10 @@ PARTS = 48 << 20  # bytes: what is in work at a time, whatever the size of the s
 @pytest.mark.parametrize(
     ("modality", "spacing_mm", "slope", "end"),
     [
-        ("MR", None, 1, ".nii"),
+        pytest.param("MR", None, 1, ".nii", marks=pytest.mark.slow),
         ("MR", (1.3, 0.9, 1.1), 1, ".nii.gz"),
         ("MR", (2.0, 2.0, 2.0), 0.5, ".nii"),
-        ("CT", (1.3, 0.9, 1.1), 1, ".nii"),
+        pytest.param("CT", (1.3, 0.9, 1.1), 1, ".nii", marks=pytest.mark.slow),
     ],
 )
 def test_a_scan_takes_at_most_four_times_its_size(

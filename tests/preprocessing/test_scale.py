@@ -108,6 +108,7 @@ print(len(index([folder], out / "m")), tracemalloc.get_traced_memory()[1])
 """
 
 
+@pytest.mark.slow
 def test_scans_waiting_for_the_manifest_take_no_memory(tmp_path):
     folder = tmp_path / "d"
     write_nifti(folder / "s0000.nii", ct_like((4, 4, 4)))
@@ -154,7 +155,7 @@ def killed_at(moment_s, manifest, out):
     return rest != "done\n"
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_again_and_again_a_cache_ends_byte_equal(tmp_path, kills):
     for number in range(24):
         write_nifti(tmp_path / "d" / f"s{number:02d}.nii.gz", ct_like((48, 48, 32), seed=number))

@@ -1,6 +1,7 @@
 """The mean over models and views: each view undone exactly, and models that do not belong together refused."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from medssl.training.config import FinetuneConfig
 from medssl.training.ensemble import Ensemble, mirror, prediction_views, scale
 from medssl.training.finetune import finetune
 from medssl.training.predict import predict
+from tests.conftest import small_encoder
 
 
 def test_the_mean_of_two_classifiers_is_the_mean_of_their_probabilities() -> None:
@@ -42,7 +44,8 @@ def test_only_scans_without_a_side_are_mirrored() -> None:
 
 
 def test_predictions_of_several_models_are_their_mean(cache: Cache, tmp_path: Path) -> None:
-    settings = {"task": "classification", "label": "lesion", "train": FinetuneConfig(steps=2, growth=0)}
+    settings: dict[str, Any] = {"task": "classification", "label": "lesion", "train": FinetuneConfig(steps=2, growth=0)}
+    settings["encoder"] = small_encoder()
     for seed in (0, 1):
         finetune(cache.path, tmp_path / f"m{seed}", crop=(16, 16, 16), seed=seed, budget="100%", **settings)
     finetune(cache.path, tmp_path / "larger", crop=(24, 24, 24), **settings)

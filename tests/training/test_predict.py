@@ -18,6 +18,7 @@ from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import finetune
 from medssl.training.native_grid import map_to_grid
 from medssl.training.predict import embed, predict
+from tests.conftest import small_encoder
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def segmenter(cache: Cache, pretrained: Path, tmp_path_factory: pytest.TempPathF
         "segmentation",
         init=pretrained,
         crop=(16, 16, 16),
-        train=FinetuneConfig(steps=150, batch_size=4, lr=5e-3),
+        train=FinetuneConfig(steps=150, batch_size=4, lr=5e-3, growth=0),
     )
     return out
 
@@ -125,14 +126,15 @@ def test_finetuning_never_reads_a_test_patient(
         "classification",
         label="lesion",
         crop=(16, 16, 16),
-        train=FinetuneConfig(steps=20, batch_size=4),
+        encoder=small_encoder(),
+        train=FinetuneConfig(steps=8, batch_size=4, growth=0),
     )
     assert read
     assert not read & test
 
 
 def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(cache: Cache, tmp_path: Path) -> None:
-    settings = {"task": "classification", "label": "lesion", "crop": (16, 16, 16)}
+    settings = {"task": "classification", "label": "lesion", "crop": (16, 16, 16), "encoder": small_encoder()}
     finetune(cache.path, tmp_path / "m", train=FinetuneConfig(steps=2, batch_size=2), **settings)
     before = (tmp_path / "m" / "model.safetensors").stat().st_mtime_ns
     finetune(cache.path, tmp_path / "m", train=FinetuneConfig(steps=2, batch_size=2), **settings)
@@ -144,7 +146,7 @@ def test_a_finished_model_is_not_trained_again_and_never_overwritten_by_another(
 def test_a_smaller_network_learns_from_a_teacher_of_the_same_labels(cache: Cache, tmp_path: Path) -> None:
     settings = {"task": "classification", "label": "lesion", "crop": (16, 16, 16), "budget": "5p"}
     train = FinetuneConfig(steps=2, batch_size=2)
-    finetune(cache.path, tmp_path / "teacher", train=train, **settings)
+    finetune(cache.path, tmp_path / "teacher", train=train, **settings, encoder=small_encoder())
     small = ResNet(dims=3, depth=10, width=4, max_pool=False)
     more = {"encoder": small, "semi_supervised": "distillation(share=0.9)", "teacher": tmp_path / "teacher"}
     run = finetune(cache.path, tmp_path / "student", train=train, **settings, **more)

@@ -222,7 +222,7 @@ pretrain(sys.argv[1], sys.argv[2], ResidualUNet(3, width=4, blocks=(1, 1)), SimM
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_stopped_run_that_is_resumed_equals_an_undisturbed_one(cache: Cache, tmp_path: Path, how: int) -> None:
     keywords = eval(f"dict({SETTINGS})")
     pretrain(cache.path, tmp_path / "whole", ResidualUNet(3, width=4, blocks=(1, 1)), SimMIM, **options(**keywords))
