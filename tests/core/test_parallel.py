@@ -10,6 +10,8 @@ import pytest
 from medssl.core.errors import MedsslError
 from medssl.core.parallel import run_parallel, run_workers
 
+pytestmark = pytest.mark.long
+
 
 def take_one(folder: str, killed: bool) -> None:
     for name in ("first", "second"):

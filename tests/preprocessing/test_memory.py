@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.long
+
 PROGRAM = """
 import sys, threading, time
 from pathlib import Path

@@ -27,6 +27,8 @@ from medssl.reporting.html.report import report
 from medssl.reporting.style import MODES
 from medssl.studies.arms import Mode
 
+pytestmark = pytest.mark.long
+
 ARMS = ("scratch", "simmim")
 BUDGETS = {"1p": (1, 5), "10%": (8, 5), "100%": (80, 3)}  # name -> patients, draws
 TRUTH = {"scratch": (0.6, 0.75, 0.85), "simmim": (0.72, 0.8, 0.86)}
