@@ -274,7 +274,8 @@ def _cells(
     cells = []
     for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
         training, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
-        any_unlabelled = bool(unlabelled_scans(cache, roles, set(subset["patient"])))
+        wanted = any(arm.unlabelled_needed for arm in arms.values())
+        any_unlabelled = wanted and bool(unlabelled_scans(cache, roles, set(subset["patient"])))
         for arm_name, arm in arms.items():
             if arm.unlabelled_needed and not any_unlabelled:
                 continue

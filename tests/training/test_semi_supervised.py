@@ -266,3 +266,17 @@ def test_bad_input_is_answered(by_task: dict[str, TrainingData], monkeypatch: py
     )
     with pytest.raises(MedsslError, match="a teacher predicts one class only on 4 unlabelled scans, after 4 labelled"):
         train_semi_supervised(model, data, settings, 0, build_algorithm("self-training"))
+
+
+def test_a_teacher_is_judged_on_scans_spread_over_a_manifest_in_the_order_of_the_classes(
+    by_task: dict[str, TrainingData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = by_task["classification"]
+    right = dict(zip(data.unlabelled, np.eye(2)[[0, 0, 1, 1]]))
+    monkeypatch.setattr(self_training, "CHECKED_SCANS", 2)
+    monkeypatch.setattr(self_training, "train_model", lambda *_: None)
+    monkeypatch.setattr(
+        Classification, "predict", lambda self, model, cache, scans, *_: [right[scan] for scan in scans]
+    )
+    model = data.task.build_model(small_encoder(), 0)
+    assert len(self_training.train_teachers(model, data, FinetuneConfig(), 0, 1)) == 1
