@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from medssl.core import runs
 from medssl.core.errors import MedsslError, nearest
 from medssl.training.config import FinetuneConfig
-from medssl.training.task import Task
+from medssl.training.tasks import Task
 
 if TYPE_CHECKING:
     from medssl.encoders import Encoder

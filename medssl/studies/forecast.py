@@ -20,7 +20,7 @@ from medssl.evaluation.case_metrics import CaseMetric
 from medssl.evaluation.forecast import FARTHEST, Forecast, Prediction
 from medssl.evaluation.forecast import forecast as fit
 from medssl.studies.results import Cases, cases_of, cells_of, check_record, summary_of
-from medssl.training.task import task_named
+from medssl.training.tasks import task_named
 
 
 @dataclass(frozen=True)

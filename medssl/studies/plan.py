@@ -28,7 +28,7 @@ from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, pars
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture, scans_of, unlabelled_scans
 from medssl.training.models import fresh_encoder
-from medssl.training.task import Task, TaskName, task_named
+from medssl.training.tasks import Task, TaskName, task_named
 
 VERSION = 3  # increased when a cell's work changes: every cell is then done again
 

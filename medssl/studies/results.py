@@ -25,7 +25,7 @@ from medssl.evaluation.case_metrics import Array, CaseMetric
 from medssl.evaluation.intervals import Interval, join_notes
 from medssl.evaluation.label_curves import LabelsSaved, area_under_label_curve, labels_saved
 from medssl.studies.summary import KEY, summarise
-from medssl.training.task import task_named
+from medssl.training.tasks import task_named
 
 UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-off or damaged file raises
 NUMBERS = [

@@ -31,7 +31,7 @@ from medssl.studies.protocol import protocol_points
 from medssl.studies.summary import summarise
 from medssl.training.config import FinetuneConfig
 from medssl.training.engine import quiet_third_parties
-from medssl.training.task import TaskName
+from medssl.training.tasks import TaskName
 
 
 def study(

@@ -38,7 +38,7 @@ from medssl.training.semi_supervised.base import (
 )
 from medssl.training.semi_supervised.distillation import Distillation
 from medssl.training.supervised import TrainingData, train_model
-from medssl.training.task import Task, TaskName, task_named
+from medssl.training.tasks import Task, TaskName, task_named
 
 
 def finetune(

@@ -22,7 +22,7 @@ from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.config import FinetuneConfig
 from medssl.training.engine import Group, StepBar, adamw, quiet_third_parties
 from medssl.training.models import Classifier, Segmenter
-from medssl.training.task import Task
+from medssl.training.tasks import Task
 from medssl.training.techniques.averaging import Average
 from medssl.training.techniques.balancing import balanced
 from medssl.training.techniques.layer_decay import groups

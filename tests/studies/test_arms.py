@@ -7,7 +7,7 @@ import pytest
 from medssl.core.errors import MedsslError
 from medssl.studies.arms import PretrainedRun, RandomFrozen, Scratch, ScratchLong, parse_arm, parse_arms, start_of
 from medssl.training.config import FinetuneConfig
-from medssl.training.task import Classification, Segmentation
+from medssl.training.tasks import Classification, Segmentation
 
 BASE = FinetuneConfig(steps=10)
 

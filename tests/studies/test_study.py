@@ -24,7 +24,7 @@ from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture
 from medssl.training.pretrain import pretrain
 from medssl.training.supervised import TrainingData, train_model
-from medssl.training.task import task_named
+from medssl.training.tasks import task_named
 from tests.conftest import small_encoder
 from tests.options import options
 

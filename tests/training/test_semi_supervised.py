@@ -22,7 +22,7 @@ from medssl.training.semi_supervised.mean_teacher import consistency
 from medssl.training.semi_supervised.mixmatch import mix, mixing_shares, mixmatch_loss, sharpen
 from medssl.training.semi_supervised.self_training import certainty
 from medssl.training.supervised import TrainingData
-from medssl.training.task import Classification, Segmentation, task_named
+from medssl.training.tasks import Classification, Segmentation, task_named
 from tests.conftest import small_encoder
 
 SIZE = (16, 16, 16)

@@ -15,7 +15,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.training.config import FinetuneConfig, TrainConfig
 from medssl.training.engine import Group, adamw
 from medssl.training.supervised import SupervisedModule, TrainingData, train_model
-from medssl.training.task import task_named
+from medssl.training.tasks import task_named
 from medssl.training.techniques.averaging import Average
 from medssl.training.techniques.balancing import balanced
 from medssl.training.techniques.layer_decay import groups

@@ -31,7 +31,7 @@ from medssl.studies.results import (
     summary_of,
 )
 from medssl.studies.summary import KEY
-from medssl.training.task import Task, task_named
+from medssl.training.tasks import Task, task_named
 
 Key = tuple[str, str, str]  # arm, mode, budget
 

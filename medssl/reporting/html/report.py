@@ -29,7 +29,7 @@ from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
 from medssl.studies.forecast import forecasts
 from medssl.studies.results import UNREADABLE, Cases, arrays, cases_of, cells_of, check_record, label_curves, summary_of
-from medssl.training.task import task_named
+from medssl.training.tasks import task_named
 
 
 def report(runs: Path, out: Path | None = None) -> Path:

@@ -8,7 +8,7 @@ import pytest
 
 from medssl.core.errors import MedsslError
 from medssl.preprocessing.cache import Cache
-from medssl.training.task import Segmentation, task_named
+from medssl.training.tasks import Segmentation, task_named
 
 
 def test_a_task_that_does_not_exist_is_named_with_the_nearest_one() -> None:
@@ -22,7 +22,7 @@ def test_a_task_of_too_few_classes_is_rejected() -> None:
 
 
 def test_a_task_is_made_without_torch() -> None:
-    code = "import sys; from medssl.training.task import task_named; task_named('segmentation')(('1',)); print('torch' in sys.modules)"
+    code = "import sys; from medssl.training.tasks import task_named; task_named('segmentation')(('1',)); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
