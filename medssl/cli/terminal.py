@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.table import Table
@@ -33,6 +33,8 @@ def show_result(command: str, value: Any, settings: dict[str, Any]) -> int:
         return _show_cache(value, Path(settings["out"]))
     if command == "study":
         console.print(study_table(value))
+        if settings.get("design") and settings["design"].selection:
+            console.print(selection_table(pd.read_parquet(Path(settings["out"]) / "selection.parquet")))
     elif isinstance(value, Run):
         _show_run(value, settings)
     elif isinstance(value, pd.DataFrame):
@@ -73,6 +75,35 @@ def study_table(summary: pd.DataFrame) -> Table:
             _interval(row, "mean", "low", "high"),
             _interval(row, "difference", "difference_low", "difference_high", "+"),
             _p_value(row.get("p_holm")),
+        )
+    return table
+
+
+def selection_table(compared: pd.DataFrame) -> Table:
+    """A study's comparison of selectors for the terminal.
+
+    Args:
+        compared: The table in the study's `selection.parquet`.
+
+    Returns:
+        Of each selector its mean, that of the random draws, and the difference with its interval.
+    """
+    table = Table(title="patients chosen by a selector: mean, random draws, difference [95% interval], p (Holm)")
+    names = ("budget", "patients", "selector", "arm", "mean", "random", "difference", "p", "above")
+    for name in names:
+        justify: Literal["left", "right"] = "left" if name in ("budget", "selector", "arm") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in compared.to_dict("records"):
+        table.add_row(
+            row["budget_name"],
+            str(row["patients"]),
+            row["selector"],
+            row["arm"] if row["mode"] == "finetune" else f"{row['arm']} {row['mode']}",
+            f"{row['mean']:.3f}",
+            f"{row['random_mean']:.3f}",
+            _interval(row, "difference", "low", "high", "+"),
+            _p_value(row["p_holm"]),
+            f"{row['beaten']} of {row['draws']}",
         )
     return table
 

@@ -118,13 +118,26 @@ def label_budgets(
     for name in budgets:
         count, _ = budget_size(name, len(train))
         for draw in range(draws):
-            order, cover = _order(train, classes, np.random.default_rng([seed, 2, draw]))
-            chosen = order[: max(count, cover)]
-            held_out = _validation(chosen, cover)
-            rows += [
-                (draw, name, len(chosen) / len(train), p, "validation" if p in held_out else "train") for p in chosen
-            ]
+            order = _order(train, classes, np.random.default_rng([seed, 2, draw]))
+            chosen = budget_roles(order, classes, count)
+            rows += [(draw, name, len(chosen) / len(train), p, role) for p, role in chosen.items()]
     return pd.DataFrame(rows, columns=["draw", "budget_name", "budget", "patient", "role"])
+
+
+def budget_roles(order: list[str], classes: Mapping[str, Iterable], count: int) -> dict[str, str]:
+    """The patients that a budget buys in an order of labelling, with the role of each (train, validation).
+
+    The first few patients of the order who together show every class that it shows come first, whatever their place.
+
+    Args:
+        order: Patients, the most wanted first.
+        classes: For each patient, the classes or structures labelled in them.
+        count: How many to take; more, if fewer do not show every class.
+    """
+    head = _cover(order, classes)
+    chosen = [*head, *(p for p in order if p not in set(head))][: max(count, len(head))]
+    held_out = _validation(chosen, len(head))
+    return {p: "validation" if p in held_out else "train" for p in chosen}
 
 
 def _check_distinct(budgets: list[str], patients: int) -> None:
@@ -185,15 +198,21 @@ def _share(budget: str) -> float:
     return float(text.rstrip("% ")) / (100 if text.endswith("%") else 1)
 
 
-def _order(train: list[str], classes: Mapping[str, Iterable], generator: np.random.Generator) -> tuple[list[str], int]:
-    """One draw's order of the patients, and how many at its head are needed to show every class."""
-    shuffled = [train[i] for i in generator.permutation(len(train))]
-    missing = {c for p in train for c in classes[p]}
+def _cover(order: list[str], classes: Mapping[str, Iterable]) -> list[str]:
+    """The first few patients of an order who together show every class that it shows."""
+    missing = {c for p in order for c in classes[p]}
     head: list[str] = []
     while missing:
-        best = max(shuffled, key=lambda p: len(missing & set(classes[p])))
+        best = max(order, key=lambda p: len(missing & set(classes[p])))
         head.append(best)
         missing -= set(classes[best])
+    return head
+
+
+def _order(train: list[str], classes: Mapping[str, Iterable], generator: np.random.Generator) -> list[str]:
+    """One draw's order of the patients: those who show every class, then the others, each class in proportion."""
+    shuffled = [train[i] for i in generator.permutation(len(train))]
+    head = _cover(shuffled, classes)
     strata: dict[tuple, list[str]] = {}
     for patient in shuffled:
         if patient not in head:
@@ -202,7 +221,7 @@ def _order(train: list[str], classes: Mapping[str, Iterable], generator: np.rand
     for members in strata.values():
         offset = generator.random()
         rest += [((i + offset) / len(members), p) for i, p in enumerate(members)]
-    return head + [p for _, p in sorted(rest)], len(head)
+    return head + [p for _, p in sorted(rest)]
 
 
 def _validation(chosen: list[str], cover: int) -> set[str]:

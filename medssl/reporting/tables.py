@@ -112,6 +112,36 @@ def scores(main: pd.DataFrame) -> Table | None:
     return table
 
 
+def selection(compared: pd.DataFrame) -> Table | None:
+    """Format how selectors compare with the random draws; compared: as from `studies.results.selection_of`."""
+    if compared.empty:
+        return None
+    counts = ["#patients", "#seeds", "#draws"]
+    names = ["=budget", "=arm", "=selector", *counts, "#mean", "#mean of random draws", "#minus random draws"]
+    table = Table([*names, "#p", "#p, Holm", "#above random draws"])
+    previous = None
+    for row in compared.sort_values("patients", kind="stable").itertuples():
+        first, previous = row.budget_name != previous, row.budget_name
+        table.add(
+            row.budget_name if first else "",
+            arm_name(row.arm, row.mode),
+            row.selector,
+            f"{row.patients:g}",
+            f"{row.seeds:g}",
+            f"{row.draws:g}",
+            number(row.mean),
+            number(row.random_mean),
+            difference(row.difference, row.low, row.high),
+            p_value(row.p),
+            p_value(row.p_holm),
+            f"{row.beaten:g} of {row.draws:g}",
+            note="" if pd.isna(row.note) else row.note,
+            tones={8: "better" if row.low > 0 else "worse" if row.high < 0 else ""},
+            first=first,
+        )
+    return table
+
+
 def other_metrics(rows: pd.DataFrame) -> list[Table]:
     """Format the means of the metrics that were not compared: one table a metric with structures, one for the rest."""
     kinds: dict[str, list[str]] = {}
@@ -231,12 +261,16 @@ def incomplete_cells(cells: pd.DataFrame, damaged: list[str]) -> Table | None:
         damaged: The ids of finished cells whose predictions cannot be read.
     """
     table = Table(["=cell", "=arm", "=budget", "#draw", "status", "reason"])
-    columns = ["id", "config.arm", "config.mode", "config.budget_name", "config.draw", "status", "reason"]
-    for run_id, arm, mode, budget, draw, status, reason in cells.reindex(columns=columns).itertuples(index=False):
+    columns = ["id", *(f"config.{name}" for name in ("arm", "mode", "budget_name", "selector", "draw"))]
+    columns += ["status", "reason"]
+    for run_id, arm, mode, budget, selector, draw, status, reason in cells.reindex(columns=columns).itertuples(
+        index=False
+    ):
         if status == "finished" and run_id not in damaged:
             continue
         why = "predictions cannot be read" if run_id in damaged else "" if pd.isna(reason) else str(reason)
-        identity = ("–", "–") if pd.isna(arm) else (arm_name(arm, mode), budget)
+        place = budget if pd.isna(selector) else f"{budget}, {selector}"
+        identity = ("–", "–") if pd.isna(arm) else (arm_name(arm, mode), place)
         table.add(run_id, *identity, number(draw, 0), status_name(status), without_paths(why))
     return table if table.rows else None
 

@@ -63,7 +63,7 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
         cases, metrics = plan.task.score(plan.cache, plan.scored, predictions)
         if last_third is not None:
             metrics[LAST_THIRD] = last_third()
-        if cell.draw == 0:
+        if cell.draw == 0 and cell.selector is None:
             for name, arrays in plan.task.examples(plan.cache, plan.scored, predictions, cases).items():
                 write_atomically(folder / name, npz_bytes(arrays))
         write_atomically(folder / "predictions.parquet", cases.to_parquet())

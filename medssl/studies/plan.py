@@ -9,6 +9,7 @@ The plan depends on the settings alone, so every process that works on a study m
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,12 +26,14 @@ from medssl.datasets.splits import DEFAULT_DRAWS, ROLES, SplitSpec, duplicates_a
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, parse_arms
+from medssl.studies.selected import Candidates, Selection, selected_budgets
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture, scans_of, unlabelled_scans
 from medssl.training.models import fresh_encoder
 from medssl.training.tasks import Task, TaskName, task_named
 
 VERSION = 3  # increased when a cell's work changes: every cell is then done again
+SELECTION_RUN = "selection run"  # what the check for test scans calls it, since it need not be an arm
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class StudyDesign:
         score_on: Explore on validation, publish test.
         seed: Seed of the draws, the heads, the order and the views.
         allow_seen: Whether to run although test scans were pretrained on; the record and the report then say so.
+        selection: Selectors (maxherding, typiclust, ...) that choose the patients of each budget as well, beside the random draws.
+        selection_run: Pretraining run on whose features they choose; by default that of the first arm that has one.
+        selection_seeds: Choices of each selector, each with a training seed of its own.
+
+    Raises:
+        MedsslError: A number is below 1.
     """
 
     modes: list[Mode] | None = None
@@ -52,6 +61,15 @@ class StudyDesign:
     score_on: Literal["test", "validation"] = "test"
     seed: int = 0
     allow_seen: bool = False
+    selection: list[str] | None = None
+    selection_run: Path | None = None
+    selection_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        if self.draws < 1 or self.selection_seeds < 1:
+            raise MedsslError(
+                f"draws is {self.draws}, selection_seeds {self.selection_seeds}: expected at least 1 of each"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,6 +115,11 @@ class Cell:
     patients: int
     training: tuple[str, ...]
     validation: tuple[str, ...]
+    selector: str | None = None  # that chose the patients; the draw then is the number of its seed
+
+    def parts(self) -> dict[str, Any]:
+        """What the cell's id is made of; a cell of a random draw has the id that it had before there were selectors."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("selector", None)}
 
 
 @dataclass
@@ -113,7 +136,8 @@ class Plan:
         arms: Arms by their names.
         scored: Labelled scans of the patients that every cell is scored on.
         cells: Cells by draw, so that an unfinished study is a balanced one.
-        subsets: Patients of every budget and draw.
+        subsets: Patients of every budget and random draw.
+        selected: Patients that each selector chose for every budget; empty without --selection.
         roles: Role of every patient.
         seed: Seed of the draws, the heads, the order and the views.
         config: Config of the study's record.
@@ -130,6 +154,7 @@ class Plan:
     scored: list[str]
     cells: list[Cell]
     subsets: pd.DataFrame
+    selected: pd.DataFrame
     roles: pd.Series
     seed: int
     config: dict[str, Any]
@@ -153,7 +178,7 @@ class Plan:
             scored=self.config["scored"],
             weights=self.config["weights"].get(cell.arm),
             training=self.config["training_scans"],
-            cell=asdict(cell),
+            cell=cell.parts(),
         )
 
     def folder(self, cell: Cell) -> Path:
@@ -164,13 +189,17 @@ class Plan:
 
     def unlabelled(self, cell: Cell) -> list[str]:
         """The other scans of training patients, whose labels the cell's budget did not buy."""
-        return unlabelled_scans(self.cache, self.roles, self._budget_patients[cell.budget_name, cell.draw])
+        return unlabelled_scans(
+            self.cache, self.roles, self._budget_patients[cell.selector, cell.budget_name, cell.draw]
+        )
 
     @cached_property
-    def _budget_patients(self) -> dict[tuple[str, int], set[str]]:
-        """The patients of each budget and draw."""
-        groups = self.subsets.groupby(["budget_name", "draw"])["patient"]
-        return {(str(name), int(draw)): set(patients) for (name, draw), patients in groups}
+    def _budget_patients(self) -> dict[tuple[str | None, str, int], set[str]]:
+        """The patients of each selector (None for a random draw), budget and draw."""
+        return {
+            (selector, name, draw): set(subset["patient"])
+            for selector, name, draw, subset in _choices(self.subsets, self.selected)
+        }
 
     @cached_property
     def validation_scans(self) -> list[str]:
@@ -198,10 +227,20 @@ def make_plan(settings: StudySettings) -> Plan:
     encoder, size = architecture(cache, list(folders.values()), settings.encoder, settings.crop)
     roles = settings.split.roles(cache.manifest)
     _check_copies(cache, roles)
+    selection = Selection.of(
+        design.selection or [], design.selection_run, [*folders.values()], design.selection_seeds, settings.encoder
+    )
+    if design.selection_run is not None and design.selection_run not in folders.values():
+        folders = {SELECTION_RUN: design.selection_run, **folders}
     seen = _seen_scans(folders, cache, roles, {"test", design.score_on}, design.allow_seen)
     subsets = label_budgets(roles, task.seen, settings.budgets, design.seed, design.draws)
     scored = _scored_scans(cache, task, roles, design.score_on)
-    cells = _cells(cache, task, roles, subsets, arms, settings)
+    selected = (
+        selected_budgets(Candidates(cache, roles, task.seen), subsets, selection, Path(settings.out))
+        if selection
+        else subsets.iloc[:0]
+    )
+    cells = _cells(cache, task, roles, subsets, selected, arms, settings)
     config = {
         **_settings_record(settings, task, arms),
         **_data_record(cache, task, scored, roles),
@@ -210,10 +249,23 @@ def make_plan(settings: StudySettings) -> Plan:
         "crop": size,
         "seen_test_scans": seen,
         "cells": len(cells),
+        **({"selection": selection.to_record()} if selection else {}),
     }
-    out = Path(settings.out)
     return Plan(
-        out, cache, task, encoder, settings.encoder, size, arms, scored, cells, subsets, roles, design.seed, config
+        Path(settings.out),
+        cache,
+        task,
+        encoder,
+        settings.encoder,
+        size,
+        arms,
+        scored,
+        cells,
+        subsets,
+        selected,
+        roles,
+        design.seed,
+        config,
     )
 
 
@@ -260,10 +312,11 @@ def _cells(
     task: Task,
     roles: pd.Series,
     subsets: pd.DataFrame,
+    selected: pd.DataFrame,
     arms: dict[str, Arm],
     settings: StudySettings,
 ) -> list[Cell]:
-    """The cells, one draw after the other; a semi-supervised arm has none where no training scan is unlabelled.
+    """The cells, one draw after the other and those of selectors last; a semi-supervised arm has none where no training scan is unlabelled.
 
     Raises:
         MedsslError: An arm is not for the task, or has no cell at all.
@@ -272,7 +325,7 @@ def _cells(
         arm.check(task)
     parents = {name: arm.parent_id() for name, arm in arms.items()}
     cells = []
-    for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
+    for selector, name, draw, subset in _choices(subsets, selected):
         training, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
         wanted = any(arm.unlabelled_needed for arm in arms.values())
         any_unlabelled = wanted and bool(unlabelled_scans(cache, roles, set(subset["patient"])))
@@ -283,9 +336,9 @@ def _cells(
                 cell = Cell(
                     arm=arm_name,
                     mode=mode,
-                    budget_name=str(name),
+                    budget_name=name,
                     budget=float(subset["budget"].iloc[0]),
-                    draw=int(draw),
+                    draw=draw,
                     # A probe trains nothing, so other settings do not make it another cell.
                     settings=arm.settings(settings.train).for_scans(len(training))
                     if mode == "finetune"
@@ -294,13 +347,23 @@ def _cells(
                     patients=len(subset),
                     training=training,
                     validation=validation,
+                    selector=selector,
                 )
                 cells.append(cell)
     if missing := arms.keys() - {cell.arm for cell in cells}:
         raise MedsslError(
             f"no training scan is left unlabelled for {', '.join(sorted(missing))}: expected a budget below 100%, or more scans"
         )
-    return sorted(cells, key=lambda cell: cell.draw)
+    return sorted(cells, key=lambda cell: (cell.selector is not None, cell.draw))
+
+
+def _choices(subsets: pd.DataFrame, selected: pd.DataFrame) -> Iterator[tuple[str | None, str, int, pd.DataFrame]]:
+    """Selector (None for a random draw), budget, draw and patients of all that is trained on."""
+    for (draw, name), subset in subsets.groupby(["draw", "budget_name"], sort=False):
+        yield None, str(name), int(draw), subset
+    if len(selected):
+        for (selector, draw, name), subset in selected.groupby(["selector", "draw", "budget_name"], sort=False):
+            yield str(selector), str(name), int(draw), subset
 
 
 def _settings_record(settings: StudySettings, task: Task, arms: dict[str, Arm]) -> dict[str, Any]:
@@ -341,7 +404,8 @@ def _pretraining_record(arms: dict[str, Arm]) -> dict[str, Any]:
 
 
 def _changed_fields(group: Any) -> dict[str, Any]:
-    """The fields of a frozen dataclass of options that differ from their defaults, by their names as options."""
+    """The fields of a frozen dataclass of options that differ from their defaults, by their names as options; no folders."""
     prefix = getattr(group, "option_prefix", "")
     changed = (item.name for item in fields(group) if getattr(group, item.name) != item.default)
-    return {f"{prefix}{name}": getattr(group, name) for name in changed}
+    values = {f"{prefix}{name}": getattr(group, name) for name in changed}
+    return {name: value for name, value in values.items() if not isinstance(value, Path)}

@@ -24,6 +24,8 @@ from medssl.core.runs import Run
 from medssl.evaluation.case_metrics import Array, CaseMetric
 from medssl.evaluation.intervals import Interval, join_notes
 from medssl.evaluation.label_curves import LabelsSaved, area_under_label_curve, labels_saved
+from medssl.studies.selection_table import COLUMNS as SELECTION_COLUMNS
+from medssl.studies.selection_table import compare_selectors
 from medssl.studies.summary import KEY, summarise
 from medssl.training.tasks import task_named
 
@@ -36,6 +38,7 @@ NUMBERS = [
 KINDS = {  # of the settings in a study's record that its readers count on
     **dict.fromkeys(("arms", "budgets", "cell_ids", "spacing_mm"), list),
     **dict.fromkeys(("data_spec", "patients", "pretraining", "seen_test_scans", "given_options", "asked"), dict),
+    "selection": dict,
     **{"task": str, "cells": int, "dims": int},
 }
 Draws = dict[int, pd.DataFrame]  # draw -> case table
@@ -97,6 +100,21 @@ def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) 
         return _with_every_column(pd.DataFrame())
 
 
+def selection_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) -> pd.DataFrame:
+    """Return the comparison of selectors with the random draws; empty for a study without selectors.
+
+    Args:
+        folder: Folder of the study.
+        run: Its record.
+        cells: Its rows of `runs.table`.
+        damaged: The ids of finished cells whose predictions cannot be read.
+    """
+    if not run.config.get("selection"):
+        return pd.DataFrame(columns=SELECTION_COLUMNS)
+    done = cells[(cells["status"] == "finished") & ~cells["id"].isin(damaged)]
+    return compare_selectors(folder, done["folder"].tolist(), task_named(run.config["task"]).metric)
+
+
 def _stored_summary(path: Path, run: Run) -> pd.DataFrame:
     try:
         summary = pd.read_parquet(path)
@@ -117,14 +135,14 @@ def cells_of(cells: pd.DataFrame, run: Run) -> pd.DataFrame:
 
     A cell whose record cannot be read is included, since it may belong to this study.
     """
-    keys = [f"config.{name}" for name in (*KEY, "draw")]
+    keys = [f"config.{name}" for name in (*KEY, "draw", "selector")]
     cells = cells.reindex(columns=list(dict.fromkeys([*cells, "data", "started", "id", "status", *keys])))
     own = cells["folder"].isin(run.config.get("cell_ids", [])) | cells["config.arm"].isna()
     return cells[own].sort_values("started", kind="stable")
 
 
 def cases_of(folder: Path, cells: pd.DataFrame) -> tuple[Cases, list[str]]:
-    """Return the case tables of the finished cells, and the ids of cells with a damaged one.
+    """Return the case tables of the finished cells of random draws, and the ids of cells with a damaged one.
 
     A file that can be read, but holds no scores, or other scans than most of the study's cells, is damaged too.
     """
@@ -137,9 +155,9 @@ def cases_of(folder: Path, cells: pd.DataFrame) -> tuple[Cases, list[str]]:
             continue
     common = Counter(tuple(table["scan"]) for table in tables.values()).most_common(1)
     tables = {name: table for name, table in tables.items() if tuple(table["scan"]) == common[0][0]}
-    cases: Cases = {}
-    for name, draw, *key in done[["folder", "config.draw", *(f"config.{part}" for part in KEY)]].to_numpy():
-        if name in tables:
+    cases, columns = Cases(), ["draw", "selector", *KEY]
+    for name, draw, selector, *key in done[["folder", *(f"config.{part}" for part in columns)]].to_numpy():
+        if name in tables and pd.isna(selector):
             cases.setdefault(tuple(key), {})[int(draw)] = tables[name]
     return cases, [str(run_id) for run_id in done.loc[~done["folder"].isin(tables), "id"]]
 

@@ -69,9 +69,9 @@ def select(
     manifest = cache.manifest[cache.manifest["patient"].map(roles) == "train"].reset_index(drop=True)
     patients = manifest["patient"].unique()
     pool = Pool(
-        _patient_features(strategy, cache, manifest, run, encoder),
+        patient_features(strategy, cache, manifest, run, encoder),
         np.isin(patients, manifest["patient"][_labelled(manifest, label)].unique()),
-        _strata(manifest),
+        patient_strata(manifest),
     )
     chosen = strategy.select(pool, budget_size(budget, len(patients))[0], seed)
     rank = {patients[number]: i for i, number in enumerate(chosen, 1)}
@@ -89,16 +89,31 @@ def _labelled(manifest: pd.DataFrame, label: str | None) -> pd.Series:
     return manifest["scan"].isin(label_values(manifest, label).index)
 
 
-def _strata(manifest: pd.DataFrame) -> np.ndarray:
-    """Scanner, site and modality of each patient's first scan, as one text."""
+def patient_strata(manifest: pd.DataFrame) -> np.ndarray:
+    """Scanner, site and modality of each patient's first scan, as one text.
+
+    Args:
+        manifest: The patients' scans.
+    """
     first = manifest.drop_duplicates("patient").reindex(columns=list(STRATA)).fillna("")
     return first.astype(str).agg(" ".join, axis=1).to_numpy(dtype=str)
 
 
-def _patient_features(
+def patient_features(
     strategy: Selector, cache: Cache, manifest: pd.DataFrame, run: Path | None, encoder: Encoder | None
 ) -> np.ndarray | None:
-    """One vector per patient (patients, D): the mean over the patient's scans, centred over the patients, of length 1."""
+    """One vector per patient (patients, D): the mean over the patient's scans, centred over the patients, of length 1.
+
+    Args:
+        strategy: The strategy that is to choose, which may need none.
+        cache: Where the scans are.
+        manifest: The patients' scans.
+        run: Folder of a pretraining run.
+        encoder: Encoder of a run whose encoder class lies outside medssl.
+
+    Raises:
+        MedsslError: The strategy needs a run, and there is none.
+    """
     if strategy.pooling is None:
         return None
     if run is None:

@@ -28,6 +28,8 @@ from medssl.encoders import Encoder
 from medssl.studies.cell import is_done, run_cell
 from medssl.studies.plan import Cell, Plan, StudyDesign, StudySettings, make_plan, pretraining_folders
 from medssl.studies.protocol import protocol_points
+from medssl.studies.selection_table import FILE as SELECTION_FILE
+from medssl.studies.selection_table import compare_selectors
 from medssl.studies.summary import summarise
 from medssl.training.config import FinetuneConfig
 from medssl.training.engine import quiet_third_parties
@@ -80,9 +82,18 @@ def study(
         _work_all(plan, settings, jobs)
         table = summarise(plan.out, plan.ids(), plan.task.metric)
         write_atomically(plan.out / "summary.parquet", table.to_parquet())
+        _write_selection(plan)
         record.update(protocol=protocol_points(plan.config), cost={"wall_s": round(time.time() - started, 1)})
     _check_failures(plan)
     return table
+
+
+def _write_selection(plan: Plan) -> None:
+    """Write which patients the selectors chose, and how they compare with the random draws; nothing without selectors."""
+    if "selection" in plan.config:
+        write_atomically(plan.out / "selected.parquet", plan.selected.to_parquet())
+        table = compare_selectors(plan.out, plan.ids(), plan.task.metric)
+        write_atomically(plan.out / SELECTION_FILE, table.to_parquet())
 
 
 def _check_failures(plan: Plan) -> None:

@@ -44,6 +44,8 @@ def summarise(out: Path, cells: Sequence[str], metric: CaseMetric) -> pd.DataFra
     for name in cells:
         folder = out / "cells" / name
         if (folder / "run.json").exists() and (run := runs.read(folder)).status == "finished":
+            if run.config.get("selector") is not None:
+                continue  # not a random draw: see `selection_table.py`
             key = tuple(run.config[part] for part in KEY)
             finished.setdefault(key, {})[run.config["draw"]] = (run, pd.read_parquet(folder / "predictions.parquet"))
     rows: list[dict[str, Any]] = []

@@ -73,7 +73,7 @@ class ReviewedStudy:
     def cell_folder(self, key: Key, draw: int) -> Path:
         """Return the folder of a finished cell."""
         cells = self.cells[self.cells["status"] == "finished"]
-        same = cells["config.draw"] == draw
+        same = (cells["config.draw"] == draw) & cells["config.selector"].isna()
         for name, value in zip(KEY, key):
             same &= cells[f"config.{name}"] == value
         return self.folder / "cells" / str(cells.loc[same, "folder"].iloc[-1])

@@ -28,7 +28,17 @@ from medssl.reporting.html.template import render
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
 from medssl.studies.forecast import forecasts
-from medssl.studies.results import UNREADABLE, Cases, arrays, cases_of, cells_of, check_record, label_curves, summary_of
+from medssl.studies.results import (
+    UNREADABLE,
+    Cases,
+    arrays,
+    cases_of,
+    cells_of,
+    check_record,
+    label_curves,
+    selection_of,
+    summary_of,
+)
 from medssl.training.tasks import task_named
 
 
@@ -133,6 +143,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "scored": f"{config.get('scored_patients', '–')} {config.get('score_on', 'test')}",
         "curves": figures.label_curves(main, METRICS[metric]) if len(main) else None,
         "scores": tables.scores(main),
+        "selection": tables.selection(selection_of(folder, run, cells, damaged)),
         "forest": figures.forest(compared, METRICS[metric]) if len(compared) else None,
         "saved": saved,
         "saved_reason": saved_reason,
@@ -253,6 +264,10 @@ def _command(run: Run) -> str:
     options = {"task": config.get("task", ""), "arms": arms} | given
     words = [f"--{name.replace('_', '-')} {_option_text(value)}" for name, value in options.items()]
     lines = [f"# {word}: {arm}, run {config['pretraining'][arm].get('id', '–')}" for arm, word in placeholders.items()]
+    if chosen := config.get("selection", {}).get("run"):
+        by_id = {config["pretraining"][arm].get("id"): word for arm, word in placeholders.items()}
+        words.append(f"--selection-run {by_id.get(chosen, 'SELECTION_RUN')}")
+        lines += [] if chosen in by_id else [f"# SELECTION_RUN: run {chosen}"]
     return without_paths("\n".join([" ".join(["medssl study --data CACHE --out STUDY", *words]), *lines]))
 
 
