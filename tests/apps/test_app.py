@@ -10,19 +10,26 @@ from pathlib import Path
 
 import pytest
 
+from medssl.reporting.dashboard.pages import pages
+from medssl.reporting.dashboard.server import app
 from tests.apps.hostile import FRAGMENTS, HOSTILE, cells_of, rename_arm
 from tests.apps.reading import html_of, text_of
 from tests.reporting.test_report import make_study
 
 ROOT = Path(__file__).parent.parent.parent
-
+PAGES = [page.path.stem for page in pages(app().parent)]  # a new page is tested without being named here
 
 JUNK = (None, "x", [[1]])
 
 
-def test_an_empty_folder_says_so(tmp_path: Path, opened) -> None:
-    for page in ("label_efficiency", "runs", "cases"):
-        assert "This folder is empty" in text_of(opened(tmp_path, page))
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_folder_says_so(tmp_path: Path, opened, page: str) -> None:
+    assert "This folder is empty" in text_of(opened(tmp_path, page))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_opens(studied: Path, opened, page: str) -> None:
+    assert text_of(opened(studied, page))
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc", "hippo/../../outside", "hippo/cells", "way_out", "nowhere"])
