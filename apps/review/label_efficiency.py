@@ -102,12 +102,15 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
 
 
 def show_labels_saved(study: ReviewedStudy) -> None:
-    st.markdown("##### Labels saved")
+    st.markdown("##### Gap closed and labels saved")
     saved, reason, full = tables.labels_saved(session.label_curves(study), study.main)
     if saved is None:
         st.caption(f"Cannot be computed. {reason}")
         return
-    widgets.caption(f"Number of patients an arm needs to reach the score of scratch with all labels ({full}).")
+    widgets.caption(
+        "Gap closed: of what the largest budget adds to scratch, the share that an arm makes up with the smallest. Patients "
+        f"needed: to reach the score of scratch with all labels ({full})."
+    )
     widgets.table(saved, index="arm")
 
 

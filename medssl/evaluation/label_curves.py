@@ -1,13 +1,14 @@
-"""What a curve of scores over label budgets can claim: the labels that pretraining saves, and the area under the curve.
+"""What scores over label budgets can claim: labels that pretraining saves, the gap it closes, the area under the curve.
 
     labels_saved([1, 10, 100], pretrained, scratch_full).budget          # patients at which scratch is reached
+    gap_closed(pretrained[0], scratch[0], scratch_full).share            # of what all labels would add to scratch
 
 Fieller, "Some problems in interval estimation", JRSS B 1954.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,23 @@ class LabelsSaved:
     low: float
     high: float
     share: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class GapClosed:
+    """How much of what all labels would add to scratch an arm reaches with few.
+
+    Attributes:
+        share: 0 for scratch with the few labels, 1 for scratch with all; it may lie outside of the two.
+        low: Lower limit of its interval.
+        high: Upper limit of its interval.
+        note: What the interval leaves out, or why there is none.
+    """
+
+    share: float
+    low: float
+    high: float
     note: str = ""
 
 
@@ -87,6 +105,59 @@ def labels_saved(
     high = max([budget, *grid[needed][-1:]])
     high = np.inf if high >= sizes[-1] and needed[-1] else high
     return LabelsSaved(budget, float(low), float(high), share, join_notes(note, limit))
+
+
+def gap_closed(
+    arm: ArrayLike,
+    scratch: ArrayLike,
+    scratch_full: ArrayLike,
+    *,
+    level: float = 0.95,
+    patient_df: float | None = None,
+) -> GapClosed:
+    """The share (arm - scratch) / (scratch with all labels - scratch), all of the same test patients.
+
+    The interval (Fieller 1954) holds the shares g at which arm - (1 - g) scratch - g scratch_full does not differ from zero,
+    tested as in `crossed_interval` over draws and test patients. A ratio has no finite interval where its denominator may be
+    zero: unless scratch with all labels is significantly above scratch, there is none and the note says so.
+
+    Args:
+        arm: Scores (draws, patients) of the arm with the few labels, or one number.
+        scratch: The same of scratch with the few labels.
+        scratch_full: The same of scratch with all labels; it may have fewer draws.
+        level: Level of the interval.
+        patient_df: Degrees of freedom between patients, in place of patients - 1.
+
+    >>> round(gap_closed(0.8, 0.7, 0.9).share, 6)
+    0.5
+    """
+    tables = [np.asarray(table, dtype=float) for table in (arm, scratch, scratch_full)]
+    reached, few, full = (float(np.nanmean(table)) for table in tables)
+    share = (reached - few) / (full - few) if full != few else np.nan
+    if any(table.ndim == 0 for table in tables):
+        return GapClosed(share, np.nan, np.nan, "no draws given: no interval")
+    gap = combined_interval(tables, [0.0, -1.0, 1.0], level, patient_df)
+    if not gap.low > 0:
+        return GapClosed(share, np.nan, np.nan, join_notes("no gap to close could be shown: no interval", gap.note))
+
+    def differs(g: float) -> bool:
+        contrast = combined_interval(tables, [1.0, g - 1.0, -g], level, patient_df)
+        return contrast.low > 0 or contrast.high < 0
+
+    return GapClosed(share, _first_beyond(share, -1.0, differs), _first_beyond(share, 1.0, differs), gap.note)
+
+
+def _first_beyond(start: float, direction: float, excluded: Callable[[float], bool]) -> float:
+    """The end of the values that are not excluded, on one side of a start that is not; infinite beyond 1,000."""
+    inside, step = start, 0.1
+    while not excluded(outside := inside + direction * step):
+        inside, step = outside, 2 * step
+        if step > 1000:
+            return float(direction * np.inf)
+    while abs(outside - inside) > 1e-4:
+        middle = (inside + outside) / 2
+        inside, outside = (inside, middle) if excluded(middle) else (middle, outside)
+    return inside
 
 
 def area_under_label_curve(

@@ -18,7 +18,8 @@ import pandas as pd
 
 from medssl.core.runs import Run
 from medssl.evaluation.forecast import FARTHEST
-from medssl.evaluation.label_curves import LabelsSaved
+from medssl.evaluation.intervals import join_notes
+from medssl.evaluation.label_curves import GapClosed, LabelsSaved
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
 from medssl.studies.forecast import ArmForecast
@@ -63,10 +64,8 @@ class Table:
         self.rows.append({"cells": texts, "first": first, "mark": mark})
 
     def frame(self) -> pd.DataFrame:
-        """Return the text as a DataFrame; a second column of the same name gets a blank behind it."""
-        names: list[str] = []
-        for name in self.names:
-            names.append(f"{name} " if name in names else name)
+        """Return the text as a DataFrame; further columns of the same name get blanks behind it."""
+        names = [name + " " * self.names[:place].count(name) for place, name in enumerate(self.names)]
         return pd.DataFrame([[cell["text"] for cell in row["cells"]] for row in self.rows], columns=names)
 
 
@@ -164,7 +163,7 @@ def _means(rows: pd.DataFrame, names: list[str]) -> Table:
 
 
 def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[Table | None, str, str]:
-    """Format the labels saved and the area under the label curve of every arm with two budgets or more.
+    """Format the gap closed, the labels saved and the area under the label curve of every arm with two budgets or more.
 
     Args:
         curves: As from `studies.results.label_curves`.
@@ -175,13 +174,14 @@ def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[T
     """
     if curves is None:
         return None, "This needs two budgets or more, and scratch at the largest of them.", ""
-    names = ["=arm", "#patients needed", "#95% interval", "#labels saved"]
+    names = ["=arm", "#gap closed", "#95% interval", "#patients needed", "#95% interval", "#labels saved"]
     table = Table([*names, "#area", "#95% interval", "#area minus scratch"])
     for curve in curves:
-        texts = _labels_saved_texts(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
+        texts: tuple[str, ...] = _gap_closed_texts(curve.gap)
+        texts += _labels_saved_texts(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
         gain = curve.difference and difference(curve.difference.mean, curve.difference.low, curve.difference.high)
         cells = (*texts, number(curve.area.mean), interval(curve.area.low, curve.area.high), gain or "")
-        table.add(arm_name(curve.arm, curve.mode), *cells, note=(curve.saved or curve.area).note)
+        table.add(arm_name(curve.arm, curve.mode), *cells, note=_curve_note(curve))
     patients = main["patients"].max()
     full = main.loc[(main["arm"] == "scratch") & (main["patients"] == patients), "mean"]
     reached = f"{patients:g} patients, {number(full.iloc[0])}" if len(full) else ""
@@ -323,6 +323,18 @@ def budgets(subsets: pd.DataFrame | None) -> Table | None:
         counts = pd.crosstab(group["draw"], group["role"]).reindex(columns=["train", "validation"], fill_value=0)
         table.add(name, len(counts), span(counts["train"]), span(counts["validation"]))
     return table
+
+
+def _curve_note(curve: LabelCurve) -> str:
+    return join_notes((curve.saved or curve.area).note, curve.gap.note if curve.gap else "")
+
+
+def _gap_closed_texts(gap: GapClosed | None) -> tuple[str, str]:
+    """The share and its interval, in percent."""
+    if gap is None or np.isnan(gap.share):
+        return "", ""
+    interval_text = f"{100 * gap.low:.0f} to {100 * gap.high:.0f}%" if np.isfinite(gap.low) else "–"
+    return f"{100 * gap.share:.0f}%", interval_text
 
 
 def _labels_saved_texts(saved: LabelsSaved, smallest_budget: float) -> tuple[str, str, str]:

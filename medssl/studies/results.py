@@ -23,7 +23,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.evaluation.case_metrics import Array, CaseMetric
 from medssl.evaluation.intervals import Interval, join_notes
-from medssl.evaluation.label_curves import LabelsSaved, area_under_label_curve, labels_saved
+from medssl.evaluation.label_curves import GapClosed, LabelsSaved, area_under_label_curve, gap_closed, labels_saved
 from medssl.studies.selection_table import COLUMNS as SELECTION_COLUMNS
 from medssl.studies.selection_table import compare_selectors
 from medssl.studies.summary import KEY, summarise
@@ -56,6 +56,7 @@ class LabelCurve:
         area: Mean score over the logarithm of the budget.
         saved: Budget at which the curve reaches scratch with the largest budget.
         difference: Area minus that of scratch, where scratch was run with the same budgets.
+        gap: Of what the largest budget adds to scratch at the smallest, the share that the arm reaches at the smallest.
     """
 
     arm: str
@@ -64,6 +65,7 @@ class LabelCurve:
     area: Interval
     saved: LabelsSaved | None = None
     difference: Interval | None = None
+    gap: GapClosed | None = None
 
 
 def check_record(run: Run) -> None:
@@ -219,7 +221,18 @@ def _label_curve(
         note = f"area over {' and '.join(own)} alone: the arm has no cell at {last}"
         area = replace(area, note=join_notes(area.note, note))
         saved = replace(saved, note=join_notes(saved.note, note))
-    return LabelCurve(arm, mode, patients, area, saved, difference)
+    return LabelCurve(arm, mode, patients, area, saved, difference, _gap_closed(own, scratch, metric))
+
+
+def _gap_closed(own: dict[str, Draws], scratch: dict[str, Draws], metric: CaseMetric) -> GapClosed | None:
+    """Of the arm's smallest budget, where scratch was run with it; None where it was not."""
+    smallest, largest = next(iter(own)), [*scratch][-1]
+    if smallest not in scratch or smallest == largest:
+        return None
+    few = {"arm": _shared_draws(own[smallest], scratch[smallest])}
+    few |= {"scratch": _shared_draws(scratch[smallest], own[smallest])}
+    tables, freedom = _by_patient(few | {"full": scratch[largest]}, metric)
+    return gap_closed(*tables, patient_df=freedom)
 
 
 def _area_difference(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medssl.core.errors import MedsslError
-from medssl.evaluation.intervals import crossed_interval
-from medssl.evaluation.label_curves import area_under_label_curve, labels_saved
+from medssl.evaluation.intervals import combined_interval, crossed_interval
+from medssl.evaluation.label_curves import area_under_label_curve, gap_closed, labels_saved
 from tests.evaluation.simulation import coverage, crossed
 
 
@@ -84,3 +84,44 @@ def test_draws_of_one_number_are_one_draw_at_every_budget():
     assert shared.se > 1.5 * area_under_label_curve([1, 10, 100], shuffled).se
     fewer = [seed + 0.1 * patients + noise[0], (seed + 0.1 * patients + noise[1])[:3], seed + 0.1 * patients + noise[2]]
     assert area_under_label_curve([1, 10, 100], fewer).se > 0.8 * shared.se
+
+
+def three_tables(generator: np.random.Generator, gap: float = 0.2) -> list[np.ndarray]:
+    """An arm, scratch and scratch with all labels, of which the arm closes half of the gap."""
+    shared = 0.1 * generator.standard_normal(60)
+    means = [(0.6 + gap / 2, 10, 0.03), (0.6, 10, 0.05), (0.6 + gap, 3, 0.01)]
+    return [mean + shared + crossed(generator, draws, 60, (sd, 0.05, 0.05)) for mean, draws, sd in means]
+
+
+@pytest.mark.long
+def test_coverage_gap_closed():
+    """The interval holds a share where the contrast there does not differ from zero, so one contrast a replicate is enough.
+
+    Three draws of scratch with all labels make it wider than it need be.
+    """
+
+    def interval(generator):
+        contrast = combined_interval(three_tables(generator), [1.0, -0.5, -0.5], 0.95, None)
+        return contrast.low, contrast.high
+
+    assert 93 <= coverage(0.0, interval, "gap closed") <= 99
+
+
+def test_the_interval_of_the_gap_closed_ends_where_the_contrast_begins_to_differ():
+    tables = three_tables(np.random.default_rng(1))
+    closed = gap_closed(*tables)
+    mean = [float(table.mean()) for table in tables]
+    assert closed.share == pytest.approx((mean[0] - mean[1]) / (mean[2] - mean[1]))
+    assert closed.low < closed.share < closed.high
+    for g, sign in ((closed.low, -1), (closed.high, 1)):
+        inside = combined_interval(tables, [1.0, g - 1.0, -g], 0.95, None)
+        outside = combined_interval(tables, [1.0, g + 0.001 * sign - 1.0, -g - 0.001 * sign], 0.95, None)
+        assert inside.low <= 0 <= inside.high
+        assert outside.low > 0 or outside.high < 0
+
+
+def test_without_a_gap_none_is_closed():
+    closed = gap_closed(*three_tables(np.random.default_rng(1), gap=0.0))
+    assert np.isnan(closed.low)
+    assert "no gap to close could be shown" in closed.note
+    assert np.isnan(gap_closed(0.8, 0.7, 0.7).share)
