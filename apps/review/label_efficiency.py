@@ -36,6 +36,8 @@ def show(study: ReviewedStudy) -> None:
     if len(study.main):
         with widgets.guarded("The chart"):
             show_curves(study)
+        with widgets.guarded("The table of the gap closed"):
+            show_gap_closed(study)
         with widgets.guarded("The table of labels saved"):
             show_labels_saved(study)
         with widgets.guarded("The table of scores"):
@@ -101,16 +103,25 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
     return drawn.update_layout(height=430, margin=margin, legend=legend, hovermode="closest")
 
 
+def show_gap_closed(study: ReviewedStudy) -> None:
+    gap = tables.gap_closed(session.label_curves(study))
+    if gap is None:
+        return
+    st.markdown("##### Gap closed")
+    widgets.caption(
+        "Of what all labels would add to scratch, the share that an arm makes up, and the patients with which scratch "
+        "reaches the same score."
+    )
+    widgets.table(gap, index="budget")
+
+
 def show_labels_saved(study: ReviewedStudy) -> None:
-    st.markdown("##### Gap closed and labels saved")
+    st.markdown("##### Labels saved")
     saved, reason, full = tables.labels_saved(session.label_curves(study), study.main)
     if saved is None:
         st.caption(f"Cannot be computed. {reason}")
         return
-    widgets.caption(
-        "Gap closed: of what the largest budget adds to scratch, the share that an arm makes up with the smallest. Patients "
-        f"needed: to reach the score of scratch with all labels ({full})."
-    )
+    widgets.caption(f"Number of patients an arm needs to reach the score of scratch with all labels ({full}).")
     widgets.table(saved, index="arm")
 
 

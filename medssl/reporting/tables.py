@@ -18,7 +18,6 @@ import pandas as pd
 
 from medssl.core.runs import Run
 from medssl.evaluation.forecast import FARTHEST
-from medssl.evaluation.intervals import join_notes
 from medssl.evaluation.label_curves import GapClosed, LabelsSaved
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
@@ -163,7 +162,7 @@ def _means(rows: pd.DataFrame, names: list[str]) -> Table:
 
 
 def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[Table | None, str, str]:
-    """Format the gap closed, the labels saved and the area under the label curve of every arm with two budgets or more.
+    """Format the labels saved and the area under the label curve of every arm with two budgets or more.
 
     Args:
         curves: As from `studies.results.label_curves`.
@@ -174,18 +173,40 @@ def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[T
     """
     if curves is None:
         return None, "This needs two budgets or more, and scratch at the largest of them.", ""
-    names = ["=arm", "#gap closed", "#95% interval", "#patients needed", "#95% interval", "#labels saved"]
+    names = ["=arm", "#patients needed", "#95% interval", "#labels saved"]
     table = Table([*names, "#area", "#95% interval", "#area minus scratch"])
     for curve in curves:
-        texts: tuple[str, ...] = _gap_closed_texts(curve.gap)
-        texts += _labels_saved_texts(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
+        texts = _labels_saved_texts(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
         gain = curve.difference and difference(curve.difference.mean, curve.difference.low, curve.difference.high)
         cells = (*texts, number(curve.area.mean), interval(curve.area.low, curve.area.high), gain or "")
-        table.add(arm_name(curve.arm, curve.mode), *cells, note=_curve_note(curve))
+        table.add(arm_name(curve.arm, curve.mode), *cells, note=(curve.saved or curve.area).note)
     patients = main["patients"].max()
     full = main.loc[(main["arm"] == "scratch") & (main["patients"] == patients), "mean"]
     reached = f"{patients:g} patients, {number(full.iloc[0])}" if len(full) else ""
     return (table if table.rows else None), "No arm was run at two budgets.", reached
+
+
+def gap_closed(curves: list[LabelCurve] | None) -> Table | None:
+    """Format, by budget, the share of the gap to all labels that each arm closes and the patients that scratch needs.
+
+    Args:
+        curves: As from `studies.results.label_curves`.
+    """
+    gains = [(curve, gain) for curve in curves or [] for gain in curve.gains]
+    budgets = dict.fromkeys(gain.budget for _, gain in gains)
+    table = Table(["=budget", "=arm", "#gap closed", "#95% interval", "#scratch needs", "#95% interval"])
+    for budget in budgets:
+        for place, (curve, gain) in enumerate((c, g) for c, g in gains if g.budget == budget):
+            needs = _labels_saved_texts(gain.scratch_needs, _smallest_budget(curves))[:2]
+            texts = (*_gap_closed_texts(gain.gap), *needs)
+            first = place == 0
+            table.add(budget if first else "", arm_name(curve.arm, curve.mode), *texts, note=gain.gap.note, first=first)
+    return table if table.rows else None
+
+
+def _smallest_budget(curves: list[LabelCurve] | None) -> float:
+    """In patients, of scratch."""
+    return min((curve.patients[0] for curve in curves or [] if curve.arm == "scratch"), default=0.0)
 
 
 def forecasts(arms: list[ArmForecast]) -> Table | None:
@@ -325,16 +346,10 @@ def budgets(subsets: pd.DataFrame | None) -> Table | None:
     return table
 
 
-def _curve_note(curve: LabelCurve) -> str:
-    return join_notes((curve.saved or curve.area).note, curve.gap.note if curve.gap else "")
-
-
-def _gap_closed_texts(gap: GapClosed | None) -> tuple[str, str]:
+def _gap_closed_texts(gap: GapClosed) -> tuple[str, str]:
     """The share and its interval, in percent."""
-    if gap is None or np.isnan(gap.share):
-        return "", ""
-    interval_text = f"{100 * gap.low:.0f} to {100 * gap.high:.0f}%" if np.isfinite(gap.low) else "–"
-    return f"{100 * gap.share:.0f}%", interval_text
+    share = "–" if np.isnan(gap.share) else f"{100 * gap.share:.0f}%"
+    return share, "–" if np.isnan(gap.low) else f"{100 * gap.low:.0f} to {100 * gap.high:.0f}%"
 
 
 def _labels_saved_texts(saved: LabelsSaved, smallest_budget: float) -> tuple[str, str, str]:

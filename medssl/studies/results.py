@@ -46,6 +46,21 @@ Cases = dict[tuple, Draws]  # (arm, mode, budget name) -> draws
 
 
 @dataclass(frozen=True)
+class BudgetGain:
+    """What an arm is worth at one budget, in terms of scratch.
+
+    Attributes:
+        budget: Name of the budget.
+        gap: Of what the largest budget adds to scratch at this one, the share that the arm makes up.
+        scratch_needs: Patients with which scratch reaches the arm's score at this budget.
+    """
+
+    budget: str
+    gap: GapClosed
+    scratch_needs: LabelsSaved
+
+
+@dataclass(frozen=True)
 class LabelCurve:
     """One arm's scores over the label budgets: its area, and how it compares with scratch (None for scratch itself).
 
@@ -56,7 +71,7 @@ class LabelCurve:
         area: Mean score over the logarithm of the budget.
         saved: Budget at which the curve reaches scratch with the largest budget.
         difference: Area minus that of scratch, where scratch was run with the same budgets.
-        gap: Of what the largest budget adds to scratch at the smallest, the share that the arm reaches at the smallest.
+        gains: What the arm is worth at each budget but the largest, where scratch was run with it.
     """
 
     arm: str
@@ -65,7 +80,7 @@ class LabelCurve:
     area: Interval
     saved: LabelsSaved | None = None
     difference: Interval | None = None
-    gap: GapClosed | None = None
+    gains: tuple[BudgetGain, ...] = ()
 
 
 def check_record(run: Run) -> None:
@@ -221,18 +236,25 @@ def _label_curve(
         note = f"area over {' and '.join(own)} alone: the arm has no cell at {last}"
         area = replace(area, note=join_notes(area.note, note))
         saved = replace(saved, note=join_notes(saved.note, note))
-    return LabelCurve(arm, mode, patients, area, saved, difference, _gap_closed(own, scratch, metric))
+    return LabelCurve(arm, mode, patients, area, saved, difference, _gains(own, scratch, sizes, metric))
 
 
-def _gap_closed(own: dict[str, Draws], scratch: dict[str, Draws], metric: CaseMetric) -> GapClosed | None:
-    """Of the arm's smallest budget, where scratch was run with it; None where it was not."""
-    smallest, largest = next(iter(own)), [*scratch][-1]
-    if smallest not in scratch or smallest == largest:
-        return None
-    few = {"arm": _shared_draws(own[smallest], scratch[smallest])}
-    few |= {"scratch": _shared_draws(scratch[smallest], own[smallest])}
-    tables, freedom = _by_patient(few | {"full": scratch[largest]}, metric)
-    return gap_closed(*tables, patient_df=freedom)
+def _gains(
+    own: dict[str, Draws], scratch: dict[str, Draws], sizes: dict[str, float], metric: CaseMetric
+) -> tuple[BudgetGain, ...]:
+    compared = [budget for budget in own if budget in scratch and budget != [*scratch][-1]]
+    return tuple(_gain(budget, own[budget], scratch, sizes, metric) for budget in compared)
+
+
+def _gain(
+    budget: str, arm: Draws, scratch: dict[str, Draws], sizes: dict[str, float], metric: CaseMetric
+) -> BudgetGain:
+    (score,), freedom = _by_patient({budget: arm}, metric)
+    curve, scratch_freedom = _by_patient(scratch, metric)
+    freedom = _smallest(freedom, scratch_freedom)
+    few = curve[[*scratch].index(budget)]
+    gap = gap_closed(score, few, curve[-1], patient_df=freedom)
+    return BudgetGain(budget, gap, labels_saved([sizes[name] for name in scratch], curve, score, patient_df=freedom))
 
 
 def _area_difference(

@@ -30,8 +30,13 @@ def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, 
         assert numbers(trace["y"]) == pytest.approx(rows["mean"].tolist())
         assert numbers(trace["error_y"]["array"]) == pytest.approx((rows["high"] - rows["mean"]).tolist())
         assert numbers(trace["error_y"]["arrayminus"]) == pytest.approx((rows["mean"] - rows["low"]).tolist())
-    saved, scores = map(table_of, dashboard.table)
+    gap, saved, scores = map(table_of, dashboard.table)
     study = study_of(studied, name)
+    closed = tables.gap_closed(study.label_curves())
+    assert (
+        gap.map(lambda text: text.rstrip(" ¹²³")).to_numpy().tolist()
+        == closed.frame().set_index("budget").to_numpy().tolist()
+    )
     expected = tables.labels_saved(study.label_curves(), study.main)[0]
     assert saved.to_numpy().tolist() == expected.frame().set_index("arm").to_numpy().tolist()
     for note in (*expected.notes, *tables.scores(study.main).notes):
@@ -84,10 +89,10 @@ def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, open
     dashboard = opened(studied, study="hippo")
     assert "25 of 26 cells are finished" in text_of(dashboard)
     assert "<h4>So far: " in text_of(dashboard)
-    before = table_of(dashboard.table[1])
+    before = table_of(dashboard.table[-1])
     late.write_text(record_text.replace('"metrics": {', '"metrics": {"dice": 0.5, '))
     dashboard.run()
     assert "25 of 26" not in text_of(dashboard)
-    after = table_of(dashboard.table[1])
+    after = table_of(dashboard.table[-1])
     assert not after.equals(before)
     assert after["draws"].tolist()[-1] == "3"

@@ -215,6 +215,8 @@ def test_labels_saved_are_those_of_the_statistics(studied, page):
     assert f"{area.mean:.3f} {area.low:.3f} to {area.high:.3f}" in text_of(page)
     closed = label_curves.gap_closed(tables[3], tables[0], tables[2])
     assert f"{100 * closed.share:.0f}% {100 * closed.low:.0f} to {100 * closed.high:.0f}%" in text_of(page)
+    needs = label_curves.labels_saved([1, 8, 80], tables[:3], tables[4])
+    assert f"{needs.budget:.3g} {needs.low:.3g} to {needs.high:.3g}" in text_of(page)
 
 
 def test_every_section_has_its_content(page):

@@ -131,7 +131,8 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
     main = summary[summary["metric"] == metric]
     compared = main[main["difference"].notna()]
     lead, detail = findings(main, METRICS[metric])
-    saved, saved_reason, full = tables.labels_saved(label_curves(cases, main, task.metric), main)
+    label_efficiency = label_curves(cases, main, task.metric)
+    saved, saved_reason, full = tables.labels_saved(label_efficiency, main)
     arms = {arm: about.get("id") for arm, about in config.get("pretraining", {}).items()}
     return {
         "title": f"What was pretraining worth? {task.name.capitalize()}",
@@ -145,6 +146,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "scores": tables.scores(main),
         "selection": tables.selection(selection_of(folder, run, cells, damaged)),
         "forest": figures.forest(compared, METRICS[metric]) if len(compared) else None,
+        "gap": tables.gap_closed(label_efficiency),
         "saved": saved,
         "saved_reason": saved_reason,
         "scratch_full": full,
