@@ -63,7 +63,11 @@ def study_table(summary: pd.DataFrame) -> Table:
     primary = summary[summary["metric"].isin(("dice", "auroc"))]
     metric = primary["metric"].iloc[0] if len(primary) else "score"
     table = Table(title=f"{metric}: mean [95% interval], paired difference against scratch, p (Holm)")
-    for name in ("budget", "patients", "scans", "draws", "arm", metric, "difference", "p"):
+    with_trials = "trials" in primary and primary["trials"].notna().any()
+    if with_trials:
+        table.caption = "trials: settings tried in each cell; 0 where the budget has too few patients: the fixed recipe"
+    names = ["budget", "patients", "scans", "draws", "arm", metric, "difference", "p"]
+    for name in [*names, "trials"] if with_trials else names:
         table.add_column(name, justify="left" if name in ("budget", "arm") else "right", no_wrap=True)
     for _, row in primary.sort_values(["budget", "arm", "mode"], kind="stable").iterrows():
         table.add_row(
@@ -75,6 +79,7 @@ def study_table(summary: pd.DataFrame) -> Table:
             _interval(row, "mean", "low", "high"),
             _interval(row, "difference", "difference_low", "difference_high", "+"),
             _p_value(row.get("p_holm")),
+            *([f"{row['trials']:g}" if pd.notna(row["trials"]) else ""] if with_trials else []),
         )
     return table
 

@@ -27,6 +27,10 @@ class DiskFull(MedsslError):
     """There is no room to write a result, so every further write would fail too."""
 
 
+class Diverged(MedsslError):
+    """A loss is no longer a finite number, so the training cannot go on with these settings."""
+
+
 class ScanError(MedsslError):
     """One scan cannot be read or trusted; it is left out and reported, and the work goes on with the others."""
 

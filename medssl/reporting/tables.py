@@ -10,6 +10,7 @@ A table holds text as it is read; a template or a page only arranges it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,6 +139,46 @@ def selection(compared: pd.DataFrame) -> Table | None:
             first=first,
         )
     return table
+
+
+def trials(cells: pd.DataFrame) -> Table | None:
+    """Format what the trials of each budget and arm chose, and what they cost; cells: the study's rows of `runs.table`."""
+    names = [
+        "budget_name",
+        "arm",
+        "patients",
+        "tried",
+        "no_trials",
+        "chosen.lr",
+        "chosen.encoder_share",
+        "chosen.steps",
+    ]
+    done = cells[(cells["status"] == "finished")].reindex(
+        columns=["cost.trial_samples", *(f"config.{name}" for name in names)]
+    )
+    asked = done[done["config.tried"].notna() | (done["config.no_trials"].fillna("") != "")]
+    if asked.empty:
+        return None
+    table = Table(["=budget", "=arm", "#cells", "#trials", "#labelled samples in trials", "chosen (cells)"])
+    by, previous = ["config.patients", "config.budget_name", "config.arm"], None
+    for (_, budget, arm), group in asked.groupby(by, sort=True):
+        first, previous = budget != previous, budget
+        counts = [len(tried) if isinstance(tried, list) else 0 for tried in group["config.tried"]]
+        samples = number(pd.to_numeric(group["cost.trial_samples"], errors="coerce").mean(), 0)
+        reasons = [reason for reason in dict.fromkeys(group["config.no_trials"]) if isinstance(reason, str) and reason]
+        cell = (budget if first else "", arm, len(group), span(counts), samples, _chosen_settings(group))
+        table.add(*cell, note="; ".join(reasons), first=first)
+    return table
+
+
+def _chosen_settings(group: pd.DataFrame) -> str:
+    """The settings that the trials chose, the most frequent first, with the number of cells."""
+    columns = [f"config.chosen.{name}" for name in ("lr", "encoder_share", "steps")]
+    texts = [
+        f"lr {lr:.2g}, encoder share {share:.2g}, {steps:g} steps" if pd.notna(lr) else "the recipe"
+        for lr, share, steps in group[columns].astype(float).itertuples(index=False)
+    ]
+    return "; ".join(f"{text} ({count})" for text, count in Counter(texts).most_common())
 
 
 def other_metrics(rows: pd.DataFrame) -> list[Table]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ from medssl.evaluation.representation import (
 )
 from medssl.studies.plan import Cell, Plan
 from medssl.studies.summary import LAST_THIRD
-from medssl.training.supervised import TrainingData
+from medssl.studies.trials import Trial, best, folds_of, samples_in_trials, try_settings
+from medssl.training.config import FinetuneConfig
+from medssl.training.supervised import Trained, TrainingData
 
 PROBES = {"linear": linear_scores, "knn": knn_scores}
 UNLABELLED_PROBES = {"class-mean": class_mean_scores, "kmeans": cluster_scores}  # use the other training scans as well
@@ -58,7 +60,9 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
     key = plan.cache.pseudonym_key
     with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent, key) as record:
         clock = time.perf_counter()
-        predictions, last_third = _predictions(plan, cell)
+        tried = _trials(plan, cell)
+        chosen = replace(cell, settings=best(tried).settings) if tried else cell
+        predictions, last_third = _predictions(plan, chosen)
         seconds = time.perf_counter() - clock
         cases, metrics = plan.task.score(plan.cache, plan.scored, predictions)
         if last_third is not None:
@@ -67,19 +71,53 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
             for name, arrays in plan.task.examples(plan.cache, plan.scored, predictions, cases).items():
                 write_atomically(folder / name, npz_bytes(arrays))
         write_atomically(folder / "predictions.parquet", cases.to_parquet())
-        labelled, unlabelled = _crops_seen(plan, cell)
-        speed = {"samples_per_s": round((labelled + unlabelled) / seconds, 2)}
-        record.update(metrics=metrics, cost=speed | {"labelled_samples": labelled, "unlabelled_samples": unlabelled})
+        seen = _crops_seen(plan, cell, chosen.settings)
+        passed = seen["labelled_samples"] + seen["unlabelled_samples"]
+        speed = {"samples_per_s": round(passed / seconds, 2)}
+        record.update(metrics=metrics, cost=speed | seen, config=_trials_record(tried))
 
 
-def _crops_seen(plan: Plan, cell: Cell) -> tuple[int, int]:
-    """How many labelled and unlabelled samples the training passed, teachers included; a probe sees each scan once."""
+def _crops_seen(plan: Plan, cell: Cell, settings: FinetuneConfig) -> dict[str, int]:
+    """How many samples the training passed, teachers and trials included, and how many of the labelled ones in trials.
+
+    A probe sees each scan once.
+    """
     if cell.mode != "finetune":
+        labelled = len(cell.training) + len(cell.validation)
         unlabelled = len(plan.training_scans) if cell.mode in UNLABELLED_PROBES else 0
-        return len(cell.training) + len(cell.validation), unlabelled
-    arm, settings = plan.arms[cell.arm], cell.settings
-    once = settings.steps * settings.batch_size * settings.accumulate
-    return arm.trainings * once, once if arm.unlabelled_needed else 0
+        return {"labelled_samples": labelled, "unlabelled_samples": unlabelled, "trial_samples": 0}
+    arm, tries = plan.arms[cell.arm], plan.to_try(cell)
+    in_trials = samples_in_trials(tries, arm.trainings)
+    unlabelled = settings.samples + samples_in_trials(tries) if arm.unlabelled_needed else 0
+    return {
+        "labelled_samples": arm.trainings * settings.samples + in_trials,
+        "unlabelled_samples": unlabelled,
+        "trial_samples": in_trials,
+    }
+
+
+def _trials_record(tried: list[Trial]) -> dict[str, Any]:
+    """The trials with their scores, and the settings that were chosen; nothing where there were none."""
+    if not tried:
+        return {}
+    return {"tried": [trial.to_record() for trial in tried], "chosen": asdict(best(tried).settings)}
+
+
+def _trials(plan: Plan, cell: Cell) -> list[Trial]:
+    """The cell's trials, each trained and scored on patients of the cell's budget alone; none where it takes the recipe."""
+    if not cell.trials:
+        return []
+    patient = dict(zip(plan.cache.manifest["scan"], plan.cache.manifest["patient"]))
+    seen = {patient[scan]: plan.task.seen[patient[scan]] for scan in cell.training}
+
+    def score(settings: FinetuneConfig, held_out: set[str]) -> float:
+        scans = [scan for scan in cell.training if patient[scan] in held_out]
+        rest = [scan for scan in cell.training if patient[scan] not in held_out]
+        model, _ = _trained(plan, replace(cell, settings=settings, training=tuple(rest), validation=()))
+        predictions = plan.task.predict(model, plan.cache, scans, plan.size, settings.precision)
+        return plan.task.validation_score(plan.cache, scans, predictions)
+
+    return try_settings(plan.to_try(cell), folds_of(seen, cell.draw), score)
 
 
 def _draw_seed(plan: Plan, cell: Cell) -> int:
@@ -91,15 +129,20 @@ def _predictions(plan: Plan, cell: Cell) -> tuple[list[Any], Callable[[], float]
     """Class probabilities or a mask for each scored scan; and what measures the last third of the training."""
     if cell.mode != "finetune":
         return _probed(plan, cell), None
+    model, trained = _trained(plan, cell)
+    predictions = plan.task.predict(model, plan.cache, plan.scored, plan.size, cell.settings.precision)
+    return predictions, partial(_change_in_last_third, plan, cell, model, trained.earlier)
+
+
+def _trained(plan: Plan, cell: Cell) -> tuple[Any, Trained]:
+    """The model of a cell's arm, trained with the cell's settings."""
     arm, seed = plan.arms[cell.arm], _draw_seed(plan, cell)
     unlabelled = plan.unlabelled(cell) if arm.unlabelled_needed else []
     data = TrainingData(plan.cache, plan.task, plan.size, cell.training, cell.validation, unlabelled)
     model = arm.model(plan.task, plan.new_encoder, seed)
     if arm.redrawn:
         calibrate_norms(model.encoder, plan.cache, plan.training_scans, plan.size)
-    trained = arm.train(model, data, cell.settings, seed)
-    predictions = plan.task.predict(model, plan.cache, plan.scored, plan.size, cell.settings.precision)
-    return predictions, partial(_change_in_last_third, plan, cell, model, trained.earlier)
+    return model, arm.train(model, data, cell.settings, seed)
 
 
 def _change_in_last_third(plan: Plan, cell: Cell, model: Any, earlier: dict[str, Any]) -> float:

@@ -27,6 +27,7 @@ from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, parse_arms
 from medssl.studies.selected import Candidates, Selection, selected_budgets
+from medssl.studies.trials import FOLDS, MIN_PATIENTS, check_count, samples_in_trials, settings_to_try, why_no_trials
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture, scans_of, unlabelled_scans
 from medssl.training.models import fresh_encoder
@@ -50,6 +51,7 @@ class StudyDesign:
         selection: Selectors (maxherding, typiclust, ...) that choose the patients of each budget as well, beside the random draws.
         selection_run: Pretraining run on whose features they choose; by default that of the first arm that has one.
         selection_seeds: Choices of each selector, each with a training seed of its own.
+        trials: Settings that every arm tries in each cell by cross-validation inside the cell's labels, where it has ten patients or more; 0 for the fixed recipe.
 
     Raises:
         MedsslError: A number is below 1.
@@ -64,8 +66,10 @@ class StudyDesign:
     selection: list[str] | None = None
     selection_run: Path | None = None
     selection_seeds: int = 3
+    trials: int = 0
 
     def __post_init__(self) -> None:
+        check_count(self.trials)
         if self.draws < 1 or self.selection_seeds < 1:
             raise MedsslError(
                 f"draws is {self.draws}, selection_seeds {self.selection_seeds}: expected at least 1 of each"
@@ -116,10 +120,13 @@ class Cell:
     training: tuple[str, ...]
     validation: tuple[str, ...]
     selector: str | None = None  # that chose the patients; the draw then is the number of its seed
+    trials: int = 0  # settings that are tried; `settings` then is the recipe that they lie around
+    no_trials: str = ""  # why there are none, where the study has them
 
     def parts(self) -> dict[str, Any]:
-        """What the cell's id is made of; a cell of a random draw has the id that it had before there were selectors."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("selector", None)}
+        """What the cell's id is made of; a cell without selector or trials has the id that it had before there were any."""
+        unset = {"selector": None, "trials": 0, "no_trials": ""}
+        return {name: value for name, value in asdict(self).items() if name not in unset or value != unset[name]}
 
 
 @dataclass
@@ -187,6 +194,16 @@ class Plan:
     def ids(self) -> list[str]:
         return [self.id(cell) for cell in self.cells]
 
+    def to_try(self, cell: Cell) -> list[FinetuneConfig]:
+        """The settings of a cell's trials, the recipe first; the same sample of the grid in all cells."""
+        pretrained = self.arms[cell.arm].pretraining is not None
+        return settings_to_try(cell.settings, pretrained, cell.trials, self.seed) if cell.trials else []
+
+    def samples(self, cell: Cell) -> tuple[int, int]:
+        """How many labelled samples a fine-tuned cell passes with the recipe's length, and how many more in its trials."""
+        trainings = self.arms[cell.arm].trainings
+        return trainings * cell.settings.samples, samples_in_trials(self.to_try(cell), trainings)
+
     def unlabelled(self, cell: Cell) -> list[str]:
         """The other scans of training patients, whose labels the cell's budget did not buy."""
         return unlabelled_scans(
@@ -250,6 +267,7 @@ def make_plan(settings: StudySettings) -> Plan:
         "seen_test_scans": seen,
         "cells": len(cells),
         **({"selection": selection.to_record()} if selection else {}),
+        **({"trials": {"count": design.trials, "folds": FOLDS, "min_patients": MIN_PATIENTS}} if design.trials else {}),
     }
     return Plan(
         Path(settings.out),
@@ -326,13 +344,19 @@ def _cells(
     parents = {name: arm.parent_id() for name, arm in arms.items()}
     cells = []
     for selector, name, draw, subset in _choices(subsets, selected):
-        training, validation = (tuple(scans_of(cache, task, subset, role)) for role in ("train", "validation"))
+        seen = {patient: task.seen[patient] for patient in subset["patient"]}
+        no_trials = why_no_trials(seen, draw) if settings.design.trials else ""
+        trials = 0 if no_trials else settings.design.trials
         wanted = any(arm.unlabelled_needed for arm in arms.values())
         any_unlabelled = wanted and bool(unlabelled_scans(cache, roles, set(subset["patient"])))
         for arm_name, arm in arms.items():
             if arm.unlabelled_needed and not any_unlabelled:
                 continue
             for mode in arm.modes(task, settings.design.modes):
+                trained = mode == "finetune"
+                # A model with settings of its own trials trains on the whole budget: the folds have chosen already.
+                rows = subset.assign(role="train") if trained and trials else subset
+                training, validation = (tuple(scans_of(cache, task, rows, role)) for role in ("train", "validation"))
                 cell = Cell(
                     arm=arm_name,
                     mode=mode,
@@ -340,14 +364,14 @@ def _cells(
                     budget=float(subset["budget"].iloc[0]),
                     draw=draw,
                     # A probe trains nothing, so other settings do not make it another cell.
-                    settings=arm.settings(settings.train).for_scans(len(training))
-                    if mode == "finetune"
-                    else FinetuneConfig(),
+                    settings=arm.settings(settings.train).for_scans(len(training)) if trained else FinetuneConfig(),
                     parent=parents[arm_name],
                     patients=len(subset),
                     training=training,
                     validation=validation,
                     selector=selector,
+                    trials=trials if trained else 0,
+                    no_trials=no_trials if trained else "",
                 )
                 cells.append(cell)
     if missing := arms.keys() - {cell.arm for cell in cells}:

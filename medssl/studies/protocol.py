@@ -77,13 +77,21 @@ def _untouched(config: Config) -> Point:
 
 
 def _baselines(config: Config) -> Point:
-    """Whether the baselines that the protocol asks for are among the arms; none has trials of its own yet."""
+    """Whether the baselines that the protocol asks for are among the arms, and whether each was tuned as hard."""
     arms = config["arms"]
     missing = [name for name in BASELINES if name not in arms]
     missing += [] if any(start_of(arm) == "scratch" for arm in arms) else ["semi-supervised on scratch"]
     absent = f"; without {', '.join(missing)}" if missing else ""
-    return Point(
-        False, f"arms: {', '.join(arms)}{absent}; the settings are fixed, no arm has trials of its own; no ImageNet arm"
+    return Point(False, f"arms: {', '.join(arms)}{absent}; {_trials(config)}; no ImageNet arm")
+
+
+def _trials(config: Config) -> str:
+    trials = config.get("trials")
+    if not trials:
+        return "the settings are fixed, no arm has trials of its own"
+    return (
+        f"{trials['count']} trials of every arm in each cell by {trials['folds']}-fold cross-validation inside its labels, from "
+        f"{trials['min_patients']} patients on; below, the settings are fixed"
     )
 
 

@@ -33,7 +33,7 @@ UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-o
 NUMBERS = [
     *("budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"),
     *("difference_high", "p", "p_holm", "last_third", "labelled_samples", "unlabelled_samples"),
-    *("start_difference", "start_low", "start_high"),
+    *("start_difference", "start_low", "start_high", "trials", "trial_samples"),
 ]
 KINDS = {  # of the settings in a study's record that its readers count on
     **dict.fromkeys(("arms", "budgets", "cell_ids", "spacing_mm"), list),

@@ -31,6 +31,7 @@ from medssl.studies.protocol import protocol_points
 from medssl.studies.selection_table import FILE as SELECTION_FILE
 from medssl.studies.selection_table import compare_selectors
 from medssl.studies.summary import summarise
+from medssl.studies.trials import FOLDS
 from medssl.training.config import FinetuneConfig
 from medssl.training.engine import quiet_third_parties
 from medssl.training.tasks import TaskName
@@ -171,11 +172,30 @@ def _count_done(plan: Plan) -> int:
     return sum(is_done(plan.folder(c)) for c in plan.cells)
 
 
+def _trials_line(plan: Plan) -> str:
+    """What the trials add to the compute of the study, and in how many cells; empty for a study without trials."""
+    if "trials" not in plan.config:
+        return ""
+    trained = [cell for cell in plan.cells if cell.mode == "finetune"]
+    with_trials = [cell for cell in trained if cell.trials]
+    own, more = (sum(counts) for counts in zip(*(plan.samples(cell) for cell in trained))) if trained else (0, 0)
+    reasons = dict.fromkeys(cell.no_trials for cell in trained if cell.no_trials)
+    line = (
+        f"trials: {len(with_trials)} of {len(trained)} trained cells try {plan.config['trials']['count']} settings in {FOLDS} folds "
+        f"each; labelled samples: {own:,} in the trainings, {more:,} more in trials"
+    )
+    if own:
+        line += f", so that the study takes about {(own + more) / own:.1f} times as long as one without trials"
+    return line + (f"; the other cells take the fixed recipe ({'; '.join(reasons)})" if reasons else "")
+
+
 @contextmanager
 def _progress(plan: Plan) -> Iterator[Callable[[], None]]:
     """A progress bar over the cells; yields the function that updates it."""
     done = _count_done(plan)
     console.print(f"{len(plan.cells)} cells, {done} of them already done; {len(plan.scored)} scans to score in each")
+    if line := _trials_line(plan):
+        console.print(line)
     with ProgressBar() as bar:
         task = bar.add_task("cells", total=len(plan.cells), completed=done)
         yield lambda: bar.update(task, completed=_count_done(plan))

@@ -28,6 +28,7 @@ COLUMNS = [
     *("arm", "mode", "budget_name", "budget", "patients", "scans", "draws", "seconds", "metric", "mean", "low", "high"),
     *("note", "difference", "difference_low", "difference_high", "p", "p_holm"),
     *(LAST_THIRD, "labelled_samples", "unlabelled_samples", "start_difference", "start_low", "start_high"),
+    *("trials", "trial_samples"),
 ]
 Draws = dict[int, tuple[runs.Run, pd.DataFrame]]  # draw -> a finished cell and its cases
 
@@ -77,10 +78,12 @@ def _metric_rows(key: tuple, draws: Draws, scratch: Draws, start: Draws, metric:
         "scans": float(np.mean([run.config["train_scans"] + run.config["validation_scans"] for run in records])),
         "draws": len(draws),
         "seconds": float(np.mean([run.cost["seconds"] for run in records])),
-        **{name: _mean_cost(records, name) for name in ("labelled_samples", "unlabelled_samples")},
+        **{name: _mean_cost(records, name) for name in ("labelled_samples", "unlabelled_samples", "trial_samples")},
+        "trials": _mean_trials(records),
     }
     primary = common | {"metric": metric.name} | _primary_columns(draws, scratch, metric)
     primary |= _convergence(records, primary)
+    primary["note"] = join_notes(primary["note"], _recipe_note(records))
     primary |= _gain_over_start(draws, start, metric)
     others = [
         common | {"metric": name, "mean": float(np.nanmean([_number(run.metrics[name]) for run in records]))}
@@ -92,6 +95,21 @@ def _metric_rows(key: tuple, draws: Draws, scratch: Draws, start: Draws, metric:
 
 def _mean_cost(records: Sequence[runs.Run], name: str) -> float:
     return float(np.mean([_number(run.cost.get(name)) for run in records]))
+
+
+def _mean_trials(records: Sequence[runs.Run]) -> float:
+    """Settings tried in each cell; NaN where the study has no trials."""
+    if not any(run.config.get("trials") or run.config.get("no_trials") for run in records):
+        return float("nan")
+    return float(np.mean([run.config.get("trials", 0) for run in records]))
+
+
+def _recipe_note(records: Sequence[runs.Run]) -> str:
+    """In how many draws the settings were not chosen by trials, though the study has them, and why."""
+    reasons = [reason for run in records if (reason := run.config.get("no_trials"))]
+    if not reasons:
+        return ""
+    return f"the recipe fixed beforehand in {len(reasons)} of {len(records)} draws: {'; '.join(dict.fromkeys(reasons))}"
 
 
 def _convergence(records: Sequence[runs.Run], primary: dict[str, Any]) -> dict[str, Any]:

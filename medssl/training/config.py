@@ -48,6 +48,11 @@ class TrainConfig:
                 "numbers above 0"
             )
 
+    @property
+    def samples(self) -> int:
+        """How many samples a training on one device passes."""
+        return self.steps * self.batch_size * self.accumulate
+
 
 @dataclass(frozen=True)
 class FinetuneConfig(TrainConfig):

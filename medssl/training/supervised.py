@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from medssl.core.errors import MedsslError
+from medssl.core.errors import Diverged, MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.datamodule import CropData
 from medssl.training.callbacks.gradient_guard import GradientGuard
@@ -86,7 +86,8 @@ def train_model(
         The validation score, and the state after two thirds of the steps.
 
     Raises:
-        MedsslError: The loss is no longer finite, or a setting does not suit the task.
+        Diverged: The loss is no longer finite.
+        MedsslError: A setting does not suit the task.
     """
     prepare_start(model, data, settings)
     module = SupervisedModule(model, data, settings)
@@ -156,7 +157,7 @@ class SupervisedModule(pl.LightningModule):
             weight.requires_grad_(self.encoder_learns)
         loss = self.loss(batch)
         if not torch.isfinite(loss):
-            raise MedsslError(
+            raise Diverged(
                 f"the loss is {loss.item()} at step {self.global_step}: expected a finite number; lower --lr"
             )
         return loss

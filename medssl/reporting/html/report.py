@@ -145,6 +145,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "curves": figures.label_curves(main, METRICS[metric]) if len(main) else None,
         "scores": tables.scores(main),
         "selection": tables.selection(selection_of(folder, run, cells, damaged)),
+        "trials": tables.trials(cells),
         "forest": figures.forest(compared, METRICS[metric]) if len(compared) else None,
         "gap": tables.gap_closed(label_efficiency),
         "saved": saved,
