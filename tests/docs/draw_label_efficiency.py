@@ -17,6 +17,16 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "medssl" / "docs" / "pages" / "results"
 OUT = RESULTS.parent / "label_efficiency.png"
 PANELS = {  # page -> title, metric, arm in the table -> legend
+    "pneumoniamnist.md": (
+        "PneumoniaMNIST: normal against pneumonia",
+        "AUROC",
+        {
+            "scratch, fine-tuned": "from scratch",
+            "simclr, fine-tuned": "pretrained with SimCLR",
+            "simclr, linear probe": "SimCLR, linear probe",
+            "self-training(simclr), fine-tuned": "SimCLR and self-training",
+        },
+    ),
     "chest_films.md": (
         "Chest films: normal against pneumonia",
         "AUROC",
@@ -49,7 +59,7 @@ def rows(page: Path) -> list[tuple[int, str, float, float, float]]:
 
 
 def draw() -> None:
-    figure, panels = plt.subplots(1, len(PANELS), figsize=(11, 4.2))
+    figure, panels = plt.subplots(1, len(PANELS), figsize=(5.2 * len(PANELS), 4.2))
     for axes, (page, (title, metric, arms)) in zip(panels, PANELS.items()):
         table = rows(RESULTS / page)
         for number, (arm, legend) in enumerate(arms.items()):
