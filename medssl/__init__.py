@@ -31,6 +31,7 @@ _PUBLIC = {  # name -> the module that defines it
     "index": "datasets.index",
     "prepare": "preprocessing.cache",
     "Cache": "preprocessing.cache",
+    "plan": "training.auto.plan",
     "pretrain": "training.pretrain",
     "finetune": "training.finetune",
     "TrainConfig": "training.config",

@@ -28,6 +28,7 @@ from medssl.core.errors import MedsslError, nearest
 from medssl.core.registry import ENCODERS, METHODS, Registry
 
 HELP = ("-h", "--help")
+AUTO = ["auto"]  # in place of the name of a method
 ALWAYS = ("config", "help", "print-config")
 CLASS_OPTIONS: dict[str, Registry] = {"encoder": ENCODERS, "encoders": ENCODERS, "method": METHODS, "methods": METHODS}
 LIST_TYPE = re.compile(r"(list|tuple|Sequence)\[")
@@ -65,6 +66,9 @@ def parse_arguments(
         parsed = parser.parse_args(_join_lists(function, words))
         settings = vars(parser.instantiate_classes(parsed))
         settings.pop("config", None)
+        if "keep" in settings:
+            given = vars(parser.parse_args(_join_lists(function, words), defaults=False))
+            settings["keep"] = tuple(dict.fromkeys([*settings["keep"], *given]))
         return settings | {name: group.take_from(settings) for name, group in option_groups(function).items()}
     except SystemExit:
         return None
@@ -223,7 +227,7 @@ def check_option_names(function: Any, words: Sequence[str]) -> None:
 
 def _check_class_names(option: str, values: Sequence[str]) -> None:
     registry = METHODS if option == "method.parts" else CLASS_OPTIONS.get(option)
-    for value in values if registry else []:
+    for value in values if registry and values != AUTO else []:
         is_name = re.fullmatch(r"\w+", value) is not None
         if is_name and value not in (*registry.names(), "null"):  # type: ignore[union-attr]
             raise MedsslError(

@@ -115,7 +115,7 @@ class _Check:
                 self.check(item, hint)
         elif isinstance(value, dict):
             self._check_mapping(value, hint)
-        elif isinstance(value, str) and ("class_path" in value or names_classes(hint)):
+        elif isinstance(value, str) and ("class_path" in value or names_classes(hint)) and value not in literals(hint):
             self._resolve(value)
 
     def _check_mapping(self, value: dict[Any, Any], hint: Any) -> None:
@@ -158,6 +158,13 @@ def _import(path: str) -> Any:
         raise MedsslError(
             f"there is no class {path}: expected one in this folder or in an installed package; check its name"
         ) from error
+
+
+def literals(hint: Any) -> list[Any]:
+    """The values that a type names one by one, such as "auto"."""
+    if typing.get_origin(hint) is Literal:
+        return list(typing.get_args(hint))
+    return [value for part in typing.get_args(hint) for value in (literals(part) if not isinstance(part, list) else ())]
 
 
 def names_classes(hint: Any) -> bool:

@@ -58,13 +58,18 @@ COMMANDS = {
     "prepare": Command(
         "medssl.preprocessing.cache:prepare", "orient, resample and cache the scans of a manifest", ("manifest",)
     ),
-    "plan": Command(
-        "medssl.preprocessing.plan:plan",
-        "the spacing, size and crop that prepare would choose, and why; writes nothing",
+    "fingerprint": Command(
+        "medssl.preprocessing.plan:show_fingerprint",
+        "the spacing, size and intensities that prepare would choose for a manifest, and why; writes nothing",
         ("manifest",),
     ),
     "views": Command(
         "medssl.views.preview:preview", "pictures of the views (augmentations) of a recipe, on scans of a cache"
+    ),
+    "plan": Command(
+        "medssl.training.auto.plan:plan",
+        "which pretext, encoder, crop, batch and length to pretrain with, why, and hours and memory; writes nothing",
+        ("data",),
     ),
     "pretrain": Command("medssl.training.pretrain:pretrain", "pretrain an encoder on scans without labels"),
     "study": Command(

@@ -42,7 +42,7 @@ def show_result(command: str, value: Any, settings: dict[str, Any]) -> int:
         if "status" in value and (value["status"] != "ok").any():
             console.print(f"{int((value['status'] != 'ok').sum())} scans were rejected")
             return 3
-    elif isinstance(value, Table):
+    elif isinstance(value, Table) or hasattr(value, "__rich__"):
         console.print(value)
     elif isinstance(value, list):
         console.print("\n".join(value), highlight=False, soft_wrap=True)

@@ -43,6 +43,7 @@ def embed(
     size: Sequence[int],
     view: View | None = None,
     dense: bool = False,
+    seed: int = 0,
 ) -> np.ndarray:
     """Return one feature vector for each scan, from its middle, in evaluation mode: (N, out_dim) float32.
 
@@ -53,6 +54,7 @@ def embed(
         size: Voxels of the middle crop along each axis.
         view: View of the crop; by default the one that models see at test time.
         dense: Return the coarsest level of the pyramid instead: (N, channels[-1], *size // strides[-1]).
+        seed: Seed of the view.
     """
     batch = max(1, min(64, EMBEDDED_VOXELS // int(np.prod(size))))
     training, own = encoder.training, next(encoder.parameters()).device
@@ -60,7 +62,7 @@ def embed(
     encoder.to(device).eval()
     parts = []
     for i in range(0, len(scans), batch):
-        x = center_crops(cache, scans[i : i + batch], size, view).to(device)
+        x = center_crops(cache, scans[i : i + batch], size, view, seed).to(device)
         parts.append((encoder.features(x)[-1] if dense else encoder(x)).cpu())
     encoder.to(own).train(training)
     return torch.cat(parts).float().numpy()
@@ -129,6 +131,21 @@ def alignment(features: np.ndarray, others: np.ndarray) -> float:
         others: (N, D) of another view of the same scans, in the same order.
     """
     return float(((_unit(features) - _unit(others)) ** 2).sum(1).mean())
+
+
+def view_retrieval(features: np.ndarray, others: np.ndarray) -> float:
+    """How well a scan is found by another view of it: the mean of 1 / rank by cosine among all scans, 1 at best.
+
+    The question of instance discrimination (Wu et al., CVPR 2018, arXiv 1805.01978), asked of the encoder's own features.
+
+    Args:
+        features: (N, D) of one view of each scan.
+        others: (N, D) of another view of the same scans, in the same order.
+    """
+    a, b = (_unit(each - each.mean(0)) for each in (features, others))
+    similarity = a @ b.T
+    ranks = (similarity >= np.diag(similarity)[:, None]).sum(1)
+    return float((1 / ranks).mean())
 
 
 def uniformity(features: np.ndarray) -> float:

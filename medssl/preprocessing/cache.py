@@ -217,7 +217,7 @@ def prepare(
         manifest: The folder that `medssl index` wrote.
         out: The folder of the cache.
         spacing_mm: Spacing in mm that volumes are resampled to, along R, A, S; by default the cohort decides, and
-            `medssl plan` shows how (mostly the median).
+            `medssl fingerprint` shows how (mostly the median).
         size: Height and width that images are resampled to; by default each keeps its own.
         dims: Take only the images (2) or only the volumes (3) of a manifest that holds both.
         modality: Take only the scans of this modality (DICOM's code), where a manifest holds several.

@@ -7,7 +7,7 @@ patient's (R, A, S), not the file's; the target is rounded to 0.01 mm; intensiti
 are no labels, on the scale of the cache (CT: HU; MR: 0 to 1 between each scan's own 0.5 and 99.5 percentiles). They inform
 the reader: nothing is clipped or shifted by them.
 
-    about = fingerprint(scans, settings, intensities)         # `fingerprint.json` of a cache; `medssl plan` shows it
+    about = fingerprint(scans, settings, intensities)         # `fingerprint.json` of a cache; `medssl fingerprint` shows it
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 scans = choose_scans(manifest, dims=3, modality="MR")
 settings = cache_settings(scans, spacing_mm=None, size=None)      # the spacing follows from the cohort's fingerprint
 
-medssl plan MANIFEST [--spacing-mm 1 1 1]                         # shows all this, and writes nothing
+medssl fingerprint MANIFEST [--spacing-mm 1 1 1]                  # shows all this, and writes nothing
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from medssl.scans.modality import pooled_code
 CACHE_FORMAT = 4  # a change of the voxels or the files of a cache makes every older one unusable
 
 
-def plan(
+def show_fingerprint(
     manifest: Path,
     spacing_mm: tuple[float, ...] | None = None,
     size: tuple[int, int] | None = None,

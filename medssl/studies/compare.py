@@ -39,7 +39,8 @@ from medssl.preprocessing.cache import Cache
 from medssl.studies.plan import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import TrainConfig
-from medssl.training.pretrain import default_crop, pretrain
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import default_crop
 
 COLUMNS = ("method", "encoder", "probe", "budget", "auroc", "low", "high", "seconds", "memory_mib", "note")
 JOINT_PARTS: list[Callable[[Encoder], Method]] = [SimMIM, Rotation, SimCLR]

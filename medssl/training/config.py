@@ -14,6 +14,7 @@ from medssl.core.errors import MedsslError
 
 OnCollapse = Literal["stop", "warn"]
 Augmentation = Literal["standard", "strong"]
+PretrainingTask = Literal["segmentation", "classification", "both"]
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,44 @@ class Monitoring:
 
     Attributes:
         label: Label column measured with nearest neighbours during the run; it never enters the loss.
-        monitor_every: Steps between two full measurements of the representation; a quarter of the run by default.
+        monitor_every: Steps between two full measurements of the representation; a quarter of the run by default, with patience a
+            twentieth.
         on_collapse: Whether to stop the run or only to warn when the features of all scans become the same.
+        patience: End the run when a scan is no longer found better by another view of it, for this many full measurements in a row; `steps` is then the longest that it may take. By default the run has all its steps.
+
+    Raises:
+        MedsslError: A number is below 1.
     """
 
     label: str | None = None
     monitor_every: int | None = None
     on_collapse: OnCollapse = "stop"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("monitor_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise MedsslError(f"{name} is {value}: expected a whole number above 0; leave it out for the default")
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What `medssl pretrain --method auto` chooses by.
+
+    Attributes:
+        task: What the pretrained encoder is for; by default as the cohort's masks and the label suggest.
+        hours: Hours that the run may take on this machine; by default as long as the plan needs.
+        keep: Of steps, batch_size, lr and patience those that stay as they are given; the command line adds what it names.
+
+    Raises:
+        MedsslError: hours is not above 0.
+    """
+
+    task: PretrainingTask | None = None
+    hours: float | None = None
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.hours is not None and self.hours <= 0:
+            raise MedsslError(f"hours is {self.hours}: expected a number above 0")

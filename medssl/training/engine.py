@@ -33,13 +33,14 @@ class Group:
     start: int = 0
 
 
-def adamw(groups: Sequence[Group], train: TrainConfig) -> dict[str, Any]:
-    """Build AdamW with a linear warm-up of each group, and one cosine schedule for all.
+def adamw(groups: Sequence[Group], train: TrainConfig, rate: Callable[[int], float] | None = None) -> dict[str, Any]:
+    """Build AdamW with a linear warm-up of each group, and one schedule for all.
 
     Args:
         groups: Modules with their learning rates; a weight in several modules belongs to the first.
         train: Its `lr` is the peak learning rate; `weight_decay` holds for matrices and kernels, see `decays`; `warmup` is
             limited to half of `steps`, the length of the whole schedule.
+        rate: The learning rate of a step over its peak, apart from the warm-up; a cosine schedule by default.
 
     Returns:
         Optimiser and schedule, in the form that Lightning's `configure_optimizers` returns.
@@ -52,18 +53,21 @@ def adamw(groups: Sequence[Group], train: TrainConfig) -> dict[str, Any]:
         for decay, members in ((train.weight_decay, decayed), (0.0, others)):
             if members:
                 parameters.append({"params": members, "lr": train.lr * group.share, "weight_decay": decay})
-                factors.append(partial(_rate_factor, start=group.start, train=train))
+                factors.append(partial(_rate_factor, start=group.start, train=train, rate=rate))
     optimizer = torch.optim.AdamW(parameters, lr=train.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def _rate_factor(step: int, start: int, train: TrainConfig) -> float:
-    """The learning rate over its peak: the cosine schedule of all weights, times the warm-up from `start` on."""
+def _rate_factor(step: int, start: int, train: TrainConfig, rate: Callable[[int], float] | None = None) -> float:
+    """The learning rate over its peak: the schedule of all weights, times the warm-up from `start` on."""
     warmup = max(1, min(train.warmup, train.steps // 2))
-    length = max(1, train.steps - warmup)
-    falling = cosine_schedule(min(step - warmup, length), length, 1.0, 0.0) if step >= warmup else 1.0
+    falling = _cosine(step, warmup, max(1, train.steps - warmup)) if rate is None else rate(step)
     return falling * min(1.0, max(0, step - start + 1) / warmup)
+
+
+def _cosine(step: int, warmup: int, length: int) -> float:
+    return cosine_schedule(min(step - warmup, length), length, 1.0, 0.0) if step >= warmup else 1.0
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:

@@ -29,7 +29,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.config import FinetuneConfig
 from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_exactly, load_pretrained, save_weights
-from medssl.training.pretrain import default_crop
+from medssl.training.samples import default_crop
 from medssl.training.semi_supervised.base import (
     SemiSupervised,
     build_algorithm,

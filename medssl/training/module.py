@@ -8,6 +8,7 @@ Methods themselves know nothing of Lightning; checkpoints hold the method's weig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,16 +27,17 @@ class PretrainingModule(pl.LightningModule):
     Args:
         method: Any method; it is trained in place.
         train: The optimisation's settings.
+        rate: The learning rate of a step over its peak, apart from the warm-up; a cosine schedule by default.
     """
 
-    def __init__(self, method: Method, train: TrainConfig):
+    def __init__(self, method: Method, train: TrainConfig, rate: Callable[[int], float] | None = None):
         super().__init__()
-        self.method, self.train_config = method, train
+        self.method, self.train_config, self.rate = method, train, rate
         self.method.progress.total_steps = train.steps
         self.method.progress.batches_per_step = train.accumulate
 
     def configure_optimizers(self) -> Any:
-        return adamw([Group(self.method)], self.train_config)
+        return adamw([Group(self.method)], self.train_config, self.rate)
 
     def on_train_start(self) -> None:
         self.method.progress.step = self.global_step  # a resumed run does not start at 0

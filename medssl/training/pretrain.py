@@ -6,6 +6,9 @@
     run = medssl.pretrain("cache", "runs/simmim", encoder, SimMIM, train=TrainConfig(steps=500))
     run.metrics["effective_rank"]
 
+    medssl pretrain --data CACHE --method auto --task segmentation --out runs/auto      # method, encoder and length as `medssl plan` says
+    medssl pretrain --data CACHE --method SimMIM --init runs/other --out runs/continued # from the encoder of another run
+
 The test patients of the cache's split are left out, so that a later study can score on them. The folder of the run holds
 its record, `encoder.safetensors` (and `decoder.safetensors` if the pretext trained one), `method.safetensors` with the whole
 method, the curves, a checkpoint, example images of methods that restore, and `seen.parquet`: the digests of the scans that
@@ -19,9 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
@@ -30,38 +32,38 @@ from torch.utils.data import default_collate
 
 from medssl.core import runs
 from medssl.core.atomic import exclusive, write_atomically
-from medssl.core.errors import MedsslError
 from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
-from medssl.datasets.manifest import PSEUDONYM_KEY
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.methods import Method
 from medssl.methods.simclr import SimCLR
 from medssl.preprocessing.cache import Cache
-from medssl.preprocessing.crops import Crops, FieldReader, crop_by_spacing, source_within
+from medssl.preprocessing.crops import Crops, FieldReader, source_within
 from medssl.preprocessing.datamodule import CropData
-from medssl.preprocessing.fingerprint import ANISOTROPIC
-from medssl.preprocessing.sample_fields import readers, resolve, select_scans
+from medssl.training.auto.plan import Given
+from medssl.training.auto.resolve import resolve
 from medssl.training.callbacks.checkpoints import CheckpointSaver, SafeCheckpoints
 from medssl.training.callbacks.curves import Curves
 from medssl.training.callbacks.gradient_guard import GradientGuard
 from medssl.training.callbacks.health import Health
 from medssl.training.callbacks.tensorboard import PrivateTensorBoard
-from medssl.training.config import Hardware, Monitoring, TrainConfig
+from medssl.training.config import Hardware, Monitoring, Planning, TrainConfig
+from medssl.training.continued import Parent
 from medssl.training.engine import StepBar, quiet_third_parties
 from medssl.training.estimate import estimate
 from medssl.training.examples import save_examples
 from medssl.training.models import describe_method, describe_view, save_weights
 from medssl.training.module import PretrainingModule
+from medssl.training.samples import default_crop, pretraining_scans, seen_table, usable_samples
 
 
 def pretrain(
     data: Path,
     out: Path,
     encoder: Encoder | None = None,
-    method: Callable[[Encoder], Method] = SimCLR,
+    method: Callable[[Encoder], Method] | Literal["auto"] = SimCLR,
     crop: tuple[int, ...] | None = None,
     train: TrainConfig = TrainConfig(),
     hardware: Hardware = Hardware(),
@@ -70,15 +72,18 @@ def pretrain(
     seed: int = 0,
     transductive: bool = False,
     resume: bool = True,
+    init: Path | None = None,
+    planning: Planning = Planning(),
 ) -> runs.Run:
     """Train `method(encoder)` on the unlabelled scans of a cache.
 
     Args:
         data: Cache made by `medssl prepare`.
         out: Folder of the run.
-        encoder: Encoder to pretrain; a ResidualUNet that fits the scans by default. Only its architecture is
-            used; its weights are initialised anew from the seed.
-        method: Pretext task to pretrain with.
+        encoder: Encoder to pretrain; a ResidualUNet that fits the scans by default, or with init that run's. Only its
+            architecture is used; its weights are initialised anew from the seed, or come from init.
+        method: Pretext task to pretrain with; auto takes what `medssl plan` says for these scans, this task and this machine, and
+            the encoder, crop, batch, steps and patience with it, unless they are given.
         crop: Voxels along each axis; by default the largest crop that fits the scans and the encoder, up to 224 (2D) or 96
             (3D).
         train: The optimisation.
@@ -88,6 +93,8 @@ def pretrain(
         seed: Seed of the weights, the crops and the views.
         transductive: Whether to pretrain on the test patients too (without their labels); every later table then says so.
         resume: Whether to continue the same run where it stopped; false starts it over.
+        init: Folder of a finished pretraining run whose encoder's weights this one starts from.
+        planning: What `--method auto` chooses by.
 
     Returns:
         The record of the finished run.
@@ -96,30 +103,46 @@ def pretrain(
         MedsslError: A setting cannot work; raised before the first step.
     """
     cache, out = Cache(Path(data)), Path(out)
+    parent = Parent.read(Path(init)) if init is not None else None
+    encoder = parent.architecture(encoder) if parent is not None else encoder
+    about: dict[str, Any] = {}
+    if isinstance(method, str):
+        settled = Given(encoder, crop, train, monitoring, hardware, split, seed, transductive)
+        chosen = resolve(cache, out, planning, settled, resume)
+        encoder, build, crop, about = chosen.encoder, chosen.method, chosen.crop, chosen.about
+        train, monitoring = chosen.train, chosen.monitoring
+    else:
+        build = method
     given = encoder or ResidualUNet(cache.dims, cache.channels)
     cache.data_spec.check_encoder(given)
     size = tuple(crop or default_crop(cache, given))
-    pretext = _new_method(method, given, seed)
+    pretext = _new_method(build, given, seed, parent)
     pretext.check(size, train.batch_size)
     pretext.set_up_views(cache.data_spec, size)
-    manifest, field_readers = _samples(cache, pretext, pretraining_scans(cache, split, transductive))
+    manifest, field_readers = usable_samples(cache, pretext, pretraining_scans(cache, split, transductive))
     config = {
         **_method_record(pretext, given),
         "crop": size,
         **asdict(train),
         **split.to_record(),
         "devices": hardware.devices,
-        "transductive": transductive,
+        "transductive": transductive or (parent is not None and parent.transductive),
         **_cohort_record(manifest, field_readers),
         "data_spec": cache.data_spec.to_record(),
+        **_options_record(monitoring, parent),
     }
-    name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=None)
+    parent_id = parent.run.id if parent is not None else None
+    name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=parent_id)
     finished = runs.finished_run(out, name, resume)
     if finished is not None:
         console.print(f"{out} is already finished; nothing to do")
         return finished
     continued = resume and runs.has_id(out, name)
-    with _recording_on_rank_zero(out, config, cache, seed, continued) as record:
+    if parent is not None:
+        parent.check_data(cache.data_spec)
+    with _recording_on_rank_zero(out, config, cache, seed, continued, parent_id) as record:
+        if record is not None:
+            record.update(protocol=about)
         scans = list(manifest["scan"])
         source = source_within(cache, scans, pretext.source_size(size), size)
         crops = Crops(cache, scans, source, seed, fields=field_readers)
@@ -128,30 +151,23 @@ def pretrain(
             cost = _fit(pretext, crops, health, out, train, hardware, resume)
         finally:
             if record is not None:
-                record.update(metrics=health.latest)
+                record.update(metrics=health.latest | health.outcome())
         if record is not None:
-            _save(pretext, crops, manifest, out)
-            record.update(cost=cost)
+            _save(pretext, crops, manifest, out, parent)
+            record.update(cost=cost, reason=health.plateau_reason())
     return runs.read(out)
 
 
-def _new_method(method: Callable[[Encoder], Method], encoder: Encoder, seed: int) -> Method:
-    """The method on an encoder like the given one, with weights that the seed draws."""
+def _new_method(method: Callable[[Encoder], Method], encoder: Encoder, seed: int, parent: Parent | None) -> Method:
+    """The method on an encoder like the given one, with weights that the seed draws, or the parent run's.
+
+    The weights are loaded before the method is built, so that its teacher, if it has one, starts from them too.
+    """
     torch.manual_seed(seed)
-    return method(twin(encoder))
-
-
-def _samples(cache: Cache, method: Method, allowed: Sequence[str]) -> tuple[pd.DataFrame, list[FieldReader]]:
-    """The manifest of the allowed scans that the method can use, and the readers of the fields that it wants."""
-    if not allowed:
-        raise MedsslError(
-            "no scan to pretrain on: expected at least one scan of a training patient; check --split-column and --split-seed"
-        )
-    fields = resolve(method.sample_fields)
-    manifest, remarks = select_scans(fields, cache.manifest[cache.manifest["scan"].isin(allowed)])
-    for remark in remarks:
-        rank_zero_only(console.print)(remark)
-    return manifest, readers(fields, manifest)
+    new = twin(encoder)
+    if parent is not None:
+        parent.load_into(new)
+    return method(new)
 
 
 def _method_record(method: Method, encoder: Encoder) -> dict[str, Any]:
@@ -167,6 +183,14 @@ def _cohort_record(manifest: pd.DataFrame, field_readers: Sequence[FieldReader])
     return {"scans": len(manifest), "cohort": runs.identity(scans=sorted(manifest["digest"]), fields=fields)}
 
 
+def _options_record(monitoring: Monitoring, parent: Parent | None) -> dict[str, Any]:
+    """What is recorded only of a run that has it, so that other runs keep their ids: patience, and the weights it starts from."""
+    watched = (
+        {"patience": monitoring.patience, "monitor_every": monitoring.monitor_every} if monitoring.patience else {}
+    )
+    return watched | ({"init_weights": parent.weights} if parent is not None else {})
+
+
 def _remove_unfinished(out: Path) -> None:
     """Remove what another, unfinished run left, so that this one does not resume from it."""
     for name in ("last.ckpt", "metrics.csv"):
@@ -175,7 +199,7 @@ def _remove_unfinished(out: Path) -> None:
 
 @contextmanager
 def _recording_on_rank_zero(
-    out: Path, config: dict, cache: Cache, seed: int, continued: bool
+    out: Path, config: dict, cache: Cache, seed: int, continued: bool, parent: str | None
 ) -> Iterator[runs.Recorder | None]:
     """The open record in the first process of a multi-device run, None in the others."""
     if getattr(rank_zero_only, "rank", 0) == 0:
@@ -183,44 +207,21 @@ def _recording_on_rank_zero(
             if not continued:
                 _remove_unfinished(out)
             key = cache.pseudonym_key
-            with runs.recording(out, "pretrain", config, cache.digest, seed, pseudonym_key=key) as record:
+            with runs.recording(out, "pretrain", config, cache.digest, seed, parent, key) as record:
                 yield record
     else:
         yield None
 
 
-def _save(method: Method, crops: Crops, manifest: pd.DataFrame, out: Path) -> None:
-    """Write the weights, the digests of the scans that were seen, and example images."""
+def _save(method: Method, crops: Crops, manifest: pd.DataFrame, out: Path, parent: Parent | None) -> None:
+    """Write the weights, the digests of the scans that were seen, here and by the runs before, and example images."""
     save_weights(method.final_encoder, out / "encoder.safetensors")
     save_weights(method, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if method.decoder is not None:
         save_weights(method.decoder, out / "decoder.safetensors")
-    write_atomically(out / "seen.parquet", seen_table(manifest).to_parquet())
+    seen = seen_table(manifest)
+    write_atomically(out / "seen.parquet", (parent.with_seen(seen) if parent is not None else seen).to_parquet())
     save_examples(method, crops, out / "examples.npz")
-
-
-def seen_table(manifest: pd.DataFrame) -> pd.DataFrame:
-    """What `seen.parquet` holds of the scans: digests, patients, and the fingerprint of the key these are named with."""
-    return manifest.reindex(columns=["digest", "patient", PSEUDONYM_KEY])
-
-
-def pretraining_scans(cache: Cache, split: SplitSpec = SplitSpec(), transductive: bool = False) -> list[str]:
-    """The scans of the training patients, or of all patients if transductive."""
-    allowed = cache.manifest["patient"].map(split.roles(cache.manifest)) == "train"
-    return list(cache.manifest["scan"][allowed | transductive])
-
-
-def default_crop(cache: Cache, encoder: Encoder) -> tuple[int, ...]:
-    """The largest crop that the encoder's strides divide and the median scan holds, up to 224 (2D) or 96 (3D) voxels.
-
-    In volumes of thick slices (anisotropic by more than 3) the crop has as many voxels, and about the same length in mm
-    along every axis.
-    """
-    median = np.median([cache.shape(s) for s in cache.manifest["scan"]], axis=0)
-    maximum = 224 if cache.dims == 2 else 96
-    if cache.dims == 3 and max(cache.spacing_mm) > ANISOTROPIC * min(cache.spacing_mm):
-        return crop_by_spacing(cache.spacing_mm, [int(n) for n in median], maximum, encoder.strides[-1])
-    return tuple(int(max(s, min(n, maximum) // s * s)) for n, s in zip(median, encoder.strides[-1]))
 
 
 def _fit(
@@ -237,13 +238,14 @@ def _fit(
     data = CropData(crops, train.batch_size, train.steps * accumulate, start_step * accumulate, hardware.workers)
     clock = time.perf_counter()
     trainer.fit(
-        PretrainingModule(method, train),
+        PretrainingModule(method, train, health.plateau.rate if health.plateau is not None else None),
         datamodule=data,
         ckpt_path=str(checkpoint) if start_step else None,
         weights_only=True,
     )
-    samples = (train.steps - start_step) * accumulate * train.batch_size * trainer.world_size
+    samples = (trainer.global_step - start_step) * accumulate * train.batch_size * trainer.world_size
     return {
+        "steps": trainer.global_step,
         "samples_per_s": round(samples / (time.perf_counter() - clock), 2),
         "device_memory_mib": torch.cuda.max_memory_allocated() >> 20 if torch.cuda.is_available() else None,
         "devices": trainer.world_size,
@@ -296,7 +298,8 @@ def _announce_duration(
     with trainer.strategy.precision_plugin.forward_context():
         monitoring_s = health.estimate_seconds(method, train.steps - start_step, trainer.world_size)
     console.print(
-        f"{type(method).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: about "
+        f"{type(method).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: "
+        f"{'about' if health.plateau is None else 'at most'} "
         f"{format_duration(expected['seconds'] + monitoring_s)} ({format_duration(monitoring_s)} of them to monitor the "
         f"representation) and {expected['memory_mib']:,.0f} MiB on {trainer.strategy.root_device.type}"
     )

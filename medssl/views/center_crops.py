@@ -16,7 +16,9 @@ from medssl.views.base import View
 from medssl.views.random import make_keys
 
 
-def center_crops(cache: Cache, scans: Sequence[str], size: Sequence[int], view: View | None = None) -> torch.Tensor:
+def center_crops(
+    cache: Cache, scans: Sequence[str], size: Sequence[int], view: View | None = None, seed: int = 0
+) -> torch.Tensor:
     """Return the middle of each scan (N, C, *size), padded with air where the scan is smaller.
 
     Args:
@@ -24,6 +26,7 @@ def center_crops(cache: Cache, scans: Sequence[str], size: Sequence[int], view: 
         scans: Scans to read.
         size: Voxels of a crop along each axis.
         view: View to apply; by default the one that models see at test time.
+        seed: Seed of the view.
     """
     crops = []
     for scan in scans:
@@ -31,4 +34,4 @@ def center_crops(cache: Cache, scans: Sequence[str], size: Sequence[int], view: 
         crops.append(torch.from_numpy(np.asarray(cache.read(scan, start, size), np.float32)))
     x = torch.stack(crops)
     view = view or recipes.plain(cache.data_spec)
-    return view(x, view.draw(make_keys(0, (torch.arange(len(x)),))))
+    return view(x, view.draw(make_keys(seed, (torch.arange(len(x)),))))

@@ -26,7 +26,8 @@ from medssl.methods import SimMIM
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.crops import Crops, StepSampler
 from medssl.training.config import Monitoring, TrainConfig
-from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import pretraining_scans
 
 CROP, BATCH, GOAL = (32, 32, 32), 8, 1.15
 

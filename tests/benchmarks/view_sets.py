@@ -37,7 +37,8 @@ from medssl.methods import SimCLR
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.training.config import Monitoring, TrainConfig
-from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import pretraining_scans
 from medssl.views.base import Compose, Params, View
 from medssl.views.intensity import Blur, BrightnessContrast, Gamma, Noise
 from medssl.views.interop import PerSample

@@ -40,7 +40,8 @@ WRITING = {  # command -> its words, with what it reads in capitals
 READING = {
     "index": ["SCANS", "--out", "OUT"],
     "prepare": ["MANIFEST", "--out", "OUT"],
-    "plan": ["MANIFEST"],
+    "fingerprint": ["MANIFEST"],
+    "plan": ["--data", "CACHE"],
     "pretrain": ["--data", "CACHE", "--out", "OUT", *SMALL],
     "predict": ["MODEL", "CACHE", "--out", "OUT"],
     "embed": ["RUN", "CACHE", "--out", "OUT"],

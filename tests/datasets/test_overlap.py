@@ -16,7 +16,8 @@ from medssl.datasets.index import index
 from medssl.datasets.overlap import overlap
 from medssl.methods.simmim import SimMIM
 from medssl.preprocessing.cache import Cache, prepare
-from medssl.training.pretrain import pretrain, seen_table
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import seen_table
 from tests.conftest import small_encoder
 from tests.options import options
 from tests.scans.scan_makers import ct_like, write_nifti

@@ -17,7 +17,7 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.datasets.manifest import LARGEST_ROWS, read_table, source_files
 from medssl.preprocessing.cache import Cache, prepare
-from medssl.preprocessing.plan import plan
+from medssl.preprocessing.plan import show_fingerprint
 from tests.scans.scan_makers import tree
 
 FORMS = ["../../outside", "/tmp/outside", "..", "a" * 11, "A" * 12, "a" * 12 + "\n", "a" * 12 + "-01", "x", "", None, 7]
@@ -56,7 +56,7 @@ def test_a_scan_that_is_not_a_pseudonym_is_refused_and_nothing_is_written_elsewh
     edit(tmp_path / "in" / "c", "manifest.parquet", renamed("scan", value))
     for use in (
         lambda: prepare(tmp_path / "in" / "m", tmp_path / "in" / "c"),
-        lambda: plan(tmp_path / "in" / "m"),
+        lambda: show_fingerprint(tmp_path / "in" / "m"),
         lambda: Cache(tmp_path / "in" / "c"),
         lambda: source_files(tmp_path / "in" / "m", "a" * 12),
     ):

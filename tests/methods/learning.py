@@ -38,7 +38,8 @@ from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.crops import Crops, source_within
 from medssl.preprocessing.sample_fields import readers, resolve
 from medssl.training.models import fresh_encoder
-from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import pretraining_scans
 from medssl.views import recipes
 from tests.options import options
 

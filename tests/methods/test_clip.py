@@ -19,7 +19,8 @@ from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.studies.probe import probe, retrieval_ranks, zero_shot
 from medssl.training.models import describe_method, load_method
-from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import pretraining_scans
 from tests.options import options
 
 TEXTS = ["The lungs are clear.", "A nodule of 12 mm.", "Hepatic steatosis.", "The lungs are clear."]

@@ -276,7 +276,7 @@ def test_the_fingerprint_is_written_and_plan_shows_it_without_preparing(tmp_path
     assert intensities["99.5th percentile"] == pytest.approx(np.percentile(body, 99.5), rel=0.15)
     (tmp_path / "there").mkdir()
     capsys.readouterr()
-    assert main(["plan", str(tmp_path / "m"), "--spacing-mm", "2", "2", "2"]) == 0
+    assert main(["fingerprint", str(tmp_path / "m"), "--spacing-mm", "2", "2", "2"]) == 0
     shown = capsys.readouterr().out
     assert "median: 1 x 1 x 3.5" in shown
     assert "spacing_mm: 2 x 2 x 2" in shown

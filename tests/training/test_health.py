@@ -16,7 +16,8 @@ from medssl.methods import Rotation, SimCLR, SimMIM
 from medssl.preprocessing.cache import Cache
 from medssl.training.callbacks.health import Health, has_collapsed, rank_and_std
 from medssl.training.config import Monitoring, TrainConfig
-from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import pretraining_scans
 from tests.options import options
 
 TINY = {"crop": (16, 16, 16), "accelerator": "cpu", "batch_size": 4, "warmup": 2}

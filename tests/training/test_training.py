@@ -38,7 +38,8 @@ from medssl.training.callbacks.checkpoints import SafeCheckpoints
 from medssl.training.callbacks.gradient_guard import bfloat16_is_sound
 from medssl.training.finetune import finetune
 from medssl.training.models import pretrained_encoder
-from medssl.training.pretrain import pretrain, pretraining_scans
+from medssl.training.pretrain import pretrain
+from medssl.training.samples import pretraining_scans
 from medssl.views.base import Compose, View
 from medssl.views.intensity import Gamma
 from tests.conftest import small_encoder

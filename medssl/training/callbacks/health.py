@@ -17,6 +17,13 @@ to the run's record. They are taken from the middle of each scan, with the encod
     dense_auroc      if there are masks: how well a linear model tells from one place's features whether a structure lies
                      there, fitted on half of the patients and scored on the others; masks never enter the loss
 
+With `--patience 4` the run ends when the watched measure has not improved over four full measurements, 20 of which are then
+made in a run of full length; `training/plateau.py` has the rule and the learning rate that goes with it. Watched is
+
+    view_retrieval   how well a scan is found by another contrastive view of it among the measured scans: mean of 1 / rank. The
+                     effective rank is not watched: it fell while a probe rose (docs, how to choose a pretext)
+
+
 A quick check on a few scans runs at least twice an epoch, but not more often than every 25 steps. Two collapsed checks in a
 row stop the run; a single one may be due to the first, unsteady steps.
 """
@@ -26,6 +33,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -33,16 +41,20 @@ import pytorch_lightning as pl
 import torch
 
 from medssl.core.errors import MedsslError
+from medssl.core.progress import console
 from medssl.datasets.labels import label_codes
 from medssl.encoders.base import Encoder
 from medssl.evaluation import representation
 from medssl.preprocessing.cache import Cache
 from medssl.training.config import Monitoring, TrainConfig
+from medssl.training.plateau import MIN_GAIN, Plateau
 from medssl.views import recipes
 
 FULL_SCANS = {2: 256, 3: 64}  # scans of a full measurement, by dims: a volume costs far more
 QUICK_SCANS = {2: 32, 3: 16}  # scans of a quick check
 MIN_STEPS_BETWEEN = 25  # steps between quick checks, so that they cost little in a small cohort
+MEASUREMENTS, MEASUREMENTS_WITH_PATIENCE = 4, 20  # full measurements in a run of full length
+WATCHED = "view_retrieval"  # what a run with patience ends by; no label enters it
 COLLAPSED_RANK_SHARE, COLLAPSED_STD_SHARE = 0.1, 0.01  # of what the encoder had at the start
 
 
@@ -53,6 +65,7 @@ class Health(pl.Callback):
         initial: Effective rank and feature_std before the first step.
         latest: All measures of the last full measurement, with `loss` and, after a collapse, `collapsed_at_step`.
         measured_step: Step of the last full measurement.
+        plateau: The rule by which a run with patience ends; None for one without.
 
     Args:
         cache: Cache with the scans.
@@ -72,7 +85,9 @@ class Health(pl.Callback):
         self.scans = [scans[i] for i in order[: FULL_SCANS[cache.dims]]]
         self.quick_scans = self.scans[: QUICK_SCANS[cache.dims]]
         self.cache, self.size, self.on_collapse = cache, tuple(size), monitoring.on_collapse
-        self.every = monitoring.monitor_every or max(1, train.steps // 4)
+        self.plateau = Plateau(monitoring.patience, train.steps) if monitoring.patience else None
+        measurements = MEASUREMENTS_WITH_PATIENCE if self.plateau else MEASUREMENTS
+        self.every = monitoring.monitor_every or max(1, train.steps // measurements)
         self.cohort, self.samples_per_step = len(scans), train.batch_size * train.accumulate
         self.initial: dict[str, float] | None = None
         self.latest: dict[str, float] = {}
@@ -101,6 +116,7 @@ class Health(pl.Callback):
         if self.initial is None and trainer.is_global_zero:
             with trainer.strategy.precision_plugin.forward_context():
                 self.initial = self._quick_check(module.method.final_encoder)
+        self._shorten(trainer, module)  # a resumed run may have decided already
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
         if self._is_full(trainer.global_step + 1, trainer):
@@ -122,6 +138,44 @@ class Health(pl.Callback):
             except MedsslError as error:  # the other devices wait for the decision below
                 self.stop_reason = str(error)
         self.stopping = trainer.strategy.reduce_boolean_decision(self.stop_reason is not None, all=False)
+        if full and self.plateau is not None:
+            self._end_at_plateau(self.plateau, trainer, module)
+
+    def _end_at_plateau(self, plateau: Plateau, trainer: pl.Trainer, module: Any) -> None:
+        """Note the watched measure, and once it has stopped improving let the rate fall from here on, on all devices."""
+        step = trainer.global_step
+        if trainer.is_global_zero and self.measured_step == step:
+            plateau.observe(self.latest[WATCHED], step)
+        reached = trainer.strategy.reduce_boolean_decision(plateau.reached, all=False)
+        if reached and step < plateau.decay_from:
+            plateau.decay_from = step
+            self._shorten(trainer, module)
+            if trainer.is_global_zero:
+                console.print(f"{self.plateau_reason()}; the learning rate falls, the run ends at step {plateau.end}")
+
+    def _shorten(self, trainer: pl.Trainer, module: Any) -> None:
+        """Make the plateau's end the last step of the trainer and of the method's own schedules."""
+        if self.plateau is not None:
+            trainer.fit_loop.epoch_loop.max_steps = self.plateau.end
+            module.method.progress.total_steps = self.plateau.end
+
+    def outcome(self) -> dict[str, float]:
+        """When a run with patience stopped improving and when it ended, for its record; nothing for one without."""
+        plateau = self.plateau
+        if plateau is None:
+            return {}
+        when = {"plateau_at_step": float(plateau.decay_from)} if self.plateau_reason() else {}
+        return {"watched_best": plateau.best, "watched_best_step": float(plateau.best_step), **when}
+
+    def plateau_reason(self) -> str | None:
+        """Why the run ends before its longest length, for its record; None if it does not."""
+        plateau = self.plateau
+        if plateau is None or plateau.end == plateau.steps:
+            return None
+        return (
+            f"{WATCHED} has not improved by {MIN_GAIN:.0%} for {plateau.patience} measurements at step {plateau.decay_from}: its "
+            f"best was {plateau.best:.3g} at step {plateau.best_step}"
+        )
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         self._stop_if_decided(trainer)  # here, so that the other callbacks have finished the step
@@ -137,10 +191,13 @@ class Health(pl.Callback):
             raise MedsslError(self.stop_reason or reason)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"first": self.initial, "last": self.latest, "suspected": self.collapsed_checks}
+        plateau = {} if self.plateau is None else {"plateau": asdict(self.plateau)}
+        return {"first": self.initial, "last": self.latest, "suspected": self.collapsed_checks, **plateau}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.initial, self.latest, self.collapsed_checks = state["first"], state["last"], state["suspected"]
+        if self.plateau is not None:
+            vars(self.plateau).update(state["plateau"])  # in place: the schedule of the learning rate reads it
 
     def estimate_seconds(self, method: Any, steps: int, devices: int) -> float:
         """How long all checks and measurements of so many steps will take, from a trial on the quick scans."""
@@ -149,6 +206,8 @@ class Health(pl.Callback):
         quick = time.perf_counter() - start
         self._details(encoder, representation.embed(encoder, self.cache, self.quick_scans, self.size))
         details = max(0.0, time.perf_counter() - start - 2 * quick)
+        if self.plateau is not None:
+            details += 2 * quick * len(self.scans) / len(self.quick_scans)  # the two views of view_retrieval
         measurements, checks = -(-steps // self.every), 1 + steps // self.steps_between(devices)
         scans_ratio = len(self.scans) / len(self.quick_scans)
         return quick * (checks + measurements * (1 + scans_ratio)) + details * measurements
@@ -164,10 +223,20 @@ class Health(pl.Callback):
         features = representation.embed(encoder, self.cache, self.scans, self.size)
         measures = rank_and_std(features)
         measures |= {"uniformity": representation.uniformity(features), "gradient_norm": self.gradient_norm}
+        if self.plateau is not None:
+            measures[WATCHED] = self._view_retrieval(encoder)
         measures |= self._knn(features) | self._details(encoder, features[: len(self.quick_scans)])
         collapse = {k: v for k, v in self.latest.items() if k == "collapsed_at_step"}
         self.measured_step, self.latest = trainer.global_step, measures | collapse | {"loss": loss}
         module.log_dict(measures, rank_zero_only=True)
+
+    def _view_retrieval(self, encoder: Encoder) -> float:
+        """How well scans are found by another view of them; the two views are the same at every measurement."""
+        view = recipes.contrastive(self.cache.data_spec, self.size)
+        first, second = (
+            representation.embed(encoder, self.cache, self.scans, self.size, view, seed=seed) for seed in (0, 1)
+        )
+        return representation.view_retrieval(first, second)
 
     def _knn(self, features: np.ndarray) -> dict[str, float]:
         labelled = [i for i, scan in enumerate(self.scans) if scan in self.codes]
