@@ -49,7 +49,19 @@ class Forecast:
 
 @dataclass(frozen=True)
 class TrialRun:
-    """What a trial is made with; see `pretrain` for the fields."""
+    """What a trial is made with.
+
+    Attributes:
+        method: The method, with its views set up.
+        cache: Where the scans are.
+        scans: Those that are trained on.
+        readers: Readers of the sample fields that the method asks for.
+        size: Voxels of a crop along each axis.
+        train: The optimisation.
+        monitoring: How the representation is measured.
+        hardware: Where it runs.
+        seed: Seed of the crops.
+    """
 
     method: Method
     cache: Cache

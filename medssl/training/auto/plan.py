@@ -154,7 +154,18 @@ def plan(
 
 @dataclass(frozen=True)
 class Given:
-    """What the user settled beforehand; see `pretrain` for the fields."""
+    """What the user settled beforehand.
+
+    Attributes:
+        encoder: Encoder to pretrain; None for that of the rules.
+        crop: Voxels along each axis; None for that of the rules.
+        train: The optimisation; what differs from its defaults is kept.
+        monitoring: How the representation is measured; a patience is kept.
+        hardware: Where the run would be.
+        split: How the patients are split.
+        seed: Seed of the run.
+        transductive: Whether test patients are pretrained on too.
+    """
 
     encoder: Encoder | None
     crop: tuple[int, ...] | None
