@@ -10,7 +10,7 @@ from medssl.reporting.dashboard import session
 from medssl.reporting.dashboard.label_efficiency import Curve, curves
 from medssl.reporting.dashboard.study import ReviewedStudy
 from medssl.reporting.findings import findings
-from medssl.reporting.style import METRICS, MODES, ArmStyle, arm_name, arm_styles, offset_factors
+from medssl.reporting.style import METRICS, MODES, ArmStyle, arm_styles, offset_factors, scoped_arm
 
 TITLE = "Label efficiency"
 ORDER = 1
@@ -70,7 +70,7 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
     drawn = go.Figure()
     for curve, factor in zip(shown, offset_factors(len(shown)), strict=True):
         rows, style = curve.rows, styles[curve.arm]
-        name = html.escape(arm_name(curve.arm, curve.mode))
+        name = html.escape(scoped_arm(curve.arm, curve.mode, rows["pretraining_runs"].max()))
         drawn.add_scatter(
             x=rows["patients"] * factor,
             y=rows["mean"],

@@ -13,6 +13,7 @@ from rich.table import Table
 from medssl.core.progress import PlainConsole
 from medssl.core.runs import Run
 
+ONE_RUN = "one pretraining run is behind the arm, so interval and p are about this run, not about its method"
 console = PlainConsole(width=shutil.get_terminal_size((120, 40)).columns)
 
 
@@ -39,6 +40,8 @@ def show_result(command: str, value: Any, settings: dict[str, Any]) -> int:
         _show_run(value, settings)
     elif isinstance(value, pd.DataFrame):
         console.print(value.to_string(max_rows=20, max_cols=10))
+        if "pretraining_runs" in value and (value["pretraining_runs"] == 1).any():
+            console.print(f"pretraining_runs 1: {ONE_RUN}", soft_wrap=True)
         if "status" in value and (value["status"] != "ok").any():
             console.print(f"{int((value['status'] != 'ok').sum())} scans were rejected")
             return 3
@@ -58,14 +61,19 @@ def study_table(summary: pd.DataFrame) -> Table:
         summary: The table that `study` returned.
 
     Returns:
-        The primary metric of each arm and budget with its interval, and the paired difference from scratch.
+        The primary metric of each arm and budget with its interval, and the paired difference from scratch; "this run" beside an arm
+        with one pretraining run.
     """
     primary = summary[summary["metric"].isin(("dice", "auroc"))]
     metric = primary["metric"].iloc[0] if len(primary) else "score"
     table = Table(title=f"{metric}: mean [95% interval], paired difference against scratch, p (Holm)")
     with_trials = "trials" in primary and primary["trials"].notna().any()
+    captions = [f"this run: {ONE_RUN}"] if (primary["pretraining_runs"] == 1).any() else []
     if with_trials:
-        table.caption = "trials: settings tried in each cell; 0 where the budget has too few patients: the fixed recipe"
+        captions.append(
+            "trials: settings tried in each cell; 0 where the budget has too few patients: the fixed recipe"
+        )
+    table.caption = "\n".join(captions) or None
     names = ["budget", "patients", "scans", "draws", "arm", metric, "difference", "p"]
     for name in [*names, "trials"] if with_trials else names:
         table.add_column(name, justify="left" if name in ("budget", "arm") else "right", no_wrap=True)
@@ -75,7 +83,7 @@ def study_table(summary: pd.DataFrame) -> Table:
             str(row["patients"]),
             f"{row['scans']:.0f}",
             str(row["draws"]),
-            row["arm"] if row["mode"] == "finetune" else f"{row['arm']} {row['mode']}",
+            _arm(row),
             _interval(row, "mean", "low", "high"),
             _interval(row, "difference", "difference_low", "difference_high", "+"),
             _p_value(row.get("p_holm")),
@@ -103,7 +111,7 @@ def selection_table(compared: pd.DataFrame) -> Table:
             row["budget_name"],
             str(row["patients"]),
             row["selector"],
-            row["arm"] if row["mode"] == "finetune" else f"{row['arm']} {row['mode']}",
+            _arm(row),
             f"{row['mean']:.3f}",
             f"{row['random_mean']:.3f}",
             _interval(row, "difference", "low", "high", "+"),
@@ -111,6 +119,11 @@ def selection_table(compared: pd.DataFrame) -> Table:
             f"{row['beaten']} of {row['draws']}",
         )
     return table
+
+
+def _arm(row: Any) -> str:
+    name = row["arm"] if row["mode"] == "finetune" else f"{row['arm']} {row['mode']}"
+    return f"{name} (this run)" if row["pretraining_runs"] == 1 else name
 
 
 def _interval(row: Any, mean: str, low: str, high: str, sign: str = "") -> str:

@@ -5,7 +5,9 @@ The scores of single cases are computed in `metrics.py`; here they are summarise
     Dice().interval([pd.read_parquet(path) for path in predictions])       # one table for each draw
 
 A case table holds `scan`, `patient` and what the metric needs: `dice.STRUCTURE` columns, or `label` and `p.CLASS`
-columns. All tables given together score the same scans. Does not import torch.
+columns. `pretraining_run`, where it is there, is the id of the run that the draw's model started from: draws of several runs
+are averaged run by run before anything is concluded (see `variance.py`). All tables given together score the same scans.
+Does not import torch.
 """
 
 from __future__ import annotations
@@ -27,6 +29,24 @@ from medssl.evaluation.intervals import (
 )
 
 Array = NDArray[Any]
+RUN = "pretraining_run"
+
+
+def from_run(cases: pd.DataFrame, run: str | None) -> pd.DataFrame:
+    """The case table of a draw with the id of the pretraining run behind it; unchanged where there is none.
+
+    Args:
+        cases: The case table.
+        run: The id.
+    """
+    return cases if run is None else cases.assign(**{RUN: run})
+
+
+def runs_behind(draws: Sequence[pd.DataFrame]) -> list[str] | None:
+    """The id of the pretraining run behind each draw; None where a draw has none."""
+    if not all(RUN in cases for cases in draws):
+        return None
+    return [str(cases[RUN].iloc[0]) for cases in draws]
 
 
 class CaseMetric(ABC):
@@ -61,10 +81,13 @@ class Dice(CaseMetric):
     name = "dice"
 
     def interval(self, draws: Sequence[pd.DataFrame]) -> Interval:
-        return crossed_interval(self.by_patient(draws)[0], bounds=(0, 1), note=lost_structures(draws))
+        note = lost_structures(draws)
+        scores = self.by_patient(draws)[0]
+        return crossed_interval(scores, pretraining_runs=runs_behind(draws), bounds=(0, 1), note=note)
 
     def difference(self, draws: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> Interval:
-        return crossed_interval(self.by_patient(draws)[0] - self.by_patient(others)[0], bounds=(-1, 1))
+        differences = self.by_patient(draws)[0] - self.by_patient(others)[0]
+        return crossed_interval(differences, pretraining_runs=runs_behind(draws), bounds=(-1, 1))
 
     def by_patient(self, draws: Sequence[pd.DataFrame]) -> tuple[Array, float | None]:
         scores = [mean_dice(cases).groupby(cases["patient"], sort=True).mean().to_numpy() for cases in draws]
@@ -77,11 +100,12 @@ class AUROC(CaseMetric):
     name = "auroc"
 
     def interval(self, draws: Sequence[pd.DataFrame]) -> Interval:
-        return auroc_interval(*_labels_scores_patients(draws))
+        return auroc_interval(*_labels_scores_patients(draws), pretraining_runs=runs_behind(draws))
 
     def difference(self, draws: Sequence[pd.DataFrame], others: Sequence[pd.DataFrame]) -> Interval:
         labels, scores, patients = _labels_scores_patients(draws)
-        return paired_auroc(labels, scores, _labels_scores_patients(others)[1], patients)
+        theirs, pretraining_runs = _labels_scores_patients(others)[1], runs_behind(draws)
+        return paired_auroc(labels, scores, theirs, patients, pretraining_runs=pretraining_runs)
 
     def by_patient(self, draws: Sequence[pd.DataFrame]) -> tuple[Array, float | None]:
         values, freedom = auroc_by_patient(*_labels_scores_patients(draws))

@@ -2,7 +2,9 @@
 
 A score in a study varies with the draw (which patients were labelled, which seed) and with the test
 patient. Both are samples, and every draw meets every patient, so they are crossed random effects: an
-interval over patients alone pretends that another draw would have given the same model. Scores come as
+interval over patients alone pretends that another draw would have given the same model. Pretraining again would give
+another model too, so several pretraining runs of one arm are a sample as well, with draws within them; from one run, every
+interval and p-value is about that run and not about its method. Scores come as
 one array (draws, patients), NaN where a case does not count; AUROC is brought to that same form.
 
     python -c "import numpy; from medssl.evaluation.intervals import crossed_interval; \
@@ -29,7 +31,15 @@ from scipy.special import ndtr
 from scipy.stats import rankdata
 
 from medssl.core.errors import MedsslError
-from medssl.evaluation.variance import Spread, blocks, chi_square_ratios, fit_components, parts_of, spread_of
+from medssl.evaluation.variance import (
+    Spread,
+    blocks,
+    chi_square_ratios,
+    fit_components,
+    parts_of,
+    run_means,
+    spread_of,
+)
 
 Array = NDArray[Any]
 
@@ -67,6 +77,7 @@ def crossed_interval(
     level: float = 0.95,
     *,
     patient_df: float | None = None,
+    pretraining_runs: Sequence[Any] | None = None,
     bounds: tuple[float, float] = (-np.inf, np.inf),
     note: str = "",
 ) -> Interval:
@@ -80,20 +91,23 @@ def crossed_interval(
     Type I errors at 5%, 1% and 0.1% stay at or below their level, from 2 draws on and from 20 to 200 patients; the
     interval covers 95 to 97% with 10 draws, and up to 99% with 2 or 3 where draws do not differ, which so few cannot
     show. It is too narrow for skewed scores with few patients, and a rare failure that no draw has shown cannot be
-    in it.
+    in it. With several pretraining runs the mean is that of the runs' means, and runs count as draws do here: from two runs
+    on type I errors stay at their level, and few runs give wide intervals.
 
     Args:
         scores: (draws, patients), NaN where a case does not count.
         level: Level of the interval.
         patient_df: In place of patients - 1 (AUROC has fewer).
+        pretraining_runs: The pretraining run behind each draw (draws,); None where there is none.
         bounds: Of the score (Dice: 0, 1), beyond which the interval does not go.
         note: Put before the interval's own.
 
     >>> round(crossed_interval([[0.8, 0.9, 0.7], [0.7, 0.9, 0.6]]).mean, 4)
     0.7667
     """
-    interval = combined_interval([np.asarray(scores, dtype=float)], [1.0], level, patient_df, note)
-    return within_bounds(interval, bounds)
+    table = np.asarray(scores, dtype=float)
+    interval = combined_interval([run_means(table, pretraining_runs)], [1.0], level, patient_df, note)
+    return within_bounds(replace(interval, draws=len(table)), bounds)
 
 
 def within_bounds(interval: Interval, bounds: tuple[float, float]) -> Interval:
@@ -138,7 +152,7 @@ def combined_interval(
         return no_interval(mean, draws, patients, "draws share too few patients: no interval")
     limits = {
         1: "one draw: the interval is over patients alone, how another draw would do is not in it",
-        2: "two draws: how draws differ rests on one number",
+        2: "two draws, or two pretraining runs: how these differ rests on one number",
     }
     spread = spread_of(fits, patient_df)
     return _interval(mean, spread, level, (draws, patients), join_notes(note, limits.get(draws, "")))
@@ -226,7 +240,13 @@ def auroc_by_patient(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) ->
     return area + deviation * len(patients), float(freedom)
 
 
-def auroc_interval(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, level: float = 0.95) -> Interval:
+def auroc_interval(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    groups: ArrayLike,
+    level: float = 0.95,
+    pretraining_runs: Sequence[Any] | None = None,
+) -> Interval:
     """AUROC over draws with an interval for new draws and new patients.
 
     A score interval: a value is in it if the AUROC found would not be far from it, were it true. The patients' variance
@@ -240,6 +260,7 @@ def auroc_interval(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, leve
         scores: (draws, cases) for labels 0/1, or (draws, cases, classes) for the macro one-vs-rest.
         groups: The patient of each case (cases,).
         level: Level of the interval.
+        pretraining_runs: As in `crossed_interval`.
 
     >>> auroc_interval([0, 0, 1, 1], [[0.1, 0.4, 0.35, 0.8]], ["a", "b", "c", "d"]).mean
     0.75
@@ -247,7 +268,7 @@ def auroc_interval(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, leve
     values, freedom = auroc_by_patient(labels, scores, groups)
     if not freedom:
         return _one_patient_class(values)
-    plain = crossed_interval(values, level, patient_df=freedom)
+    plain = crossed_interval(values, level, patient_df=freedom, pretraining_runs=pretraining_runs)
     if plain.se == 0 and plain.mean == 1:
         codes, owner = np.asarray(labels), np.asarray(groups)
         smallest = min(len(np.unique(owner[codes == k])) for k in np.unique(codes))
@@ -255,7 +276,7 @@ def auroc_interval(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, leve
         return replace(plain, low=float(low), p=np.nan, note=join_notes(plain.note, "no error seen: binomial bound"))
     if not 0 < plain.mean < 1 or plain.se == 0:
         return plain
-    accepted = _AurocScore.fit(values, freedom, _class_sizes(labels, groups))
+    accepted = _AurocScore.fit(values, run_means(values, pretraining_runs), freedom, _class_sizes(labels, groups))
     low, high = accepted.limits(1 - level)
     return replace(plain, low=low, high=high, p=accepted.p_value(0.5) if plain.draws > 1 else np.nan)
 
@@ -273,15 +294,16 @@ class _AurocScore:
     mean: float
     patient: float  # DeLong's variance of the mean, of the patients' part
     patient_df: float
-    averaged: float  # the variance of the mean over draws, as a share of that of one draw
+    of_mean: float  # the variance of the mean over draws, as a share of that of one draw
     sizes: list[tuple[int, int]]  # of each class to tell from the rest: its patients, those of the others
     patient_ratio: Array
     draw_variance: Array
     weights: Array
 
     @classmethod
-    def fit(cls, values: Array, freedom: float, sizes: list[tuple[int, int]]) -> _AurocScore:
-        fit = fit_components(values)
+    def fit(cls, values: Array, averaged: Array, freedom: float, sizes: list[tuple[int, int]]) -> _AurocScore:
+        """values: (draws, patients); averaged: those over the draws of each pretraining run."""
+        fit = fit_components(averaged)
         assert fit is not None  # AUROC has no missing cells
         patient, *draws = parts_of([fit], freedom)[0]
         dfs = (round(freedom + PRIOR_PATIENTS / 3, 1), *(float(part.df) for part in draws))
@@ -289,15 +311,15 @@ class _AurocScore:
         parts = [np.maximum(part.square * ratio - part.noise, 0.0) for part, ratio in zip(draws, ratios)]
         single = float(np.mean(np.var(values, axis=1, ddof=1))) / values.shape[1]
         share = min(1.0, max(patient.square / single, 1 / len(values))) if single > 0 else 1.0
-        averaged = (freedom * share + PRIOR_PATIENTS / 3) / (freedom + PRIOR_PATIENTS / 3)
+        of_mean = (freedom * share + PRIOR_PATIENTS / 3) / (freedom + PRIOR_PATIENTS / 3)
         draw = np.sum(parts, axis=0) + 0.0
-        return cls(float(values.mean()), patient.square, freedom, averaged, sizes, patient_ratio, draw, weights)
+        return cls(float(averaged.mean()), patient.square, freedom, of_mean, sizes, patient_ratio, draw, weights)
 
     def p_value(self, value: float) -> float:
         """Two-sided, of the value being true."""
         theirs, at_mean = (np.mean([_hanley_mcneil(x, *n) for n in self.sizes]) for x in (value, self.mean))
         prior, own = PRIOR_PATIENTS, self.patient_df
-        patient = (prior * self.averaged * theirs + own * self.patient * theirs / at_mean) / (prior + own)
+        patient = (prior * self.of_mean * theirs + own * self.patient * theirs / at_mean) / (prior + own)
         slope = (value * (1 - value) / (self.mean * (1 - self.mean))) ** 2
         variance = patient * self.patient_ratio + min(slope, MAX_RATIO) * self.draw_variance
         return float(2 * ndtr(-abs(self.mean - value) / np.sqrt(np.maximum(variance, 1e-300))) @ self.weights)
@@ -330,7 +352,12 @@ def _class_sizes(labels: ArrayLike, groups: ArrayLike) -> list[tuple[int, int]]:
 
 
 def paired_auroc(
-    labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike, groups: ArrayLike, level: float = 0.95
+    labels: ArrayLike,
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    groups: ArrayLike,
+    level: float = 0.95,
+    pretraining_runs: Sequence[Any] | None = None,
 ) -> Interval:
     """AUROC of arm a minus arm b, same draws, same cases, with its interval and p-value.
 
@@ -340,6 +367,7 @@ def paired_auroc(
         scores_b: Of arm b, in the same order.
         groups: The patient of each case (cases,).
         level: Level of the interval.
+        pretraining_runs: The run behind each draw of the arms, as in `crossed_interval`.
     """
     a, freedom_a = auroc_by_patient(labels, scores_a, groups)
     b, freedom_b = auroc_by_patient(labels, scores_b, groups)
@@ -348,7 +376,7 @@ def paired_auroc(
     freedom = min(freedom_a, freedom_b)
     if not freedom:
         return _one_patient_class(a - b)
-    return crossed_interval(a - b, level, patient_df=freedom, bounds=(-1.0, 1.0))
+    return crossed_interval(a - b, level, patient_df=freedom, pretraining_runs=pretraining_runs, bounds=(-1.0, 1.0))
 
 
 def _one_patient_class(values: Array) -> Interval:
@@ -428,6 +456,11 @@ def smallest_p(draws: int) -> float:
     return float(min(1.0, 2.0 ** (1 - draws)))
 
 
-def sign_flip_note(draws: int) -> str:
-    """The smallest p-value that a sign flip over the draws can reach, as a sentence for a table's note."""
-    return f"a sign flip over {draws} draws can never go below p = {smallest_p(draws):.2g}"
+def sign_flip_note(count: int, noun: str = "draws") -> str:
+    """The smallest p-value that a sign flip can reach, as a sentence for a table's note.
+
+    Args:
+        count: Draws, or pretraining runs where there are several.
+        noun: What these are.
+    """
+    return f"a sign flip over {count} {noun} can never go below p = {smallest_p(count):.2g}"

@@ -9,6 +9,10 @@ degrees of freedom, so given the data an expectation may be the mean square time
 chi-square: a generalized pivotal quantity. The variance of the mean is averaged over, not estimated once. With many
 draws that is the usual t interval; with few, its tails are those that few draws deserve.
 
+Where an arm has several pretraining runs, draws lie within runs. A run's draws are averaged first, and runs then stand
+where draws stood: the mean square between runs holds what runs differ by and what draws differ by, and is the only one
+whose expectation is their share of the variance of the mean.
+
 Searle, Casella, McCulloch, "Variance Components" (1992); Weerahandi, "Generalized confidence intervals", JASA 1993;
 Hannig, Iyer, Patterson, "Fiducial generalized confidence intervals", JASA 2006.
 """
@@ -83,6 +87,26 @@ class Spread:
             middle = (low + high) / 2
             low, high = (middle, high) if self.p_value(middle) > 1 - level else (low, middle)
         return high
+
+
+def run_means(table: Array, pretraining_runs: Sequence[Any] | None) -> Array:
+    """Scores (draws, patients) averaged over the draws of each pretraining run: (runs, patients), runs in order.
+
+    A single run leaves nothing to average: the table stays as it is, and what is concluded from it is about that run.
+
+    Args:
+        table: Scores (draws, patients), NaN where a case does not count.
+        pretraining_runs: The run behind each draw (draws,); None where there is none.
+
+    >>> run_means(np.array([[1.0, 2.0], [5.0, 6.0], [3.0, 4.0]]), ["a", "b", "a"]).tolist()
+    [[2.0, 3.0], [5.0, 6.0]]
+    """
+    if pretraining_runs is None or len(set(pretraining_runs)) < 2:
+        return table
+    own = np.asarray(pretraining_runs) == np.unique(np.asarray(pretraining_runs))[:, None]  # (runs, draws)
+    seen = ~np.isnan(table)
+    counts = own.astype(float) @ seen
+    return np.where(counts > 0, (own @ np.where(seen, table, 0.0)) / np.maximum(counts, 1), np.nan)
 
 
 def fit_components(table: Array) -> Fit | None:

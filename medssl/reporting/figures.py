@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from medssl.reporting.style import MODES, ArmStyle, arm_name, arm_styles, counted, difference, offset_factors
+from medssl.reporting.style import MODES, ArmStyle, arm_styles, counted, difference, offset_factors, scoped_arm
 from medssl.studies.forecast import ArmForecast
 
 REFERENCE, PREDICTION = "#F0E442", "#56B4E9"
@@ -79,7 +79,7 @@ def forecasts(arms: Sequence[ArmForecast], metric: str) -> str:
                 continue
             style, n = styles[arm.arm], np.geomspace(curve.sizes[0], curve.farthest, 80)
             drawn, beyond = curve.at(n), n >= curve.sizes[-1]
-            name = arm_name(arm.arm, arm.mode)
+            name = scoped_arm(arm.arm, arm.mode, arm.pretraining_runs)
             axes.plot(curve.sizes, curve.scores, style.marker, color=style.colour, label=name)
             axes.plot(n[~beyond], drawn.mean[~beyond], color=style.colour, linestyle=style.line, linewidth=1)
             axes.plot(n[beyond], drawn.mean[beyond], color=style.colour, linestyle="--", linewidth=1)
@@ -111,7 +111,7 @@ def forest(rows: pd.DataFrame, metric: str) -> str:
         axes.axvline(0, color="#333", linewidth=0.8)
         for at, (_, row) in zip(heights, rows.iterrows()):
             _forest_line(axes, at, row, styles[row["arm"]])
-        names = [arm_name(arm, mode) for arm, mode in zip(rows["arm"], rows["mode"])]
+        names = [scoped_arm(*key) for key in zip(rows["arm"], rows["mode"], rows["pretraining_runs"])]
         axes.set_yticks([*heights, *groups.values()], [*names, *groups])
         for label in axes.get_yticklabels()[len(heights) :]:
             label.set(weight="bold", color="black")
@@ -188,7 +188,8 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, ArmStyle]) -> N
     for factor, ((arm, _), curve) in zip(offset_factors(curves.ngroups), curves):
         curve, style = curve.sort_values("patients"), styles[str(arm)]
         x = curve["patients"] * factor
-        axes.plot(x, curve["mean"], linestyle=style.line, marker=style.marker, color=style.colour, label=str(arm))
+        label = f"{arm} (this run)" if curve["pretraining_runs"].max() == 1 else str(arm)
+        axes.plot(x, curve["mean"], linestyle=style.line, marker=style.marker, color=style.colour, label=label)
         axes.vlines(x, curve["low"], curve["high"], color=style.colour, linewidth=1.1, alpha=0.75)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())

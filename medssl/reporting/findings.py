@@ -10,8 +10,9 @@ import pandas as pd
 from medssl.core.runs import FORMAT, Run
 from medssl.datasets.overlap import UNKNOWN
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.reporting.style import arm_name, counted, difference, status_name
+from medssl.reporting.style import counted, difference, scoped_arm, status_name
 from medssl.studies.arms import BASELINES, start_of
+from medssl.studies.results import pretraining_of
 
 SEMI = "semi-supervised training"
 
@@ -49,6 +50,8 @@ def _lead(rows: pd.DataFrame, metric: str, name: str) -> str:
     """What the comparisons with scratch showed; name: what is compared, such as pretraining."""
     better, worse = int((rows["difference_low"] > 0).sum()), int((rows["difference_high"] < 0).sum())
     unclear, total = len(rows) - better - worse, len(rows)
+    single = rows["pretraining_runs"] == 1
+    metric += " (this run)" if single.all() else " (this run, where an arm has one)" if single.any() else ""
     not_excluded = f"the 95% interval of the paired difference in {metric} does not exclude zero"
     if rows["difference_low"].isna().all():
         return (
@@ -73,7 +76,7 @@ def _lead(rows: pd.DataFrame, metric: str, name: str) -> str:
 def _detail(rows: pd.DataFrame) -> str:
     fewest = rows[rows["patients"] == rows["patients"].min()]
     differences = "; ".join(
-        f"{arm_name(row.arm, row.mode)} {difference(row.difference, row.difference_low, row.difference_high)}"
+        f"{scoped_arm(row.arm, row.mode, row.pretraining_runs)} {difference(row.difference, row.difference_low, row.difference_high)}"
         for row in fewest.itertuples()
     )
     patients, significant = counted(fewest["patients"].iloc[0], "patient"), int((rows["p_holm"] < 0.05).sum())
@@ -98,7 +101,7 @@ def study_facts(run: Run) -> str:
 
 
 def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
-    """List what a reader must keep in mind: an older version, unfinished cells, exploration, test scans seen before."""
+    """List what a reader must keep in mind: an older version, unfinished cells, one pretraining run, exploration, test scans seen."""
     config, finished = run.config, int((cells["status"] == "finished").sum())
     planned = config.get("cells", len(cells))
     lines = []
@@ -115,6 +118,11 @@ def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
         lines.append(
             "Exploratory: the scores are those of validation patients. They help to choose a setting, but they are no "
             "evidence that it is better."
+        )
+    if single := [arm for arm, each in pretraining_of(config).items() if len(each) == 1]:
+        lines.append(
+            f"This run: one pretraining run stands behind {', '.join(single)}. Its p-values and intervals are about this run, not "
+            "about its method: another seed may give another result."
         )
     for arm, count in config.get("seen_test_scans", {}).items():
         if count is None:

@@ -1,6 +1,7 @@
 """How arms, numbers and states are written and drawn, in one place for the report and the dashboard.
 
     arm_name("simmim", "linear")                     # "simmim, linear probe"
+    scoped_arm("simmim", "linear", 1)                # "simmim, linear probe (this run)"
     arm_styles(["scratch", "simmim"])["simmim"]      # colour, marker and line
     difference(0.031, 0.010, 0.052)                  # "+0.031 [0.010, 0.052]"
 
@@ -73,6 +74,17 @@ def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
 def arm_name(arm: str, mode: str) -> str:
     """Return how an arm is written: `simmim, linear probe`; an encoder that stays frozen is not called fine-tuned."""
     return f"{arm}, decoder trained" if (arm, mode) == DECODER_ALONE else f"{arm}, {MODES.get(mode, mode)}"
+
+
+def scoped_arm(arm: str, mode: str, pretraining_runs: float) -> str:
+    """Return how an arm is written beside an interval or a p-value: with one run behind it, these are about `this run`.
+
+    Args:
+        arm: Name of the arm.
+        mode: How its encoder is used.
+        pretraining_runs: Pretraining runs behind the numbers.
+    """
+    return arm_name(arm, mode) + (" (this run)" if pretraining_runs == 1 else "")
 
 
 def offset_factors(count: int) -> list[float]:

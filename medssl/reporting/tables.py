@@ -21,10 +21,20 @@ from medssl.core.runs import Run
 from medssl.evaluation.forecast import FARTHEST
 from medssl.evaluation.label_curves import GapClosed, LabelsSaved
 from medssl.reporting.redaction import without_paths
-from medssl.reporting.style import arm_name, difference, interval, metric_name, number, p_value, span, status_name
+from medssl.reporting.style import (
+    arm_name,
+    difference,
+    interval,
+    metric_name,
+    number,
+    p_value,
+    scoped_arm,
+    span,
+    status_name,
+)
 from medssl.studies.forecast import ArmForecast
 from medssl.studies.protocol import POINTS
-from medssl.studies.results import LabelCurve
+from medssl.studies.results import LabelCurve, pretraining_of
 
 
 @dataclass
@@ -93,7 +103,7 @@ def scores(main: pd.DataFrame) -> Table | None:
         first, previous = row.budget_name != previous, row.budget_name
         table.add(
             row.budget_name if first else "",
-            arm_name(row.arm, row.mode),
+            scoped_arm(row.arm, row.mode, row.pretraining_runs),
             f"{row.patients:g}",
             f"{row.scans:.4g}",
             f"{row.draws:g}",
@@ -123,7 +133,7 @@ def selection(compared: pd.DataFrame) -> Table | None:
         first, previous = row.budget_name != previous, row.budget_name
         table.add(
             row.budget_name if first else "",
-            arm_name(row.arm, row.mode),
+            scoped_arm(row.arm, row.mode, row.pretraining_runs),
             row.selector,
             f"{row.patients:g}",
             f"{row.seeds:g}",
@@ -220,7 +230,8 @@ def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[T
         texts = _labels_saved_texts(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
         gain = curve.difference and difference(curve.difference.mean, curve.difference.low, curve.difference.high)
         cells = (*texts, number(curve.area.mean), interval(curve.area.low, curve.area.high), gain or "")
-        table.add(arm_name(curve.arm, curve.mode), *cells, note=(curve.saved or curve.area).note)
+        name = scoped_arm(curve.arm, curve.mode, curve.pretraining_runs)
+        table.add(name, *cells, note=(curve.saved or curve.area).note)
     patients = main["patients"].max()
     full = main.loc[(main["arm"] == "scratch") & (main["patients"] == patients), "mean"]
     reached = f"{patients:g} patients, {number(full.iloc[0])}" if len(full) else ""
@@ -241,7 +252,8 @@ def gap_closed(curves: list[LabelCurve] | None) -> Table | None:
             needs = _labels_saved_texts(gain.scratch_needs, _smallest_budget(curves))[:2]
             texts = (*_gap_closed_texts(gain.gap), *needs)
             first = place == 0
-            table.add(budget if first else "", arm_name(curve.arm, curve.mode), *texts, note=gain.gap.note, first=first)
+            name = scoped_arm(curve.arm, curve.mode, curve.pretraining_runs)
+            table.add(budget if first else "", name, *texts, note=gain.gap.note, first=first)
     return table if table.rows else None
 
 
@@ -263,21 +275,23 @@ def forecasts(arms: list[ArmForecast]) -> Table | None:
         note = "" if test else "three budgets: none can be hidden to test the forecast"
         if test and not test.covered:
             note = "the hidden budget lies outside of its predicted band: do not rely on this forecast"
-        table.add(arm_name(arm.arm, arm.mode), *texts, tested, number(test.true) if test else "–", note=note)
+        name = scoped_arm(arm.arm, arm.mode, arm.pretraining_runs)
+        table.add(name, *texts, tested, number(test.true) if test else "–", note=note)
     return table if table.rows else None
 
 
 def cost(cells: pd.DataFrame, config: dict) -> Table | None:
-    """Format time, memory and speed of each arm: its pretraining once, then its cells."""
+    """Format time, memory and speed of each arm: its pretraining runs once, then its cells."""
     crops = ["#labelled samples a run", "#unlabelled samples a run"]
     table = Table(["arm", "#runs", "#seconds a run", "#device-hours in all", "#peak memory, MiB", "#samples/s", *crops])
-    runs_by_id = {about.get("id", arm): (arm, about) for arm, about in reversed(config.get("pretraining", {}).items())}
-    for arm, about in reversed(runs_by_id.values()):  # a run that several arms start from is counted once
-        spent = about.get("cost", {})
-        memory = number(spent.get("device_memory_mib") or spent.get("peak_memory_mib"), 0)
-        speed = number(spent.get("samples_per_s"), 1)
-        cost_of = number(spent.get("seconds"), 1), device_hours(spent), memory, speed
-        table.add(f"{arm}, pretraining", 1, *cost_of, 0, _pretraining_samples(about))
+    counted: set[str] = set()  # a run that several arms start from is counted once
+    for arm, each in pretraining_of(config).items():
+        fresh = [run for run in each if run.get("id", arm) not in counted]
+        counted |= {run.get("id", arm) for run in fresh}
+        if fresh:
+            spent = [run.get("cost") or {} for run in fresh]
+            passed = _pretraining_samples(config["pretraining"][arm], spent[0])
+            table.add(f"{arm}, pretraining", len(fresh), *_pretraining_cost(spent), 0, passed)
     names = [f"cost.{name}" for name in ("seconds", "peak_memory_mib", "samples_per_s")]
     names += [f"cost.{name}" for name in ("labelled_samples", "unlabelled_samples")]
     done = cells[cells["status"] == "finished"].reindex(columns=["config.arm", "config.mode", *names])
@@ -289,13 +303,29 @@ def cost(cells: pd.DataFrame, config: dict) -> Table | None:
     return table if table.rows else None
 
 
-def _pretraining_samples(about: dict[str, Any]) -> str:
+def _pretraining_cost(spent: list[dict[str, Any]]) -> tuple[str, str, str, str]:
+    """Format the mean seconds, the device-hours in all, the peak memory and the mean speed of an arm's pretraining runs."""
+    memory = [each.get("device_memory_mib") or each.get("peak_memory_mib") for each in spent]
+    columns = pd.DataFrame(
+        [{name: each.get(name) for name in ("seconds", "samples_per_s", "devices")} for each in spent]
+    )
+    columns = columns.apply(pd.to_numeric, errors="coerce").assign(memory=pd.to_numeric(pd.Series(memory)))
+    hours = (columns["seconds"] * columns["devices"].fillna(1)).sum(min_count=1) / 3600
+    return (
+        number(columns["seconds"].mean(), 1),
+        number(hours),
+        number(columns["memory"].max(), 0),
+        number(columns["samples_per_s"].mean(), 1),
+    )
+
+
+def _pretraining_samples(about: dict[str, Any], cost: dict[str, Any]) -> str:
     """Format the samples that a pretraining run passed, counted by scan and not by view."""
     names = ("steps", "batch_size", "accumulate")
     counts = [about.get(name) for name in names]
     if not all(isinstance(count, int) for count in counts):
         return "–"
-    devices = about.get("cost", {}).get("devices")
+    devices = cost.get("devices")
     return number(math.prod(counts) * (devices if isinstance(devices, int) else 1), 0)  # type: ignore[arg-type]
 
 

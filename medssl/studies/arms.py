@@ -5,13 +5,14 @@ Each kind of arm is one class, made from its name:
     arms = parse_arms(["scratch", "random-frozen", "runs/simmim", "mean-teacher(runs/simmim)"])
     arms["simmim"].settings(FinetuneConfig()).head_first            # 0.1: the head learns before a pretrained encoder
 
-An arm of another kind (imported weights) is one more class here, named in `ARMS`.
+`runs/simclr-{0,1,2}` is one arm of three pretraining runs; `in_draw` says which of them a draw starts from. An arm of another kind (imported weights) is one more class here, named in `ARMS`.
 Imports torch only when an arm is trained, so that pages that show a study can ask which arms are baselines.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError, nearest
+from medssl.studies.several_runs import check_same_but_seed, common_name, expand_braces
 from medssl.training.config import FinetuneConfig
 from medssl.training.tasks import Task
 
@@ -45,9 +47,23 @@ class Arm(ABC):
         """What tables call it."""
 
     @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the pretraining runs whose weights it starts from, one after the other in its draws."""
+        return ()
+
+    @property
     def pretraining(self) -> Path | None:
-        """The folder of the run whose weights it starts from."""
-        return None
+        """The folder of the one run whose weights it starts from; an arm of several runs has one in each draw alone."""
+        (folder,) = self.folders or (None,)
+        return folder
+
+    def in_draw(self, draw: int) -> Arm:
+        """The arm as a draw has it, with the one pretraining run behind that draw; draws take the runs in turn.
+
+        Args:
+            draw: Number of the draw.
+        """
+        return self
 
     @classmethod
     @abstractmethod
@@ -207,14 +223,50 @@ class PretrainedRun(Arm):
         return self.folder.resolve().name
 
     @property
-    def pretraining(self) -> Path:
-        return self.folder
+    def folders(self) -> tuple[Path, ...]:
+        return (self.folder,)
 
     def settings(self, base: FinetuneConfig) -> FinetuneConfig:
         return base
 
     def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
         return list(requested or ["finetune", "linear", "knn"])
+
+
+@dataclass(frozen=True)
+class PretrainedRuns(Arm):
+    """Several pretraining runs that differ in their seeds alone: `runs/simclr-{0,1,2}`, quoted so that the shell leaves it.
+
+    Draw d starts from run d modulo their number, so that every arm and budget has the same run in a draw.
+    """
+
+    runs: tuple[PretrainedRun, ...]
+
+    @classmethod
+    def parse(cls, text: str, long: float) -> Self | None:
+        words = expand_braces(text)
+        if len(words) < 2:
+            return None
+        folders = [Path(word) for word in words]
+        check_same_but_seed(folders)
+        return cls(tuple(map(PretrainedRun, folders)))
+
+    @property
+    def name(self) -> str:
+        return common_name([run.name for run in self.runs])
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return tuple(run.folder for run in self.runs)
+
+    def in_draw(self, draw: int) -> Arm:
+        return self.runs[draw % len(self.runs)]
+
+    def settings(self, base: FinetuneConfig) -> FinetuneConfig:
+        return self.runs[0].settings(base)
+
+    def probed_modes(self, requested: Sequence[Mode] | None) -> list[Mode]:
+        return self.runs[0].probed_modes(requested)
 
 
 @dataclass(frozen=True)
@@ -234,7 +286,7 @@ class SemiSupervisedArm(Arm):
 
     @classmethod
     def parse(cls, text: str, long: float) -> Self | None:
-        from medssl.training.semi_supervised.base import build_algorithm, split_call
+        from medssl.training.semi_supervised.base import build_algorithm
 
         if (call := split_call(text)) is None:
             return None
@@ -252,8 +304,11 @@ class SemiSupervisedArm(Arm):
         return f"{self.algorithm}({', '.join(filter(None, (self.start.name, self.options)))})"
 
     @property
-    def pretraining(self) -> Path | None:
-        return self.start.pretraining
+    def folders(self) -> tuple[Path, ...]:
+        return self.start.folders
+
+    def in_draw(self, draw: int) -> Arm:
+        return replace(self, start=self.start.in_draw(draw))
 
     @property
     def trainings(self) -> int:  # type: ignore[override]
@@ -278,19 +333,30 @@ class SemiSupervisedArm(Arm):
         check_task(build_algorithm(self.algorithm, self.options), task.name)
 
 
-ARMS: tuple[type[Arm], ...] = (Scratch, ScratchLong, RandomFrozen, SemiSupervisedArm, PretrainedRun)
+ARMS: tuple[type[Arm], ...] = (Scratch, ScratchLong, RandomFrozen, SemiSupervisedArm, PretrainedRun, PretrainedRuns)
+CALL = re.compile(r"([a-z][a-z-]*)\(((?:[^,{]|\{[^}]*\})*)(?:,(.*))?\)")  # a start in braces may have commas
 BASELINES = (Scratch.name, ScratchLong.name, RandomFrozen.name)
 
 
 def start_of(arm: str) -> str | None:
     """The name of the arm whose start a semi-supervised arm has; None for an arm of another kind.
 
-    >>> start_of("self-training(simclr, teachers=3)"), start_of("simclr")
-    ('simclr', None)
+    >>> start_of("self-training(simclr-{0,1}, teachers=3)"), start_of("simclr")
+    ('simclr-{0,1}', None)
     """
-    if not (arm.endswith(")") and "(" in arm):
+    call = split_call(arm)
+    return call[1] if call else None
+
+
+def split_call(text: str) -> tuple[str, str, str] | None:
+    """`name(start, option=value)` -> its name, its start and its options as text; None for another form.
+
+    >>> split_call("self-training(runs/simclr, teachers=3)")
+    ('self-training', 'runs/simclr', 'teachers=3')
+    """
+    if not (match := CALL.fullmatch(text.strip())):
         return None
-    return arm.partition("(")[2].removesuffix(")").partition(",")[0].strip()
+    return match[1], match[2].strip(), (match[3] or "").strip()
 
 
 def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:
@@ -301,7 +367,7 @@ def parse_arm(text: str, long: float = SCRATCH_LONG_FACTOR) -> Arm:
         long: Steps of `scratch-long`, as a multiple of those of `scratch`.
 
     Raises:
-        MedsslError: It is neither a baseline nor the folder of a run.
+        MedsslError: It is neither a baseline nor the folder of a run, or its runs differ in more than their seeds.
 
     >>> parse_arm("scratch").settings(FinetuneConfig(steps=10)).head_first
     0.0

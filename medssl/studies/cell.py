@@ -136,7 +136,7 @@ def _predictions(plan: Plan, cell: Cell) -> tuple[list[Any], Callable[[], float]
 
 def _trained(plan: Plan, cell: Cell) -> tuple[Any, Trained]:
     """The model of a cell's arm, trained with the cell's settings."""
-    arm, seed = plan.arms[cell.arm], _draw_seed(plan, cell)
+    arm, seed = plan.arms[cell.arm].in_draw(cell.draw), _draw_seed(plan, cell)
     unlabelled = plan.unlabelled(cell) if arm.unlabelled_needed else []
     data = TrainingData(plan.cache, plan.task, plan.size, cell.training, cell.validation, unlabelled)
     model = arm.model(plan.task, plan.new_encoder, seed)
@@ -177,8 +177,8 @@ def _probed(plan: Plan, cell: Cell) -> list[Any]:
 
 def _features(plan: Plan, cell: Cell) -> dict[str, np.ndarray]:
     """Scan -> feature vector, of all scans that some cell needs; the first probe of an encoder embeds them."""
-    arm = plan.arms[cell.arm]
-    key = (cell.arm, cell.draw if arm.redrawn else 0)
+    arm = plan.arms[cell.arm].in_draw(cell.draw)
+    key = (cell.arm, cell.draw if arm.redrawn else cell.parent)
     if key not in plan.features:
         encoder = arm.encoder(plan.new_encoder, _draw_seed(plan, cell) if arm.redrawn else 100_003 * plan.seed)
         if arm.redrawn:

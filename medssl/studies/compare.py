@@ -5,7 +5,8 @@
 
 Each method is pretrained with the same settings and seed on the first of the encoders that it can use. The frozen
 encoders are then probed by nearest neighbours and a linear classifier, beside a random encoder of the same shape, in a
-`study` on the test patients. A method that cannot run, or collapses, is in the table with the reason. When it is started
+`study` on the test patients. Each method has one run, so an interval is about this run, not about its method, as its note
+says. A method that cannot run, or collapses, is in the table with the reason. When it is started
 again, `compare` skips what is done. The table is `OUT/table.csv`, or `OUT/table.validation.csv` with
 `--score-on validation`.
 """
@@ -30,6 +31,7 @@ from medssl.datasets.splits import DEFAULT_DRAWS, SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resnet import ResNet
 from medssl.encoders.vit import ViT
+from medssl.evaluation.intervals import join_notes
 from medssl.methods import Method
 from medssl.methods.joint import Joint
 from medssl.methods.rotation import Rotation
@@ -227,7 +229,10 @@ def _table_rows(table: pd.DataFrame, encoder: str, costs: dict[str, dict[str, An
             "high": table["high"],
             "seconds": [each.get("seconds", 0.0) for each in cost],
             "memory_mib": [each.get("peak_memory_mib") for each in cost],
-            "note": table["note"],
+            "note": [
+                join_notes("interval of this run" if count == 1 else "", note if isinstance(note, str) else "")
+                for count, note in zip(table["pretraining_runs"], table["note"])
+            ],
         },
         columns=COLUMNS,
     )

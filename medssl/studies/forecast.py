@@ -19,18 +19,35 @@ from medssl.core.runs import read, table
 from medssl.evaluation.case_metrics import CaseMetric
 from medssl.evaluation.forecast import FARTHEST, Forecast, Prediction
 from medssl.evaluation.forecast import forecast as fit
-from medssl.studies.results import Cases, cases_of, cells_of, check_record, summary_of
+from medssl.studies.results import (
+    Cases,
+    cases_of,
+    cells_of,
+    check_record,
+    run_places,
+    scores_by_patient,
+    summary_of,
+)
 from medssl.training.tasks import task_named
 
 
 @dataclass(frozen=True)
 class ArmForecast:
-    """The forecast of one arm; `reason` says why there is none."""
+    """The forecast of one arm.
+
+    Attributes:
+        arm: Name of the arm.
+        mode: How its encoder was used.
+        forecast: None where there is none.
+        reason: Why there is none.
+        pretraining_runs: Pretraining runs behind the arm; with 1 the bands are about that run, not about its method.
+    """
 
     arm: str
     mode: str
     forecast: Forecast | None
     reason: str = ""
+    pretraining_runs: int = 0
 
 
 def forecasts(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[ArmForecast]:
@@ -48,11 +65,12 @@ def forecasts(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[ArmF
 
 def _arm_forecast(arm: str, mode: str, cases: Cases, sizes: dict[str, float], metric: CaseMetric) -> ArmForecast:
     draws = {sizes[budget]: cases[arm, mode, budget] for budget in sizes if (arm, mode, budget) in cases}
-    tables = [metric.by_patient([own[number] for number in sorted(own)])[0] for own in draws.values()]
+    places = run_places(draws.values())
+    tables, count = [scores_by_patient(own, metric, places)[0] for own in draws.values()], len(set(places.values()))
     try:
-        return ArmForecast(arm, mode, fit(list(draws), tables))
+        return ArmForecast(arm, mode, fit(list(draws), tables), pretraining_runs=count)
     except MedsslError as error:
-        return ArmForecast(arm, mode, None, str(error))
+        return ArmForecast(arm, mode, None, str(error), count)
 
 
 def forecast(study: Path, reach: float | None = None, at: Sequence[float] | None = None) -> pd.DataFrame:
@@ -108,6 +126,7 @@ def _rows(arm: ArmForecast, numbers: Sequence[float], reach: float | None) -> li
         {
             "arm": arm.arm,
             "mode": arm.mode,
+            "pretraining_runs": arm.pretraining_runs,
             "patients": n,
             "mean": scores.mean[i],
             "low": scores.low[i],

@@ -25,8 +25,9 @@ from medssl.datasets.overlap import UNKNOWN, overlap
 from medssl.datasets.splits import DEFAULT_DRAWS, ROLES, SplitSpec, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
-from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, parse_arms
+from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, PretrainedRun, parse_arms
 from medssl.studies.selected import Candidates, Selection, selected_budgets
+from medssl.studies.several_runs import common_name, differing_in_seed_alone
 from medssl.studies.trials import FOLDS, MIN_PATIENTS, check_count, samples_in_trials, settings_to_try, why_no_trials
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture, scans_of, unlabelled_scans
@@ -115,7 +116,7 @@ class Cell:
     budget: float
     draw: int
     settings: FinetuneConfig
-    parent: str | None  # the pretraining run's id
+    parent: str | None  # the id of the pretraining run behind the draw
     patients: int
     training: tuple[str, ...]
     validation: tuple[str, ...]
@@ -148,7 +149,8 @@ class Plan:
         roles: Role of every patient.
         seed: Seed of the draws, the heads, the order and the views.
         config: Config of the study's record.
-        features: (arm, draw) -> scan -> feature vector, filled by the first probe of an encoder.
+        features: (arm, draw of a random encoder or pretraining run) -> scan -> feature vector, filled by the first probe of an
+            encoder.
     """
 
     out: Path
@@ -165,7 +167,7 @@ class Plan:
     roles: pd.Series
     seed: int
     config: dict[str, Any]
-    features: dict[tuple[str, int], dict[str, np.ndarray]] = field(default_factory=dict)
+    features: dict[tuple[str, int | str | None], dict[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def new_encoder(self) -> NewEncoder:
@@ -183,7 +185,7 @@ class Plan:
             size=self.size,
             seed=self.seed,
             scored=self.config["scored"],
-            weights=self.config["weights"].get(cell.arm),
+            weights=self.config["weights"].get(cell.arm, {}).get(cell.parent),
             training=self.config["training_scans"],
             cell=cell.parts(),
         )
@@ -196,7 +198,7 @@ class Plan:
 
     def to_try(self, cell: Cell) -> list[FinetuneConfig]:
         """The settings of a cell's trials, the recipe first; the same sample of the grid in all cells."""
-        pretrained = self.arms[cell.arm].pretraining is not None
+        pretrained = bool(self.arms[cell.arm].folders)
         return settings_to_try(cell.settings, pretrained, cell.trials, self.seed) if cell.trials else []
 
     def samples(self, cell: Cell) -> tuple[int, int]:
@@ -241,14 +243,14 @@ def make_plan(settings: StudySettings) -> Plan:
     arms = parse_arms(settings.arms, design.long)
     task = task_named(settings.task).from_cache(cache, settings.label)
     folders = pretraining_folders(arms)
-    encoder, size = architecture(cache, list(folders.values()), settings.encoder, settings.crop)
+    encoder, size = architecture(cache, sum(folders.values(), ()), settings.encoder, settings.crop)
+    _suggest_one_arm(arms)
     roles = settings.split.roles(cache.manifest)
     _check_copies(cache, roles)
-    selection = Selection.of(
-        design.selection or [], design.selection_run, [*folders.values()], design.selection_seeds, settings.encoder
-    )
-    if design.selection_run is not None and design.selection_run not in folders.values():
-        folders = {SELECTION_RUN: design.selection_run, **folders}
+    own, other = sum(folders.values(), ()), design.selection_run
+    selection = Selection.of(design.selection or [], other, own, design.selection_seeds, settings.encoder)
+    if other is not None and other not in own:
+        folders = {SELECTION_RUN: (other,), **folders}
     seen = _seen_scans(folders, cache, roles, {"test", design.score_on}, design.allow_seen)
     subsets = label_budgets(roles, task.seen, settings.budgets, design.seed, design.draws)
     scored = _scored_scans(cache, task, roles, design.score_on)
@@ -287,9 +289,20 @@ def make_plan(settings: StudySettings) -> Plan:
     )
 
 
-def pretraining_folders(arms: dict[str, Arm]) -> dict[str, Path]:
-    """Arm -> the run that it starts from, for the arms that start from one."""
-    return {name: arm.pretraining for name, arm in arms.items() if arm.pretraining is not None}
+def pretraining_folders(arms: dict[str, Arm]) -> dict[str, tuple[Path, ...]]:
+    """Arm -> the runs that it starts from, for the arms that start from any."""
+    return {name: arm.folders for name, arm in arms.items() if arm.folders}
+
+
+def _suggest_one_arm(arms: dict[str, Arm]) -> None:
+    """Warn of arms that differ in their seeds alone: a shell makes three arms of braces that are not quoted."""
+    for group in differing_in_seed_alone([arm.folder for arm in arms.values() if isinstance(arm, PretrainedRun)]):
+        names = [folder.resolve().name for folder in group]
+        warnings.warn(
+            f"{', '.join(names)} differ in their seeds alone and are {len(names)} arms: to make them one arm, whose interval holds "
+            f"for the method, quote the braces: --arms 'FOLDER/{common_name(names)}'",
+            stacklevel=2,
+        )
 
 
 def _check_copies(cache: Cache, roles: pd.Series) -> None:
@@ -301,12 +314,15 @@ def _check_copies(cache: Cache, roles: pd.Series) -> None:
 
 
 def _seen_scans(
-    folders: dict[str, Path], cache: Cache, roles: pd.Series, scored: set[str], allow_seen: bool
+    folders: dict[str, tuple[Path, ...]], cache: Cache, roles: pd.Series, scored: set[str], allow_seen: bool
 ) -> dict[str, int | None]:
-    """How many scans of the scored roles, by voxels or by patient, each pretraining run was given; None where that cannot be known."""
+    """How many scans of the scored roles, by voxels or by patient, each arm's pretraining was given; None where that cannot be known."""
     test = cache.manifest[cache.manifest["patient"].map(roles).isin(scored)]
-    found = {arm: overlap(test, pd.read_parquet(folder / "seen.parquet")) for arm, folder in folders.items()}
-    counts = {arm: each.count for arm, each in found.items()}
+    found = {
+        arm: [overlap(test, pd.read_parquet(folder / "seen.parquet")).count for folder in each]
+        for arm, each in folders.items()
+    }
+    counts = {arm: None if None in each else max(filter(None, each), default=0) for arm, each in found.items()}
     if any(counts.values()) and not allow_seen:
         by_arm = ", ".join(f"{count} by {arm}" for arm, count in counts.items() if count)
         raise MedsslError(
@@ -341,7 +357,8 @@ def _cells(
     """
     for arm in arms.values():
         arm.check(task)
-    parents = {name: arm.parent_id() for name, arm in arms.items()}
+    draws = {*subsets["draw"], *selected["draw"]}
+    parents = {(name, draw): arm.in_draw(draw).parent_id() for name, arm in arms.items() for draw in draws}
     cells = []
     for selector, name, draw, subset in _choices(subsets, selected):
         seen = {patient: task.seen[patient] for patient in subset["patient"]}
@@ -365,7 +382,7 @@ def _cells(
                     draw=draw,
                     # A probe trains nothing, so other settings do not make it another cell.
                     settings=arm.settings(settings.train).for_scans(len(training)) if trained else FinetuneConfig(),
-                    parent=parents[arm_name],
+                    parent=parents[arm_name, draw],
                     patients=len(subset),
                     training=training,
                     validation=validation,
@@ -420,10 +437,17 @@ def _data_record(cache: Cache, task: Task, scored: list[str], roles: pd.Series) 
 
 
 def _pretraining_record(arms: dict[str, Arm]) -> dict[str, Any]:
-    records = {name: runs.read(folder) for name, folder in pretraining_folders(arms).items()}
+    """The settings of each arm's pretraining, its runs with their seeds, and a hash of each run's weights."""
+    starts = {name: [PretrainedRun(folder) for folder in each] for name, each in pretraining_folders(arms).items()}
+    records = {name: [runs.read(start.folder) for start in each] for name, each in starts.items()}
     return {
-        "weights": {name: arms[name].weights() for name in records},
-        "pretraining": {name: run.config | {"id": run.id, "cost": run.cost} for name, run in records.items()},
+        "weights": {
+            name: {run.id: start.weights() for start, run in zip(starts[name], each)} for name, each in records.items()
+        },
+        "pretraining": {
+            name: each[0].config | {"runs": [{"id": run.id, "seed": run.seed, "cost": run.cost} for run in each]}
+            for name, each in records.items()
+        },
     }
 
 

@@ -6,7 +6,7 @@
     medssl probe runs/clip --data CACHE --kind retrieval zeroshot --label finding --prompts '{"normal": ["Clear lungs."]}'
 
 Probes learn on the training patients of the cache's split and are scored on its validation patients, so that the test
-patients stay untouched for `study`; `--score-on test` is for publication. Intervals are over patients, for one draw. A
+patients stay untouched for `study`; `--score-on test` is for publication. Intervals are over patients, for one draw and this run. A
 number that is not a mean over patients (NMI, ARI, R2, a median) has none.
 
     knn, linear   AUROC of nearest neighbours and of a logistic regression

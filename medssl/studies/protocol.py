@@ -25,6 +25,7 @@ POINTS = (  # in the order in which they are read; the keys of a record are sort
     "preprocessing parity",
     "inductive",
     "crossed statistics",
+    "several pretraining runs",
     "labels saved",
     "cost beside every score",
     "losses published",
@@ -63,6 +64,7 @@ def protocol_points(config: Config) -> dict[str, dict[str, Any]]:
         "crossed statistics": Point(
             True, "draws x patients, generalized pivotal quantity; Holm over the table's comparisons"
         ),
+        "several pretraining runs": _pretraining_runs(config),
         "labels saved": Point(None, "in the report, where the curves allow it"),
         "cost beside every score": Point(True, "seconds, memory and samples a second in every cell"),
         "losses published": Point(True, "every requested arm and budget is in the table"),
@@ -93,6 +95,20 @@ def _trials(config: Config) -> str:
         f"{trials['count']} trials of every arm in each cell by {trials['folds']}-fold cross-validation inside its labels, from "
         f"{trials['min_patients']} patients on; below, the settings are fixed"
     )
+
+
+def _pretraining_runs(config: Config) -> Point:
+    """Whether every pretrained arm has several runs; what one run would give with another seed is in no interval."""
+    counts = {arm: len(about["runs"]) for arm, about in config["pretraining"].items()}
+    if not counts:
+        return Point(None, "no arm is pretrained")
+    single = [arm for arm, count in counts.items() if count == 1]
+    several = [f"{count} of {arm}" for arm, count in counts.items() if count > 1]
+    evidence = (
+        [f"one run of {', '.join(single)}: p and interval are about this run, not about its method"] if single else []
+    )
+    evidence += [f"{', '.join(several)}: a random effect, with the draws within it"] if several else []
+    return Point(not single, "; ".join(evidence))
 
 
 def _finetuning(config: Config) -> Point:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ import pandas as pd
 from medssl.core.atomic import read_npz
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
-from medssl.evaluation.case_metrics import Array, CaseMetric
+from medssl.evaluation.case_metrics import Array, CaseMetric, from_run, runs_behind
 from medssl.evaluation.intervals import Interval, join_notes
 from medssl.evaluation.label_curves import GapClosed, LabelsSaved, area_under_label_curve, gap_closed, labels_saved
+from medssl.evaluation.variance import run_means
 from medssl.studies.selection_table import COLUMNS as SELECTION_COLUMNS
 from medssl.studies.selection_table import compare_selectors
 from medssl.studies.summary import KEY, summarise
@@ -31,7 +33,18 @@ from medssl.training.tasks import task_named
 
 UNREADABLE = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # what a cut-off or damaged file raises
 NUMBERS = [
-    *("budget", "patients", "scans", "draws", "mean", "low", "high", "difference", "difference_low"),
+    *(
+        "budget",
+        "patients",
+        "scans",
+        "draws",
+        "pretraining_runs",
+        "mean",
+        "low",
+        "high",
+        "difference",
+        "difference_low",
+    ),
     *("difference_high", "p", "p_holm", "last_third", "labelled_samples", "unlabelled_samples"),
     *("start_difference", "start_low", "start_high", "trials", "trial_samples"),
 ]
@@ -72,6 +85,7 @@ class LabelCurve:
         saved: Budget at which the curve reaches scratch with the largest budget.
         difference: Area minus that of scratch, where scratch was run with the same budgets.
         gains: What the arm is worth at each budget but the largest, where scratch was run with it.
+        pretraining_runs: Pretraining runs behind the arm; with 1 all this is about that run, not about its method.
     """
 
     arm: str
@@ -81,12 +95,16 @@ class LabelCurve:
     saved: LabelsSaved | None = None
     difference: Interval | None = None
     gains: tuple[BudgetGain, ...] = ()
+    pretraining_runs: int = 0
 
 
 def check_record(run: Run) -> None:
     """Raise MedsslError where a study's record has a setting of another kind than its readers count on."""
     stored = {name: (run.config[name], kind) for name, kind in KINDS.items() if name in run.config}
     stored |= {f"pretraining.{arm}": (about, dict) for arm, about in _items(run.config.get("pretraining"))}
+    for arm, about in _items(run.config.get("pretraining")):
+        for place, one in enumerate(_runs_listed(about)):
+            stored[f"pretraining.{arm}.runs.{place}"] = (one, dict)
     stored |= {f"protocol.{point}": (about, dict) for point, about in run.protocol.items()}
     for name, (value, kind) in stored.items():
         if not isinstance(value, kind):
@@ -94,6 +112,12 @@ def check_record(run: Run) -> None:
                 f"the study was written by {run.writer}, and {name} in its run.json is {value!r}: expected a "
                 f"{kind.__name__}; run the study again with another --out"
             )
+
+
+def _runs_listed(about: Any) -> list[Any]:
+    """What a record lists as the runs of an arm; what is no list is returned as one entry, so that it is reported."""
+    runs = about.get("runs", []) if isinstance(about, dict) else []
+    return runs if isinstance(runs, list) else [runs]
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:
@@ -135,12 +159,31 @@ def selection_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]
 def _stored_summary(path: Path, run: Run) -> pd.DataFrame:
     try:
         summary = pd.read_parquet(path)
-        return _with_every_column(summary.astype({name: str for name in (*KEY, "metric")}))
+        return _with_every_column(_with_runs(summary.astype({name: str for name in (*KEY, "metric")}), run))
     except (*UNREADABLE, TypeError, NotImplementedError) as error:
         raise MedsslError(
             f"summary.parquet of study {run.id} cannot be read ({type(error).__name__}): expected the table that "
             "medssl study wrote; run the same medssl study command again, which writes it anew from the finished cells"
         ) from None
+
+
+def _with_runs(summary: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """The summary with the pretraining runs behind each row; an older one lacks them, and had one a pretrained arm."""
+    if "pretraining_runs" in summary:
+        return summary
+    return summary.assign(pretraining_runs=summary["arm"].isin([*run.config.get("pretraining", {})]).astype(int))
+
+
+def pretraining_of(config: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the pretraining runs of each arm, from the config of a study's record: `id`, `seed` and `cost` of each.
+
+    Args:
+        config: Of the study's record; an older one holds one run an arm, without its seed.
+    """
+    return {
+        arm: _runs_listed(about) or [{name: about.get(name) for name in ("id", "cost")}]
+        for arm, about in config.get("pretraining", {}).items()
+    }
 
 
 def _with_every_column(summary: pd.DataFrame) -> pd.DataFrame:
@@ -172,10 +215,11 @@ def cases_of(folder: Path, cells: pd.DataFrame) -> tuple[Cases, list[str]]:
             continue
     common = Counter(tuple(table["scan"]) for table in tables.values()).most_common(1)
     tables = {name: table for name, table in tables.items() if tuple(table["scan"]) == common[0][0]}
-    cases, columns = Cases(), ["draw", "selector", *KEY]
-    for name, draw, selector, *key in done[["folder", *(f"config.{part}" for part in columns)]].to_numpy():
+    cases, columns = Cases(), ["parent", *(f"config.{part}" for part in ("draw", "selector", *KEY))]
+    for name, parent, draw, selector, *key in done.reindex(columns=["folder", *columns]).to_numpy():
         if name in tables and pd.isna(selector):
-            cases.setdefault(tuple(key), {})[int(draw)] = tables[name]
+            run = None if pd.isna(parent) else str(parent)
+            cases.setdefault(tuple(key), {})[int(draw)] = from_run(tables[name], run)
     return cases, [str(run_id) for run_id in done.loc[~done["folder"].isin(tables), "id"]]
 
 
@@ -223,20 +267,22 @@ def label_curves(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[L
 def _label_curve(
     arm: str, mode: str, own: dict[str, Draws], scratch: dict[str, Draws], sizes: dict[str, float], metric: CaseMetric
 ) -> LabelCurve:
-    patients = [sizes[budget] for budget in own]
-    scores, freedom = _by_patient(own, metric)
+    patients, places = [sizes[budget] for budget in own], run_places(own.values())
+    scores, freedom = _by_patient(own, metric, places)
     area = area_under_label_curve(patients, scores, patient_df=freedom, bounds=(0, 1))
     if arm == "scratch":
         return LabelCurve(arm, mode, patients, area)
     last = [*scratch][-1]
-    (full,), full_freedom = _by_patient({last: _shared_draws(scratch[last], own[[*own][-1]])}, metric)
+    paired = {last: _shared_draws(scratch[last], own[[*own][-1]])}
+    (full,), full_freedom = _by_patient(paired, metric, places)
     saved = labels_saved(patients, scores, full, patient_df=_smallest(freedom, full_freedom))
     difference = _area_difference(own, scratch, patients, metric) if set(own) <= set(scratch) else None
     if last not in own:
         note = f"area over {' and '.join(own)} alone: the arm has no cell at {last}"
         area = replace(area, note=join_notes(area.note, note))
         saved = replace(saved, note=join_notes(saved.note, note))
-    return LabelCurve(arm, mode, patients, area, saved, difference, _gains(own, scratch, sizes, metric))
+    gains, count = _gains(own, scratch, sizes, metric), len(set(places.values()))
+    return LabelCurve(arm, mode, patients, area, saved, difference, gains, count)
 
 
 def _gains(
@@ -249,8 +295,10 @@ def _gains(
 def _gain(
     budget: str, arm: Draws, scratch: dict[str, Draws], sizes: dict[str, float], metric: CaseMetric
 ) -> BudgetGain:
-    (score,), freedom = _by_patient({budget: arm}, metric)
-    curve, scratch_freedom = _by_patient(scratch, metric)
+    places = run_places([arm])
+    (score,), freedom = _by_patient({budget: arm}, metric, places)
+    paired = {name: _shared_draws(draws, arm) for name, draws in scratch.items()} if places else scratch
+    curve, scratch_freedom = _by_patient(paired, metric, places)
     freedom = _smallest(freedom, scratch_freedom)
     few = curve[[*scratch].index(budget)]
     gap = gap_closed(score, few, curve[-1], patient_df=freedom)
@@ -261,8 +309,9 @@ def _area_difference(
     own: dict[str, Draws], scratch: dict[str, Draws], patients: list[float], metric: CaseMetric
 ) -> Interval:
     """The paired difference of the two areas, over the draws that both arms have."""
-    first, freedom = _by_patient({b: _shared_draws(own[b], scratch[b]) for b in own}, metric)
-    second, other_freedom = _by_patient({b: _shared_draws(scratch[b], own[b]) for b in own}, metric)
+    places = run_places(own.values())
+    first, freedom = _by_patient({b: _shared_draws(own[b], scratch[b]) for b in own}, metric, places)
+    second, other_freedom = _by_patient({b: _shared_draws(scratch[b], own[b]) for b in own}, metric, places)
     differences = [a - b for a, b in zip(first, second)]
     freedom = _smallest(freedom, other_freedom)
     return area_under_label_curve(patients, differences, patient_df=freedom, bounds=(-1, 1))
@@ -273,9 +322,38 @@ def _by_budget(cases: Cases, arm: str, mode: str, sizes: dict[str, float]) -> di
     return {budget: cases[arm, mode, budget] for budget in sizes if (arm, mode, budget) in cases}
 
 
-def _by_patient(curve: dict[str, Draws], metric: CaseMetric) -> tuple[list[Array], float | None]:
-    """Of each budget the scores (draws, patients); and the patients' degrees of freedom, see `CaseMetric`."""
-    scores = [metric.by_patient([draws[number] for number in sorted(draws)]) for draws in curve.values()]
+def run_places(budgets: Iterable[Draws]) -> dict[int, int]:
+    """Return the place of the pretraining run behind each draw, counted in the order of the draws; none for other arms.
+
+    Args:
+        budgets: The draws of an arm at each budget; draws of one number have the same run.
+    """
+    tables = {number: table for draws in budgets for number, table in draws.items()}
+    found = [runs_behind([tables[number]]) for number in sorted(tables)]
+    known = {number: run[0] for number, run in zip(sorted(tables), found) if run}
+    order = [*dict.fromkeys(known.values())]
+    return {number: order.index(run) for number, run in known.items()}
+
+
+def scores_by_patient(draws: Draws, metric: CaseMetric, places: dict[int, int]) -> tuple[Array, float | None]:
+    """Return scores (draws, patients), averaged over the draws of each of several pretraining runs; see `CaseMetric`.
+
+    Args:
+        draws: Draws of one arm and budget.
+        metric: The primary metric.
+        places: From `run_places` of the arm, or of the one that it is paired with.
+    """
+    numbers = sorted(draws)
+    table, freedom = metric.by_patient([draws[number] for number in numbers])
+    runs = [places[number] for number in numbers] if set(numbers) <= set(places) else None
+    return (run_means(table, runs) if table.ndim == 2 else table), freedom
+
+
+def _by_patient(
+    curve: dict[str, Draws], metric: CaseMetric, places: dict[int, int]
+) -> tuple[list[Array], float | None]:
+    """`scores_by_patient` of each budget, and the smallest of their patients' degrees of freedom."""
+    scores = [scores_by_patient(draws, metric, places) for draws in curve.values()]
     return [table for table, _ in scores], _smallest(*(freedom for _, freedom in scores))
 
 

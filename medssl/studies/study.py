@@ -57,7 +57,7 @@ def study(
         data: Cache made by `medssl prepare`.
         out: Folder of the study.
         task: What to learn: classification or segmentation.
-        arms: scratch, scratch-long, random-frozen, folders of pretraining runs, and semi-supervised algorithms on one of these, as mean-teacher(runs/simmim).
+        arms: scratch, scratch-long, random-frozen, folders of pretraining runs, several runs of other seeds as one arm, as 'runs/simclr-{0,1,2}' in quotes, and semi-supervised algorithms on one of these, as mean-teacher(runs/simmim).
         budgets: Shares (5%) or numbers (3p) of the labelled training patients, validation patients included.
         label: Label column to classify.
         encoder: Encoder where no run is given, or of runs whose encoder class lies outside medssl.
@@ -109,12 +109,13 @@ def _check_failures(plan: Plan) -> None:
 
 def _copy_pretraining(plan: Plan) -> None:
     """Copy what the report shows of the pretraining runs, so that the study's folder can be moved without them."""
-    for arm, folder in pretraining_folders(plan.arms).items():
-        copy = plan.out / "pretraining" / arm
-        copy.mkdir(parents=True, exist_ok=True)
-        for name in ("run.json", "metrics.csv", "examples.npz"):
-            if (folder / name).exists():
-                write_atomically(copy / name, (folder / name).read_bytes())
+    for arm, folders in pretraining_folders(plan.arms).items():
+        for folder in folders:
+            copy = plan.out / "pretraining" / arm / (folder.resolve().name if len(folders) > 1 else "")
+            copy.mkdir(parents=True, exist_ok=True)
+            for name in ("run.json", "metrics.csv", "examples.npz"):
+                if (folder / name).exists():
+                    write_atomically(copy / name, (folder / name).read_bytes())
 
 
 def _work_all(plan: Plan, settings: StudySettings, jobs: int) -> None:

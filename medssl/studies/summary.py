@@ -3,7 +3,9 @@
     table = summarise(Path("studies/hippo"), cells, Dice())
     table[["arm", "budget_name", "patients", "mean", "low", "high", "difference", "p_holm"]]
 
-Draws and test patients are crossed random effects (see `evaluation/intervals.py`). Only the primary metric is compared:
+Draws and test patients are crossed random effects, and draws lie within pretraining runs where an arm has several (see
+`evaluation/intervals.py`); `pretraining_runs` counts the runs behind a row: with 1, its interval and p-value are about that run,
+not about its method. Only the primary metric is compared:
 AUROC, or Dice averaged over structures and over a patient's scans. Holm's correction runs over all comparisons of the
 table.
 """
@@ -18,14 +20,15 @@ import numpy as np
 import pandas as pd
 
 from medssl.core import runs
-from medssl.evaluation.case_metrics import CaseMetric
+from medssl.evaluation.case_metrics import CaseMetric, from_run, runs_behind
 from medssl.evaluation.intervals import Interval, holm, join_notes, sign_flip_note
 from medssl.studies.arms import start_of
 
 LAST_THIRD = "last_third"  # what the last third of the steps changed the primary metric by, on the validation patients
 KEY = ["arm", "mode", "budget_name"]  # what the draws of one row of the table share
 COLUMNS = [
-    *("arm", "mode", "budget_name", "budget", "patients", "scans", "draws", "seconds", "metric", "mean", "low", "high"),
+    *("arm", "mode", "budget_name", "budget", "patients", "scans", "draws", "pretraining_runs", "seconds"),
+    *("metric", "mean", "low", "high"),
     *("note", "difference", "difference_low", "difference_high", "p", "p_holm"),
     *(LAST_THIRD, "labelled_samples", "unlabelled_samples", "start_difference", "start_low", "start_high"),
     *("trials", "trial_samples"),
@@ -48,7 +51,8 @@ def summarise(out: Path, cells: Sequence[str], metric: CaseMetric) -> pd.DataFra
             if run.config.get("selector") is not None:
                 continue  # not a random draw: see `selection_table.py`
             key = tuple(run.config[part] for part in KEY)
-            finished.setdefault(key, {})[run.config["draw"]] = (run, pd.read_parquet(folder / "predictions.parquet"))
+            cases = from_run(pd.read_parquet(folder / "predictions.parquet"), run.parent)
+            finished.setdefault(key, {})[run.config["draw"]] = (run, cases)
     rows: list[dict[str, Any]] = []
     for key, draws in finished.items():
         scratch = finished.get(("scratch", "finetune", key[2]), {}) if key[0] != "scratch" else {}
@@ -77,6 +81,7 @@ def _metric_rows(key: tuple, draws: Draws, scratch: Draws, start: Draws, metric:
         "patients": records[0].config["patients"],
         "scans": float(np.mean([run.config["train_scans"] + run.config["validation_scans"] for run in records])),
         "draws": len(draws),
+        "pretraining_runs": len({run.parent for run in records} - {None}),
         "seconds": float(np.mean([run.cost["seconds"] for run in records])),
         **{name: _mean_cost(records, name) for name in ("labelled_samples", "unlabelled_samples", "trial_samples")},
         "trials": _mean_trials(records),
@@ -138,8 +143,11 @@ def _primary_columns(draws: Draws, scratch: Draws, metric: CaseMetric) -> dict[s
     shared = sorted(set(draws) & set(scratch))
     if not shared:
         return columns
-    difference = metric.difference([draws[draw][1] for draw in shared], [scratch[draw][1] for draw in shared])
-    note = join_notes(interval.note, difference.note, sign_flip_note(len(shared)))
+    own = [draws[draw][1] for draw in shared]
+    difference = metric.difference(own, [scratch[draw][1] for draw in shared])
+    several = len(set(runs_behind(own) or []))
+    flips = sign_flip_note(several, "pretraining runs") if several > 1 else sign_flip_note(len(shared))
+    note = join_notes(interval.note, difference.note, flips)
     return columns | {"note": note} | _difference_columns(difference)
 
 

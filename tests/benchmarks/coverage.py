@@ -20,8 +20,8 @@ from scipy.stats import norm
 
 from medssl.evaluation.intervals import auroc_interval, crossed_interval, holm
 from medssl.evaluation.label_curves import area_under_label_curve, labels_saved
-from medssl.evaluation.variance import fit_components, spread_of
-from tests.evaluation.simulation import crossed
+from medssl.evaluation.variance import fit_components, run_means, spread_of
+from tests.evaluation.simulation import crossed, in_runs
 
 SEED = 20
 LEVELS = (0.05, 0.01, 0.001)
@@ -31,10 +31,7 @@ def p_values(draws: int, patients: int, deviations: tuple[float, float, float], 
     """p-values (count,) of a mean that is zero."""
     generator, values = np.random.default_rng(SEED), []
     for _ in range(count):
-        scores = crossed(generator, draws, patients, deviations)
-        fit = fit_components(scores)
-        assert fit is not None
-        values.append(spread_of([fit], None).p_value(float(scores.mean())))
+        values.append(_p_value(crossed(generator, draws, patients, deviations)))
     return np.array(values)
 
 
@@ -44,6 +41,33 @@ def type_one_errors(count: int, quick: bool) -> Iterator[tuple[str, list[float]]
     for draws, patients, spread in product((2, 3, 5, 10), (60,) if quick else (20, 60, 200), deviations):
         p = p_values(draws, patients, spread, count)
         yield f"{draws} draws, {patients} patients, {spread}", [100 * float(np.mean(p < level)) for level in LEVELS]
+
+
+RUN_EFFECTS = (  # deviations of the run, the run on a patient, the draw, the patient, the rest
+    (0.01, 0.0, 0.0, 0.05, 0.03),
+    (0.01, 0.0, 0.01, 0.05, 0.03),
+    (0.01, 0.0, 0.03, 0.05, 0.03),
+    (0.01, 0.02, 0.005, 0.02, 0.02),
+    (0.0, 0.0, 0.01, 0.05, 0.03),
+)
+
+
+def over_pretraining_runs(count: int, quick: bool) -> Iterator[tuple[str, list[float], list[float]]]:
+    """Ten draws over several pretraining runs: shares of p-values below each level, and those of a test that ignores runs."""
+    for number, patients, effects in product((2, 3, 5, 10), (60,) if quick else (20, 60, 200), RUN_EFFECTS):
+        generator, behind, values = np.random.default_rng(SEED), np.arange(10) % number, []
+        for _ in range(count):
+            scores = crossed(generator, 10, patients, effects[2:])
+            scores = scores + in_runs(generator, number, patients, effects[:2])[behind]
+            values.append([_p_value(run_means(scores, behind)), _p_value(scores)])
+        below = 100 * np.mean(np.array(values)[..., None] < LEVELS, axis=0)
+        yield f"{number} runs, {patients} patients, {effects}", *below.tolist()
+
+
+def _p_value(scores: np.ndarray) -> float:
+    fit = fit_components(scores)
+    assert fit is not None
+    return spread_of([fit], None).p_value(float(scores.mean()))
 
 
 def family_wise_error(count: int) -> float:
@@ -100,6 +124,10 @@ def curve_coverage(count: int) -> tuple[float, float]:
     return 100 * saved / count, 100 * area / count
 
 
+def _percents(shares: list[float]) -> str:
+    return " ".join(f"{share:.2f}" for share in shares) + "%"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer settings and replicates, within a minute")
@@ -108,7 +136,13 @@ def main() -> None:
     print(f"seed {SEED}, {of_p} replicates for p-values, {of_intervals} for intervals; deviations: draw, patient, rest")
     worst = [0.0] * len(LEVELS)
     for name, shares in type_one_errors(of_p, quick):
-        print(f"p below 5, 1, 0.1%: {name}: {shares[0]:.2f} {shares[1]:.2f} {shares[2]:.2f}%", flush=True)
+        print(f"p below 5, 1, 0.1%: {name}: {_percents(shares)}", flush=True)
+        worst = [max(pair) for pair in zip(worst, shares)]
+    for name, shares, ignored in over_pretraining_runs(of_p, quick):
+        print(
+            f"p below 5, 1, 0.1%: {name}: {_percents(shares)}; as if draws were independent {_percents(ignored)}",
+            flush=True,
+        )
         worst = [max(pair) for pair in zip(worst, shares)]
     family = family_wise_error(of_p // 5)
     print(f"five comparisons of three draws, Holm at 5%: {family:.1f}%")

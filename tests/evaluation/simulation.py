@@ -25,6 +25,12 @@ def coverage(truth: float, draw: Callable[[np.random.Generator], tuple[float, fl
     return percent
 
 
+def in_runs(generator: np.random.Generator, runs: int, patients: int, deviations: tuple[float, float]):
+    """Effects (runs, patients) of pretraining runs: of each run, and of each run on each patient, with these deviations."""
+    run, on_patient = deviations
+    return run * generator.standard_normal((runs, 1)) + on_patient * generator.standard_normal((runs, patients))
+
+
 def crossed(generator: np.random.Generator, draws: int, patients: int, deviations: tuple[float, float, float]):
     """Scores (draws, patients) of mean 0 with these deviations of draws, patients and the rest."""
     draw, patient, rest = deviations

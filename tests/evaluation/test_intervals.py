@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from medssl.core.errors import MedsslError
 from medssl.evaluation import intervals as stats
 from medssl.evaluation.metrics import auroc
-from tests.evaluation.simulation import coverage, crossed
+from tests.evaluation.simulation import coverage, crossed, in_runs
 
 # ------------------------------------------------------------------------------------------------- coverage
 
@@ -70,6 +70,52 @@ def test_small_p_values_hold_with_few_draws():
     assert np.mean(np.array(p) < 0.05) < 0.06
     assert np.mean(np.array(p) < 0.01) < 0.016
     assert np.mean(np.array(p) < 0.001) < 0.003  # 1.1% with Satterthwaite's degrees of freedom
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_p_values_hold_over_pretraining_runs_and_do_not_where_runs_are_ignored(runs):
+    """No difference, ten draws over a few runs with a deviation of 0.01: p as if draws were independent is far too small."""
+    generator, behind, nested, ignored = np.random.default_rng(0), np.arange(10) % runs, [], []
+    for _ in range(1500):
+        scores = crossed(generator, 10, 60, (0.005, 0.02, 0.02)) + in_runs(generator, runs, 60, (0.01, 0.02))[behind]
+        for values, table in ((nested, stats.run_means(scores, behind)), (ignored, scores)):
+            fit = stats.fit_components(table)
+            assert fit is not None
+            values.append(stats.spread_of([fit], None).p_value(table.mean()))
+    assert np.mean(np.array(nested) < 0.05) < 0.065
+    assert np.mean(np.array(nested) < 0.01) < 0.018
+    assert np.mean(np.array(ignored) < 0.05) > 0.08
+
+
+def test_an_interval_over_pretraining_runs_is_that_of_their_means():
+    scores = crossed(np.random.default_rng(3), 6, 9, (1, 1, 0.3))
+    result = stats.crossed_interval(scores, pretraining_runs=["b", "a"] * 3)
+    expected = stats.crossed_interval([scores[1::2].mean(axis=0), scores[::2].mean(axis=0)])
+    assert (result.low, result.high, result.p) == pytest.approx((expected.low, expected.high, expected.p))
+    assert (result.draws, "two pretraining runs" in result.note) == (6, True)
+    assert stats.crossed_interval(scores, pretraining_runs=["a"] * 6) == stats.crossed_interval(scores)
+    assert stats.crossed_interval(scores, pretraining_runs=list("fbeacd")).p == pytest.approx(
+        stats.crossed_interval(scores).p
+    )
+
+
+def test_a_case_that_counts_in_no_draw_of_a_run_stays_missing():
+    scores = np.array([[1.0, np.nan], [3.0, np.nan], [2.0, 4.0]])
+    np.testing.assert_array_equal(stats.run_means(scores, [0, 0, 1]), [[2.0, np.nan], [2.0, 4.0]])
+
+
+def test_auroc_over_pretraining_runs():
+    """Runs that differ much widen the interval and the paired comparison; runs of one draw each change nothing."""
+    labels, scores, groups = roc_study(np.random.default_rng(2), 6, 60, 1.0, 0.0)
+    behind = np.arange(6) % 3
+    shifted = scores + labels * np.array([-0.5, 0.0, 0.5])[behind][:, None]
+    nested = stats.auroc_interval(labels, shifted, groups, pretraining_runs=behind)
+    ignored = stats.auroc_interval(labels, shifted, groups)
+    assert nested.mean == pytest.approx(ignored.mean)
+    assert nested.high - nested.low > 1.2 * (ignored.high - ignored.low)
+    assert stats.auroc_interval(labels, shifted, groups, pretraining_runs=range(6)) == ignored
+    paired = [stats.paired_auroc(labels, shifted, scores, groups, pretraining_runs=each) for each in (behind, None)]
+    assert paired[0].high - paired[0].low > 1.2 * (paired[1].high - paired[1].low)
 
 
 def test_many_draws_give_students_t():

@@ -19,6 +19,7 @@ from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.evaluation import intervals as stats
 from medssl.evaluation import label_curves
+from medssl.evaluation.case_metrics import Dice
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import redaction
 from medssl.reporting import tables as report_tables
@@ -26,6 +27,8 @@ from medssl.reporting.findings import findings
 from medssl.reporting.html.report import report
 from medssl.reporting.style import MODES
 from medssl.studies.arms import Mode
+from medssl.studies.results import LabelCurve, cases_of, cells_of, summary_of
+from medssl.studies.results import label_curves as study_curves
 
 pytestmark = pytest.mark.long
 
@@ -74,10 +77,12 @@ def class_cases(generator: np.random.Generator, mean: float, draw: int) -> pd.Da
     return pd.DataFrame(table)
 
 
-def make_study(root: Path, task: str = "segmentation") -> Path:
-    """A study as `medssl study` leaves it, with the pretraining run beside it."""
+def make_study(root: Path, task: str = "segmentation", pretraining_runs: int = 1) -> Path:
+    """A study as `medssl study` leaves it, with the pretraining runs beside it."""
     generator = np.random.default_rng(0)
-    pretraining = {"simmim": {"id": "pre123", "steps": 500, "cost": {"seconds": 90.0, "samples_per_s": 88.0}}}
+    cost = {"seconds": 90.0, "samples_per_s": 88.0}
+    behind = [{"id": f"pre{123 + seed}", "seed": seed, "cost": cost} for seed in range(pretraining_runs)]
+    pretraining = {"simmim": {"steps": 500, "runs": behind}}
     data_spec = DataSpec(3, 1, "CT", (1.0, 1.0, 2.0)) if task == "segmentation" else DataSpec(2, 1, "CT")
     config = {
         "task": task,
@@ -113,7 +118,8 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
                 cell = {"arm": arm, "mode": "finetune", "budget_name": budget, "budget": patients / 80}
                 cell |= {"draw": draw, "patients": patients, "train_scans": patients, "validation_scans": 0}
                 cost = {"seconds": 20.0 + draw, "peak_memory_mib": 900, "samples_per_s": 55.5}
-                record(folder, "cell", cell, cost=cost, metrics={"hd95_mm.1": 3.25})
+                parent = behind[draw % pretraining_runs]["id"] if arm == "simmim" else None
+                record(folder, "cell", cell, cost=cost, metrics={"hd95_mm.1": 3.25}, parent=parent)
                 make = dice_cases if task == "segmentation" else class_cases
                 frame = make(generator, TRUTH[arm][place], draw)
                 frame.to_parquet(folder / "predictions.parquet")
@@ -122,7 +128,7 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
                     np.savez(folder / "examples.npz", **slices(generator))
     config["cell_ids"] = [*sorted(p.name for p in (study / "cells").iterdir()), "simmim-10-0"]
     record(study, "study", config, protocol=points)
-    summary(frames, task).to_parquet(study / "summary.parquet")
+    summary(frames, task, pretraining_runs).to_parquet(study / "summary.parquet")
     rows = [
         (d, b, f"p{i}", "validation" if i % 5 == 4 else "train")
         for b, (n, k) in BUDGETS.items()
@@ -130,7 +136,8 @@ def make_study(root: Path, task: str = "segmentation") -> Path:
         for i in range(n)
     ]
     pd.DataFrame(rows, columns=["draw", "budget_name", "patient", "role"]).to_parquet(study / "subsets.parquet")
-    pretraining_run(study / "pretraining" / "simmim", "pre123")
+    for run in behind:
+        pretraining_run(study / "pretraining" / "simmim" / ("" if len(behind) == 1 else run["id"]), run["id"])
     return study
 
 
@@ -148,12 +155,13 @@ def pretraining_run(folder: Path, run_id: str) -> None:
     np.savez(folder / "examples.npz", **crops)
 
 
-def summary(frames: dict[tuple, list[pd.DataFrame]], task: str) -> pd.DataFrame:
+def summary(frames: dict[tuple, list[pd.DataFrame]], task: str, pretraining_runs: int) -> pd.DataFrame:
     """What `study` writes, in its columns; here without its code, so that the report is tested alone."""
     rows = []
     for (arm, budget), draws in frames.items():
         about = {"arm": arm, "mode": "finetune", "budget_name": budget, "budget": BUDGETS[budget][0] / 80}
         about |= {"patients": BUDGETS[budget][0], "scans": float(BUDGETS[budget][0]), "draws": len(draws)}
+        about["pretraining_runs"] = pretraining_runs if arm == "simmim" else 0
         mine, base = table_of(draws, task), table_of(frames["scratch", budget], task)
         estimate = stats.crossed_interval(mine)
         row = about | {"metric": "dice" if task == "segmentation" else "auroc", "note": estimate.note}
@@ -395,7 +403,58 @@ def test_cells_of_other_data_or_of_an_earlier_recipe_do_not_enter(tmp_path):
 def rows(*differences: tuple[float, float]) -> pd.DataFrame:
     table = pd.DataFrame(differences, columns=["difference_low", "difference_high"])
     table["difference"] = table.mean(axis=1)
-    return table.assign(arm="simmim", mode="finetune", patients=[1, 8, 80][: len(table)], p_holm=0.5)
+    return table.assign(
+        arm="simmim", mode="finetune", patients=[1, 8, 80][: len(table)], p_holm=0.5, pretraining_runs=3
+    )
+
+
+def test_with_one_pretraining_run_every_interval_is_of_this_run(tmp_path):
+    study = make_study(tmp_path / "one")
+    text = text_of(report(study))
+    assert "This run: one pretraining run stands behind simmim. Its p-values and intervals are about this run" in text
+    assert "paired difference in Dice (this run) does not exclude zero" in text
+    assert "(1 patient): simmim, fine-tuned (this run) +" in text
+    assert (
+        text.count("simmim, fine-tuned (this run)") == 8
+    )  # the sentence, three scores, labels saved, two gaps closed, the forecast
+    assert "scratch, fine-tuned (this run)" not in text
+
+
+def test_with_several_pretraining_runs_nothing_is_of_this_run(tmp_path):
+    study = make_study(tmp_path / "three", pretraining_runs=3)
+    text = text_of(report(study))
+    assert "this run" not in text.lower().replace("the same study command", "")
+    assert "simmim, pretraining 3 90.0 0.075" in text
+    assert "# 'RUN_1_{1..3}': simmim, run pre123, pre124, pre125" in text
+    assert "--arms scratch 'RUN_1_{1..3}'" in text
+    curve = {c.arm: c for c in _curves(study)}["simmim"]
+    assert curve.pretraining_runs == 3
+    one = {c.arm: c for c in _curves(make_study(tmp_path / "one"))}["simmim"]
+    assert one.area != curve.area  # of the same scores, but runs count in place of draws
+
+
+def _curves(study: Path) -> list[LabelCurve]:
+    run = runs.read(study)
+    cells = cells_of(runs.table(study / "cells"), run)
+    cases, damaged = cases_of(study, cells)
+    main = summary_of(study, run, cells, damaged).query("metric == 'dice'")
+    return study_curves(cases, main, Dice()) or []
+
+
+def test_a_study_from_before_runs_were_counted_had_one_run_an_arm(tmp_path):
+    study = make_study(tmp_path)
+    about = json.loads((study / "run.json").read_text())
+    pretraining = about["config"]["pretraining"]["simmim"]
+    (run,) = pretraining.pop("runs")
+    pretraining |= {"id": run["id"], "cost": run["cost"]}
+    (study / "run.json").write_text(json.dumps(about))
+    file = study / "summary.parquet"
+    pd.read_parquet(file).drop(columns="pretraining_runs").to_parquet(file)
+    text = text_of(report(study))
+    assert "simmim, fine-tuned (this run)" in text
+    assert "one pretraining run stands behind simmim" in text
+    assert "simmim, pretraining 1 90.0 0.025" in text
+    assert "# RUN_1: simmim, run pre123" in text
 
 
 def test_the_sentence_reports_losses_and_nothing_as_it_reports_gains():

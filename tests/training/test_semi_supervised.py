@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from medssl.core.errors import MedsslError
 from medssl.core.registry import SEMI_SUPERVISED
 from medssl.preprocessing.cache import Cache
+from medssl.studies.arms import split_call
 from medssl.training.config import FinetuneConfig
 from medssl.training.losses import soft_dice
 from medssl.training.semi_supervised import base, self_training
-from medssl.training.semi_supervised.base import build_algorithm, ramp_up, split_call, train_semi_supervised
+from medssl.training.semi_supervised.base import build_algorithm, ramp_up, train_semi_supervised
 from medssl.training.semi_supervised.copy_paste import boxes, mixture_loss
 from medssl.training.semi_supervised.distillation import softened_cross_entropy
 from medssl.training.semi_supervised.fixmatch import confident_cross_entropy

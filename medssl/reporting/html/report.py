@@ -36,6 +36,7 @@ from medssl.studies.results import (
     cells_of,
     check_record,
     label_curves,
+    pretraining_of,
     selection_of,
     summary_of,
 )
@@ -133,7 +134,11 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
     lead, detail = findings(main, METRICS[metric])
     label_efficiency = label_curves(cases, main, task.metric)
     saved, saved_reason, full = tables.labels_saved(label_efficiency, main)
-    arms = {arm: about.get("id") for arm, about in config.get("pretraining", {}).items()}
+    arms = {
+        arm if len(each) == 1 else f"{arm}, seed {about.get('seed')}": about.get("id")
+        for arm, each in pretraining_of(config).items()
+        for about in each
+    }
     return {
         "title": f"What was pretraining worth? {task.name.capitalize()}",
         "facts": study_facts(run),
@@ -261,14 +266,25 @@ def _other_runs(runs: dict[str, tuple[Run, Path]]) -> dict[str, Any] | None:
 def _command(run: Run) -> str:
     """The command of this study, with the folders left for the reader to fill in."""
     config = run.config
-    placeholders = {arm: f"RUN_{i}" for i, arm in enumerate(config.get("pretraining", {}), 1)}
+    runs = pretraining_of(config)
+    placeholders = {
+        arm: f"RUN_{i}" if len(each) == 1 else f"'RUN_{i}_{{1..{len(each)}}}'"
+        for i, (arm, each) in enumerate(runs.items(), 1)
+    }
     arms = [placeholders.get(arm, arm) for arm in config.get("arms", [])]
     given = config.get("given_options", config.get("asked", {}))  # "asked": in records of medssl 0.1
     options = {"task": config.get("task", ""), "arms": arms} | given
     words = [f"--{name.replace('_', '-')} {_option_text(value)}" for name, value in options.items()]
-    lines = [f"# {word}: {arm}, run {config['pretraining'][arm].get('id', '–')}" for arm, word in placeholders.items()]
+    lines = [
+        f"# {word}: {arm}, run {', '.join(str(run.get('id') or '–') for run in runs[arm])}"
+        for arm, word in placeholders.items()
+    ]
     if chosen := config.get("selection", {}).get("run"):
-        by_id = {config["pretraining"][arm].get("id"): word for arm, word in placeholders.items()}
+        by_id = {
+            run.get("id"): f"RUN_{place}" if len(each) == 1 else f"RUN_{place}_{number}"
+            for place, each in enumerate(runs.values(), 1)
+            for number, run in enumerate(each, 1)
+        }
         words.append(f"--selection-run {by_id.get(chosen, 'SELECTION_RUN')}")
         lines += [] if chosen in by_id else [f"# SELECTION_RUN: run {chosen}"]
     return without_paths("\n".join([" ".join(["medssl study --data CACHE --out STUDY", *words]), *lines]))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ast
 import inspect
 import math
-import re
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -38,8 +37,6 @@ from medssl.training.supervised import (
 )
 from medssl.views import recipes
 from medssl.views.random import derive_keys
-
-CALL = re.compile(r"([a-z][a-z-]*)\((.*)\)")
 
 
 class SemiSupervised(ABC):
@@ -198,18 +195,6 @@ def check_task(algorithm: SemiSupervised, task: str) -> None:
         raise MedsslError(
             f"{type(algorithm).__name__} is for {', '.join(algorithm.tasks)}: it cannot be used for {task}"
         )
-
-
-def split_call(text: str) -> tuple[str, str, str] | None:
-    """`name(start, option=value)` -> its name, its start and its options as text; None for another form.
-
-    >>> split_call("self-training(runs/simclr, teachers=3)")
-    ('self-training', 'runs/simclr', 'teachers=3')
-    """
-    if not (match := CALL.fullmatch(text.strip())):
-        return None
-    start, _, options = match[2].partition(",")
-    return match[1], start.strip(), options.strip()
 
 
 def build_algorithm(name: str, options: str = "") -> SemiSupervised:
