@@ -16,7 +16,9 @@ import pydicom
 import pytest
 
 from medssl.core.errors import MedsslError
+from medssl.datasets.index import index
 from medssl.datasets.phantom.cohort import KINDS, LABELS, mask_path, phantom
+from medssl.preprocessing.cache import Cache, prepare
 
 SMALL = {"shape": (32, 32, 24), "spacing_mm": (10.0, 10.0, 12.0)}
 CODE = {name: value for value, name in LABELS.items()}
@@ -227,3 +229,14 @@ def test_wrong_settings_are_refused_in_words(tmp_path: Path, wrong: dict, messag
     with pytest.raises(MedsslError, match=message):
         phantom(tmp_path / "cohort", **wrong)
     assert not (tmp_path / "cohort").exists()
+
+
+def test_one_slice_makes_images_of_liver_spine_and_vessels(tmp_path: Path) -> None:
+    out = phantom(tmp_path / "c", patients=16, shape=(64, 64, 1), spacing_mm=(5.0, 5.0, 6.0), seed=3)
+    seen = [set(np.unique(nibabel.load(path).get_fdata()).astype(int)) for path in sorted((out / "masks").iterdir())]
+    assert seen == [{0, CODE["liver"], CODE["spine"], CODE["vessels"]}] * len(seen)
+    manifest = index([f"phantom:{out}"], tmp_path / "m")
+    assert [tuple(shape) for shape in manifest["shape"]] == [(64, 64)] * len(seen)
+    assert (manifest["status"] == "ok").all()
+    prepare(tmp_path / "m", tmp_path / "p")
+    assert Cache(tmp_path / "p").dims == 2

@@ -216,7 +216,7 @@ def render(
     body: Body, lesions: list[Lesion], points: np.ndarray, contrast: Contrast, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """The body on a grid of room points (3, *S): HU (*S), labels (*S), and each lesion's diameter in mm."""
-    steps = [float(np.abs(np.diff(points[axis], axis=axis)).max()) for axis in range(3)]
+    steps = _steps(points)
     canvas = Canvas(into_body(body, points), soft_mm=float(np.mean(steps)))
     areas = regions(body, canvas.points)
     blobs = _smooth_noise(canvas.hu.shape, [9 / step for step in steps], rng)
@@ -230,6 +230,12 @@ def render(
     voxel_mm3 = float(np.prod(steps))
     diameters = [_paint_lesion(canvas, lesion, contrast.liver - body.liver_fat_hu, voxel_mm3) for lesion in lesions]
     return canvas.hu, canvas.labels, diameters
+
+
+def _steps(points: np.ndarray) -> list[float]:
+    """From one point of a grid (3, *S) to the next along each axis, in mm; an axis with one point takes the widest of the others."""
+    known = [float(np.abs(np.diff(points[axis], axis=axis)).max(initial=0.0)) for axis in range(3)]
+    return [step or max(known) for step in known]
 
 
 def _paint_wall(canvas: Canvas, body: Body, areas: Regions) -> None:

@@ -48,6 +48,7 @@ from medssl.scans.modality import LOWEST_HU
 
 __all__ = ["KINDS", "LABELS", "mask_path", "phantom"]
 
+SLICE_LEVEL_MM = -72.0  # height of a single slice in the reference torso: liver, spine and vessels, no lung
 BLOCK = 8  # patients that together have each kind of lesion once, four healthy ones, two with a second scan
 
 
@@ -83,13 +84,14 @@ def phantom(
     """Make the cohort in `out` and return `out`; a finished cohort of the same settings is left as it is.
 
     The torso is scaled to fill the smaller side of a slice, so a smaller field of view shows a smaller person. The first
-    patients of a longer cohort are those of a shorter one.
+    patients of a longer cohort are those of a shorter one. A shape with one slice makes images in place of volumes: each scan
+    is one slice through the liver, and no patient has a lesion, since few slices would meet one.
 
     Args:
         out: The folder to write to.
         patients: How many patients.
         seed: The same seed and settings give the same bytes.
-        shape: Columns, rows and slices.
+        shape: Columns, rows and slices; one slice for images.
         spacing_mm: Of columns, rows and slices.
         jobs: Processes that draw patients side by side, -1 for one per core; the result is the same.
 
@@ -120,7 +122,7 @@ def _make(out: Path, settings: dict[str, Any], grid: Grid, jobs: int) -> None:
     work = joblib.delayed(_write_patient)
     jobs_done = joblib.Parallel(n_jobs=jobs)(
         work(out, plan, patient_seed, grid)
-        for plan, patient_seed in zip(_plan(patients, seed), np.random.SeedSequence(seed).spawn(patients))
+        for plan, patient_seed in zip(_plan(patients, seed, grid), np.random.SeedSequence(seed).spawn(patients))
     )
     table = pd.DataFrame([row for patient_rows in jobs_done for row in patient_rows])
     _write_table(table[["file", "report"]], out / "reports.csv")
@@ -139,6 +141,11 @@ class Grid:
 
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
+
+    @property
+    def single_slice(self) -> bool:
+        """Whether a scan is an image."""
+        return self.shape[2] == 1
 
     @property
     def scale(self) -> float:
@@ -178,12 +185,14 @@ def _check(patients: int, seed: int, shape: tuple, spacing_mm: tuple, jobs: int)
         raise MedsslError(f"seed is {seed}: expected 0 or more; pass --seed 0")
     if jobs == 0:
         raise MedsslError("jobs is 0: expected a number of processes, or -1 for one a core; pass --jobs 1")
-    if len(shape) != 3 or any(not 16 <= count <= 1024 for count in shape):
-        raise MedsslError(f"shape is {shape}: expected three numbers from 16 to 1024; pass --shape 64 64 48")
+    if len(shape) != 3 or any(not 16 <= count <= 1024 for count in shape[: 2 if shape[2] == 1 else 3]):
+        raise MedsslError(
+            f"shape is {shape}: expected three numbers from 16 to 1024, or 1 as the last for images; pass --shape 64 64 48"
+        )
     if len(spacing_mm) != 3 or any(not (math.isfinite(step) and 0.1 <= step <= 20) for step in spacing_mm):
         raise MedsslError(f"spacing_mm is {spacing_mm}: expected three numbers from 0.1 to 20; pass --spacing-mm 5 5 6")
     grid = Grid(shape, spacing_mm)
-    if grid.height_mm < 0.4 * FIELD_MM[2]:
+    if not grid.single_slice and grid.height_mm < 0.4 * FIELD_MM[2]:
         slices = math.ceil(0.4 * FIELD_MM[2] * grid.scale / spacing_mm[2])
         raise MedsslError(
             f"shape is {shape} with spacing_mm {spacing_mm}: expected {slices} slices or more, to show both "
@@ -206,13 +215,15 @@ def _made_before(out: Path, settings: dict) -> bool:
     return recorded == settings and (out / "labels.csv").exists()
 
 
-def _plan(patients: int, seed: int) -> list[Plan]:
+def _plan(patients: int, seed: int, grid: Grid) -> list[Plan]:
     """Kind of lesion and number of visits of each patient, balanced within every block of eight."""
     plans: list[Plan] = []
     for block in range(math.ceil(patients / BLOCK)):
         rng = np.random.default_rng([seed, block])
         kinds = rng.permutation(["none"] * (BLOCK - len(KINDS)) + list(KINDS))
         visits = rng.permutation([2, 2] + [1] * (BLOCK - 2))
+        if grid.single_slice:
+            kinds = np.full(BLOCK, "none")
         first = block * BLOCK + 1
         plans += [Plan(first + i, int(visits[i]), str(kinds[i])) for i in range(BLOCK)]
     return plans[:patients]
@@ -244,6 +255,8 @@ def _write_scan(
     steps = np.array(grid.spacing_mm) * (-1, -1, 1)  # columns run to the patient's Left, rows to Posterior
     affine = np.diag([*steps, 1.0])
     room = grid_points(grid.shape, affine) / np.float32(grid.scale)
+    if grid.single_slice:
+        room[2] += np.float32(SLICE_LEVEL_MM)
     hu, labels, sizes_mm = render(body, lesions, _pose(room, rng), contrast, rng)
     stored = _scan(hu, room, SCANNERS[scanner], rng)
     corner = -(np.array(grid.shape) - 1) / 2 * steps
