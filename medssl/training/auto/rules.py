@@ -45,6 +45,10 @@ FILMS = (
     "results/every_method: AUROC of a linear probe with 1% of the films 0.932, a random encoder 0.851; fine-tuned, results/chest_films: "
     "+0.002 [-0.041, +0.045] over scratch, so no gain was shown"
 )
+PNEUMONIA = (
+    "results/pneumoniamnist: +0.024 [+0.006, +0.042] AUROC of a linear probe over scratch with 47 labels (p = 0.15 after Holm's correction), no "
+    "gain shown with 10"
+)
 JOINT = (
     "results/every_method: 0.938 by a linear probe with 1% of the films, the highest mean; results/does_every_method_learn: 0.868 to "
     "0.938"
@@ -141,7 +145,7 @@ RULES: tuple[Rule, ...] = (
         "pretext",
         _always(SimCLR),
         "classification of images: two views of a scan against all others; the cheapest of the methods that learn most",
-        (FILMS,),
+        (PNEUMONIA, FILMS),
         lambda s: s.task == "classification" and s.dims == 2,
     ),
     Rule(
