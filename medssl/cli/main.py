@@ -130,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(words)
     except Stopped as error:
+        if _on_further_device():  # the first process says so; an exit code above 0 would end it before it has
+            return 0
         return _fail(str(error), 130, debug)
     except MedsslError as error:
         return _fail(f"error: {error}", 2, debug)
@@ -147,8 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
 
+def _on_further_device() -> bool:
+    """Whether this process trains on a further device, started by the process that the user started."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
 def _quiet_warnings() -> None:
     """Show each warning as one line, and hide those for developers."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -162,6 +162,8 @@ def _show_cache(cache: Any, out: Path) -> int:
 
 
 def _show_run(run: Run, settings: dict[str, Any]) -> None:
+    if run.status == "running":  # this process trained on a further device: the first one records the run and shows it
+        return
     numbers = ", ".join(f"{k} {v:.3f}" for k, v in run.metrics.items() if isinstance(v, float))
     console.print(
         f"{run.kind} {run.id} {run.status} in {run.cost.get('seconds', 0):.0f} s: {settings['out']}\n{numbers}",

@@ -57,12 +57,13 @@ def embed(
         seed: Seed of the view.
     """
     batch = max(1, min(64, EMBEDDED_VOXELS // int(np.prod(size))))
-    training, own = encoder.training, next(encoder.parameters()).device
+    weight = next(encoder.parameters())
+    training, own = encoder.training, weight.device
     device = torch.device("cuda") if own.type == "cpu" and torch.cuda.is_available() else own
     encoder.to(device).eval()
     parts = []
     for i in range(0, len(scans), batch):
-        x = center_crops(cache, scans[i : i + batch], size, view, seed).to(device)
+        x = center_crops(cache, scans[i : i + batch], size, view, seed).to(device, weight.dtype)
         parts.append((encoder.features(x)[-1] if dense else encoder(x)).cpu())
     encoder.to(own).train(training)
     return torch.cat(parts).float().numpy()

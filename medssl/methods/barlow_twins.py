@@ -14,7 +14,7 @@ from lightly.models.modules import BarlowTwinsProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
-from medssl.methods.shared.devices import can_gather
+from medssl.methods.shared.devices import gather_all
 from medssl.methods.shared.two_views import TwoViews
 
 
@@ -32,7 +32,7 @@ class BarlowTwins(TwoViews):
         super().__init__(encoder, chunk)
         self.redundancy, self.projection = redundancy, projection
         self.head = BarlowTwinsProjectionHead(encoder.out_dim, projection, projection)
-        self.barlow = BarlowTwinsLoss(redundancy, gather_distributed=can_gather())
+        self.barlow = BarlowTwinsLoss(redundancy)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        return self.barlow(*self.projections(batch))
+        return self.barlow(*map(gather_all, self.projections(batch)))

@@ -163,8 +163,10 @@ class Method(Recorded, nn.Module, ABC):
             [batch[name] for name in (partner if i in self.partner_views else ("source", "valid"))]
             for i in range(len(views))
         ]
+        dtype = next(self.parameters()).dtype  # float32, unless the method was converted, as by `double()`
         made = [view.with_mask(x.float(), body.float(), p) for view, p, (x, body) in zip(views, params, sources)]
-        batch["views"], batch["valid_views"] = [image for image, _ in made], [body for _, body in made]
+        batch["views"], batch["valid_views"] = [image.to(dtype) for image, _ in made], [body for _, body in made]
         if "coordinates" in batch:
-            batch["coordinate_views"] = [view.mask(batch["coordinates"], p) for view, p in zip(views, params)]
+            places = [view.mask(batch["coordinates"].float(), p) for view, p in zip(views, params)]
+            batch["coordinate_views"] = [place.to(dtype) for place in places]
         return batch

@@ -15,6 +15,7 @@ should hold what the report describes: choose it nearly as large as the scans. E
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.base import Method
-from medssl.methods.shared.devices import device_count, gather_all, own_rows
+from medssl.methods.shared.devices import gather_all, own_rows
 from medssl.methods.shared.text import HashedText, LocalText
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -73,9 +74,8 @@ class CLIP(Method):
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         images = self.image_vectors(self.encoder(batch["views"][0]))
-        distinct = {text: n for n, text in enumerate(dict.fromkeys(batch["report"]))}
         texts = self.text_vectors(batch["report"])
-        same = torch.tensor([distinct[text] for text in batch["report"]], device=images.device)
+        same = torch.tensor([number_of(text) for text in batch["report"]], device=images.device)
         return clip_loss(images, texts, self.log_scale.exp().clamp(max=MAX_SCALE), same)
 
     def image_vectors(self, features: Tensor) -> Tensor:
@@ -90,6 +90,15 @@ class CLIP(Method):
         return {"temperature": 1 / min(MAX_SCALE, math.exp(float(self.log_scale.detach())))}
 
 
+def number_of(text: str) -> int:
+    """An int64 that equal texts share on every device: the first 63 bits of the SHA-256.
+
+    >>> number_of("The lungs are clear.") == number_of("The lungs are clear.")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
+
+
 def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:
     """The symmetric InfoNCE of pairs (B, D), (B, D) of length 1; negatives are gathered across devices.
 
@@ -100,11 +109,9 @@ def clip_loss(images: Tensor, texts: Tensor, scale: Tensor, same: Tensor | None 
         same: (B,) whole numbers; pairs with the same number (equal reports) are not each other's negatives.
     """
     own = own_rows(images)
-    excluded = torch.zeros(len(images), len(images) * device_count(), dtype=torch.bool, device=images.device)
-    if same is not None:  # on this device; an equal report on another one is a negative, as in the paper
-        excluded[:, own] = (same[:, None] == same[None]) & ~torch.eye(
-            len(images), dtype=torch.bool, device=images.device
-        )
+    groups = own if same is None else same
+    excluded = groups[:, None] == gather_all(groups)[None]
+    excluded[torch.arange(len(images)), own] = False  # a pair is its own positive
     sides = ((images, texts), (texts, images))
     logits = [(scale * a @ gather_all(b).T).masked_fill(excluded, -torch.inf) for a, b in sides]
     return torch.stack([F.cross_entropy(side, own) for side in logits]).mean()

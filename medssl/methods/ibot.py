@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from lightly.loss import DINOLoss, IBOTPatchLoss
+from lightly.models.modules.center import Center, center_momentum
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.tokens import TokenEncoder, to_patches
 from medssl.methods.shared import salts
-from medssl.methods.shared.devices import on_all_devices
+from medssl.methods.shared.devices import sum_over_devices
 from medssl.methods.shared.patches import check_masks_some, with_tokens
 from medssl.methods.shared.self_distillation import SelfDistillation
 from medssl.views.masking import patch_mask
@@ -84,7 +85,8 @@ class IBOT(SelfDistillation):
             torch.zeros(1, encoder.in_channels, *self.patch)
         )  # its embedding is a mask token
         self.dino = DINOLoss(prototypes, student_temp=student_temperature, center_momentum=centre_momentum)
-        self.ibot = IBOTPatchLoss(prototypes, student_temp=student_temperature, center_momentum=centre_momentum)
+        self.ibot = IBOTPatchLoss(prototypes, student_temp=student_temperature)
+        self.ibot.center = PatchCentre((1, prototypes), momentum=centre_momentum)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         x, mask = torch.cat(batch["views"]), self.mask_of(batch)
@@ -95,7 +97,7 @@ class IBOT(SelfDistillation):
         temperature = self.temperature_now
         self.dino.center_momentum = self.ibot.center.momentum = self.centre_momentum_now
         loss = self.dino(list(of_views.chunk(2)), list(predicted_views.chunk(2)), teacher_temp=temperature)
-        if self.patch_weight and on_all_devices(counted.any()):
+        if self.patch_weight:
             patches = self.ibot(of_patches, predicted_patches, counted[:, None], teacher_temp=temperature)
             loss = loss + self.patch_weight * patches
         return loss
@@ -141,3 +143,24 @@ class IBOT(SelfDistillation):
     def check(self, crop: Sequence[int], batch_size: int) -> None:
         super().check(crop, batch_size)
         check_masks_some(self.encoder, crop, self.mask_ratio)
+
+
+class PatchCentre(Center):
+    """The moving mean of the teacher's logits over the counted patches of all devices.
+
+    Devices count different numbers of patches, and one may count none, so lightly's mean of their means would not do.
+    """
+
+    center: Tensor
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Move the centre.
+
+        Args:
+            x: (M, K), the logits of this device's patches; M may be 0.
+        """
+        total = sum_over_devices(x.float().sum(0, keepdim=True))
+        count = sum_over_devices(torch.tensor(len(x), device=x.device))
+        moved = center_momentum(self.center, total / count.clamp(min=1), self.momentum)
+        self.center = torch.where(count > 0, moved, self.center)

@@ -17,13 +17,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from lightly.models.modules import MoCoProjectionHead
-from lightly.models.modules.memory_bank import MemoryBankModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.methods.shared.contrast import Similarity, check_temperature, info_nce, info_nce_of_queue
+from medssl.methods.shared.devices import gather_all
 from medssl.methods.shared.teacher import StudentTeacher
+
+NO_SCAN = -1  # of the random keys that a queue starts with
 
 
 class MoCo(StudentTeacher):
@@ -72,7 +74,7 @@ class MoCo(StudentTeacher):
             self.predictor = MoCoProjectionHead(projection, hidden, projection, 2, batch_norm=True)
         else:
             self.last_momentum = momentum
-            self.bank = persistent(MemoryBankModule((queue, projection + 1), gather_distributed=True))
+            self.keys = Queue(queue, projection)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
         return self.symmetric_loss(batch) if self.version == "v3" else self.queue_loss(batch)
@@ -80,18 +82,16 @@ class MoCo(StudentTeacher):
     def monitored_values(self) -> dict[str, float]:
         if self.version == "v3":
             return super().monitored_values()
-        filled = self.bank.bank[:, -1] % 1 == 0  # scan numbers are whole, the random start of the queue is not
-        return super().monitored_values() | {"queue_filled": float(filled.float().mean())}
+        return super().monitored_values() | {"queue_filled": float((self.keys.scans != NO_SCAN).float().mean())}
 
     def queue_loss(self, batch: dict[str, Any]) -> Tensor:
         """v2: the first view gives the query, the second the key; each key of the queue is stored with its scan's number."""
         query_view, key_view = batch["views"]
-        queries, keys = self.project(query_view), self.targets(key_view)
-        scans = batch["scan"].float()[:, None]  # bfloat16 keys would round 257 to 256
-        # The call returns the queue and, in training, adds the new keys to it.
-        _, entries = self.bank(torch.cat([F.normalize(keys.float(), dim=1), scans], dim=1), update=self.training)
-        excluded = scans == entries[None, -1]
-        return info_nce_of_queue(queries, keys, entries[:-1].T, self.temperature, self.similarity, excluded)
+        queries, keys, scans = self.project(query_view), self.targets(key_view), batch["scan"]
+        earlier, excluded = self.keys.entries.clone(), scans[:, None] == self.keys.scans[None]
+        if self.training:
+            self.keys.add(F.normalize(keys, dim=1), scans)
+        return info_nce_of_queue(queries, keys, earlier, self.temperature, self.similarity, excluded)
 
     def symmetric_loss(self, batch: dict[str, Any]) -> Tensor:
         """v3: each view gives a query and a key."""
@@ -102,8 +102,39 @@ class MoCo(StudentTeacher):
         return 2 * self.temperature * (one + other)
 
 
-def persistent(bank: MemoryBankModule) -> MemoryBankModule:
-    """The bank as a part of the checkpoint: lightly leaves it out, and a resumed run would start with random keys."""
-    for name in ("bank", "bank_ptr"):
-        bank.register_buffer(name, getattr(bank, name), persistent=True)
-    return bank
+class Queue(nn.Module):
+    """The newest keys of all devices, each with the number of its scan; a part of the checkpoint.
+
+    Args:
+        length: Keys that it holds.
+        width: Length of a key.
+
+    Attributes:
+        entries: (length, width), of length 1 each; random at first.
+        scans: (length,) int64, `NO_SCAN` where a key is random.
+        place: () int64, where the next key is written.
+    """
+
+    entries: Tensor
+    scans: Tensor
+    place: Tensor
+
+    def __init__(self, length: int, width: int):
+        super().__init__()
+        self.register_buffer("entries", F.normalize(torch.randn(length, width), dim=1))
+        self.register_buffer("scans", torch.full((length,), NO_SCAN))
+        self.register_buffer("place", torch.tensor(0))
+
+    @torch.no_grad()
+    def add(self, keys: Tensor, scans: Tensor) -> None:
+        """Replace the oldest keys.
+
+        Args:
+            keys: (B, width), of this device.
+            scans: (B,) int64, the numbers of their scans.
+        """
+        length = len(self.scans)
+        keys, scans = gather_all(keys)[-length:], gather_all(scans)[-length:]
+        where = (self.place + torch.arange(len(keys), device=keys.device)) % length
+        self.entries[where], self.scans[where] = keys.to(self.entries.dtype), scans
+        self.place.copy_((self.place + len(keys)) % length)

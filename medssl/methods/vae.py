@@ -26,6 +26,7 @@ from medssl.encoders.base import Encoder
 from medssl.methods.autoencoder import check_narrow
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
+from medssl.methods.shared.devices import mean_over_devices
 from medssl.methods.shared.restoring import FromLatent, ToLatent
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -57,7 +58,8 @@ class VAE(Method):
 
     def posterior(self, x: Tensor) -> Normal:
         """(B, C, *S) -> a normal distribution for each latent number, (B, latent)."""
-        mean, log_variance = self.to_latent(self.encoder.features(x)).float().chunk(2, dim=1)
+        numbers = self.to_latent(self.encoder.features(x))
+        mean, log_variance = numbers.to(torch.promote_types(numbers.dtype, torch.float32)).chunk(2, dim=1)
         return Normal(mean, (0.5 * log_variance).exp())
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
@@ -65,7 +67,7 @@ class VAE(Method):
         latent = self.posterior(x)
         noise = normal_like(latent.mean, derive_keys(batch["key"], salts.LATENT_NOISE))
         restored = self.from_latent(latent.mean + latent.stddev * noise, x.shape[2:])  # the reparametrisation
-        deviation = (restored - x).square().mean().detach().sqrt().clamp(min=1e-4)
+        deviation = mean_over_devices((restored - x).square().mean().detach()).sqrt().clamp(min=1e-4)
         likelihood = Normal(restored, deviation).log_prob(x).mean()
         divergence = kl_divergence(latent, Normal(0.0, 1.0)).sum() / x.numel()
         return self.beta * divergence - likelihood

@@ -14,7 +14,7 @@ from lightly.models.modules.heads import VICRegProjectionHead
 from torch import Tensor
 
 from medssl.encoders.base import Encoder
-from medssl.methods.shared.devices import can_gather
+from medssl.methods.shared.devices import gather_all
 from medssl.methods.shared.two_views import TwoViews
 
 
@@ -43,7 +43,7 @@ class VICReg(TwoViews):
         self.invariance, self.variance, self.covariance = invariance, variance, covariance
         self.projection = projection
         self.head = VICRegProjectionHead(encoder.out_dim, projection, projection)
-        self.vicreg = VICRegLoss(invariance, variance, covariance, gather_distributed=can_gather())
+        self.vicreg = VICRegLoss(invariance, variance, covariance)
 
     def loss(self, batch: dict[str, Any]) -> Tensor:
-        return self.vicreg(*self.projections(batch))
+        return self.vicreg(*map(gather_all, self.projections(batch)))

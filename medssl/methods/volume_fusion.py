@@ -25,6 +25,7 @@ from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
+from medssl.methods.shared.devices import device_count, gather_all, own_rows, sum_over_devices
 from medssl.methods.shared.masked_mean import masked_mean
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -71,7 +72,7 @@ class VolumeFusion(Method):
         x, body = batch["views"][0], batch["valid_views"][0]
         classes = self.classes_of(batch["key"], x.shape[2:])
         a = (classes / self.coefficients).to(x.dtype)[:, None]
-        return a * x + (1 - a) * x.roll(-1, 0), classes, ((body + body.roll(-1, 0)) > 0).float()
+        return a * x + (1 - a) * next_sample(x), classes, ((body + next_sample(body)) > 0).float()
 
     def classes_of(self, keys: Tensor, size: Sequence[int]) -> Tensor:
         """(B, *size) int64, 0..coefficients: boxes one over the other, of each sample by its key alone.
@@ -91,8 +92,14 @@ class VolumeFusion(Method):
         return classes
 
 
+def next_sample(x: Tensor) -> Tensor:
+    """Of each sample the next one in the batch of all devices; of the last one the first, (B, ...)."""
+    following = (own_rows(x[:1]) + 1) % device_count()  # the device whose first sample follows this device's last
+    return torch.cat([x[1:], gather_all(x[:1])[following]])
+
+
 def dice_loss(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
-    """1 - the soft Dice of each class over the counted voxels of the batch, averaged over classes.
+    """1 - the soft Dice of each class over the counted voxels of the batch, averaged over classes; the batch is that of all devices.
 
     Args:
         logits: (B, K, *S).
@@ -102,4 +109,5 @@ def dice_loss(logits: Tensor, classes: Tensor, counted: Tensor) -> Tensor:
     truth = F.one_hot(classes, logits.shape[1]).movedim(-1, 1) * counted
     shares = logits.softmax(1) * counted
     over = (0, *range(2, logits.ndim))
-    return 1 - ((2 * (shares * truth).sum(over) + 1e-5) / (shares.sum(over) + truth.sum(over) + 1e-5)).mean()
+    both, either = (sum_over_devices(part.sum(over)) for part in (shares * truth, shares + truth))
+    return 1 - ((2 * both + 1e-5) / (either + 1e-5)).mean()

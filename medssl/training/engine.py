@@ -106,7 +106,8 @@ class StepBar(pl.Callback):
 
 def quiet_third_parties() -> None:
     """Mute the warnings of libraries about settings that are intended here, or about their own internals."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     for text in (
         ".*does not have many workers.*",
         ".*dataloader is not resumable.*",
@@ -115,5 +116,6 @@ def quiet_third_parties() -> None:
         ".*LeafSpec.*",
         ".*always_return_as_numpy.*",
         ".*torch.jit.*",
+        ".*find_unused_parameters.*",
     ):
         warnings.filterwarnings("ignore", text)

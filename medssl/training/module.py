@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medssl.core.errors import MedsslError
 from medssl.methods.base import Method
+from medssl.methods.shared.devices import mean_over_devices
 from medssl.training.config import TrainConfig
 from medssl.training.engine import Group, adamw
 
@@ -44,12 +45,13 @@ class PretrainingModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], index: int) -> Tensor:
         loss = self.method.loss(self.method.make_views(batch))
-        if not torch.isfinite(loss):
+        of_all = mean_over_devices(loss.detach())  # if it is finite, all of them are: all devices go on, or all stop
+        if not torch.isfinite(of_all):
             raise MedsslError(
-                f"the loss of {type(self.method).__name__} is {loss.item()} at step {self.global_step}: expected a finite "
+                f"the loss of {type(self.method).__name__} is {of_all.item()} at step {self.global_step}: expected a finite "
                 f"number; lower --lr, or use --precision 32-true; the last checkpoint is from before this step"
             )
-        self.log("loss", loss.detach(), prog_bar=True)
+        self.log("loss", of_all, prog_bar=True)
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

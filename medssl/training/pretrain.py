@@ -38,6 +38,7 @@ from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.methods import Method
+from medssl.methods.shared.devices import device_count
 from medssl.methods.simclr import SimCLR
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops, FieldReader, source_within
@@ -51,6 +52,7 @@ from medssl.training.callbacks.health import Health
 from medssl.training.callbacks.tensorboard import PrivateTensorBoard
 from medssl.training.config import Hardware, Monitoring, Planning, TrainConfig
 from medssl.training.continued import Parent
+from medssl.training.devices import SharedNorms, check_same_devices, find_devices
 from medssl.training.engine import StepBar, quiet_third_parties
 from medssl.training.estimate import estimate
 from medssl.training.examples import save_examples
@@ -102,6 +104,7 @@ def pretrain(
     Raises:
         MedsslError: A setting cannot work; raised before the first step.
     """
+    quiet_third_parties()
     cache, out = Cache(Path(data)), Path(out)
     parent = Parent.read(Path(init)) if init is not None else None
     encoder = parent.architecture(encoder) if parent is not None else encoder
@@ -125,14 +128,16 @@ def pretrain(
         "crop": size,
         **asdict(train),
         **split.to_record(),
-        "devices": hardware.devices,
+        "devices": find_devices(hardware).count,
         "transductive": transductive or (parent is not None and parent.transductive),
         **_cohort_record(manifest, field_readers),
         "data_spec": cache.data_spec.to_record(),
         **_options_record(monitoring, parent),
     }
     parent_id = parent.run.id if parent is not None else None
-    name = runs.identity(kind="pretrain", config=config, data=cache.digest, seed=seed, parent=parent_id)
+    parts = {"kind": "pretrain", "config": config, "data": cache.digest, "seed": seed, "parent": parent_id}
+    name = runs.identity(**parts)
+    check_same_devices(out, parts, resume)
     finished = runs.finished_run(out, name, resume)
     if finished is not None:
         console.print(f"{out} is already finished; nothing to do")
@@ -230,9 +235,8 @@ def _fit(
     """Train the method, from its checkpoint if it is resumed; returns speed, device and device memory."""
     checkpoint = out / "last.ckpt"
     start_step = SafeCheckpoints().load_checkpoint(checkpoint)["global_step"] if resume and checkpoint.exists() else 0
-    quiet_third_parties()
     trainer = _trainer(out, train, hardware, health, start_step)
-    if trainer.is_global_zero:
+    if trainer.is_global_zero or device_count() > 1:  # after an earlier training the trial gathers over devices
         _announce_duration(method, crops, health, train, start_step, trainer)
     accumulate = train.accumulate
     data = CropData(crops, train.batch_size, train.steps * accumulate, start_step * accumulate, hardware.workers)
@@ -255,18 +259,18 @@ def _fit(
 
 def _trainer(out: Path, train: TrainConfig, hardware: Hardware, health: Health, start_step: int) -> pl.Trainer:
     log_every = max(1, train.steps // 200)
-    checkpoint_every = hardware.checkpoint_every
+    checkpoint_every, devices = hardware.checkpoint_every, find_devices(hardware)
     return pl.Trainer(
         max_steps=train.steps,
         max_epochs=-1,
         accelerator=hardware.accelerator,
         devices=hardware.devices,
+        strategy=devices.strategy,
         precision=train.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=train.accumulate,
         gradient_clip_val=1.0,
-        sync_batchnorm=torch.cuda.is_available(),
         use_distributed_sampler=False,
-        plugins=[SafeCheckpoints()],
+        plugins=[SafeCheckpoints(), SharedNorms(devices.kind)],
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -287,17 +291,18 @@ def _announce_duration(
     method: Method, crops: Crops, health: Health, train: TrainConfig, start_step: int, trainer: pl.Trainer
 ) -> None:
     """Say how long the remaining steps will take, from a few trial steps."""
+    say = rank_zero_only(console.print)
     if start_step:
-        console.print(f"continuing after step {start_step} of {train.steps}")
+        say(f"continuing after step {start_step} of {train.steps}")
     if start_step >= train.steps:
         return
-    console.print("timing a few trial steps to estimate the duration ...")
+    say("timing a few trial steps to estimate the duration ...")
     batches = (train.steps - start_step) * train.accumulate
     batch = default_collate([crops[i] for i in range(train.batch_size)])
     expected = estimate(method, batch, batches, trainer, lambda m, b: m.loss(m.make_views(b)))
     with trainer.strategy.precision_plugin.forward_context():
         monitoring_s = health.estimate_seconds(method, train.steps - start_step, trainer.world_size)
-    console.print(
+    say(
         f"{type(method).__name__} on {len(crops.scans)} scans, {batches} batches of {train.batch_size}: "
         f"{'about' if health.plateau is None else 'at most'} "
         f"{format_duration(expected['seconds'] + monitoring_s)} ({format_duration(monitoring_s)} of them to monitor the "

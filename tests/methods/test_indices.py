@@ -7,6 +7,7 @@ import torch
 
 from medssl.encoders import ResNet, ViT
 from medssl.methods import IBOT, MAE, MoCo, SimCLR, SimMIM
+from medssl.methods.moco import Queue
 from medssl.methods.shared import devices
 from medssl.training.config import TrainConfig
 from medssl.training.engine import Group, adamw
@@ -26,7 +27,18 @@ def test_scan_numbers_survive_bfloat16():
     method = MoCo(resnet(), queue=8)
     with torch.autocast("cpu", torch.bfloat16):
         method.queue_loss(two_view_batch([257, 258, 1001, 70001]))
-    assert method.bank.bank[:4, -1].tolist() == [257, 258, 1001, 70001]
+    assert method.keys.scans.tolist() == [257, 258, 1001, 70001, *[-1] * 4]
+    method.to(torch.bfloat16)  # as --precision bf16-true does
+    assert method.keys.scans.tolist()[:4] == [257, 258, 1001, 70001]
+
+
+def test_the_queue_holds_the_newest_keys_where_batches_do_not_divide_it():
+    queue = Queue(5, 3)
+    for first in (0, 2, 4):
+        queue.add(torch.full((2, 3), float(first)), torch.tensor([first, first + 1]))
+    assert queue.scans.tolist() == [5, 1, 2, 3, 4]
+    queue.add(torch.zeros(7, 3), torch.arange(10, 17))
+    assert sorted(queue.scans.tolist()) == [12, 13, 14, 15, 16]
 
 
 @pytest.mark.parametrize("method", [lambda: SimCLR(resnet()), lambda: MoCo(resnet(), version="v3")])
@@ -38,17 +50,21 @@ def test_a_scan_is_not_its_own_negative(method):
     assert trained.loss(two_view_batch([5, 6, 7])).item() > 0.1
 
 
-def test_a_branch_with_a_collective_call_is_taken_by_all_devices_or_none(monkeypatch):
-    """iBOT's centre is averaged over devices; a device without a counted patch left the others waiting."""
+def test_ibot_gathers_alike_whether_it_counts_a_patch_or_none(monkeypatch):
+    """Its centre is a mean over devices: one that counted none, and so did not gather, left the others waiting."""
     method = IBOT(ViT(dims=2, patch=(8, 8), width=32, depth=1, heads=2), prototypes=16)
-    batch = two_view_batch([0, 1]) | {"valid_views": [torch.ones(2, 1, 32, 32)] * 2}
-    calls = []
-    monkeypatch.setattr(method.ibot, "forward", lambda *_, **__: calls.append(1) or torch.tensor(0.0))
-    method.loss(batch)
-    assert len(calls) == 1
-    monkeypatch.setattr(devices, "gather_all", lambda x: torch.cat([x, torch.zeros_like(x)]))
-    method.loss(batch)
-    assert len(calls) == 1
+    calls, gather_all = [], devices.gather_all
+    monkeypatch.setattr(devices, "gather_all", lambda x: calls.append(tuple(x.shape)) or gather_all(x))
+    made, centres = [], []
+    for body in (torch.ones, torch.zeros):
+        calls.clear()
+        batch = two_view_batch([0, 1]) | {"valid_views": [body(2, 1, 32, 32)] * 2}
+        assert torch.isfinite(method.loss(batch))
+        made.append(list(calls))
+        centres.append(method.ibot.center.value.clone())
+    assert made[0] == made[1] != []
+    assert torch.equal(centres[0], centres[1])  # with nothing to count it stays
+    assert centres[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,7 @@ def test_one_temperature_means_the_same_for_all_similarities() -> None:
 def test_moco_v2_is_info_nce_over_its_queue(similarity: str, agrees) -> None:
     """He et al. 2020, algorithm 1; two steps, so that the second asks the keys of the first."""
     method, batch = prepared("MoCo v2", similarity=similarity, temperature=0.3)
-    method.bank.bank[:, -1] = 0.5  # random entries are of no scan
-    queue, scans = float64(method.bank.bank)[:, :-1], np.full(16, -1)
+    queue, scans = float64(method.keys.entries), np.full(16, -1)
     for step in range(2):
         batch["scan"] = torch.arange(6) + 3 * step  # scans 3, 4, 5 come again
         keys = unit(float64(method.targets(batch["views"][1])))

@@ -133,7 +133,7 @@ class Health(pl.Callback):
                 with trainer.strategy.precision_plugin.forward_context():
                     quick = self._quick_check(module.method.final_encoder)
                     if full:
-                        self._measure(trainer, module, float(outputs["loss"]))
+                        self._measure(trainer, module, float(trainer.callback_metrics["loss"]))
                 self._note_collapse(quick, step)
             except MedsslError as error:  # the other devices wait for the decision below
                 self.stop_reason = str(error)
