@@ -31,10 +31,10 @@ PANELS = {  # page -> title, metric, arm in the table -> legend
         "Chest films: normal against pneumonia",
         "AUROC",
         {
-            "scratch": "from scratch",
-            "scratch-long": "from scratch, 3 times the steps",
-            "chest_simclr": "pretrained with SimCLR",
-            "random-frozen, linear probe": "random encoder, linear probe",
+            "scratch, fine-tuned": "from scratch",
+            "simclr, fine-tuned": "pretrained with SimCLR",
+            "simclr, linear probe": "SimCLR, linear probe",
+            "self-training(simclr), fine-tuned": "SimCLR and self-training",
         },
     ),
     "hippocampus.md": (
@@ -53,7 +53,7 @@ COLOURS = ("#000000", "#7F7F7F", "#0072B2", "#D55E00")
 
 def rows(page: Path) -> list[tuple[int, str, float, float, float]]:
     """(labelled patients, arm, mean, low, high) of each row of a results table."""
-    pattern = r"^\| \S+ \| (\d+) \| \d+ \| \d+ \| ([^|]+?) \| ([\d.]+) \[([\d.]+), ([\d.]+)\]"
+    pattern = r"^\| \S+ \| (\d+) \| [\d.]+ \| \d+ \| ([^|]+?) \| ([\d.]+) \[([\d.]+), ([\d.]+)\]"
     matches = re.findall(pattern, page.read_text(), re.MULTILINE)
     return [(int(patients), arm, float(mean), float(low), float(high)) for patients, arm, mean, low, high in matches]
 
