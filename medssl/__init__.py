@@ -43,7 +43,7 @@ _PUBLIC = {  # name -> the module that defines it
     "embed": "training.predict",
     "sample": "training.sample",
     "study": "studies.study",
-    "StudyDesign": "studies.plan",
+    "StudyDesign": "studies.settings",
     "compare": "studies.compare",
     "probe": "studies.probe",
     "select": "studies.select",

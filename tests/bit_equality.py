@@ -24,7 +24,7 @@ import medssl
 from medssl.encoders.resenc import ResidualUNet
 from medssl.methods.simclr import SimCLR
 from medssl.methods.simmim import SimMIM
-from medssl.studies.plan import StudyDesign
+from medssl.studies.settings import StudyDesign
 from medssl.training.config import FinetuneConfig, Hardware, TrainConfig
 
 NOT_RESULTS = ("seconds", "memory", "samples_per", "cost", "wall")

@@ -27,7 +27,7 @@ from medssl.preprocessing.cache import prepare
 from medssl.reporting.figures import label_curves
 from medssl.reporting.findings import findings
 from medssl.reporting.html.report import report
-from medssl.studies.plan import StudyDesign
+from medssl.studies.settings import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig, TrainConfig
 from medssl.training.finetune import finetune

@@ -38,7 +38,7 @@ from medssl.methods.rotation import Rotation
 from medssl.methods.simclr import SimCLR
 from medssl.methods.simmim import SimMIM
 from medssl.preprocessing.cache import Cache
-from medssl.studies.plan import StudyDesign
+from medssl.studies.settings import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import TrainConfig
 from medssl.training.pretrain import pretrain

@@ -10,100 +10,32 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
-from medssl.core.spec import describe, plain
 from medssl.datasets.overlap import UNKNOWN, overlap
-from medssl.datasets.splits import DEFAULT_DRAWS, ROLES, SplitSpec, duplicates_across, label_budgets
+from medssl.datasets.splits import ROLES, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
-from medssl.studies.arms import SCRATCH_LONG_FACTOR, Arm, Mode, NewEncoder, PretrainedRun, parse_arms
+from medssl.studies.arms import Arm, Mode, NewEncoder, PretrainedRun, parse_arms
 from medssl.studies.selected import Candidates, Selection, selected_budgets
+from medssl.studies.settings import StudySettings
 from medssl.studies.several_runs import common_name, differing_in_seed_alone
-from medssl.studies.trials import FOLDS, MIN_PATIENTS, check_count, samples_in_trials, settings_to_try, why_no_trials
+from medssl.studies.trials import FOLDS, MIN_PATIENTS, samples_in_trials, settings_to_try, why_no_trials
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture, scans_of, unlabelled_scans
 from medssl.training.models import fresh_encoder
-from medssl.training.tasks import Task, TaskName, task_named
+from medssl.training.tasks import Task, task_named
 
 VERSION = 3  # increased when a cell's work changes: every cell is then done again
 SELECTION_RUN = "selection run"  # what the check for test scans calls it, since it need not be an arm
-
-
-@dataclass(frozen=True)
-class StudyDesign:
-    """How arms are compared.
-
-    Attributes:
-        modes: How a pretrained encoder is used in classification: finetune, linear, knn, class-mean (nearest mean of a class) or kmeans (clusters named by the labelled scans); the first three by default.
-        draws: Draws of patients and seeds for each budget; a p-value from fewer than ten is rarely small.
-        long: Steps of scratch-long over those of scratch.
-        score_on: Explore on validation, publish test.
-        seed: Seed of the draws, the heads, the order and the views.
-        allow_seen: Whether to run although test scans were pretrained on; the record and the report then say so.
-        selection: Selectors (maxherding, typiclust, ...) that choose the patients of each budget as well, beside the random draws.
-        selection_run: Pretraining run on whose features they choose; by default that of the first arm that has one.
-        selection_seeds: Choices of each selector, each with a training seed of its own.
-        trials: Settings that every arm tries in each cell by cross-validation inside the cell's labels, where it has ten patients or more; 0 for the fixed recipe.
-
-    Raises:
-        MedsslError: A number is below 1.
-    """
-
-    modes: list[Mode] | None = None
-    draws: int = DEFAULT_DRAWS
-    long: float = SCRATCH_LONG_FACTOR
-    score_on: Literal["test", "validation"] = "test"
-    seed: int = 0
-    allow_seen: bool = False
-    selection: list[str] | None = None
-    selection_run: Path | None = None
-    selection_seeds: int = 3
-    trials: int = 0
-
-    def __post_init__(self) -> None:
-        check_count(self.trials)
-        if self.draws < 1 or self.selection_seeds < 1:
-            raise MedsslError(
-                f"draws is {self.draws}, selection_seeds {self.selection_seeds}: expected at least 1 of each"
-            )
-
-
-@dataclass(frozen=True)
-class StudySettings:
-    """The arguments of `study`, which explains them."""
-
-    data: Path
-    out: Path
-    task: TaskName
-    arms: list[str]
-    budgets: list[str]
-    label: str | None = None
-    encoder: Encoder | None = None
-    crop: tuple[int, ...] | None = None
-    train: FinetuneConfig = FinetuneConfig()
-    design: StudyDesign = StudyDesign()
-    split: SplitSpec = SplitSpec()
-
-    def given_options(self) -> dict[str, Any]:
-        """The options that differ from their defaults, by their names on the command line; folders are left out."""
-        options: dict[str, Any] = {"task": self.task, "budgets": self.budgets}
-        options |= {name: value for name in ("label", "crop") if (value := getattr(self, name)) is not None}
-        for group in (self.train, self.design, self.split):
-            options |= _changed_fields(group)
-        if self.encoder is not None:
-            spec = plain(describe(self.encoder))
-            options |= {"encoder": spec["class_path"]}
-            options |= {f"encoder.{name}": value for name, value in spec["init_args"].items()}
-        return options
 
 
 @dataclass(frozen=True)
@@ -449,11 +381,3 @@ def _pretraining_record(arms: dict[str, Arm]) -> dict[str, Any]:
             for name, each in records.items()
         },
     }
-
-
-def _changed_fields(group: Any) -> dict[str, Any]:
-    """The fields of a frozen dataclass of options that differ from their defaults, by their names as options; no folders."""
-    prefix = getattr(group, "option_prefix", "")
-    changed = (item.name for item in fields(group) if getattr(group, item.name) != item.default)
-    values = {f"{prefix}{name}": getattr(group, name) for name in changed}
-    return {name: value for name, value in values.items() if not isinstance(value, Path)}

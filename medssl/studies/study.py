@@ -26,10 +26,11 @@ from medssl.core.progress import ProgressBar, console
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.studies.cell import is_done, run_cell
-from medssl.studies.plan import Cell, Plan, StudyDesign, StudySettings, make_plan, pretraining_folders
+from medssl.studies.plan import Cell, Plan, make_plan, pretraining_folders
 from medssl.studies.protocol import protocol_points
 from medssl.studies.selection_table import FILE as SELECTION_FILE
 from medssl.studies.selection_table import compare_selectors
+from medssl.studies.settings import StudyDesign, StudySettings
 from medssl.studies.summary import summarise
 from medssl.studies.trials import FOLDS
 from medssl.training.config import FinetuneConfig

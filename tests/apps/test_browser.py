@@ -24,7 +24,7 @@ from medssl.reporting.dashboard.cases import worst_first
 from medssl.reporting.findings import findings
 from medssl.reporting.style import arm_name, interval
 from medssl.reporting.widgets import WORD_JOINER
-from medssl.studies.plan import StudyDesign
+from medssl.studies.settings import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 from tests.apps.hostile import HOSTILE, rename_arm

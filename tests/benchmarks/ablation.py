@@ -22,7 +22,7 @@ import pandas as pd
 
 from medssl.core import runs
 from medssl.datasets.splits import SplitSpec
-from medssl.studies.plan import StudyDesign
+from medssl.studies.settings import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 

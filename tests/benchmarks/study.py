@@ -31,7 +31,8 @@ from medssl.encoders import ResNet
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.crops import StepSampler
 from medssl.studies.cell import run_cell
-from medssl.studies.plan import Cell, Plan, StudyDesign, StudySettings, make_plan
+from medssl.studies.plan import Cell, Plan, make_plan
+from medssl.studies.settings import StudyDesign, StudySettings
 from medssl.training.config import FinetuneConfig
 from medssl.training.engine import Group, adamw
 from medssl.training.semi_supervised.base import build_algorithm, train_semi_supervised

@@ -17,8 +17,9 @@ from medssl.core.registry import SELECTORS
 from medssl.datasets.splits import SplitSpec
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.html.report import report
-from medssl.studies.plan import Plan, StudyDesign, StudySettings, make_plan
+from medssl.studies.plan import Plan, make_plan
 from medssl.studies.selection.base import Pool, Selector
+from medssl.studies.settings import StudyDesign, StudySettings
 from medssl.studies.study import study
 from tests.studies.test_study import ENCODER
 

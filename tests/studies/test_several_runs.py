@@ -18,7 +18,8 @@ from medssl.core.errors import MedsslError
 from medssl.core.progress import PlainConsole
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import PretrainedRun, PretrainedRuns, SemiSupervisedArm, parse_arm, parse_arms, start_of
-from medssl.studies.plan import StudyDesign, StudySettings, make_plan
+from medssl.studies.plan import make_plan
+from medssl.studies.settings import StudyDesign, StudySettings
 from medssl.studies.several_runs import common_name, expand_braces
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig

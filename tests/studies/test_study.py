@@ -17,8 +17,9 @@ from medssl.datasets.splits import split
 from medssl.encoders import ResidualUNet
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.findings import study_warnings
-from medssl.studies.plan import StudyDesign, StudySettings, make_plan
+from medssl.studies.plan import make_plan
 from medssl.studies.protocol import protocol_points
+from medssl.studies.settings import StudyDesign, StudySettings
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 from medssl.training.finetune import architecture

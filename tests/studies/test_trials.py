@@ -14,7 +14,8 @@ from medssl.core import runs
 from medssl.core.errors import Diverged, MedsslError
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.html.report import report
-from medssl.studies.plan import StudyDesign, StudySettings, make_plan
+from medssl.studies.plan import make_plan
+from medssl.studies.settings import StudyDesign, StudySettings
 from medssl.studies.study import study
 from medssl.studies.trials import (
     FOLDS,
