@@ -24,7 +24,7 @@ def test_filters_and_the_comparison_of_two_runs(studied: Path, opened) -> None:
     dashboard.multiselect[0].set_value(["study"]).run()
     assert sorted(dashboard.dataframe[0].value["run"]) == ["hippo", "two/hippo"]
     differing = differences(studied, ["hippo/cells/scratch-1p-0", "hippo/cells/simmim-1p-1"])
-    assert set(differing.index) == {"config.arm", "config.draw"}
+    assert set(differing.index) == {"config.arm", "config.draw", "parent"}
     assert differing.loc["config.draw"].tolist() == ["0", "1"]
 
 

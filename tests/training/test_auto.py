@@ -168,7 +168,8 @@ def test_auto_runs_as_planned_records_why_and_is_the_same_run_as_its_settings(
     monkeypatch.setattr(resolving, "plan_pretraining", never)
     assert pretrain(cache.path, tmp_path / "run", small(), "auto", crop=(16, 16, 16), **short).id == run.id
 
-    words = shlex.split(shown[shown.index("medssl pretrain --data") :].replace("\n", " "))[2:]
+    command = shown[shown.index("medssl pretrain --data") :].partition("timing a few trial steps")[0]
+    words = shlex.split(command.replace("\n", " "))[2:]
     settings = parse_arguments(pretrain, "medssl pretrain", words=words) or {}
     again = pretrain(**settings | {"out": tmp_path / "run"})
     assert again.started == run.started  # it was finished already: the same id
