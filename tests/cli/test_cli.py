@@ -213,17 +213,17 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch:
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     smaller = {
-        "patients=20": "patients=10",
-        "steps=200, batch_size=8": "steps=2, batch_size=2",
-        "steps=100": "steps=2, batch_size=2",
-        "width=8": "width=4",
+        "patients=100": "patients=10",
+        "steps=200, batch_size=16": "steps=2, batch_size=2",
+        "steps=300": "steps=2, batch_size=2",
+        "width=16": "width=4",
         '["1p", "100%"]': '["1p"]',
         "draws=3": "draws=1",
     }
     assert all(example.count(text) == 1 for text in smaller)
     names: dict[str, Any] = {}
     exec(functools.reduce(lambda text, pair: text.replace(*pair), smaller.items(), example), names)
-    assert len(names["table"].query("metric == 'dice'")) == 2
+    assert len(names["table"].query("metric == 'dice'")) == 3
 
 
 @pytest.mark.parametrize(
