@@ -232,7 +232,7 @@ def test_missing_patient_is_as_if_it_had_not_been_there():
     assert stats.crossed_interval(with_hole) == stats.crossed_interval(scores)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_missing_cells_give_unbiased_components():
     """Over many data sets the squared standard error is the variance of the mean that it estimates."""
     generator, means, squares = np.random.default_rng(0), [], []

@@ -21,7 +21,7 @@ def label_curve(generator):
     return [1, 10, 100], tables[:3], tables[3]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_coverage_labels_saved():
     def interval(generator):
         result = labels_saved(*label_curve(generator), points=2)

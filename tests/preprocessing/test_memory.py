@@ -42,7 +42,7 @@ PARTS = 48 << 20  # bytes: what is in work at a time, whatever the size of the s
     [
         pytest.param("MR", None, 1, ".nii", marks=pytest.mark.slow),
         ("MR", (1.3, 0.9, 1.1), 1, ".nii.gz"),
-        ("MR", (2.0, 2.0, 2.0), 0.5, ".nii"),
+        pytest.param("MR", (2.0, 2.0, 2.0), 0.5, ".nii", marks=pytest.mark.slow),
         pytest.param("CT", (1.3, 0.9, 1.1), 1, ".nii", marks=pytest.mark.slow),
     ],
 )
