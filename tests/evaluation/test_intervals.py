@@ -159,7 +159,7 @@ def true_auroc(patients: int, distance: float, deviation: float, rare: bool) -> 
         pytest.param(5, 60, True, marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.long
+@pytest.mark.slow
 def test_coverage_auroc(draws, patients, rare, distance, deviation):
     truth = true_auroc(patients, distance, deviation, rare)
 

@@ -28,7 +28,7 @@ from tests.training.two_processes import LIMIT, cases, compare, in_two_processes
 FEW = ("MAE", "BarlowTwins")  # unused weights; batch norm. All methods: the slow test below
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_give_the_weights_of_one(cache: Cache, tmp_path: Path) -> None:
     for devices in ("1", "2"):
         (tmp_path / devices).mkdir()
