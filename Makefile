@@ -62,7 +62,7 @@ image:           ## the container image, by docker, podman or buildah: the first
 	echo "make image: none of these works here: $(BUILDER); install one of them, and start its service if it has one" >&2; exit 2
 
 screenshot: demo ## the picture of the dashboard in the README; needs Debian's chromium
-	$(BIN)/python -m tests.apps.screenshot demo/study demo/cache apps/screenshot.png
+	$(BIN)/python -m tests.apps.screenshot $(CURDIR)/demo/study $(CURDIR)/demo/cache apps/screenshot.png
 
 views: $(READY)  ## the picture of the views in the README, on phantoms
 	$(BIN)/python -m tests.views.picture apps/views.png
