@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -32,17 +33,36 @@ class Encoder(Recorded, nn.Module, ABC):
         channels: Channels of each level of the pyramid, fine to coarse.
         strides: Voxels of the scan for one of each level, along each axis, fine to coarse.
 
+    Attributes:
+        allowed_dims: The dims that the family has.
+
     Raises:
-        MedsslError: dims is not 2 or 3, or in_channels is below 1.
+        MedsslError: The family has no such dims, or in_channels is below 1.
     """
+
+    allowed_dims: ClassVar[tuple[int, ...]] = (2, 3)
 
     def __init__(self, dims: int, in_channels: int, channels: Sequence[int], strides: Sequence[Sequence[int]]):
         super().__init__()
-        if dims not in (2, 3) or in_channels < 1:
-            raise MedsslError(f"dims is {dims}, in_channels is {in_channels}: expected 2 or 3, and at least 1")
+        self.check_arguments(dims, in_channels)
         self.dims, self.in_channels = dims, in_channels
         self.channels = tuple(channels)
         self.strides = tuple(tuple(stride) for stride in strides)
+
+    @classmethod
+    def check_arguments(cls, dims: int, in_channels: int) -> None:
+        """Raise MedsslError unless the family has networks for such scans.
+
+        Args:
+            dims: 2 for images, 3 for volumes.
+            in_channels: Channels of a scan.
+        """
+        if dims in cls.allowed_dims and in_channels >= 1:
+            return
+        expected = " or ".join(map(str, cls.allowed_dims))
+        raise MedsslError(
+            f"dims is {dims}, in_channels is {in_channels}: expected dims {expected} and 1 channel or more for {cls.__name__}"
+        )
 
     @property
     def out_dim(self) -> int:

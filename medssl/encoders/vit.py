@@ -14,12 +14,11 @@ segmentation trains them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
+from medssl.encoders.finer import add_finer, finer_channels, finer_levels, finer_strides
 from medssl.encoders.tokens import TokenEncoder, blocks, positions, run_blocks, take, to_patches
 
 
@@ -58,16 +57,13 @@ class ViT(TokenEncoder):
                 f"depth of 1 or more"
             )
         strides = finer_strides(edges)
-        channels = [max(8, width // 2**i) for i in reversed(range(len(strides)))]
+        channels = finer_channels(width, strides)
         super().__init__(dims, in_channels, channels, strides)
         self.patch, self.width, self.depth, self.heads = patch, width, depth, heads
         self.embed = nn.Linear(in_channels * math.prod(edges), width)
         self.blocks = blocks(width, depth, heads)
         self.norm = nn.LayerNorm(width)
-        self.finer = nn.ModuleList(
-            _up(dims, channels[i + 1], channels[i], [b // a for a, b in zip(strides[i], strides[i + 1])])
-            for i in reversed(range(len(strides) - 1))
-        )
+        self.finer = finer_levels(dims, channels, strides)
         nn.init.xavier_uniform_(self.embed.weight)
         nn.init.zeros_(self.embed.bias)
 
@@ -82,24 +78,7 @@ class ViT(TokenEncoder):
         return [self.embed, *self.blocks, nn.ModuleList([self.norm, self.finer])]
 
     def features(self, x: Tensor) -> list[Tensor]:
-        levels = [self.tokens(x).transpose(1, 2).unflatten(2, self.grid(x.shape[2:]))]
-        for up in self.finer:
-            levels.append(up(levels[-1]))
-        return levels[::-1]
+        return add_finer(self.finer, self.tokens(x).transpose(1, 2).unflatten(2, self.grid(x.shape[2:])))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens(x).mean(1)  # the coarsest level, averaged: the finer ones are not computed
-
-
-def finer_strides(patch: Sequence[int]) -> list[tuple[int, ...]]:
-    """The strides of the pyramid, fine to coarse: the patch, halved until none is above 2."""
-    strides = [tuple(patch)]
-    while max(strides[0]) > 2:
-        strides.insert(0, tuple(n // 2 if n == max(strides[0]) else n for n in strides[0]))
-    return strides
-
-
-def _up(dims: int, source: int, target: int, ratio: Sequence[int]) -> nn.Module:
-    kind: Any = nn.ConvTranspose2d if dims == 2 else nn.ConvTranspose3d
-    norm = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
-    return nn.Sequential(kind(source, target, tuple(ratio), tuple(ratio)), norm(target, affine=True), nn.GELU())

@@ -76,7 +76,7 @@ class SimMIM(Method):
         else:
             stride = encoder.strides[-1]
             kind: Any = nn.ConvTranspose2d if encoder.dims == 2 else nn.ConvTranspose3d
-            self.head = kind(encoder.out_dim, predicted, stride, stride)
+            self.head = kind(encoder.channels[-1], predicted, stride, stride)
 
     def views(self, data_spec: DataSpec, size: Sequence[int]) -> tuple[View, ...]:
         if self.place_weight:

@@ -36,7 +36,7 @@ def test_one_name_imports_one_file() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(
-        [f"medssl.encoders.{name}" for name in ("base", "check", "decoder", "tokens", "vit")]
+        [f"medssl.encoders.{name}" for name in ("base", "check", "decoder", "finer", "tokens", "vit")]
     )
 
 

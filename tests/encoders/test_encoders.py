@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from medssl.core.errors import MedsslError
-from medssl.core.registry import ENCODERS
-from medssl.encoders import Decoder, Encoder, ResidualUNet, ResNet, check_encoder
-from tests.encoders.small import small_encoder
+from medssl.encoders import Decoder, Encoder, ResidualUNet, ResNet, Timm, check_encoder
+from tests.encoders.small import families, small_encoder
 
 MAKERS = {
     "ResNet10": lambda dims: ResNet(dims, depth=10, width=4),
@@ -17,8 +16,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", ENCODERS.names())
+@pytest.mark.parametrize(("name", "dims"), [(name, dims) for dims in (2, 3) for name in families(dims)])
 def test_every_encoder_of_the_registry_keeps_the_contract_and_feeds_the_decoder(name: str, dims: int) -> None:
     check_with_decoder(small_encoder(name, dims, 1))
 
@@ -57,6 +55,13 @@ def test_wrong_settings_are_refused() -> None:
         ResNet(2, depth=19)
     with pytest.raises(MedsslError, match="dims is 4"):
         ResidualUNet(4)
+
+
+def test_dims_that_a_family_lacks_are_refused() -> None:
+    with pytest.raises(
+        MedsslError, match="dims is 3, in_channels is 1: expected dims 2 and 1 channel or more for Timm"
+    ):
+        Timm(3)
 
 
 def test_the_check_catches_an_encoder_with_wrong_strides() -> None:

@@ -81,10 +81,10 @@ class ToLatent(nn.Module):
     def __init__(self, encoder: Encoder, numbers: int):
         super().__init__()
         self.pool: Any = F.adaptive_avg_pool2d if encoder.dims == 2 else F.adaptive_avg_pool3d
-        self.linear = nn.Linear(encoder.out_dim * CELLS**encoder.dims, numbers)
+        self.linear = nn.Linear(encoder.channels[-1] * CELLS**encoder.dims, numbers)
 
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """[..., (B, out_dim, *S // strides[-1])] -> (B, numbers)."""
+        """[..., (B, channels[-1], *S // strides[-1])] -> (B, numbers)."""
         return self.linear(self.pool(pyramid[-1], CELLS).flatten(1))
 
 
