@@ -7,8 +7,8 @@ step (loss and backward, on views that are made; the views' own time stands besi
 forward and backward on as large a batch, and its memory. On a GPU memory is the peak allocated; on a CPU it is weights,
 their gradients and what the forward pass keeps for the backward pass.
 
-Rivals: SimCLR, BYOL and DINO as in lightly's own examples, with the same encoder, heads and views; MAE as in lightly's
-example, on a timm ViT of the same width and depth. Ours and theirs take turns in one process; best of all rounds. Times on
+Rivals: SimCLR, BYOL and DINO as in lightly's own examples (`lightly_methods.py`), with the same encoder, heads and views;
+MAE as in lightly's example, on a timm ViT of the same width and depth. Ours and theirs take turns in one process; best of all rounds. Times on
 a CPU are CPU seconds, which a busy machine lengthens little. The last line is JSON: `ratios` (ours over lightly's), `goals`,
 `met`.
 """
@@ -16,18 +16,15 @@ a CPU are CPU seconds, which a busy machine lengthens little. The last line is J
 from __future__ import annotations
 
 import argparse
-import copy
 import inspect
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from lightly.loss import DINOLoss, NegativeCosineSimilarity, NTXentLoss
 from lightly.models import utils
-from lightly.models.modules import BYOLPredictionHead, BYOLProjectionHead, DINOProjectionHead, SimCLRProjectionHead
 from torch import Tensor, nn
 
 import medssl.encoders
@@ -38,6 +35,7 @@ from medssl.encoders import Encoder
 from medssl.methods import Method
 from medssl.methods.check import synthetic_batch
 from medssl.preprocessing.data_spec import DataSpec
+from tests.benchmarks.lightly_methods import LightlyBYOL, LightlyDINO, LightlySimCLR, Rival
 
 GOAL = 1.05
 SIZES = {2: (64, 64), 3: (32, 32, 32)}
@@ -134,63 +132,15 @@ def cost(name: str, encoder_name: str, dims: int, rounds: int) -> dict[str, floa
     }
 
 
-class LightlySimCLR(nn.Module):
-    """lightly's example: each view through backbone and head on its own."""
-
-    def __init__(self, encoder: Encoder, ours: Any):
-        super().__init__()
-        self.backbone = encoder
-        self.head = SimCLRProjectionHead(encoder.out_dim, encoder.out_dim, ours.projection)
-        self.criterion = NTXentLoss(temperature=ours.temperature)
-
-    def loss(self, views: list[Tensor]) -> Tensor:
-        a, b = (self.head(self.backbone(x)) for x in views)
-        return self.criterion(a, b)
-
-
-class LightlyBYOL(nn.Module):
-    def __init__(self, encoder: Encoder, ours: Any):
-        super().__init__()
-        self.backbone = encoder
-        self.head = BYOLProjectionHead(encoder.out_dim, ours.hidden, ours.projection)
-        self.predictor = BYOLPredictionHead(ours.projection, ours.hidden, ours.projection)
-        self.backbone_momentum, self.head_momentum = copy.deepcopy(self.backbone), copy.deepcopy(self.head)
-        utils.deactivate_requires_grad(self.backbone_momentum)
-        utils.deactivate_requires_grad(self.head_momentum)
-        self.criterion = NegativeCosineSimilarity()
-
-    def loss(self, views: list[Tensor]) -> Tensor:
-        predicted = [self.predictor(self.head(self.backbone(x))) for x in views]
-        with torch.no_grad():
-            targets = [self.head_momentum(self.backbone_momentum(x)).detach() for x in views]
-        return 0.5 * (self.criterion(predicted[0], targets[1]) + self.criterion(predicted[1], targets[0]))
-
-
-class LightlyDINO(nn.Module):
-    def __init__(self, encoder: Encoder, ours: Any):
-        super().__init__()
-        widths = (encoder.out_dim, ours.hidden, ours.bottleneck, ours.prototypes)
-        self.backbone, self.head = encoder, DINOProjectionHead(*widths, freeze_last_layer=1)
-        self.teacher_backbone, self.teacher_head = copy.deepcopy(encoder), DINOProjectionHead(*widths)
-        utils.deactivate_requires_grad(self.teacher_backbone)
-        utils.deactivate_requires_grad(self.teacher_head)
-        self.criterion = DINOLoss(output_dim=ours.prototypes, warmup_teacher_temp_epochs=5)
-
-    def loss(self, views: list[Tensor]) -> Tensor:
-        with torch.no_grad():
-            teacher = [self.teacher_head(self.teacher_backbone(x)) for x in views[:2]]
-        return self.criterion(teacher, [self.head(self.backbone(x)) for x in views], epoch=0)
-
-
-class LightlyMAE(nn.Module):
-    def __init__(self, encoder: Any, ours: Any):
-        super().__init__()
+class TimmMAE(Rival):
+    def __init__(self, encoder: Any, ours: Any, size: Sequence[int]):
+        super().__init__(encoder, ours, size)
         from lightly.models.modules import MAEDecoderTIMM, MaskedVisionTransformerTIMM
         from timm.models.vision_transformer import VisionTransformer
 
-        size, self.patch = SIZES[2][0], int(encoder.strides[-1][0])
+        self.patch = int(encoder.strides[-1][0])
         vit = VisionTransformer(
-            size, self.patch, 1, 0, embed_dim=encoder.width, depth=encoder.depth, num_heads=encoder.heads
+            size[0], self.patch, 1, 0, embed_dim=encoder.width, depth=encoder.depth, num_heads=encoder.heads
         )
         self.backbone, self.mask_ratio = MaskedVisionTransformerTIMM(vit), ours.mask_ratio
         self.length = self.backbone.sequence_length
@@ -207,8 +157,8 @@ class LightlyMAE(nn.Module):
         )
         self.criterion = nn.MSELoss()
 
-    def loss(self, views: list[Tensor]) -> Tensor:
-        x = views[0]
+    def loss(self, batch: dict[str, Any]) -> Tensor:
+        x = batch["views"][0]
         keep, mask = utils.random_token_mask((len(x), self.length), mask_ratio=self.mask_ratio, device=x.device)
         encoded = self.decoder.embed(self.backbone.encode(images=x, idx_keep=keep))
         masked = utils.repeat_token(self.decoder.mask_token, (len(x), self.length))
@@ -217,11 +167,11 @@ class LightlyMAE(nn.Module):
         return self.criterion(predicted, utils.get_at_index(utils.patchify(x, self.patch), mask - 1))
 
 
-RIVALS: dict[str, tuple[type[nn.Module], str]] = {
+RIVALS: dict[str, tuple[type[Rival], str]] = {
     "SimCLR": (LightlySimCLR, "ResNet"),
     "BYOL": (LightlyBYOL, "ResNet"),
     "DINO": (LightlyDINO, "ResNet"),
-    "MAE": (LightlyMAE, "ViT"),
+    "MAE": (TimmMAE, "ViT"),
 }
 
 
@@ -230,12 +180,12 @@ def against_lightly(name: str, rounds: int) -> float:
     rival, encoder_name = RIVALS[name]
     torch.manual_seed(0)
     ours = method_of(name, encoder_of(encoder_name, 2)).train()
-    theirs: Any = rival(encoder_of(encoder_name, 2), ours).to(DEVICE).train()
+    theirs: Any = rival(encoder_of(encoder_name, 2), ours, SIZES[2]).to(DEVICE).train()
     batch, _ = batch_of(ours, SIZES[2])
     mine, other = [], []
     for _ in range(rounds):
         mine.append(seconds(lambda: ours.loss(batch), 2))
-        other.append(seconds(lambda: theirs.loss(batch["views"]), 2))
+        other.append(seconds(lambda: theirs.loss(batch), 2))
     print(f"{name:16} 2D {encoder_name:14} ours {1e3 * min(mine):8.1f} ms   lightly {1e3 * min(other):8.1f} ms")
     return min(mine) / min(other)
 
