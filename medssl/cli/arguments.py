@@ -226,7 +226,8 @@ def check_option_names(function: Any, words: Sequence[str]) -> None:
 
 
 def _check_class_names(option: str, values: Sequence[str]) -> None:
-    registry = METHODS if option == "method.parts" else CLASS_OPTIONS.get(option)
+    nested = {"method.parts": METHODS, "encoder.encoder": ENCODERS}
+    registry = nested[option] if option in nested else CLASS_OPTIONS.get(option)
     for value in values if registry and values != AUTO else []:
         is_name = re.fullmatch(r"\w+", value) is not None
         if is_name and value not in (*registry.names(), "null"):  # type: ignore[union-attr]

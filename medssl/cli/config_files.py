@@ -57,7 +57,7 @@ def typed_classes(words: Sequence[str], class_options: Collection[str]) -> froze
     for word in words:
         if word.startswith("--"):
             name, _, argument = word[2:].partition(".")
-            takes_class = name in class_options and argument in ("", "help", "parts")
+            takes_class = name in class_options and argument in ("", "help", "parts", "encoder")
         elif takes_class:
             typed.add(word)
     return frozenset(typed)

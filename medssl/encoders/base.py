@@ -60,8 +60,11 @@ class Encoder(Recorded, nn.Module, ABC):
         if dims in cls.allowed_dims and in_channels >= 1:
             return
         expected = " or ".join(map(str, cls.allowed_dims))
+        hint = (
+            "; for volumes put it into SliceWise: --encoder SliceWise" if (cls.allowed_dims, dims) == ((2,), 3) else ""
+        )
         raise MedsslError(
-            f"dims is {dims}, in_channels is {in_channels}: expected dims {expected} and 1 channel or more for {cls.__name__}"
+            f"dims is {dims}, in_channels is {in_channels}: expected dims {expected} and 1 channel or more for {cls.__name__}{hint}"
         )
 
     @property

@@ -28,7 +28,12 @@ def finer_strides(patch: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def finer_channels(width: int, strides: Sequence[Sequence[int]]) -> list[int]:
-    """The channels of each level, fine to coarse: `width`, halved with each finer level, 8 or more."""
+    """The channels of each level, fine to coarse: `width`, halved with each finer level, 8 or more.
+
+    Args:
+        width: Channels of the coarsest level.
+        strides: What `finer_strides` returned.
+    """
     return [max(8, width // 2**i) for i in reversed(range(len(strides)))]
 
 

@@ -99,6 +99,24 @@ def positions(grid: Sequence[int], width: int, device: torch.device | None = Non
     return nn.functional.pad(waves, (0, width - waves.shape[1]))
 
 
+def resize_positions(table: Tensor, made_for: Sequence[int], grid: Sequence[int]) -> Tensor:
+    """Learned positions for another grid of patches, interpolated linearly; unchanged for their own grid.
+
+    Args:
+        table: (1, N, D), in raster order.
+        made_for: Patches along each axis, N in all.
+        grid: Patches along each axis of the crop.
+
+    Returns:
+        (1, patches of the crop, D).
+    """
+    if tuple(made_for) == tuple(grid):
+        return table
+    maps = table.transpose(1, 2).unflatten(2, tuple(made_for))
+    mode = "bilinear" if len(made_for) == 2 else "trilinear"
+    return nn.functional.interpolate(maps, size=tuple(grid), mode=mode, align_corners=False).flatten(2).transpose(1, 2)
+
+
 def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
     """Pre-norm transformer blocks of torch, with fused attention, initialised as in MAE (He et al. 2022).
 

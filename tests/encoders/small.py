@@ -31,6 +31,7 @@ FOR_FAMILY: dict[
         "layers": (["conv_0", "down_1"],),
         "size": ((16, 16), (16, 16, 16)),
     },
+    "Primus": {"size": ((16, 16, 16),), "patch": (4,), "width": (24,), "depth": (1,), "heads": (1,)},
     "SwinUNETR": {"width": (12,), "depths": ((1, 1, 1, 1),), "heads": ((1, 1, 2, 2),), "window": (2,)},
     "UNETR": {"size": ((16, 16), (16, 16, 16)), "patch": (4,), "width": (24,), "depth": (1,), "heads": (2,)},
 }
@@ -44,6 +45,8 @@ def families(dims: int) -> list[str]:
 
 def small_encoder(name: str, dims: int, channels: int) -> Encoder:
     kind: Any = ENCODERS.load(name)
+    if name == "SliceWise":
+        return kind(small_encoder("ResNet", 2, channels))
     values_of = FOR_FAMILY.get(name, {n: v for n, v in SMALL.items() if n in inspect.signature(kind).parameters})
     names = list(values_of)
     refused = None
