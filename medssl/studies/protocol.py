@@ -114,7 +114,17 @@ def _pretraining_runs(config: Config) -> Point:
 def _finetuning(config: Config) -> Point:
     """Whether every arm has the same settings, and how long it trains; what differs for a pretrained encoder."""
     settings = config["settings"]
-    names = ("lr", "batch_size", "weight_decay", "growth", "averaging", "balanced", "augmentation", "precision")
+    names = (
+        "lr",
+        "batch_size",
+        "weight_decay",
+        "growth",
+        "averaging",
+        "balanced",
+        "augmentation",
+        "pasting",
+        "precision",
+    )
     different = [name for name in names if len({str(each.get(name)) for each in settings.values()}) > 1]
     growth = next(iter(settings.values())).get("growth")
     length = (

@@ -70,6 +70,7 @@ class FinetuneConfig(TrainConfig):
         probe_start: Whether the head starts as a logistic regression on the features of a pretrained encoder, in classification.
         adapter_rank: Rank of low-rank changes of a pretrained encoder's weights, in place of changes of all; 0 for all.
         augmentation: standard, or strong: with elastic deformation and low resolution as well.
+        pasting: Share of the crops that get structures of another crop of the batch, in segmentation; 0 for none.
 
     Raises:
         MedsslError: A number is outside of its range.
@@ -88,12 +89,13 @@ class FinetuneConfig(TrainConfig):
     probe_start: bool = False
     adapter_rank: int = 0
     augmentation: Augmentation = "standard"
+    pasting: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (("encoder_share", 0, 1), ("head_first", 0, 1), ("averaging", 0, 1), ("growth", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise MedsslError(f"{name} is {getattr(self, name)}: expected {low} to {high}")
+        for name in ("encoder_share", "head_first", "averaging", "growth", "pasting"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MedsslError(f"{name} is {getattr(self, name)}: expected 0 to 1")
         if self.averaging == 1 or not 0 < self.layer_decay <= 1 or self.adapter_rank < 0:
             raise MedsslError(
                 f"averaging is {self.averaging}, layer_decay {self.layer_decay}, adapter_rank {self.adapter_rank}: expected "

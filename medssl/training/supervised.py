@@ -27,6 +27,7 @@ from medssl.training.techniques.averaging import Average
 from medssl.training.techniques.balancing import balanced
 from medssl.training.techniques.layer_decay import groups
 from medssl.training.techniques.low_rank import add_adapters, merge_adapters, merged_state
+from medssl.training.techniques.pasting import paste_structures
 from medssl.training.techniques.probe_start import start_from_probe
 from medssl.views import recipes
 from medssl.views.random import derive_keys
@@ -97,7 +98,7 @@ def train_model(
 
 
 def prepare_start(model: Classifier | Segmenter, data: TrainingData, settings: FinetuneConfig) -> None:
-    """Set the head from a probe and add adapters to the encoder, where the settings ask for it.
+    """Set the head from a probe and add adapters to the encoder, where the settings ask for it; check what suits the task.
 
     Raises:
         MedsslError: The setting does not suit the task.
@@ -108,6 +109,8 @@ def prepare_start(model: Classifier | Segmenter, data: TrainingData, settings: F
                 "probe_start is set for segmentation: expected classification; head_first trains the decoder first"
             )
         start_from_probe(model, data.cache, data.training, data.task.labels, data.size)
+    if settings.pasting and not isinstance(model, Segmenter):
+        raise MedsslError(f"pasting is {settings.pasting} for classification: expected 0, or segmentation")
     if settings.adapter_rank:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -171,6 +174,8 @@ class SupervisedModule(pl.LightningModule):
         """The loss of one batch of `labelled_crops`."""
         params = self.view.draw(derive_keys(batch["key"], 0))
         x, target = self.task.inputs(self.view, params, batch)
+        if self.settings.pasting:
+            x, target = paste_structures(x, target, batch["key"], self.settings.pasting)
         return self.task.loss(self.model(x), target)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

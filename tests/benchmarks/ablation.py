@@ -31,6 +31,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no balanced classes": {"balanced": False},
     "no averaging": {"averaging": 0.0},
     "strong augmentation": {"augmentation": "strong"},
+    "structures pasted": {"pasting": 0.5},
     "half the steps": {},
     "twice the steps": {},
     "learning rate x 3": {},
@@ -50,7 +51,16 @@ SCALED = {
     "learning rate / 3": ("lr", 1 / 3),
 }
 ONLY_CLASSIFICATION = ("start from the probe", "no balanced classes")
-ONLY_PRETRAINED = tuple(list(CHANGES)[8:])
+ONLY_SEGMENTATION = ("structures pasted",)
+ONLY_PRETRAINED = (
+    "no head first",
+    "head first 30%",
+    "encoder at 0.3",
+    "encoder frozen",
+    "layer decay 0.7",
+    "adapters of rank 4",
+    "start from the probe",
+)
 
 
 def changed(base: FinetuneConfig, name: str) -> FinetuneConfig:
@@ -107,7 +117,8 @@ def main() -> None:
         lr=given.lr,
         precision=given.precision,
     )
-    names = [name for name in CHANGES if given.task == "classification" or name not in ONLY_CLASSIFICATION]
+    foreign = ONLY_SEGMENTATION if given.task == "classification" else ONLY_CLASSIFICATION
+    names = [name for name in CHANGES if name not in foreign]
     names = names[:3] if given.quick else names
     design = StudyDesign(["finetune"], 1 if given.quick else given.draws, score_on="validation")
     metric = "auroc" if given.task == "classification" else "dice"

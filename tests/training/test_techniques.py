@@ -20,7 +20,9 @@ from medssl.training.techniques.averaging import Average
 from medssl.training.techniques.balancing import balanced
 from medssl.training.techniques.layer_decay import groups
 from medssl.training.techniques.low_rank import add_adapters, merge_adapters
+from medssl.training.techniques.pasting import paste_structures
 from medssl.training.techniques.probe_start import start_from_probe
+from medssl.views.random import make_keys
 from medssl.views.spatial import Resample
 from medssl.views.thick_slices import ThickSlices
 from tests.conftest import small_encoder
@@ -216,6 +218,36 @@ def test_strong_augmentation_deforms_and_lowers_the_resolution(lesion: TrainingD
     elastic = [part.elastic_mm > 0 for part in view.modules() if isinstance(part, Resample)]
     thick = [isinstance(part, ThickSlices) for part in view.modules()]
     assert (elastic, any(thick)) == ([augmentation == "strong"], augmentation == "strong")
+
+
+def test_pasted_structures_bring_their_labels_and_their_voxels_along_and_nothing_else_changes() -> None:
+    target = torch.randint(0, 4, (64, 1, 6, 6)).float()
+    x = target + 10 * torch.arange(64).view(-1, 1, 1, 1)  # tens: whose crop; ones: which structure
+    keys = make_keys(0, (torch.arange(64),))
+    pasted, labels = paste_structures(x, target, keys, 0.5)
+    own = pasted // 10 == torch.arange(64).view(-1, 1, 1, 1)
+    assert torch.equal(pasted % 10, labels)
+    assert torch.equal(pasted[own], x[own])
+    assert torch.equal(pasted[~own], x.roll(1, 0)[~own])
+    assert (labels[~own] > 0).all()
+    changed = (~own).flatten(1).any(1).float().mean()
+    assert 0.25 < changed < 0.55  # half of the crops, less those whose draw chose no structure (1 in 8)
+    whole = [(~own)[i][x.roll(1, 0)[i] % 10 == s].float().mean().item() for i in range(64) for s in (1, 2, 3)]
+    assert set(whole) == {0.0, 1.0}  # a structure is pasted whole or not at all
+    for share, batch in ((0.0, slice(None)), (1.0, slice(0, 1))):
+        assert torch.equal(paste_structures(x[batch], target[batch], keys[batch], share)[0], x[batch])
+
+
+def test_pasting_is_for_segmentation_and_changes_its_training(cache: Cache, lesion: TrainingData) -> None:
+    with pytest.raises(MedsslError, match="pasting is 0.5 for classification"):
+        train_model(lesion.task.build_model(small_resnet(), 0), lesion, FinetuneConfig(steps=1, pasting=0.5), 0)
+    task = task_named("segmentation").from_cache(cache)
+    data, weights = TrainingData(cache, task, SIZE, list(cache.manifest["scan"])[:4]), []
+    for share in (0.0, 1.0):
+        model = task.build_model(small_encoder(), 0)
+        train_model(model, data, FinetuneConfig(steps=2, growth=0, batch_size=2, pasting=share), 0)
+        weights.append(torch.cat([w.flatten() for w in model.parameters()]))
+    assert not torch.equal(*weights)
 
 
 def test_an_encoder_of_one_layer_has_no_layer_decay() -> None:
