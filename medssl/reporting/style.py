@@ -30,6 +30,7 @@ MODES = {
     "knn": "kNN",
     "class-mean": "nearest class mean",
     "kmeans": "k-means",
+    "propagation": "label propagation",
 }
 METRICS = {
     "dice": "Dice",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from medssl.encoders import Encoder
     from medssl.training.supervised import Trained, TrainingData
 
-Mode = Literal["finetune", "linear", "knn", "class-mean", "kmeans"]
+Mode = Literal["finetune", "linear", "knn", "class-mean", "kmeans", "propagation"]
 NewEncoder = Callable[[int], "Encoder"]  # seed -> a randomly initialised encoder
 SCRATCH_LONG_FACTOR = 3.0  # `scratch-long` trains for this many times the steps of `scratch`
 
@@ -286,17 +286,18 @@ class SemiSupervisedArm(Arm):
 
     @classmethod
     def parse(cls, text: str, long: float) -> Self | None:
-        from medssl.training.semi_supervised.base import build_algorithm
+        from medssl.training.semi_supervised.base import build_algorithm, check_start
 
         if (call := split_call(text)) is None:
             return None
         name, start, options = call
-        build_algorithm(name, options)  # raises MedsslError for what does not exist
+        algorithm = build_algorithm(name, options)  # raises MedsslError for what does not exist
         arm = parse_arm(start, long)
         if arm.unlabelled_needed or arm.redrawn:
             raise MedsslError(
                 f"{name} starts from {arm.name}: expected scratch, scratch-long or the folder of a pretraining run"
             )
+        check_start(algorithm, bool(arm.folders))
         return cls(name, arm, options)
 
     @property

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from medssl.core import runs
 from medssl.core.atomic import npz_bytes, write_atomically
 from medssl.core.errors import MedsslError
+from medssl.evaluation.propagation import propagated_scores
 from medssl.evaluation.representation import (
     calibrate_norms,
     class_mean_scores,
@@ -35,7 +36,11 @@ from medssl.training.config import FinetuneConfig
 from medssl.training.supervised import Trained, TrainingData
 
 PROBES = {"linear": linear_scores, "knn": knn_scores}
-UNLABELLED_PROBES = {"class-mean": class_mean_scores, "kmeans": cluster_scores}  # use the other training scans as well
+UNLABELLED_PROBES = {  # use the other training scans as well
+    "class-mean": class_mean_scores,
+    "kmeans": cluster_scores,
+    "propagation": propagated_scores,
+}
 
 
 def run_cell(plan: Plan, cell: Cell) -> None:

@@ -33,6 +33,7 @@ from medssl.training.samples import default_crop
 from medssl.training.semi_supervised.base import (
     SemiSupervised,
     build_algorithm,
+    check_start,
     check_task,
     train_semi_supervised,
 )
@@ -86,7 +87,9 @@ def finetune(
     roles = split.roles(cache.manifest)
     subset = label_budgets(roles, targets.seen, [budget], seed, 1)
     training, validation = (scans_of(cache, targets, subset, role) for role in ("train", "validation"))
-    algorithm = _algorithm(semi_supervised, teacher, targets, {"budget": budget, **split.to_record()}, seed)
+    algorithm = _algorithm(
+        semi_supervised, teacher, targets, init is not None, {"budget": budget, **split.to_record()}, seed
+    )
     unlabelled = unlabelled_scans(cache, roles, set(subset["patient"])) if algorithm else []
     scans = TrainingData(cache, targets, size, training, validation, unlabelled)
     settings = (train if init else train.for_random_start()).for_scans(len(training))
@@ -142,13 +145,16 @@ def _train_and_save(
     return {"validation_score": trained.score} if data.validation else {}
 
 
-def _algorithm(name: str | None, teacher: Path | None, task: Task, expected: dict, seed: int) -> SemiSupervised | None:
+def _algorithm(
+    name: str | None, teacher: Path | None, task: Task, pretrained: bool, expected: dict, seed: int
+) -> SemiSupervised | None:
     """The semi-supervised algorithm by its name and options, with the teacher that was given.
 
     Args:
         name: As the user gave it.
         teacher: Folder of a fine-tuned model.
         task: The task of the student.
+        pretrained: Whether the student starts from a pretraining run.
         expected: Budget and split, which the teacher must have had too.
         seed: Seed of the draw, likewise.
     """
@@ -159,6 +165,7 @@ def _algorithm(name: str | None, teacher: Path | None, task: Task, expected: dic
     word, _, options = name.partition("(")
     algorithm = build_algorithm(word.strip(), options.removesuffix(")"))
     check_task(algorithm, task.name)
+    check_start(algorithm, pretrained)
     if teacher is not None:
         if not isinstance(algorithm, Distillation):
             raise MedsslError(f"--teacher is for distillation: {word} trains its own teachers; leave --teacher out")

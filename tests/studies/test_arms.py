@@ -75,6 +75,12 @@ def test_a_semi_supervised_arm_does_not_start_from_what_it_cannot_train(start: s
         parse_arm(f"mean-teacher({start})")
 
 
+def test_labels_spread_over_features_that_were_learned(run: Path) -> None:
+    assert parse_arm(f"label-propagation({run})").trainings == 1
+    with pytest.raises(MedsslError, match="this start is random: expected a pretraining run"):
+        parse_arm("label-propagation(scratch)")
+
+
 def test_an_algorithm_for_another_task_is_rejected() -> None:
     with pytest.raises(MedsslError, match="CopyPaste is for segmentation: it cannot be used for classification"):
         parse_arm("copy-paste(scratch)").check(Classification(("no", "yes")))

@@ -338,7 +338,7 @@ def test_a_study_compares_semi_supervised_arms_with_their_own_start_and_measures
 
 
 def test_clusters_and_class_means_stand_beside_the_other_probes(cache: Cache, pretrained: Path, tmp_path: Path) -> None:
-    design = StudyDesign(modes=["class-mean", "kmeans"], draws=2)
+    design = StudyDesign(modes=["class-mean", "kmeans", "propagation"], draws=2)
     arms = ["scratch", "random-frozen", str(pretrained)]
     table = study(cache.path, tmp_path / "c", "classification", arms, ["5p"], "lesion", design=design, **ENCODER)
     main = table[table["metric"] == "auroc"].set_index(["arm", "mode"])

@@ -1,6 +1,7 @@
 """Semi-supervised algorithms: their losses against formulas in float64, what they may learn from, and what they refuse."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 
 from medssl.core.errors import MedsslError
 from medssl.core.registry import SEMI_SUPERVISED
+from medssl.evaluation.propagation import propagate
+from medssl.evaluation.representation import embed
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import split_call
 from medssl.training.config import FinetuneConfig
@@ -40,7 +43,15 @@ def softmax(values: np.ndarray) -> np.ndarray:
 
 
 def test_every_file_is_an_algorithm_by_its_name() -> None:
-    assert NAMES == ["copy-paste", "distillation", "fixmatch", "mean-teacher", "mixmatch", "self-training"]
+    assert NAMES == [
+        "copy-paste",
+        "distillation",
+        "fixmatch",
+        "label-propagation",
+        "mean-teacher",
+        "mixmatch",
+        "self-training",
+    ]
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4, 4, 4)])
@@ -98,6 +109,34 @@ def test_self_training_weighs_a_prediction_by_its_certainty() -> None:
     own = np.log(softmax(logits.numpy()))
     loss = Classification(("no", "yes")).soft_loss(logits, soft, weight)
     assert float(loss) == pytest.approx(-(weight.numpy() * (soft.numpy() * own).sum(1)).mean(), abs=1e-12)
+
+
+def test_label_propagation_teaches_each_unlabelled_scan_what_reached_it(by_task: dict[str, TrainingData]) -> None:
+    data, algorithm = by_task["classification"], build_algorithm("label-propagation", "neighbours=2")
+    model = data.task.build_model(small_encoder(), 0)
+    algorithm.prepare(model, data, FinetuneConfig(), 0)
+    scans = [*data.training, *data.unlabelled]
+    labels = np.array([data.task.labels[scan] for scan in data.training] + [-1] * len(data.unlabelled))
+    features = embed(model.encoder, data.cache, scans, SIZE)
+    features = (features - features.mean(0)) / np.where(features.std(0) > 0, features.std(0), 1)
+    soft = propagate(features, labels, 2, neighbours=2)[len(data.training) :]
+    module = base.SemiSupervisedModule(model, data, FinetuneConfig(head_first=0.0), algorithm)
+    crops = data.task.crops(data.cache, data.unlabelled, SIZE, 1, labelled=False)
+    batch = torch.utils.data.default_collate([crops[i] for i in range(4)])
+    module.supervised_loss = lambda _: torch.zeros(())  # type: ignore[method-assign]
+    model.eval()
+    log_p = model(module.strong(module.weak(batch), batch)).log_softmax(1)
+    expected = -(torch.from_numpy(soft)[batch["scan"]] * log_p).sum(1).mean()
+    assert float(algorithm.loss(module, {}, batch)) == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_label_propagation_stops_where_one_class_alone_is_labelled(by_task: dict[str, TrainingData]) -> None:
+    data = by_task["classification"]
+    first = data.task.labels[data.training[0]]
+    same = [scan for scan in data.training if data.task.labels[scan] == first]
+    model, one_class = data.task.build_model(small_encoder(), 0), replace(data, training=same)
+    with pytest.raises(MedsslError, match="labelled scans show .* only, which would spread"):
+        train_semi_supervised(model, one_class, FinetuneConfig(steps=1), 0, build_algorithm("label-propagation"))
 
 
 def test_soft_targets_that_are_certain_cost_what_masks_cost() -> None:

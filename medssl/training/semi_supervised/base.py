@@ -44,6 +44,7 @@ class SemiSupervised(ABC):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
     needs_average: ClassVar[bool] = False  # whether its teacher is the average of the student's weights
+    needs_pretraining: ClassVar[bool] = False  # whether it reads the features that the model starts with
     trainings: int = 1  # how many trainings of the same length it is made of
 
     def prepare(self, model: nn.Module, data: TrainingData, settings: FinetuneConfig, seed: int) -> None:  # noqa: B027
@@ -194,6 +195,15 @@ def check_task(algorithm: SemiSupervised, task: str) -> None:
     if task not in algorithm.tasks:
         raise MedsslError(
             f"{type(algorithm).__name__} is for {', '.join(algorithm.tasks)}: it cannot be used for {task}"
+        )
+
+
+def check_start(algorithm: SemiSupervised, pretrained: bool) -> None:
+    """Raise MedsslError if the algorithm reads features and the encoder that it starts from has learned none."""
+    if algorithm.needs_pretraining and not pretrained:
+        raise MedsslError(
+            f"{type(algorithm).__name__} spreads labels over the features of its start, and this start is random: expected a "
+            "pretraining run"
         )
 
 
