@@ -48,7 +48,8 @@ class LabelPropagation(SemiSupervised):
                 "two classes or more; label scans of the others"
             )
         scans = [*data.training, *data.unlabelled]
-        features = StandardScaler().fit_transform(embed(model.encoder, data.cache, scans, data.size))
+        encoder: Any = model.encoder
+        features = StandardScaler().fit_transform(embed(encoder, data.cache, scans, data.size))
         labels = np.full(len(scans), -1)
         labels[: len(data.training)] = [data.task.labels[scan] for scan in data.training]
         spread = propagate(features, labels, data.task.outputs, self.neighbours)
