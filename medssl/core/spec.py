@@ -136,11 +136,27 @@ def plain(value: Any) -> Any:
 def describes_same(spec: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two specs describe the same object; a list and a tuple with the same items count as equal.
 
+    An argument that one of them lacks counts as its default: the class got it after that record was written.
+
     Args:
         spec: What `describe` returned, or the same read back from JSON.
         other: The spec to compare it with.
     """
-    return plain(spec) == plain(other)
+    return plain(_completed(spec)) == plain(_completed(other))
+
+
+def _completed(spec: Any) -> Any:
+    """A spec with the defaults of the arguments that it lacks, where its classes are registered."""
+    if isinstance(spec, list):
+        return [_completed(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    if not registry.is_registered(str(spec.get("class_path"))):
+        return {key: _completed(item) for key, item in spec.items()}
+    kind = registry.find(spec["class_path"])
+    parameters = _signature(kind).parameters.values()
+    plain_defaults = {p.name: p.default for p in parameters if p.default is None or type(p.default) in (bool, int, str)}
+    return spec | {"init_args": plain_defaults | {key: _completed(item) for key, item in spec["init_args"].items()}}
 
 
 def _signature(kind: type) -> inspect.Signature:

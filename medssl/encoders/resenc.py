@@ -1,10 +1,11 @@
 """The residual U-Net encoder, the usual one for segmentation (nnU-Net ResEnc; Isensee et al. 2024, arXiv 2404.09556).
 
-    ResidualUNet(dims=3, width=32, blocks=(1, 3, 4, 6, 6, 6))     # nnU-Net's ResEnc-L
+    ResidualUNet(dims=3, width=32, blocks=(1, 3, 4, 6, 6, 6))     # nnU-Net's ResEnc-M and ResEnc-L
     ResidualUNet(dims=3, width=16, blocks=(1, 1, 1, 1))           # small crops on a CPU
 
 It is built from nnU-Net's own package, so that weights can be exchanged with nnU-Net. `Decoder`, which takes the pyramid of
-any encoder, is its decoder.
+any encoder, is its decoder. nnU-Net's presets M, L and XL have one architecture: they differ in the crop and the batch that fit into
+8, 24 and 40 GB, and a crop of 96 to 192 voxels has six levels (in 2D seven, up to 512 channels).
 """
 
 from __future__ import annotations

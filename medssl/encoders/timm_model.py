@@ -20,9 +20,10 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError, nearest
-from medssl.encoders.base import Encoder
 from medssl.encoders.finer import add_finer, finer_channels, finer_levels, finer_strides
 from medssl.encoders.foreign import part_of, try_size
+from medssl.encoders.timm_patches import encode_patches, has_patches
+from medssl.encoders.tokens import TokenEncoder
 
 ANY_SIZE: tuple[dict[str, bool], ...] = ({"strict_img_size": False}, {"dynamic_img_size": True}, {})
 OURS = (
@@ -37,7 +38,7 @@ OURS = (
 )
 
 
-class Timm(Encoder):
+class Timm(TokenEncoder):
     """A model of timm.
 
     Args:
@@ -67,6 +68,17 @@ class Timm(Encoder):
         self.name, self.is_plain = name, is_plain
         self.net: Any = net
         self.finer = finer_levels(dims, channels, strides) if is_plain else nn.ModuleList()
+
+    @property
+    def encodes_patches(self) -> bool:
+        return has_patches(self.net)
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None, attend: Tensor | None = None) -> Tensor:
+        if not self.encodes_patches:
+            raise MedsslError(
+                f"timm's {self.name} has no tokens of patches: expected a ViT, such as vit_tiny_patch16_224"
+            )
+        return encode_patches(self.net, x, keep, attend)
 
     @property
     def out_dim(self) -> int:

@@ -19,6 +19,11 @@ from medssl.encoders.base import Encoder
 class TokenEncoder(Encoder):
     """An encoder of patches, each as large as the coarsest stride, that can encode some of them alone."""
 
+    @property
+    def encodes_patches(self) -> bool:
+        """Whether this one does; False where a family has networks without patches too."""
+        return True
+
     @abstractmethod
     def tokens(self, x: Tensor, keep: Tensor | None = None, attend: Tensor | None = None) -> Tensor:
         """Encode all patches, or some of them.
@@ -117,17 +122,86 @@ def resize_positions(table: Tensor, made_for: Sequence[int], grid: Sequence[int]
     return nn.functional.interpolate(maps, size=tuple(grid), mode=mode, align_corners=False).flatten(2).transpose(1, 2)
 
 
-def blocks(width: int, depth: int, heads: int) -> nn.ModuleList:
+class RotaryBlock(nn.TransformerEncoderLayer):
+    """A pre-norm block of torch whose queries and keys are turned by their places, with torch's fused attention.
+
+    Its weights have the names of torch's own block.
+    """
+
+    def forward(self, src: Tensor, turns: Tensor, prefix: int = 0, attend: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """The tokens after the block.
+
+        Args:
+            src: (B, P + N, D).
+            turns: (B or 1, N, D of a head), what `rotations` returned.
+            prefix: P, the number of tokens that have no place.
+            attend: (B, P + N, P + N), True where token i may attend to token j.
+        """
+        attention: Any = self.self_attn
+        x = nn.functional.linear(self.norm1(src), attention.in_proj_weight, attention.in_proj_bias)
+        q, k, v = x.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = (torch.cat([t[:, :, :prefix], turn(t[:, :, prefix:], turns[:, None])], dim=2) for t in (q, k))
+        mask = None if attend is None else attend[:, None]
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        src = src + attention.out_proj(seen.transpose(1, 2).flatten(2))
+        return src + self.linear2(self.activation(self.linear1(self.norm2(src))))
+
+
+def rotations(grid: Sequence[int], width: int, device: torch.device | None = None) -> Tensor:
+    """(N, width) angles of rotary positions along each axis (Heo et al., ECCV 2024, arXiv 2403.13298: axial, base 100).
+
+    Each axis turns an equal share of the pairs of a head's numbers; what cannot be shared stays 0. Places are counted in patches.
+
+    Args:
+        grid: Patches along each axis.
+        width: Width of a head, even.
+        device: Where the result lies; the CPU by default.
+    """
+    count = width // (2 * len(grid))
+    frequencies = 1 / 100 ** (torch.arange(count, device=device, dtype=torch.float32) / max(count, 1))
+    places = torch.cartesian_prod(*[torch.arange(n, device=device, dtype=torch.float32) for n in grid])
+    angles = (places.reshape(-1, len(grid), 1) * frequencies).flatten(1)
+    return nn.functional.pad(angles, (0, width // 2 - angles.shape[1])).repeat_interleave(2, -1)
+
+
+def turn(x: Tensor, angles: Tensor) -> Tensor:
+    """Each pair of numbers (a, b) turned by its angle: (a cos - b sin, b cos + a sin).
+
+    Args:
+        x: (..., D).
+        angles: (..., D), the same for both numbers of a pair.
+    """
+    swapped = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+    return x * angles.cos().to(x.dtype) + swapped * angles.sin().to(x.dtype)
+
+
+def with_prefix(attend: Tensor, prefix: int) -> Tensor:
+    """The mask with tokens before the patches: they attend to each other alone, and every patch to them.
+
+    Args:
+        attend: (B, N, N), True where patch i may attend to patch j.
+        prefix: P, the number of tokens before the patches.
+
+    Returns:
+        (B, P + N, P + N).
+    """
+    whole = nn.functional.pad(attend, (prefix, 0, prefix, 0))
+    whole[..., :prefix] = True
+    return whole
+
+
+def blocks(width: int, depth: int, heads: int, rotary: bool = False) -> nn.ModuleList:
     """Pre-norm transformer blocks of torch, with fused attention, initialised as in MAE (He et al. 2022).
 
     Args:
         width: Length of a token.
         depth: Number of blocks.
         heads: Attention heads of a block; they divide `width`.
+        rotary: Whether they are `RotaryBlock`s.
     """
+    kind = RotaryBlock if rotary else nn.TransformerEncoderLayer
     layers = nn.ModuleList(
-        nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        for _ in range(depth)
+        kind(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True) for _ in range(depth)
     )
     for module in layers.modules():
         if isinstance(module, nn.Linear):

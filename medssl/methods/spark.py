@@ -117,6 +117,7 @@ class SparK(Method):
                 f"mask_ratio {self.mask_ratio} masks {round(self.mask_ratio * count)}: expected some masked and some visible; pass "
                 f"a larger --crop or an encoder of fewer levels"
             )
+        check_every_layer_has_a_place_for_each_block(self.encoder, crop)
 
 
 @contextmanager
@@ -188,3 +189,33 @@ def check_convolutional(encoder: Encoder) -> None:
                 f"SparK came with a {type(encoder).__name__}, which has a {type(module).__name__}: expected convolutions with "
                 f"batch, instance or group norms alone; pass --encoder ResidualUNet, or for this encoder --method MAE"
             )
+
+
+def check_every_layer_has_a_place_for_each_block(encoder: Encoder, crop: Sequence[int]) -> None:
+    """Raise MedsslError where a layer's map cannot be masked block by block, as in squeeze-and-excitation.
+
+    Args:
+        encoder: It runs once, on an empty crop, in evaluation mode.
+        crop: Voxels of the crop along each axis.
+    """
+    grid, wrong = [n // s for n, s in zip(crop, encoder.strides[-1])], list[str]()
+
+    def look(module: nn.Module, _: Any, out: Tensor) -> None:
+        if out.ndim != 2 + encoder.dims or any(n % blocks for n, blocks in zip(out.shape[2:], grid)):
+            wrong.append(f"a {type(module).__name__} gives a map of {tuple(out.shape[2:])}")
+
+    modes = {module: module.training for module in encoder.modules()}
+    hooks = [module.register_forward_hook(look) for module in encoder.modules() if isinstance(module, MIXERS)]
+    try:
+        with torch.no_grad():
+            encoder.eval().features(next(encoder.parameters()).new_zeros(1, encoder.in_channels, *crop))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    if wrong:
+        raise MedsslError(
+            f"SparK came with a {type(encoder).__name__}, in which {wrong[0]} for a crop of {tuple(crop)}: expected layers that keep a "
+            f"place for each of the {tuple(grid)} blocks; pass --encoder ResidualUNet, or for this encoder --method SimMIM"
+        )

@@ -185,6 +185,10 @@ def test_two_specs_are_the_same_whether_a_list_or_a_tuple_was_given() -> None:
     assert listed != tupled
     assert describes_same(listed, tupled)
     assert not describes_same(listed, describe(ResidualUNet(3, width=2, blocks=(1, 2))))
+    older = describe(ViT(2, width=24))
+    del older["init_args"]["positions"], older["init_args"]["registers"]  # arguments that came later
+    assert describes_same(older, describe(ViT(2, width=24)))
+    assert not describes_same(older, describe(ViT(2, width=24, registers=1)))
     assert plain(describe(Box(math.nan, label="a"))["init_args"]) == {"content": "nan", "label": "a"}
 
 

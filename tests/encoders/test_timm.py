@@ -11,6 +11,7 @@ import torch
 from medssl.core.errors import MedsslError
 from medssl.core.spec import describe, twin
 from medssl.encoders import Decoder, Timm, check_encoder
+from medssl.methods import MAE, check_method
 from medssl.training.techniques.layer_decay import groups
 
 STAGES = ("tf_efficientnet_lite0", "convnext_atto", "resnet10t", "densenet121")
@@ -63,6 +64,35 @@ def test_patches_equal_timm_s_at_sizes_that_the_model_was_not_made_for(channels:
         tokens = theirs.forward_features(x)[:, 1:].transpose(1, 2).unflatten(2, (size[0] // 16, size[1] // 16))
         assert torch.allclose(encoder.features(x)[-1], tokens, atol=1e-6)
         assert torch.allclose(encoder(x), theirs(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["test_vit", "vit_small_patch16_dinov3"])
+def test_patches_are_encoded_alone_each_in_its_place(name: str) -> None:
+    torch.manual_seed(0)
+    options = {"embed_dim": 64, "depth": 2, "num_heads": 2} if "dino" in name else {}
+    encoder = Timm(2, 1, name, options).eval()
+    randomised(encoder.net)
+    x = torch.randn(2, 1, 48, 64)
+    tokens = encoder.tokens(x)
+    assert torch.allclose(tokens.transpose(1, 2).unflatten(2, (3, 4)), encoder.features(x)[-1], atol=1e-6)
+    everything = torch.arange(12).expand(2, 12)
+    assert torch.allclose(encoder.tokens(x, everything.flip(1)).flip(1), tokens, atol=1e-5)
+    keep = torch.tensor([[5, 0, 2], [7, 1, 3]])
+    changed = x.clone()
+    changed[:, :, 32:] += 1  # the patches 8 to 11, of which none is kept
+    assert torch.equal(encoder.tokens(changed, keep), encoder.tokens(x, keep))
+    past = torch.ones(2, 12, 12, dtype=torch.bool).tril()
+    seen, again = encoder.tokens(x, attend=past), encoder.tokens(changed, attend=past)
+    assert torch.allclose(seen[:, :8], again[:, :8], atol=1e-5)
+    assert not torch.allclose(seen[:, 8:], again[:, 8:], atol=1e-3)
+
+
+def test_methods_on_tokens_take_a_vit_of_timm_and_refuse_its_other_models() -> None:
+    check_method(MAE(Timm(2, 1, "test_vit"), decoder_depth=1), (32, 32))
+    with pytest.raises(MedsslError, match="MAE came with a Timm: expected an encoder of patches"):
+        MAE(Timm(2, 1, "test_resnet"))
+    with pytest.raises(MedsslError, match="test_resnet has no tokens of patches"):
+        Timm(2, 1, "test_resnet").tokens(torch.zeros(1, 1, 32, 32))
 
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_vit3", "swin_tiny_patch4_window7_224"])

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
+from timm.layers import apply_rot_embed_cat
 from timm.models.vision_transformer import VisionTransformer
 
 from medssl.core.errors import MedsslError
 from medssl.encoders import Decoder, ViT, check_encoder
-from medssl.encoders.tokens import from_patches, positions, to_patches
+from medssl.encoders.tokens import blocks, from_patches, positions, rotations, to_patches, turn
 
 
 def small(dims: int, **settings) -> ViT:
@@ -16,8 +17,17 @@ def small(dims: int, **settings) -> ViT:
 
 @pytest.mark.parametrize(
     "encoder",
-    [small(2), small(3), small(2, patch=16, in_channels=3), small(3, patch=(8, 8, 2)), small(3, patch=2), ViT(3)],
-    ids=["2D", "3D", "RGB", "thick slices", "one level", "default"],
+    [
+        small(2),
+        small(3),
+        small(2, patch=16, in_channels=3),
+        small(3, patch=(8, 8, 2)),
+        small(3, patch=2),
+        ViT(3),
+        small(2, positions="rotary", registers=2),
+        small(3, positions="rotary"),
+    ],
+    ids=["2D", "3D", "RGB", "thick slices", "one level", "default", "rotary, registers", "rotary in 3D"],
 )
 def test_it_keeps_the_contract_and_feeds_the_decoder(encoder: ViT) -> None:
     check_encoder(encoder)
@@ -94,6 +104,55 @@ def test_tokens_equal_timm_s_transformer_with_the_same_weights() -> None:
     assert torch.allclose(ours.train()(x), theirs.forward(x), atol=1e-5)
 
 
+def test_turning_by_places_equals_timm_s_rotary_attention_with_the_same_angles() -> None:
+    q, angles = torch.randn(2, 3, 5, 8), rotations((1, 5), 8)
+    theirs = apply_rot_embed_cat(q, torch.cat([angles.sin(), angles.cos()], dim=-1))
+    assert torch.allclose(turn(q, angles), theirs, atol=1e-6)
+
+
+def test_a_rotary_block_is_torch_s_own_where_nothing_is_turned() -> None:
+    torch.manual_seed(0)
+    rotary, torch_s = blocks(24, 1, 3, rotary=True), blocks(24, 1, 3)
+    torch_s.load_state_dict(rotary.state_dict())
+    x = torch.randn(2, 6, 24)
+    assert torch.allclose(rotary[0](x, torch.zeros(1, 6, 8)), torch_s[0](x), atol=1e-6)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_rotary_positions_are_relative_and_known_along_every_axis(dims: int) -> None:
+    """Equal distances give equal products, every place has angles of its own, and shuffled patches are not the same."""
+    torch.manual_seed(0)
+    encoder = small(dims, positions="rotary", depth=1).eval()
+    angles = rotations((3,) * dims, 12)
+    assert len({tuple(row) for row in angles.tolist()}) == 3**dims
+    q, k = torch.randn(12), torch.randn(12)
+    products = [float(turn(q, angles[i]) @ turn(k, angles[i + 1])) for i in (0, 1)]
+    assert products[0] == pytest.approx(products[1], abs=1e-5)
+    patches, order = torch.randn(1, 3**dims, 8**dims), torch.randperm(3**dims)
+    x, shuffled = (from_patches(p, (8,) * dims, (3,) * dims) for p in (patches, patches[:, order]))
+    assert not torch.allclose(encoder.tokens(shuffled), encoder.tokens(x)[:, order], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"registers": 2}, {"positions": "rotary", "registers": 3}, {"positions": "rotary"}]
+)
+def test_registers_and_rotary_positions_keep_what_methods_need(settings: dict) -> None:
+    torch.manual_seed(0)
+    encoder, x = small(2, **settings).eval(), torch.randn(2, 1, 16, 32)
+    tokens = encoder.tokens(x)
+    assert tuple(tokens.shape) == (2, 8, 24)
+    everything = torch.arange(8).expand(2, 8)
+    assert torch.allclose(encoder.tokens(x, everything.flip(1)).flip(1), tokens, atol=1e-5)
+    past = torch.ones(2, 8, 8, dtype=torch.bool).tril()
+    changed = x.clone()
+    changed[:, :, 8:, 24:] += 1  # the last patch
+    assert torch.allclose(encoder.tokens(changed, attend=past)[:, :7], encoder.tokens(x, attend=past)[:, :7], atol=1e-5)
+    if settings.get("registers"):
+        with torch.no_grad():
+            encoder.registers.normal_()
+        assert not torch.allclose(encoder.tokens(x), tokens, atol=1e-3)
+
+
 def test_only_kept_patches_are_encoded_and_what_is_dropped_is_not_seen() -> None:
     torch.manual_seed(0)
     encoder = small(3)
@@ -137,6 +196,8 @@ def test_wrong_settings_are_refused() -> None:
         ({"patch": 1}, "patch is 1"),
         ({"width": 200, "heads": 3}, "heads 3"),
         ({"depth": 0}, "depth 0"),
+        ({"registers": -1}, "registers is -1"),
+        ({"positions": "rotary", "width": 8, "heads": 2}, "rotary positions heads of an even width, 6 or more"),
     ]:
         with pytest.raises(MedsslError, match=message):
             ViT(3, **settings)

@@ -12,7 +12,7 @@ from lightly.models.modules import MaskedVisionTransformerDecoderTIMM
 from lightly.models.modules.masked_causal_vision_transformer import MaskedCausalAttention
 
 from medssl.core.errors import MedsslError
-from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT
+from medssl.encoders import EfficientNet, Encoder, ResidualUNet, ResNet, ViT
 from medssl.encoders.tokens import positions, take, to_patches
 from medssl.methods import AIM, IBOT, MAE, MaskedMotion, Method, NextSlice, SparK
 from medssl.methods.check import synthetic_batch
@@ -337,6 +337,10 @@ def test_settings_that_cannot_work_are_said_before_the_first_step() -> None:
         SparK(encoder)
     with pytest.raises(MedsslError, match=r"holds 1 blocks of \(4, 4, 4\) voxels"):
         SparK(ENCODERS["unet"](3)).check((4, 4, 4), 4)
+    with pytest.raises(MedsslError, match=r"gives a map of \(1, 1\) for a crop of \(64, 64\)"):
+        SparK(EfficientNet(2, width=0.1, depth=0.3)).check(
+            (64, 64), 4
+        )  # squeeze-and-excitation averages what is masked
     with pytest.raises(MedsslError, match="AIM came with a ResidualUNet: expected an encoder of patches"):
         AIM(ENCODERS["unet"](3))
     with pytest.raises(MedsslError, match="holds one patch"):

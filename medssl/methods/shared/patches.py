@@ -24,7 +24,7 @@ def with_tokens(encoder: Encoder, method: str) -> TokenEncoder:
         encoder: The encoder that came in.
         method: Name of the method, for the message.
     """
-    if not isinstance(encoder, TokenEncoder):
+    if not isinstance(encoder, TokenEncoder) or not encoder.encodes_patches:
         raise MedsslError(
             f"{method} came with a {type(encoder).__name__}: expected an encoder of patches; pass --encoder ViT, or for "
             f"this encoder --method SparK or --method SimMIM"
