@@ -23,7 +23,7 @@ PANELS = {  # page -> title, metric, arm in the table -> legend
         {
             "scratch, fine-tuned": "from scratch",
             "simclr, fine-tuned": "pretrained with SimCLR",
-            "simclr, linear probe": "SimCLR, linear probe",
+            "simclr, label propagation": "SimCLR and label propagation",
             "self-training(simclr), fine-tuned": "SimCLR and self-training",
         },
     ),
@@ -33,7 +33,7 @@ PANELS = {  # page -> title, metric, arm in the table -> legend
         {
             "scratch, fine-tuned": "from scratch",
             "simclr, fine-tuned": "pretrained with SimCLR",
-            "simclr, linear probe": "SimCLR, linear probe",
+            "simclr, label propagation": "SimCLR and label propagation",
             "self-training(simclr), fine-tuned": "SimCLR and self-training",
         },
     ),
