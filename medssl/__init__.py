@@ -12,6 +12,7 @@ no two files import each other (`tests/test_layout.py` holds both).
     methods/        one pretext task (one paper) a file
     evaluation/     metrics, intervals, paired tests, probes of a representation
     training/       pretraining, fine-tuning, prediction
+    weights/        public weights -> a run, with a receipt; one layout a file
     exports/        trained models for other libraries, one target a file, with a model card
     studies/        the label-budget grid: arms x budgets x draws, each cell a run
     reporting/      style, tables, figures, sentences; the HTML report, the dashboard
@@ -43,6 +44,8 @@ _PUBLIC = {  # name -> the module that defines it
     "predict": "training.predict",
     "embed": "training.predict",
     "sample": "training.sample",
+    "import_weights": "weights.importing",
+    "receipt_of": "weights.importing",
     "export": "exports.export",
     "study": "studies.study",
     "StudyDesign": "studies.settings",

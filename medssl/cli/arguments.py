@@ -56,6 +56,7 @@ def parse_arguments(
         MedsslError: An option or a value is wrong; the message says what to write.
     """
     words = _name_positionals(function, positional, _split_assignments(words))
+    words = _python_names(function, words)
     check_option_names(function, words)
     words = resolve_configs(function, words, CLASS_OPTIONS)
     _import_named_classes(words)
@@ -129,7 +130,7 @@ class _Parser(ArgumentParser):
     """A parser whose help shows option names with dashes, as the documentation does."""
 
     def format_help(self, *args: Any) -> str:
-        return re.sub(r"--[a-z]\w*", lambda match: dashed(match[0]), super().format_help(*args))
+        return re.sub(r"--[a-z]\w*", lambda match: dashed(match[0]).rstrip("-"), super().format_help(*args))
 
 
 def build_parser(function: Any, program: str) -> ArgumentParser:
@@ -150,6 +151,12 @@ def build_parser(function: Any, program: str) -> ArgumentParser:
 def _split_assignments(words: Sequence[str]) -> list[str]:
     """`--steps=3` -> `--steps 3`; the flags of --print-config stay attached, as jsonargparse expects."""
     return [part for word in words for part in (word.split("=", 1) if re.match("--(?!print)", word) else [word])]
+
+
+def _python_names(function: Any, words: Sequence[str]) -> list[str]:
+    """`--as timm` -> `--as_ timm`: a parameter whose name is a word of Python's own ends in an underscore."""
+    taken = {f"--{name[:-1]}": f"--{name}" for name in option_types(function) if name.endswith("_")}
+    return [taken.get(word, word) for word in words]
 
 
 def _name_positionals(function: Any, names: Sequence[str], words: list[str]) -> list[str]:

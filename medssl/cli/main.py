@@ -72,6 +72,11 @@ COMMANDS = {
         ("data",),
     ),
     "pretrain": Command("medssl.training.pretrain:pretrain", "pretrain an encoder on scans without labels"),
+    "import": Command(
+        "medssl.weights.importing:import_weights",
+        "public weights -> a run, with a receipt: a start for finetune, an arm of a study, for embed and pretrain",
+        ("file",),
+    ),
     "study": Command(
         "medssl.studies.study:study", "compare pretrained encoders with training from scratch, at several label budgets"
     ),

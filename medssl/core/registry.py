@@ -89,6 +89,7 @@ DATASETS = Registry("datasets", "Dataset")
 SELECTORS = Registry("studies/selection", "Selector")
 SEMI_SUPERVISED = Registry("training/semi_supervised", "SemiSupervised")
 TARGETS = Registry("exports/targets", "Target")
+WEIGHTS = Registry("weights/sources", "Source")
 ALL = (ENCODERS, METHODS, VIEWS)  # a record may name the classes of these
 
 

@@ -38,6 +38,7 @@ FORMAT = 2  # of run.json; records of format 1 have no such field, and name a cl
 CLASS_OF_FORMAT_1 = re.compile(r"medssl\.(?:\w+\.)+(\w+)")
 ARGUMENTS_OF_FORMAT_1 = {"most_width": "max_width", "code": "latent"}
 CODE_OR_ADDRESS = re.compile(r"medssl(\.\w+)+(:\w+)?|(tcp|tls|ucx|inproc|wss?)://.*", re.DOTALL)
+WITH_ENCODER = ("pretrain", "import")  # kinds of runs that hold an encoder to start from
 PACKAGES = ("medssl", "torch", "monai", "lightly", "pytorch-lightning", "numpy", "blosc2")
 
 
@@ -87,6 +88,11 @@ class Run:
     def writer(self) -> str:
         """The version of medssl that wrote the record, to be named in messages."""
         return f"medssl {self.versions.get('medssl', 'of an unknown version')} (record format {self.format})"
+
+    @property
+    def is_start(self) -> bool:
+        """Whether it is finished and holds an encoder to start from: pretrained here, or imported."""
+        return self.kind in WITH_ENCODER and self.status == "finished"
 
     @property
     def stale(self) -> bool:

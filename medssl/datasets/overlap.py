@@ -15,6 +15,9 @@ import pandas as pd
 
 from medssl.datasets.manifest import pseudonym_key
 
+PUBLIC = (
+    "cannot be known: there is no list of the scans that public weights were trained on; see what their publisher says"
+)
 UNKNOWN = (
     "cannot be known: its patients were named with another key; index both cohorts with the same --key-file, or make sure in "
     "another way that no patient is in both"
@@ -28,10 +31,12 @@ class Overlap:
     Attributes:
         scans: Of those that were asked about.
         patients_known: Whether patients could be compared; if not, more scans may be of a patient who was seen.
+        listed: Whether there is a list of what was seen; public weights come without one.
     """
 
     scans: int
     patients_known: bool
+    listed: bool = True
 
     @property
     def count(self) -> int | None:
@@ -39,7 +44,9 @@ class Overlap:
         return self.scans if self.scans or self.patients_known else None
 
     def __str__(self) -> str:
-        return UNKNOWN if self.count is None else f"{self.scans} scans" + ("" if self.patients_known else " or more")
+        if self.count is None:
+            return why_unknown(self.listed)
+        return f"{self.scans} scans" + ("" if self.patients_known else " or more")
 
 
 def overlap(scans: pd.DataFrame, seen: pd.DataFrame) -> Overlap:
@@ -53,4 +60,13 @@ def overlap(scans: pd.DataFrame, seen: pd.DataFrame) -> Overlap:
     same_names = scans["patient"].isin(seen["patient"].dropna())
     ours, theirs = pseudonym_key(scans), pseudonym_key(seen)
     known = ours == theirs if ours and theirs else bool(same_names.any())  # equal names prove an equal key
-    return Overlap(int((same_voxels | (same_names & known)).sum()), known)
+    return Overlap(int((same_voxels | (same_names & known)).sum()), known, bool(len(seen)))
+
+
+def why_unknown(listed: bool) -> str:
+    """The end of a sentence on an arm whose test patients may have been seen.
+
+    Args:
+        listed: Whether there is a list of what was seen.
+    """
+    return UNKNOWN if listed else PUBLIC

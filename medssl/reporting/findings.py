@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from medssl.core.runs import FORMAT, Run
-from medssl.datasets.overlap import UNKNOWN
+from medssl.datasets.overlap import why_unknown
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.style import counted, difference, scoped_arm, status_name
 from medssl.studies.arms import BASELINES, start_of
@@ -126,7 +126,9 @@ def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
         )
     for arm, count in config.get("seen_test_scans", {}).items():
         if count is None:
-            lines.append(f"Perhaps not independent: whether {arm} was pretrained on test patients {UNKNOWN}.")
+            listed = "receipt" not in config.get("pretraining", {}).get(arm, {})
+            reason = why_unknown(listed)
+            lines.append(f"Perhaps not independent: whether {arm} was pretrained on test patients {reason}.")
         elif count:
             lines.append(
                 f"Not independent: {arm} was pretrained, without labels, on {count} scans that are test scans or come "

@@ -20,7 +20,7 @@ import pandas as pd
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
-from medssl.datasets.overlap import UNKNOWN, overlap
+from medssl.datasets.overlap import overlap
 from medssl.datasets.splits import ROLES, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
@@ -251,10 +251,11 @@ def _seen_scans(
     """How many scans of the scored roles, by voxels or by patient, each arm's pretraining was given; None where that cannot be known."""
     test = cache.manifest[cache.manifest["patient"].map(roles).isin(scored)]
     found = {
-        arm: [overlap(test, pd.read_parquet(folder / "seen.parquet")).count for folder in each]
+        arm: [overlap(test, pd.read_parquet(folder / "seen.parquet")) for folder in each]
         for arm, each in folders.items()
     }
-    counts = {arm: None if None in each else max(filter(None, each), default=0) for arm, each in found.items()}
+    each_count = {arm: [one.count for one in each] for arm, each in found.items()}
+    counts = {arm: None if None in each else max(filter(None, each), default=0) for arm, each in each_count.items()}
     if any(counts.values()) and not allow_seen:
         by_arm = ", ".join(f"{count} by {arm}" for arm, count in counts.items() if count)
         raise MedsslError(
@@ -262,7 +263,8 @@ def _seen_scans(
             "without --transductive, or accept it with --allow-seen, and the report will say so"
         )
     for arm in (arm for arm, count in counts.items() if count is None):
-        warnings.warn(f"whether {arm} was pretrained on test patients {UNKNOWN}", stacklevel=2)
+        reason = next(str(one) for one in found[arm] if one.count is None)
+        warnings.warn(f"whether {arm} was pretrained on test patients {reason}", stacklevel=2)
     return counts
 
 

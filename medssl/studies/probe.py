@@ -31,6 +31,7 @@ import pandas as pd
 import torch
 
 from medssl.core.errors import MedsslError
+from medssl.core.runs import Run, read
 from medssl.datasets.labels import label_values
 from medssl.datasets.overlap import overlap
 from medssl.datasets.splits import SplitSpec
@@ -42,7 +43,7 @@ from medssl.methods.clip import CLIP
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.crops import Crops
 from medssl.preprocessing.sample_fields import reports_in
-from medssl.training.models import fresh_encoder, load_method
+from medssl.training.models import fresh_encoder, load_method, pretrained_encoder
 from medssl.views.center_crops import center_crops
 
 Kind = Literal["knn", "linear", "kmeans", "anomaly", "regression", "zeroshot", "retrieval"]
@@ -68,7 +69,7 @@ def probe(
     """Probe the frozen encoder of a pretraining run, and a random one of the same shape.
 
     Args:
-        run: Folder of a finished pretraining run.
+        run: Folder of a finished pretraining run, or of imported weights.
         data: Cache made by `medssl prepare`.
         kind: Probes to make; knn, linear and kmeans by default.
         label: Label column to learn and to score; a number for regression.
@@ -87,7 +88,7 @@ def probe(
         MedsslError: A probe lacks what it needs, or the run was pretrained on scans or patients that are scored.
     """
     cache, run = Cache(Path(data)), Path(run)
-    method, record = load_method(run, encoder)
+    method, probed, record = _load(run, encoder)
     roles = cache.manifest["patient"].map(split.roles(cache.manifest))
     train, test = (list(cache.manifest["scan"][roles == role]) for role in ("train", score_on))
     _check_unseen(run, cache.manifest[cache.manifest["scan"].isin(test)], score_on, allow_seen)
@@ -96,15 +97,24 @@ def probe(
     random_encoder = fresh_encoder(record.config["encoder"], seed, encoder)
     representation.calibrate_norms(random_encoder, cache, train, size)
     rows = []
-    for name, probed in ((run.name, method.final_encoder), ("random", random_encoder)):
-        features = dict(zip([*train, *test], representation.embed(probed, cache, [*train, *test], size)))
-        pretrained = probed is not random_encoder
+    for name, each_encoder in ((run.name, probed), ("random", random_encoder)):
+        features = dict(zip([*train, *test], representation.embed(each_encoder, cache, [*train, *test], size)))
+        pretrained = each_encoder is not random_encoder
         inputs = ProbeInputs(
             cache, method, pretrained, size, train, test, features, values, normal, prompts or {}, seed
         )
         for each in kind or ["knn", "linear", "kmeans"]:
             rows += [_row(name, each, metric, value) for metric, value in PROBES[each](inputs).items()]
     return pd.DataFrame(rows)
+
+
+def _load(run: Path, encoder: Encoder | None) -> tuple[Method | None, Encoder, Run]:
+    """The method of a run (None for imported weights, which have none), its encoder, and its record."""
+    record = read(run)
+    if record.kind == "import" and record.is_start:
+        return None, pretrained_encoder(run, encoder), record
+    method, record = load_method(run, encoder)
+    return method, method.final_encoder, record
 
 
 def _check_unseen(run: Path, scored: pd.DataFrame, role: str, allow_seen: bool) -> None:
@@ -132,7 +142,7 @@ class ProbeInputs:
 
     Attributes:
         cache: Where the scans are.
-        method: The method of the run.
+        method: The method of the run; None for imported weights.
         pretrained: Whether the features are those of the run, not of the random encoder.
         size: Voxels of a crop along each axis.
         train: Scans to learn from.
@@ -145,7 +155,7 @@ class ProbeInputs:
     """
 
     cache: Cache
-    method: Method
+    method: Method | None
     pretrained: bool
     size: tuple[int, ...]
     train: list[str]
@@ -224,7 +234,7 @@ def _anomaly(inputs: ProbeInputs) -> Scores:
     normal_scans = [scan for scan, code in zip(train, codes) if code == normal_code]
     distances = representation.distance_to_normal(inputs.vectors(normal_scans), inputs.vectors(test))
     scores: Scores = {"auroc, distance": _auroc(abnormal, distances, patients)}
-    if inputs.pretrained:
+    if inputs.pretrained and inputs.method is not None:
         errors = reconstruction_errors(inputs.method, inputs.cache, test, inputs.size)
         if errors is not None:
             scores["auroc, reconstruction"] = _auroc(abnormal, errors, patients)
@@ -304,7 +314,9 @@ def _clip(inputs: ProbeInputs, kind: Kind) -> CLIP:
     for part in parts:
         if isinstance(part, CLIP):
             return part
-    raise MedsslError(f"the probe {kind} needs a run of CLIP: this is one of {type(inputs.method).__name__}")
+    raise MedsslError(
+        f"the probe {kind} needs a run of CLIP: this is one of {type(inputs.method).__name__ if inputs.method else 'imported weights'}"
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 
 from medssl.datasets.splits import MIN_PATIENTS_FOR_VALIDATION
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.expected import same_spacing
 from medssl.studies.arms import BASELINES, start_of
 
 Config = dict[str, Any]
@@ -146,11 +147,7 @@ def _finetuning(config: Config) -> Point:
 def _parity(config: Config) -> Point:
     """Whether every pretraining run had the spacing of this study, to 5%."""
     data_spec = DataSpec.from_record(config)
-    others = [
-        arm
-        for arm, pretraining in config["pretraining"].items()
-        if not data_spec.same_spacing(DataSpec.from_record(pretraining))
-    ]
+    others = [arm for arm, pretraining in config["pretraining"].items() if not same_spacing(pretraining, data_spec)]
     evidence = f"one cache and crop, spacing {data_spec.spacing_mm} mm, in all arms"
     return Point(not others, evidence + (f"; pretrained at another spacing: {', '.join(others)}" if others else ""))
 

@@ -84,7 +84,7 @@ class Selection:
                 f"{', '.join(names)} choose on features, and no arm starts from a pretraining run: expected --selection-run "
                 "with the folder of one"
             )
-        if run is not None and ((record := runs.read(run)).kind, record.status) != ("pretrain", "finished"):
+        if run is not None and not (record := runs.read(run)).is_start:
             raise MedsslError(
                 f"{run} holds a {record.status} {record.kind} run: expected a finished pretraining run for --selection-run"
             )

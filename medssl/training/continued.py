@@ -1,4 +1,4 @@
-"""Pretraining that starts from the encoder of another pretraining run, and passes on what that run has seen.
+"""Pretraining that starts from the encoder of another run, pretrained here or imported, and passes on what that run has seen.
 
 medssl pretrain --data CACHE --method SimMIM --init runs/large_cohort --out runs/continued
 
@@ -20,12 +20,13 @@ from medssl.core.errors import MedsslError
 from medssl.core.spec import describe, describes_same
 from medssl.encoders import Encoder
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.expected import check_start
 from medssl.training.models import fresh_encoder, load_encoder
 
 
 @dataclass(frozen=True)
 class Parent:
-    """A finished pretraining run that another one starts from.
+    """A finished pretraining run, or an import, that another run starts from.
 
     Attributes:
         folder: Its folder.
@@ -46,10 +47,10 @@ class Parent:
             MedsslError: It holds no run, one of another kind, or one that is not finished.
         """
         run = runs.read(folder)
-        if run.kind != "pretrain" or run.status != "finished":
+        if not run.is_start:
             raise MedsslError(
-                f"--init {folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run, whose encoder this "
-                "one can start from"
+                f"--init {folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run or import, whose encoder "
+                "this one can start from"
             )
         return cls(folder, run)
 
@@ -77,8 +78,8 @@ class Parent:
         load_encoder(encoder, self.folder)
 
     def check_data(self, data_spec: DataSpec) -> None:
-        """Warn if the run was made at another spacing than that of these scans."""
-        data_spec.warn_of_spacing(DataSpec.from_record(self.run.config))
+        """Warn of scans that are unlike those of the run; raise MedsslError where imported weights cannot take them."""
+        check_start(self.run.config, data_spec)
 
     @property
     def weights(self) -> str:

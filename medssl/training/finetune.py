@@ -26,7 +26,7 @@ from medssl.datasets.splits import SplitSpec, label_budgets
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.preprocessing.cache import Cache
-from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.expected import check_start
 from medssl.training.config import FinetuneConfig
 from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_exactly, load_pretrained, save_weights
 from medssl.training.samples import default_crop
@@ -64,7 +64,7 @@ def finetune(
         out: Folder of the run; it then holds everything that `medssl predict` needs.
         task: What to learn.
         label: Label column to classify.
-        init: Pretraining run to start from; without one the model starts from scratch.
+        init: Pretraining run, or imported weights, to start from; without one the model starts from scratch.
         encoder: Encoder of a model from scratch, or of a run whose encoder class lies outside medssl.
         budget: Share or number of the labelled training patients to use, as 5% or 3p (three patients).
         crop: Voxels along each axis; by default those of the pretraining run.
@@ -197,16 +197,16 @@ def load_model(folder: Path, encoder: Encoder | None = None) -> tuple[Task, Clas
     Raises:
         MedsslError: The folder holds another kind of run, or one that is not finished.
     """
-    run = _read_finished(folder, "finetune", "fine-tuned model")
+    run = _read_finished(folder, ("finetune",), "fine-tuned model")
     task = task_named(run.config["task"])(tuple(run.config["classes"]))
     model = task.build_model(fresh_encoder(run.config["encoder"], 0, encoder), seed=0)
     load_exactly(model, Path(folder) / "model.safetensors")
     return task, model.eval(), run
 
 
-def _read_finished(folder: Path, kind: str, what: str) -> runs.Run:
+def _read_finished(folder: Path, kinds: Sequence[str], what: str) -> runs.Run:
     run = runs.read(folder)
-    if run.kind != kind or run.status != "finished":
+    if run.kind not in kinds or run.status != "finished":
         raise MedsslError(f"{folder} holds a {run.status} {run.kind} run: expected a finished {what}")
     return run
 
@@ -218,7 +218,7 @@ def architecture(
 
     Args:
         cache: Cache that the models are trained on.
-        inits: Folders of pretraining runs.
+        inits: Folders of pretraining runs and imports.
         encoder: Encoder given by the user; a ResidualUNet if neither it nor a run is given.
         crop: Voxels along each axis; by default those of the first run, or the largest that fit.
 
@@ -228,14 +228,14 @@ def architecture(
     Raises:
         MedsslError: The encoders differ, do not fit the cache or the crop, or a run is not a finished pretraining run.
     """
-    records = [_read_finished(folder, "pretrain", "pretraining run") for folder in inits]
+    records = [_read_finished(folder, runs.WITH_ENCODER, "pretraining run or import") for folder in inits]
     spec = _common_encoder(records, encoder) or describe(ResidualUNet(cache.dims, cache.channels))
     built = fresh_encoder(spec, 0, encoder)
     cache.data_spec.check_encoder(built)
     size = tuple(crop or (records[0].config["crop"] if records else default_crop(cache, built)))
     built.check_size(size)
     for record in records:
-        cache.data_spec.warn_of_spacing(DataSpec.from_record(record.config))
+        check_start(record.config, cache.data_spec)
     return spec, size
 
 

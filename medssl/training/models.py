@@ -117,7 +117,7 @@ def _settings(value: Any, depth: int = 4) -> Any:
 
 
 def pretrained_encoder(folder: Path, encoder: Encoder | None = None) -> Encoder:
-    """Load the encoder of a pretraining run, with its weights.
+    """Load the encoder of a pretraining run or an import, with its weights.
 
     Args:
         folder: Folder of the run.

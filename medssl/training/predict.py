@@ -31,6 +31,7 @@ from medssl.encoders import Encoder
 from medssl.evaluation import representation
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
+from medssl.preprocessing.expected import ExpectedScans
 from medssl.training.ensemble import Ensemble, PredictionView, prediction_views
 from medssl.training.finetune import load_model
 from medssl.training.models import Classifier, Segmenter, pretrained_encoder
@@ -101,7 +102,7 @@ def embed(
     """Compute one feature vector for each scan and write them to `features.parquet`.
 
     Args:
-        run: Folder of a pretraining run or a fine-tuned model.
+        run: Folder of a pretraining run, of imported weights or of a fine-tuned model.
         scans: Folder of scans, manifest or cache.
         out: Folder of the results.
         encoder: Encoder of a run whose encoder class lies outside medssl.
@@ -115,7 +116,7 @@ def embed(
         MedsslError: The run was not made for such scans.
     """
     record, out = runs.read(run), Path(out)
-    if record.kind == "pretrain":
+    if record.kind in runs.WITH_ENCODER:
         trained = pretrained_encoder(Path(run), encoder)
     else:
         trained = load_model(Path(run), encoder)[1].encoder
@@ -156,15 +157,37 @@ def prepared_like(config: dict[str, Any], scans: Path, out: Path) -> Iterator[tu
     trained = DataSpec.from_record(config)
     if (scans / "cache.json").exists():
         cache = Cache(scans)
-        cache.data_spec.check_model(trained)
+        check_scans(config, cache.data_spec)
         yield cache, None
         return
     manifest = scans if (scans / "sources.parquet").exists() else _index_into(out, scans, trained.modality)
     grid: dict[str, Any] = {"spacing_mm": trained.spacing_mm} if trained.dims == 3 else {"size": trained.size}
     cache = prepare(manifest, out / TEMPORARY_CACHE, dims=trained.dims, modality=trained.modality, **grid)
-    cache.data_spec.check_model(trained)
+    check_scans(config, cache.data_spec)
     yield cache, manifest / "sources.parquet"
     shutil.rmtree(out / TEMPORARY_CACHE)
+
+
+def check_scans(config: dict[str, Any], scans: DataSpec) -> None:
+    """Check that the model or encoder of a run can be applied to scans; imported weights warn where these are unlike their own.
+
+    Args:
+        config: Config of the run's record.
+        scans: The scans.
+
+    Raises:
+        MedsslError: The run was not made for such scans.
+    """
+    trained, expected = DataSpec.from_record(config), ExpectedScans.from_record(config)
+    if expected is None:
+        scans.check_model(trained)
+        return
+    if (scans.dims, scans.channels) != (trained.dims, trained.channels):
+        raise MedsslError(
+            f"these scans are {scans.dims}D with {scans.channels} channel(s): the weights were imported for {trained.dims}D with "
+            f"{trained.channels}; import them again, with --channels {scans.channels} or another --encoder"
+        )
+    expected.check(scans)
 
 
 def _index_into(out: Path, scans: Path, modality: str) -> Path:

@@ -64,6 +64,21 @@ class Window(View):
         outside = below.clamp(0, 1) + above.clamp(0, 1)  # 0..1 below the window, 1 in it, 1..2 above
         return self.tails * outside + (1 - 2 * self.tails) * inside
 
+    def to_hu(self, x: Tensor) -> Tensor:
+        """HU of what the view made with its level and width as they are, not moved: its inverse from air to dense bone.
+
+        Args:
+            x: What the view gave, 0..1; of any shape.
+        """
+        low, high, tails = self.level_hu - self.width_hu / 2, self.level_hu + self.width_hu / 2, self.tails
+        x = x.clamp(0, 1)
+        inside = low + self.width_hu * ((x - tails) / (1 - 2 * tails)).clamp(0, 1)
+        if not tails:
+            return inside
+        air, bone = min(low - 1, self.air_hu), max(high + 1, self.bone_hu)
+        below, above = (1 - x / tails).clamp(min=0), (1 - (1 - x) / tails).clamp(min=0)
+        return inside - (low - air) * below + (bone - high) * above
+
 
 class Gamma(View):
     """Intensities to a random power: x -> x^gamma on 0..1; values outside keep their excess.

@@ -18,13 +18,14 @@ import pandas as pd
 
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
-from medssl.core.runs import Run, read, table
+from medssl.core.runs import WITH_ENCODER, Run, read, table
 from medssl.evaluation.case_metrics import CaseMetric
 from medssl.evaluation.forecast import MIN_BUDGETS
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import figures, tables
 from medssl.reporting.findings import findings, study_facts, study_warnings
 from medssl.reporting.html.template import render
+from medssl.reporting.public_weights import public_weights
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
 from medssl.studies.forecast import forecasts
@@ -54,18 +55,20 @@ def report(runs: Path, out: Path | None = None) -> Path:
         The path of the page.
 
     Raises:
-        MedsslError: The folder holds neither a study nor a pretraining run, or its own record is broken.
+        MedsslError: The folder holds neither a study nor a run with an encoder, or its own record is broken.
     """
     root = Path(runs)
     if (root / "run.json").exists():
         read(root)  # a broken record of the very run that was asked for is an error
     records = (table(root) if root.is_dir() else pd.DataFrame()).reindex(columns=["folder", "kind", "status", "reason"])
-    studies, pretraining = (records.loc[records["kind"] == kind, "folder"].tolist() for kind in ("study", "pretrain"))
+    studies, pretraining = (
+        records.loc[records["kind"].isin(kinds), "folder"].tolist() for kinds in (("study",), WITH_ENCODER)
+    )
     unreadable = _unreadable_runs(records, studies)
     if not (studies or pretraining):
         reasons = "".join(f"; {name} cannot be read: {reason}" for name, reason in unreadable.items())
         raise MedsslError(
-            f"{runs} holds no study and no pretraining run: expected a folder that `medssl study` wrote{reasons}"
+            f"{runs} holds no study, pretraining run or import: expected a folder that `medssl study` wrote{reasons}"
         )
     known = _pretraining_runs([root / name for name in pretraining])
     views, unreadable_studies = _study_views(root, studies, known)
@@ -160,6 +163,7 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "others": tables.other_metrics(summary[summary["metric"] != metric]),
         "keeps_examples": task.keeps_examples,
         "examples": _examples(folder, cells, config),
+        "public_weights": public_weights(config.get("pretraining", {})),
         "pretraining": _pretraining({a: pretrained[i] for a, i in arms.items() if i in pretrained}, arms),
         "cost": tables.cost(cells, config),
         "cells": tables.cell_counts(cells, config),
@@ -227,7 +231,8 @@ def _pretraining(runs: dict[str, tuple[Run, Path]], arms: dict[str, Any]) -> dic
         for arm, run_id in arms.items()
         if arm not in runs
     ]
-    missing += [f"The run of {arm} has no readable log of its training." for arm in runs if arm not in logs]
+    trained = [arm for arm, (run, _) in runs.items() if run.kind != "import"]
+    missing += [f"The run of {arm} has no readable log of its training." for arm in trained if arm not in logs]
     figure = figures.training_curves(logs) if logs else None
     return {"figure": figure, "pictures": pictures, "missing": missing}
 
@@ -256,11 +261,13 @@ def _other_runs(runs: dict[str, tuple[Run, Path]]) -> dict[str, Any] | None:
     by_name = {}
     for run_id, (run, folder) in runs.items():
         method = str(run.config.get("method", {}).get("class_path", "")).rpartition(".")[2]
+        method = method or str(run.config.get("source", {}).get("layout", ""))
         by_name[f"{method} {run_id[:6]}".strip()] = (run, folder)
         counts = run.config.get("scans", "–"), run.config.get("steps", "–")
         rank = number(run.metrics.get("effective_rank"), 1)
         listed.add(run_id, method, status_name(run.status), *counts, rank, tables.device_hours(run.cost))
-    return {"table": listed, **_pretraining(by_name, {})}
+    imported = public_weights({name: run.config for name, (run, _) in by_name.items()})
+    return {"table": listed, "public_weights": imported, **_pretraining(by_name, {})}
 
 
 def _command(run: Run) -> str:

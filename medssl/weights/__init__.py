@@ -1,0 +1,1 @@
+"""Public weights -> a run: read safely, mapped onto an encoder by name, with a receipt of what was loaded."""
