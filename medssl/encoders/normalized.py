@@ -62,6 +62,8 @@ class NormalizedInput(Encoder):
         super().__init__(encoder.dims, in_channels, encoder.channels, strides)
         self.encoder, self.window_hu, self.axes = encoder, window_hu, axes
         self.order, self.back, self.flipped = order, back, flipped
+        self.mean: Tensor
+        self.std: Tensor
         shape = (1, -1, *[1] * encoder.dims)
         self.register_buffer("mean", torch.tensor(mean).reshape(shape), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(shape), persistent=False)

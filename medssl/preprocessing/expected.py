@@ -50,7 +50,8 @@ class ExpectedScans:
         if (values := config.get("expects")) is None:
             return None
         lists = ("spacing_mm", "size", "window_hu")
-        return cls(**{k: tuple(v) if k in lists and v is not None else v for k, v in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if k in lists and v is not None else v for k, v in values.items()}
+        return cls(**fields)
 
     def data_spec(self, dims: int, channels: int) -> DataSpec:
         """The scans as the record of a run describes them; what is not known has its default.

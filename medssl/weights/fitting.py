@@ -30,11 +30,9 @@ def for_channels(converted: Converted, channels: int) -> Converted:
     own = converted.encoder.in_channels
     if channels in (1, own):
         return converted
-    if len(set(converted.mean)) > 1 or len(set(converted.std)) > 1:
-        scale = {
-            name: (sum(values) / len(values),) for name, values in (("mean", converted.mean), ("std", converted.std))
-        }
-        converted = replace(converted, **scale)
+    mean, std = (
+        (sum(values) / len(values),) for values in (converted.mean, converted.std)
+    )  # one scale for all channels
     encoder = with_in_channels(converted.encoder, channels)
     tensors, fitted = dict(converted.tensors), []
     for name, value in encoder.state_dict().items():
@@ -43,7 +41,8 @@ def for_channels(converted: Converted, channels: int) -> Converted:
             tensors[name] = with_channels(given, channels)
             fitted.append(name)
     how = f"first convolution summed over {own} channel(s) and shared out over {channels}"
-    return replace(converted, encoder=encoder, tensors=tensors, adapted={**converted.adapted, how: fitted})
+    adapted = {**converted.adapted, how: fitted}
+    return replace(converted, encoder=encoder, tensors=tensors, adapted=adapted, mean=mean, std=std)
 
 
 def fit(converted: Converted) -> tuple[Tensors, Receipt]:

@@ -14,6 +14,7 @@ import is refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,7 @@ Layout = Literal[
     "torchxrayvision",
     "voco",
 ]
+NO_DERIVATIVES = re.compile(r"\bnd\b", re.IGNORECASE)  # in Creative Commons' licences
 DEFAULT_CROP = {2: (224, 224), 3: (96, 96, 96)}
 
 
@@ -90,8 +92,9 @@ def import_weights(
     path = local_file(file)
     stored = read_file(path)
     name, source = _layout(stored, as_)
-    _check_licence(name, source, accept_license)
     converted = for_channels(source.convert(stored, encoder), channels)
+    licence = converted.licence or source.licence
+    _check_licence(name, licence, source.forbids_derivatives or bool(NO_DERIVATIVES.search(licence)), accept_license)
     converted = replace(converted, mean=mean or converted.mean, std=std or converted.std)
     torch.manual_seed(0)
     state, receipt = fit(converted)
@@ -106,7 +109,7 @@ def import_weights(
         "crop": size,
         "data_spec": scans.to_record(),
         "expects": expects.to_record(),
-        "source": {"layout": name, "licence": source.licence, "sha256": stored.sha256},
+        "source": {"layout": name, "licence": licence, "sha256": stored.sha256},
         "receipt": receipt.to_record(),
     }
     console.print("\n".join(receipt.lines()), highlight=False, soft_wrap=True)
@@ -141,11 +144,11 @@ def _layout(stored: Stored, wanted: str) -> tuple[str, Source]:
     )
 
 
-def _check_licence(name: str, source: Source, accepted: bool) -> None:
-    console.print(f"licence: {source.licence}")
-    if source.forbids_derivatives and not accepted:
+def _check_licence(name: str, licence: str, forbids_derivatives: bool, accepted: bool) -> None:
+    console.print(f"licence: {licence}")
+    if forbids_derivatives and not accepted:
         raise MedsslError(
-            f"the weights of {name} have the licence {source.licence}, which forbids derivatives: weights that are fine-tuned from them "
+            f"the weights of {name} have the licence {licence}, which forbids derivatives: weights that are fine-tuned from them "
             "must not be passed on; if you keep to it, add --accept-license"
         )
 

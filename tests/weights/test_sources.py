@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResNet
 from medssl.weights.importing import receipt_of
-from medssl.weights.sources.base import IMAGENET
+from medssl.weights.sources.base import IMAGENET_MEAN, IMAGENET_STD
 from tests.weights.makers import imported, randomise
 
 SHAPES = [(64, 64), (97, 131)]
@@ -20,7 +20,7 @@ SHAPES = [(64, 64), (97, 131)]
 
 def grey_as_photograph(x: Tensor) -> Tensor:
     """What ImageNet's networks are given of a grey image on 0..1."""
-    mean, std = (torch.tensor(IMAGENET[name]).reshape(1, 3, 1, 1) for name in ("mean", "std"))
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (x.expand(-1, 3, -1, -1) - mean) / std
 
 
@@ -65,7 +65,7 @@ def test_two_equal_channels_see_what_one_sees(tmp_path: Path) -> None:
     (how,) = receipt_of(run).adapted
     assert how == "first convolution summed over 3 channel(s) and shared out over 2"
     x = torch.rand(2, 1, 64, 64)
-    mean, std = (sum(IMAGENET[name]) / 3 for name in ("mean", "std"))
+    mean, std = (sum(values) / 3 for values in (IMAGENET_MEAN, IMAGENET_STD))
     assert_equal(encoder(x.expand(-1, 2, -1, -1)), pooled(net, ((x - mean) / std).expand(-1, 3, -1, -1)))
 
 

@@ -26,7 +26,7 @@ from medssl.preprocessing.expected import ExpectedScans
 from medssl.weights.reading import PAYLOADS, Stored
 
 Tensors = dict[str, Tensor]
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PHOTOGRAPHS = "photographs on the scale 0..1, minus the mean, divided by the deviation of each channel"
 
 
@@ -43,6 +43,7 @@ class Converted:
         mean: Mean that the weights expect to be subtracted from each channel, on the scale 0..1.
         std: Deviation by which they expect it to be divided.
         axes: Directions of the file's array axes, where its kernels were not turned to ours.
+        licence: The licence, where the file or its model says another than the layout.
         notes: What else the receipt has to say.
     """
 
@@ -54,6 +55,7 @@ class Converted:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     axes: str = "RAS"
+    licence: str = ""
     notes: list[str] = field(default_factory=list)
 
 

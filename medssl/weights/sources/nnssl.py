@@ -92,7 +92,7 @@ def _check_strides(plan: Mapping[str, Any]) -> None:
 def _expected(plan: Mapping[str, Any], dims: int) -> ExpectedScans:
     """What the plan in the file says of the scans, in our order of axes."""
     configurations = (plan.get("pretrain_plan") or {}).get("configurations") or {}
-    first = next(iter(configurations.values()), {})
+    first: dict[str, Any] = next(iter(configurations.values()), {})
     spacing = first.get("spacing") if first.get("spacing_style", "onemmiso") != "noresample" else None
     patch = plan.get("recommended_downstream_patchsize") or first.get("patch_size")
     return ExpectedScans(

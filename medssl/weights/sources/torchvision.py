@@ -16,7 +16,8 @@ from medssl.encoders.resnet import BLOCKS, ResNet
 from medssl.preprocessing.expected import ExpectedScans
 from medssl.weights.reading import Stored
 from medssl.weights.sources.base import (
-    IMAGENET,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     PHOTOGRAPHS,
     Converted,
     Source,
@@ -42,7 +43,8 @@ class Torchvision(Source):
             {f"net.{name}": value for name, value in tensors.items()},
             ExpectedScans(size=(224, 224) if built.dims == 2 else None, intensity=PHOTOGRAPHS),
             left_out=left_out,
-            **IMAGENET,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         )
 
 
