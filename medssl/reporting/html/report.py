@@ -68,7 +68,7 @@ def report(runs: Path, out: Path | None = None) -> Path:
     if not (studies or pretraining):
         reasons = "".join(f"; {name} cannot be read: {reason}" for name, reason in unreadable.items())
         raise MedsslError(
-            f"{runs} holds no study, pretraining run or import: expected a folder that `medssl study` wrote{reasons}"
+            f"{runs} holds no study and no pretraining run: expected a folder that `medssl study` wrote{reasons}"
         )
     known = _pretraining_runs([root / name for name in pretraining])
     views, unreadable_studies = _study_views(root, studies, known)
