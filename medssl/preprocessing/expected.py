@@ -97,7 +97,7 @@ class ExpectedScans:
         return found
 
 
-def check_start(config: Mapping[str, Any], scans: DataSpec) -> None:
+def check_expected(config: Mapping[str, Any], scans: DataSpec) -> None:
     """Check whether the encoder of a run can be used on scans; warn where they are of another kind than those it was trained on.
 
     Args:

@@ -20,7 +20,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.spec import describe, describes_same
 from medssl.encoders import Encoder
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.preprocessing.expected import check_start
+from medssl.preprocessing.expected import check_expected
 from medssl.training.models import fresh_encoder, load_encoder
 
 
@@ -79,7 +79,7 @@ class Parent:
 
     def check_data(self, data_spec: DataSpec) -> None:
         """Warn of scans that are unlike those of the run; raise MedsslError where imported weights cannot take them."""
-        check_start(self.run.config, data_spec)
+        check_expected(self.run.config, data_spec)
 
     @property
     def weights(self) -> str:

@@ -26,7 +26,7 @@ from medssl.datasets.splits import SplitSpec, label_budgets
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
 from medssl.preprocessing.cache import Cache
-from medssl.preprocessing.expected import check_start
+from medssl.preprocessing.expected import check_expected
 from medssl.training.config import FinetuneConfig
 from medssl.training.models import Classifier, Segmenter, fresh_encoder, load_exactly, load_pretrained, save_weights
 from medssl.training.samples import default_crop
@@ -235,7 +235,7 @@ def architecture(
     size = tuple(crop or (records[0].config["crop"] if records else default_crop(cache, built)))
     built.check_size(size)
     for record in records:
-        check_start(record.config, cache.data_spec)
+        check_expected(record.config, cache.data_spec)
     return spec, size
 
 

@@ -54,8 +54,9 @@ def _fetched(repository: str, inside: str) -> Path:
     try:
         files = [entry.rfilename for entry in HfApi().model_info(repository, timeout=TIMEOUT_S).siblings or []]
         chosen = inside or _weights_among(files, repository)
-        if "config.json" in files:
-            hf_hub_download(repository, "config.json")
+        for beside in ("config.json", "preprocessor_config.json"):
+            if beside in files:
+                hf_hub_download(repository, beside)
         return Path(hf_hub_download(repository, chosen))
     except MedsslError:
         raise

@@ -129,7 +129,7 @@ def _layout(stored: Stored, wanted: str) -> tuple[str, Source]:
     if wanted != "auto":
         return wanted, WEIGHTS.load(files[wanted])()
     kinds: dict[str, type[Source]] = {name: WEIGHTS.load(cls) for name, cls in files.items()}
-    signs = {name: kind.signs(stored.tensors(kind.payloads)) for name, kind in kinds.items() if kind.typical}
+    signs = {name: kind.signs(stored.tensors()) for name, kind in kinds.items() if kind.typical}
     whole = [name for name, count in signs.items() if count == len(kinds[name].typical)]
     best = [name for name in whole if signs[name] == max(signs[other] for other in whole)]
     if len(best) == 1:

@@ -55,7 +55,7 @@ class Stored:
     Attributes:
         content: What the file holds: names and tensors, or tensors below a name beside other data.
         sha256: Of the file, in hex digits.
-        about: What a `config.json` or `plans.json` beside it says.
+        about: What a `config.json` beside it says, and under "preprocessor" a `preprocessor_config.json`.
     """
 
     content: dict[str, Any]
@@ -176,14 +176,18 @@ def _damaged(path: Path, error: Exception) -> MedsslError:
 
 def _about(folder: Path) -> dict[str, Any]:
     """The `config.json` beside a file, which names the architecture where the tensors alone do not; nothing where there is none."""
-    path = folder / "config.json"
+    preprocessor = _json(folder / "preprocessor_config.json")
+    return _json(folder / "config.json") | ({"preprocessor": preprocessor} if preprocessor else {})
+
+
+def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise MedsslError(
-            f"the config.json beside the weights cannot be read ({type(error).__name__}): expected JSON; fetch it again, or move "
+            f"the {path.name} beside the weights cannot be read ({type(error).__name__}): expected JSON; fetch it again, or move "
             "it away to go by the tensors alone"
         ) from None
     return content if isinstance(content, dict) else {}

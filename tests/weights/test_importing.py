@@ -14,7 +14,7 @@ from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.preprocessing.expected import ExpectedScans, check_start, same_spacing
+from medssl.preprocessing.expected import ExpectedScans, check_expected, same_spacing
 from medssl.training.continued import Parent
 from medssl.weights.importing import import_weights, receipt_of
 from medssl.weights.reading import read_file
@@ -185,14 +185,14 @@ def test_weights_for_hu_refuse_other_scans_and_another_spacing_is_said() -> None
     expected = ExpectedScans("CT", (1.5, 1.5, 2.0), (96, 96, 96), (-175.0, 250.0))
     config = {"expects": expected.to_record()}
     with pytest.raises(MedsslError, match="expect CT in HU, -175 to 250: these scans are MR"):
-        check_start(config, DataSpec(3, modality="MR"))
+        check_expected(config, DataSpec(3, modality="MR"))
     with pytest.warns(UserWarning, match="--spacing-mm 1.5 1.5 2"):
-        check_start(config, DataSpec(3, modality="CT", spacing_mm=(1.0, 1.0, 1.0)))
+        check_expected(config, DataSpec(3, modality="CT", spacing_mm=(1.0, 1.0, 1.0)))
     assert not same_spacing(config, DataSpec(3, modality="CT", spacing_mm=(1.0, 1.0, 1.0)))
     assert ExpectedScans.from_record(config) == expected
     photographs = {"expects": ExpectedScans(size=(224, 224)).to_record()}
     with pytest.warns(UserWarning, match="--size 224 224"):
-        check_start(photographs, DataSpec(2, modality="DX", size=(64, 64)))
+        check_expected(photographs, DataSpec(2, modality="DX", size=(64, 64)))
     assert same_spacing(photographs, DataSpec(2, modality="DX", spacing_mm=(0.14, 0.14)))
 
 

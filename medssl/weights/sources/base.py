@@ -114,6 +114,32 @@ def take_out(tensors: Tensors, reasons: Mapping[str, str]) -> tuple[Tensors, dic
     return stay, left_out
 
 
+def parts_of(tensors: Tensors, pattern: re.Pattern[str], others: str) -> tuple[Tensors, dict[str, Tensors]]:
+    """The tensors of one part of a network without the prefix that they have in a file, and all others.
+
+    Args:
+        tensors: Tensors by name.
+        pattern: Fits the whole name of a tensor of that part; its groups are `prefix` and `name`.
+        others: What the others are called in the receipt.
+
+    Raises:
+        MedsslError: The part is there under several prefixes, such as a student's and a teacher's.
+    """
+    matches = {name: match for name in tensors if (match := pattern.fullmatch(name))}
+    prefixes = sorted({match["prefix"] for match in matches.values()})
+    chosen = [prefix for prefix in prefixes if "student" in prefix] if len(prefixes) > 1 else prefixes
+    if len(prefixes) > 1 and len(chosen) != 1:
+        raise MedsslError(
+            f"the file holds several networks, under {', '.join(prefixes)}: expected one; save the one that you want with "
+            "torch.save and import that file"
+        )
+    inside = {match["name"]: tensors[name] for name, match in matches.items() if match["prefix"] in chosen}
+    rest = {
+        name: value for name, value in tensors.items() if name not in matches or matches[name]["prefix"] not in chosen
+    }
+    return inside, {others: rest} if rest else {}
+
+
 def with_in_channels(encoder: Encoder, channels: int) -> Encoder:
     """A new encoder of the same architecture for another number of channels.
 
