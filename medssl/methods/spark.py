@@ -30,6 +30,7 @@ from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
 from medssl.encoders.decoder import Decoder
+from medssl.encoders.normalized import NormalizedInput
 from medssl.encoders.tokens import from_patches
 from medssl.methods.base import Method
 from medssl.methods.shared import salts
@@ -184,6 +185,11 @@ def visible_places(visible: Tensor, x: Tensor) -> Tensor:
 def check_convolutional(encoder: Encoder) -> None:
     """Raise MedsslError for an encoder with layers that `visible_only` cannot keep from reading what is masked."""
     for module in encoder.modules():
+        if isinstance(module, NormalizedInput) and module.axes != "RAS":
+            raise MedsslError(
+                f"SparK came with weights whose axes are {module.axes}, where its masks would lie elsewhere: expected RAS; pass --method "
+                "SimMIM, or another encoder"
+            )
         if next(module.parameters(recurse=False), None) is not None and not isinstance(module, NORMS + MIXERS):
             raise MedsslError(
                 f"SparK came with a {type(encoder).__name__}, which has a {type(module).__name__}: expected convolutions with "

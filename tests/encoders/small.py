@@ -48,7 +48,7 @@ def small_encoder(name: str, dims: int, channels: int) -> Encoder:
     if name == "SliceWise":
         return kind(small_encoder("ResNet", 2, channels))
     if name == "NormalizedInput":
-        return kind(small_encoder("ResNet", dims, 3), in_channels=channels)
+        return kind(small_encoder("ResNet", dims, 3 if channels == 1 else channels), in_channels=channels)
     values_of = FOR_FAMILY.get(name, {n: v for n, v in SMALL.items() if n in inspect.signature(kind).parameters})
     names = list(values_of)
     refused = None

@@ -9,6 +9,7 @@ from medssl.core.errors import MedsslError
 from medssl.core.spec import twin
 from medssl.encoders import Encoder, ResidualUNet, check_encoder
 from medssl.encoders.normalized import NormalizedInput
+from medssl.methods.spark import SparK
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
 from medssl.views.random import make_keys
@@ -84,3 +85,10 @@ def test_it_is_an_encoder_like_any_other_and_has_the_layers_of_the_one_inside() 
 def test_numbers_that_do_not_fit_are_refused(options: dict, message: str) -> None:
     with pytest.raises(MedsslError, match=message):
         NormalizedInput(Same(3, 3), **options)
+
+
+def test_spark_refuses_turned_axes_since_its_masks_would_lie_elsewhere() -> None:
+    inner = ResidualUNet(3, 1, width=4, blocks=(1, 1))
+    SparK(NormalizedInput(inner))
+    with pytest.raises(MedsslError, match="SparK came with weights whose axes are SPL"):
+        SparK(NormalizedInput(inner, axes="SPL"))
