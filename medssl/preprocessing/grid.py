@@ -53,13 +53,9 @@ def resample_to_grid(
 
 
 def _converted(array: np.ndarray, convert: Callable[[np.ndarray], np.ndarray], dtype: np.dtype) -> np.ndarray:
-    """All voxels converted, part by part along the axis that varies slowest in memory."""
+    """All voxels converted, part by part."""
     out = np.empty_like(array, dtype)
-    axis = int(np.argmax(np.abs(array.strides) * (np.array(array.shape) > 1)))
-    each = array.size // max(1, array.shape[axis])
-    step = max(1, geometry.PART_VOXELS // max(1, each))
-    for first in range(0, array.shape[axis], step):
-        part = (slice(None),) * axis + (slice(first, first + step),)
+    for part in geometry.parts_of(array):
         out[part] = convert(array[part])
     return out
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 from medssl.core.errors import ScanError
+from medssl.preprocessing.percentiles import percentiles
 from medssl.scans.modality import BODY_ABOVE_HU, LOWEST_HU, Family
 from medssl.scans.scan import Scan
 
@@ -44,7 +45,7 @@ def intensity_scale(scan: Scan) -> Callable[[np.ndarray], np.ndarray]:
         return _in_hu
     if scan.dims == 2 and array.dtype == np.uint8:
         return _from_8_bits
-    low, high = np.percentile(array, PERCENTILES)
+    low, high = percentiles(array, PERCENTILES)
     if high <= low:  # fewer than one voxel in two hundred differs, such as a bright spot on an empty image
         low, high = float(array.min()), float(array.max())
     return functools.partial(_from_range, low=np.float64(low), high=high)

@@ -68,13 +68,16 @@ def cache_scan(job: Job) -> list[dict[str, Any]]:
     scan, reason = (None, reason) if reason else _value_or_reason(_read, job)
     results = []
     for number, row in enumerate(job.rows):
-        made, about = None, None
+        prepared, packed, about = None, None, None
         if scan is not None:
-            made, reason = _value_or_reason(_prepared, job, row, _frame(scan, number, job), state)
+            prepared, reason = _value_or_reason(_prepared, job, row, _frame(scan, number, job), state)
         if number == len(job.rows) - 1:
-            scan = None  # its voxels would stand beside two copies of the prepared ones
-        if made is not None:
-            about, reason = _value_or_reason(_write, job, row, *made)
+            scan = None  # so that at most two copies of the voxels are in memory: as read and prepared, prepared and packed
+        if prepared is not None:
+            packed, reason = _value_or_reason(_packed, *prepared)
+        prepared = None
+        if packed is not None:
+            about, reason = _value_or_reason(_write, job, row, *packed)
         if reason:
             job.path("volumes", row).unlink(missing_ok=True)
         results.append(_result(row, about, reason))
@@ -192,7 +195,7 @@ def _frame(scan: Scan, number: int, job: Job) -> Scan:
 
 
 def _prepared(job: Job, row: dict[str, Any], scan: Scan, state: str | None) -> tuple[dict[str, Any], Any, Any]:
-    """The description of the scan, its packed voxels and its packed mask or None."""
+    """The description of the scan, its voxels and its mask or None, as a cache holds them."""
     spacing_mm, size = job.settings["spacing_mm"], job.settings["size"]
     array, mask, affine = resample_and_scale(scan, spacing_mm, size)
     about = {
@@ -208,6 +211,10 @@ def _prepared(job: Job, row: dict[str, Any], scan: Scan, state: str | None) -> t
         "notes": _notes(row["notes"], scan.notes),
         "intensity": intensity_statistics(array, scan.modality),
     }
+    return about, array, mask
+
+
+def _packed(about: dict[str, Any], array: np.ndarray, mask: np.ndarray | None) -> tuple[dict[str, Any], Any, Any]:
     return about, packed_array(array, about), None if mask is None else packed_array(mask[None])
 
 

@@ -7,7 +7,7 @@ array = resample(array, spacing(affine), (1.0, 1.0, 1.0))
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import nibabel as nib
 import numpy as np
@@ -215,6 +215,18 @@ def zoom(
             part = _zoomed_part(channel, factors, offsets, shape, (first, last), before)
             result[first:last] = part if after is None else after(part)
     return out
+
+
+def parts_of(array: np.ndarray) -> Iterator[tuple[slice, ...]]:
+    """Places that together cover an array, each of about PART_VOXELS voxels, along the axis that varies slowest in memory.
+
+    Args:
+        array: Of any shape.
+    """
+    axis = int(np.argmax(np.abs(array.strides) * (np.array(array.shape) > 1)))
+    length = array.shape[axis]
+    for first, last in _parts(length, array.size / max(1, length)):
+        yield (slice(None),) * axis + (slice(first, last),)
 
 
 def _parts(count: int, voxels_each: float) -> list[tuple[int, int]]:

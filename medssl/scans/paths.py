@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -40,7 +41,8 @@ SUFFIXES = {
 }
 PACKED = (".nii.gz", ".hdr.gz", ".img.gz")  # suffixes in two parts
 INFLATE_LIMIT = 1032  # deflate packs at most 1032 to 1: a header that claims more is wrong
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes
+NOT_ZERO = re.compile(rb"[^\0]")
 BYTES_A_VOXEL = 8  # of memory that `prepare` takes: at most four times the two bytes of most scans
 
 
@@ -132,8 +134,8 @@ def memory_limit() -> int:
     return min(limits)
 
 
-def gunzip(data: bytes, expected: int | None = None) -> bytes:
-    """Unpack all gzip members; their CRC and length are checked.
+def gunzip(data: bytes, expected: int | None = None) -> bytearray:
+    """Unpack all gzip members; their CRC and length are checked. Nothing of either side is copied on the way.
 
     Args:
         data: The packed bytes.
@@ -143,18 +145,21 @@ def gunzip(data: bytes, expected: int | None = None) -> bytes:
         ScanError: The data are damaged or truncated, or unpack to more bytes than expected.
     """
     limit = len(data) * INFLATE_LIMIT if expected is None else expected + CHUNK
-    out = bytearray()
-    rest = data
-    while rest.strip(b"\0"):
-        rest = _gunzip_member(rest, out, limit)
-    return bytes(out)
+    out, at = bytearray(), 0
+    while NOT_ZERO.search(data, at):
+        at = _gunzip_member(data, at, out, limit)
+    return out
 
 
-def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
+def _gunzip_member(data: bytes, at: int, out: bytearray, limit: int) -> int:
+    """Unpack the member that begins at a byte of the data, to the end of `out`; where the next one begins."""
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    feed = data
+    feed = b""
     try:
         while not unpacker.eof:
+            if not feed:
+                feed = data[at : at + CHUNK]
+                at += len(feed)
             piece = unpacker.decompress(feed, CHUNK)
             feed = unpacker.unconsumed_tail
             out += piece
@@ -163,7 +168,7 @@ def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
                     f"the file unpacks to more than {limit} bytes, its header claims less: it is damaged; "
                     "fetch it again"
                 )
-            if not piece and not feed and not unpacker.eof:
+            if not piece and not feed and at == len(data) and not unpacker.eof:
                 raise ScanError(
                     f"the gzip stream ends after {len(out)} bytes without its checksum: the file is truncated; fetch "
                     "it again"
@@ -172,7 +177,7 @@ def _gunzip_member(data: bytes, out: bytearray, limit: int) -> bytes:
         raise ScanError(
             f"the gzip stream is damaged or not gzip ({len(out)} bytes could be unpacked): fetch the file again"
         ) from None
-    return unpacker.unused_data
+    return at - len(unpacker.unused_data)
 
 
 @contextlib.contextmanager
