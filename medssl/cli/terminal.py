@@ -165,7 +165,8 @@ def _show_run(run: Run, settings: dict[str, Any]) -> None:
     if run.status == "running":  # this process trained on a further device: the first one records the run and shows it
         return
     numbers = ", ".join(f"{k} {v:.3f}" for k, v in run.metrics.items() if isinstance(v, float))
+    place = settings["out"] if settings.get("seeds") is None else f"{settings['out']}-{run.seed}"
     console.print(
-        f"{run.kind} {run.id} {run.status} in {run.cost.get('seconds', 0):.0f} s: {settings['out']}\n{numbers}",
+        f"{run.kind} {run.id} {run.status} in {run.cost.get('seconds', 0):.0f} s: {place}\n{numbers}",
         highlight=False,
     )

@@ -8,6 +8,7 @@
 
     medssl pretrain --data CACHE --method auto --task segmentation --out runs/auto      # method, encoder and length as `medssl plan` says
     medssl pretrain --data CACHE --method SimMIM --init runs/other --out runs/continued # from the encoder of another run
+    medssl pretrain --data CACHE --seeds 3 --out runs/simclr     # three runs; `--arms 'runs/simclr-{0,1,2}'` is one arm
 
 The test patients of the cache's split are left out, so that a later study can score on them. The folder of the run holds
 its record, `encoder.safetensors` (and `decoder.safetensors` if the pretext trained one), `method.safetensors` with the whole
@@ -32,6 +33,7 @@ from torch.utils.data import default_collate
 
 from medssl.core import runs
 from medssl.core.atomic import exclusive, write_atomically
+from medssl.core.errors import MedsslError
 from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
 from medssl.datasets.splits import SplitSpec
@@ -76,6 +78,7 @@ def pretrain(
     resume: bool = True,
     init: Path | None = None,
     planning: Planning = Planning(),
+    seeds: int | None = None,
 ) -> runs.Run:
     """Train `method(encoder)` on the unlabelled scans of a cache.
 
@@ -97,13 +100,20 @@ def pretrain(
         resume: Whether to continue the same run where it stopped; false starts it over.
         init: Folder of a finished pretraining run whose encoder's weights this one starts from.
         planning: What `--method auto` chooses by.
+        seeds: How many runs to train one after the other, with seed, seed + 1, ..., into OUT-0, OUT-1, ... (named after their
+            seeds), which `study --arms 'OUT-{0,1}'` takes as one arm; by default one run, into OUT itself.
 
     Returns:
-        The record of the finished run.
+        The record of the finished run; of the last one, with `seeds`.
 
     Raises:
         MedsslError: A setting cannot work; raised before the first step.
     """
+    if seeds is not None:
+        options = (encoder, method, crop, train, hardware, split, monitoring)
+        further = (transductive, resume, init, planning)
+        places = _places_of_seeds(Path(out), method, seed, seeds)
+        return [pretrain(data, place, *options, each, *further) for each, place in places.items()][-1]
     quiet_third_parties()
     cache, out = Cache(Path(data)), Path(out)
     parent = Parent.read(Path(init)) if init is not None else None
@@ -161,6 +171,18 @@ def pretrain(
             _save(pretext, crops, manifest, out, parent)
             record.update(cost=cost, reason=health.plateau_reason())
     return runs.read(out)
+
+
+def _places_of_seeds(out: Path, method: object, seed: int, seeds: int) -> dict[int, Path]:
+    """Where the run of each seed lies."""
+    if seeds < 1:
+        raise MedsslError(f"--seeds is {seeds}: expected how many runs to train, such as 3")
+    if method == "auto":
+        raise MedsslError(
+            "--seeds came with --method auto, which measures and chooses anew for each run: expected runs that differ in their "
+            "seeds alone; give --seeds to the command that medssl plan prints"
+        )
+    return {each: out.parent / f"{out.name}-{each}" for each in range(seed, seed + seeds)}
 
 
 def _new_method(method: Callable[[Encoder], Method], encoder: Encoder, seed: int, parent: Parent | None) -> Method:

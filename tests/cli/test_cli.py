@@ -16,6 +16,7 @@ from medssl.cli.arguments import build_parser, option_types
 from medssl.cli.main import COMMANDS, main
 from medssl.core import runs
 from medssl.preprocessing.cache import Cache
+from medssl.studies.arms import parse_arm
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = '''
@@ -366,6 +367,32 @@ def test_a_config_file_gives_what_the_options_do(cache: Cache, tmp_path: Path) -
     run = runs.read(tmp_path / "a")
     assert run.config["steps"] == 1
     assert run.config["method"]["init_args"]["mask_ratio"] == 0.7
+
+
+def test_several_seeds_are_runs_of_one_arm_and_what_is_finished_is_left(
+    cache: Cache, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = f"pretrain --data {cache.path} --out {tmp_path}/a --encoder ResidualUNet --encoder.width 4 --encoder.blocks [1,1]"
+    words += " --method SimMIM --crop 16 16 16 --steps 2 --batch-size 2 --accelerator cpu --seeds"
+    assert main([*words.split(), "1"]) == 0
+    before = (tmp_path / "a-0/run.json").read_bytes()
+    assert main([*words.split(), "2"]) == 0
+    assert re.findall(r"finished in .*: .*/(a-\d)\n", capsys.readouterr().out) == ["a-0", "a-1"]
+    assert (tmp_path / "a-0/run.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-0", "a-1"]
+    assert [runs.read(tmp_path / f"a-{n}").seed for n in (0, 1)] == [0, 1]
+    assert (
+        parse_arm(f"{tmp_path}/a-{{0,1}}").name == "a-{0,1}"
+    )  # which refuses runs that differ in more than their seeds
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--seeds", "0"], "--seeds is 0: expected"), (["--seeds", "2", "--method", "auto"], "came with --method auto")],
+)
+def test_seeds_that_cannot_be_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["pretrain", "--data", "nowhere", "--out", "a", *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_config_of_medssl_is_found_by_name_and_a_misspelt_name_gets_the_nearest(
