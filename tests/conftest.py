@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
@@ -19,10 +20,23 @@ from medssl.training.pretrain import pretrain
 from tests.options import options
 from tests.scans import scan_makers
 
-torch.set_num_threads(1)  # pytest-xdist runs a process for each core; more threads would wait for each other
-
 TRAINING_FOLDERS = {"apps", "container", "docs", "methods", "studies", "training"}  # below tests/
 TRAINING_FIXTURES = {"pretrained", "studied"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the arithmetic of another machine, or other random numbers, would change; see contributing.md."""
+    parser.addoption("--threads", type=int, default=1, help="of torch in each process")
+    parser.addoption("--other-seeds", type=int, default=0, help="added to every seed that torch and numpy get")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With pytest-xdist there is a process for each core: more threads than one would wait for each other."""
+    torch.set_num_threads(config.getoption("--threads"))
+    if step := config.getoption("--other-seeds"):
+        seed_torch, seed_numpy = torch.manual_seed, np.random.default_rng
+        torch.manual_seed = lambda seed: seed_torch(seed + step)
+        np.random.default_rng = lambda seed=None: seed_numpy(seed + step if isinstance(seed, int) else seed)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

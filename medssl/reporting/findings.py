@@ -134,4 +134,9 @@ def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
                 f"Not independent: {arm} was pretrained, without labels, on {count} scans that are test scans or come "
                 "from test patients."
             )
+    for arm, scans in config.get("near_duplicates", {}).items():
+        lines.append(
+            f"Perhaps not independent: {len(scans)} scored scans look nearly the same as scans of other patients that {arm} was "
+            f"pretrained on: {', '.join(scans)}."
+        )
     return lines

@@ -134,7 +134,7 @@ def memory_limit() -> int:
     return min(limits)
 
 
-def gunzip(data: bytes, expected: int | None = None) -> bytearray:
+def gunzip(data: bytes | bytearray, expected: int | None = None) -> bytearray:
     """Unpack all gzip members; their CRC and length are checked. Nothing of either side is copied on the way.
 
     Args:
@@ -151,10 +151,10 @@ def gunzip(data: bytes, expected: int | None = None) -> bytearray:
     return out
 
 
-def _gunzip_member(data: bytes, at: int, out: bytearray, limit: int) -> int:
+def _gunzip_member(data: bytes | bytearray, at: int, out: bytearray, limit: int) -> int:
     """Unpack the member that begins at a byte of the data, to the end of `out`; where the next one begins."""
     unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    feed = b""
+    feed: bytes | bytearray = b""
     try:
         while not unpacker.eof:
             if not feed:

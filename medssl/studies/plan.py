@@ -20,11 +20,11 @@ import pandas as pd
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
-from medssl.datasets.overlap import overlap
 from medssl.datasets.splits import ROLES, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import Arm, Mode, NewEncoder, PretrainedRun, parse_arms
+from medssl.studies.seen_scans import near_duplicates, seen_scans
 from medssl.studies.selected import Candidates, Selection, selected_budgets
 from medssl.studies.settings import StudySettings
 from medssl.studies.several_runs import common_name, differing_in_seed_alone
@@ -183,7 +183,8 @@ def make_plan(settings: StudySettings) -> Plan:
     selection = Selection.of(design.selection or [], other, own, design.selection_seeds, settings.encoder)
     if other is not None and other not in own:
         folders = {SELECTION_RUN: (other,), **folders}
-    seen = _seen_scans(folders, cache, roles, {"test", design.score_on}, design.allow_seen)
+    seen = seen_scans(folders, cache, roles, {"test", design.score_on}, design.allow_seen)
+    similar = near_duplicates(folders, cache, roles, {"test", design.score_on})
     subsets = label_budgets(roles, task.seen, settings.budgets, design.seed, design.draws)
     scored = _scored_scans(cache, task, roles, design.score_on)
     selected = (
@@ -199,6 +200,7 @@ def make_plan(settings: StudySettings) -> Plan:
         "encoder": encoder,
         "crop": size,
         "seen_test_scans": seen,
+        **({"near_duplicates": similar} if similar else {}),
         "cells": len(cells),
         **({"selection": selection.to_record()} if selection else {}),
         **({"trials": {"count": design.trials, "folds": FOLDS, "min_patients": MIN_PATIENTS}} if design.trials else {}),
@@ -243,29 +245,6 @@ def _check_copies(cache: Cache, roles: pd.Series) -> None:
             f"{copies} test scan(s) have the same voxels as a training or validation scan: expected none; remove the copies, or put both "
             "into one split (--split-column)"
         )
-
-
-def _seen_scans(
-    folders: dict[str, tuple[Path, ...]], cache: Cache, roles: pd.Series, scored: set[str], allow_seen: bool
-) -> dict[str, int | None]:
-    """How many scans of the scored roles, by voxels or by patient, each arm's pretraining was given; None where that cannot be known."""
-    test = cache.manifest[cache.manifest["patient"].map(roles).isin(scored)]
-    found = {
-        arm: [overlap(test, pd.read_parquet(folder / "seen.parquet")) for folder in each]
-        for arm, each in folders.items()
-    }
-    each_count = {arm: [one.count for one in each] for arm, each in found.items()}
-    counts = {arm: None if None in each else max(filter(None, each), default=0) for arm, each in each_count.items()}
-    if any(counts.values()) and not allow_seen:
-        by_arm = ", ".join(f"{count} by {arm}" for arm, count in counts.items() if count)
-        raise MedsslError(
-            f"pretraining saw {' or '.join(sorted(scored))} scans or patients ({by_arm}): expected none; pretrain with the same --split-seed and "
-            "without --transductive, or accept it with --allow-seen, and the report will say so"
-        )
-    for arm in (arm for arm, count in counts.items() if count is None):
-        reason = next(str(one) for one in found[arm] if one.count is None)
-        warnings.warn(f"whether {arm} was pretrained on test patients {reason}", stacklevel=2)
-    return counts
 
 
 def _scored_scans(cache: Cache, task: Task, roles: pd.Series, role: str) -> list[str]:

@@ -6,7 +6,8 @@
 NEW_SCANS is a folder of scans (indexed and prepared first, as the model's own scans were), a manifest or a cache. Results
 are named by pseudonym, so results that come from one manifest can be joined; `medssl where OUT SCAN` shows on the terminal
 which files a pseudonym stands for. The manifest of a folder that is indexed here stays in OUT/manifest, with its private
-table of files and its key: share the results, not that folder.
+table of files and its key: share the results, not that folder. With `--key-file site.key` patients have the pseudonyms that
+`medssl index --key-file site.key` gives them.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def predict(
     encoder: Encoder | None = None,
     others: list[Path] | None = None,
     views: list[PredictionView] | None = None,
+    key_file: Path | None = None,
 ) -> pd.DataFrame:
     """Apply a fine-tuned model to scans.
 
@@ -60,6 +62,7 @@ def predict(
         others: More models of the same task, crop and classes, such as other seeds; the probabilities of all are averaged.
         views: Views of each scan whose probabilities are averaged with its own: mirrored (where no side is lost), scaled.
             Each view of each model is one pass more.
+        key_file: The key of your own that `medssl index` names your patients with; only where `scans` is a folder.
 
     Returns:
         The table that was written, one row for each scan; a rejected scan has its reason and no numbers.
@@ -77,7 +80,7 @@ def predict(
         )
     used, out = ensemble.to("cuda" if torch.cuda.is_available() else "cpu"), Path(out)
     with exclusive(out):
-        with prepared_like(record.config, Path(scans), out) as (cache, sources):
+        with prepared_like(record.config, Path(scans), out, key_file) as (cache, sources):
             results = task.write_results(used, cache, record.config["crop"], sources, out)
             table = _with_rejects(results, cache)
         write_atomically(out / task.results_file, table.to_csv(index=False).encode())
@@ -97,7 +100,12 @@ def _load_like(folder: Path, first: runs.Run, encoder: Encoder | None) -> Classi
 
 
 def embed(
-    run: Path, scans: Path, out: Path, encoder: Encoder | None = None, duplicates_above: float | None = None
+    run: Path,
+    scans: Path,
+    out: Path,
+    encoder: Encoder | None = None,
+    duplicates_above: float | None = None,
+    key_file: Path | None = None,
 ) -> pd.DataFrame:
     """Compute one feature vector for each scan and write them to `features.parquet`.
 
@@ -108,6 +116,7 @@ def embed(
         encoder: Encoder of a run whose encoder class lies outside medssl.
         duplicates_above: Cosine similarity, such as 0.99: pairs of scans of different patients that are at least as
             similar are listed in `near_duplicates.csv`. No scan is left out.
+        key_file: The key of your own that `medssl index` names your patients with; only where `scans` is a folder.
 
     Returns:
         The table of features, one row for each scan; a rejected scan has its reason and no numbers.
@@ -121,7 +130,7 @@ def embed(
     else:
         trained = load_model(Path(run), encoder)[1].encoder
     with exclusive(out):
-        with prepared_like(record.config, Path(scans), out) as (cache, _):
+        with prepared_like(record.config, Path(scans), out, key_file) as (cache, _):
             vectors = representation.embed(trained.eval(), cache, list(cache.manifest["scan"]), record.config["crop"])
             features = pd.DataFrame(vectors, columns=[f"f{i}" for i in range(vectors.shape[1])])
             table = pd.concat([cache.manifest[["scan", "patient", "status"]], features], axis=1)
@@ -140,7 +149,9 @@ def _near_duplicates(manifest: pd.DataFrame, vectors: np.ndarray, above: float) 
 
 
 @contextmanager
-def prepared_like(config: dict[str, Any], scans: Path, out: Path) -> Iterator[tuple[Cache, Path | None]]:
+def prepared_like(
+    config: dict[str, Any], scans: Path, out: Path, key_file: Path | None = None
+) -> Iterator[tuple[Cache, Path | None]]:
     """Prepare scans as those of a run were prepared.
 
     A folder of scans is indexed into `out/manifest`; a folder or manifest is prepared into `out/.cache`, which is removed
@@ -150,17 +161,27 @@ def prepared_like(config: dict[str, Any], scans: Path, out: Path) -> Iterator[tu
         config: Config of the run's record.
         scans: Folder of scans, manifest or cache.
         out: Folder of the results.
+        key_file: The key that patients of a folder are named with; by default one of its own.
 
     Yields:
         The cache, and the table of the scans' files (None if `scans` is a cache).
+
+    Raises:
+        MedsslError: The scans are not such as the run's, or a key came with patients who have their pseudonyms already.
     """
     trained = DataSpec.from_record(config)
-    if (scans / "cache.json").exists():
+    is_cache, is_manifest = (scans / "cache.json").exists(), (scans / "sources.parquet").exists()
+    if key_file is not None and (is_cache or is_manifest):
+        raise MedsslError(
+            f"--key-file came with a {'cache' if is_cache else 'manifest'}, whose patients have their pseudonyms already: expected a "
+            "folder of scans; leave it out, or give it to medssl index"
+        )
+    if is_cache:
         cache = Cache(scans)
         check_scans(config, cache.data_spec)
         yield cache, None
         return
-    manifest = scans if (scans / "sources.parquet").exists() else _index_into(out, scans, trained.modality)
+    manifest = scans if is_manifest else _index_into(out, scans, trained.modality, key_file)
     grid: dict[str, Any] = {"spacing_mm": trained.spacing_mm} if trained.dims == 3 else {"size": trained.size}
     cache = prepare(manifest, out / TEMPORARY_CACHE, dims=trained.dims, modality=trained.modality, **grid)
     check_scans(config, cache.data_spec)
@@ -190,12 +211,12 @@ def check_scans(config: dict[str, Any], scans: DataSpec) -> None:
     expected.check(scans)
 
 
-def _index_into(out: Path, scans: Path, modality: str) -> Path:
+def _index_into(out: Path, scans: Path, modality: str, key_file: Path | None) -> Path:
     if scans.resolve() in (out.resolve(), *out.resolve().parents):
         raise MedsslError(
             "--out lies in the folder of scans: expected another place, or its masks would be the next scans"
         )
-    index([scans], out / "manifest", modality=modality)
+    index([scans], out / "manifest", modality=modality, key_file=key_file)
     return out / "manifest"
 
 

@@ -12,8 +12,8 @@
 
 The test patients of the cache's split are left out, so that a later study can score on them. The folder of the run holds
 its record, `encoder.safetensors` (and `decoder.safetensors` if the pretext trained one), `method.safetensors` with the whole
-method, the curves, a checkpoint, example images of methods that restore, and `seen.parquet`: the digests of the scans that
-were trained on, by which a study finds out whether a test scan is among them.
+method, the curves, a checkpoint, example images of methods that restore, and `seen.parquet`: the digests and outlines of the
+scans that were trained on, by which a study finds out whether a test scan is among them, or nearly the same.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from medssl.core.atomic import exclusive, write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.progress import console, format_duration
 from medssl.core.spec import describe, twin
+from medssl.datasets.near_duplicates import outlines
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import Encoder
 from medssl.encoders.resenc import ResidualUNet
@@ -246,7 +247,7 @@ def _save(method: Method, crops: Crops, manifest: pd.DataFrame, out: Path, paren
     save_weights(method, out / "method.safetensors")  # all of it: to draw, restore or compare with later
     if method.decoder is not None:
         save_weights(method.decoder, out / "decoder.safetensors")
-    seen = seen_table(manifest)
+    seen = seen_table(manifest).assign(outline=outlines(crops.cache.read, manifest["scan"]))
     write_atomically(out / "seen.parquet", (parent.with_seen(seen) if parent is not None else seen).to_parquet())
     save_examples(method, crops, out / "examples.npz")
 

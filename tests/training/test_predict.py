@@ -11,6 +11,8 @@ from scipy import ndimage
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
+from medssl.datasets.index import index
+from medssl.datasets.manifest import read_table
 from medssl.datasets.splits import SplitSpec
 from medssl.encoders import ResNet
 from medssl.preprocessing.cache import Cache
@@ -108,6 +110,21 @@ def test_classification_and_vectors_in_tables(cache: Cache, pretrained: Path, tm
     assert len(vectors) == len(cache.manifest)
     assert vectors.filter(regex=r"^f\d").to_numpy().std() > 0
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "e" / "features.parquet"), vectors, check_dtype=False)
+
+
+def test_patients_of_a_folder_are_named_with_the_sites_key(
+    cache: Cache, pretrained: Path, cohort: Path, tmp_path: Path
+) -> None:
+    folder, key = tmp_path / "scans", tmp_path / "site.key"
+    shutil.copytree(sorted((cohort / "dicom").iterdir())[0], folder)
+    index([folder], tmp_path / "m", key_file=key)
+    with_key = embed(pretrained, folder, tmp_path / "a", key_file=key)
+    assert set(with_key["patient"]) == set(read_table(tmp_path / "m/manifest.parquet")["patient"])
+    assert not (tmp_path / "a/manifest/pseudonym.key").exists()
+    with pytest.raises(MedsslError, match="--key-file came with a cache"):
+        embed(pretrained, cache.path, tmp_path / "b", key_file=key)
+    with pytest.raises(MedsslError, match="--key-file came with a manifest"):
+        embed(pretrained, tmp_path / "m", tmp_path / "b", key_file=key)
 
 
 def test_finetuning_never_reads_a_test_patient(

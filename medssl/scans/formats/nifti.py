@@ -68,7 +68,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Header]:
     described = nifti_header(path)
     voxels = voxel_file(path)
     header = start_of(path)[1]
-    data = (voxels or path).read_bytes()
+    data: bytes | bytearray = (voxels or path).read_bytes()
     if (voxels or path).name.lower().endswith(".gz"):
         data = gunzip(data, _claimed_bytes(header))
     if voxels is None:
@@ -141,7 +141,7 @@ def _readable_start(path: Path) -> bytes:
         raise ScanError("the file is not gzip, whatever its name says: fetch it again, or leave it out") from None
 
 
-def _parse(data: bytes) -> Any:
+def _parse(data: bytes | bytearray) -> Any:
     for cls in (nib.Nifti1Header, nib.Nifti2Header):
         size = int(cls.sizeof_hdr)
         for order, name in (("<", "little"), (">", "big")):

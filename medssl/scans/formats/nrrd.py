@@ -70,7 +70,7 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, Header]:
     described = nrrd_header(path)
     with path.open("rb") as file:
         fields = _fields(file)
-        data = file.read()
+        data: bytes | bytearray = file.read()
     sizes, dtype = _sizes(fields), _dtype(fields)
     claimed = dtype.itemsize * math.prod(sizes)
     if _packed(fields):
