@@ -11,8 +11,8 @@ Measured on real scans (`python -m tests.benchmarks.near_duplicates`; all pairs 
     chest films          11,316,673 pairs, 0 alike; 2 at 0.12 of the bits, 223 at 0.15
     hippocampus MRI          13,970 pairs, 0 alike; the closest differ in 0.18
 
-JPEG at quality 50, half the resolution, gamma, noise and another window change 0.00 to 0.03 of a film's bits; a shift of 1%, a margin of
-2% cut away or 2 degrees change 0.09, so that about two in three are found; with a margin of 5% cut away (0.23) none is.
+Of altered copies of 102 films all are found after JPEG at quality 50, half the resolution, gamma 1.3, noise or another window, 89% after a
+shift of 1%, 81% with 2% of each margin cut away, 70% turned by 2 degrees, and none with 5% of each margin cut away.
 """
 
 from __future__ import annotations
