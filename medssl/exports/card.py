@@ -34,7 +34,7 @@ def model_card(
     Args:
         model: The model.
         target: What it is written for.
-        license: Licence of the weights, in the user's words.
+        license: Licence of the weights, in the user's words; that of imported weights by default.
         study: Folder of a study whose protocol points the card quotes.
         patients: Patients that an encoder was pretrained on.
 
@@ -45,6 +45,7 @@ def model_card(
         MedsslError: The study's folder holds something else.
     """
     spec, left_out = model.data_spec, target.left_out(model)
+    license = license or model.run.config.get("source", {}).get("licence")
     name = f"{model.run.config['encoder']['class_path'].rpartition('.')[2]} {model.kind}"
     parts = [
         f"---\nlicense: {'other' if license is None else visible(license)}\nlibrary_name: {target.title}\ntags: [medical, {spec.modality}]\n---",
@@ -100,42 +101,44 @@ def _input(model: TrainedModel) -> list[str]:
 
 def _data(model: TrainedModel, patients: int | None) -> list[str]:
     config, spec = model.run.config, model.data_spec
+    if source := config.get("source"):
+        return [
+            f"public weights, imported as {source['layout']}: their own card says from what; SHA-256 {source['sha256'][:12]}"
+        ]
     count = patients if model.kind == "encoder" else config["patients"]
     lines = [
         f"modality {spec.modality}, {spec.dims}D",
         f"{config['scans']} scans" + (f" of {count} patients" if count is not None else ""),
-        "sites, scanners, ages and sexes: not recorded; ask the owner of the data",
     ]
     if model.kind != "encoder":
-        lines.insert(2, f"labels: {config['task']}, budget {config['budget']} of the labelled training patients")
+        lines.append(f"labels: {config['task']}, budget {config['budget']} of the labelled training patients")
         if config.get("unlabelled_scans"):
-            lines.insert(3, f"{config['unlabelled_scans']} further scans without labels ({config['semi_supervised']})")
+            lines.append(f"{config['unlabelled_scans']} further scans without labels ({config['semi_supervised']})")
+    lines.append("sites, scanners, ages and sexes: not recorded; ask the owner of the data")
     return [*lines, f"digest of the data: {model.run.data[:12]}"]
 
 
 def _training(model: TrainedModel) -> list[str]:
-    config = model.run.config
+    config, parent = model.run.config, model.run.parent
+    about = f"run {model.run.id}, seed {model.run.seed}, code {model.run.commit}"
+    if "source" in config:
+        return ["none here", about]
     if model.kind == "encoder":
-        start = f"continued from run {model.run.parent}" if model.run.parent else "from random weights"
-        method = config.get("method", {}).get("class_path", "as imported")
-        lines = [
-            f"pretraining without labels: {method}, {start}",
-            f"steps {config.get('steps')}, batch {config.get('batch_size')}",
-        ]
-    else:
-        train, start = (
-            config["train"],
-            f"from pretraining run {model.run.parent}" if model.run.parent else "from random weights",
-        )
-        lines = [
-            f"fine-tuning {start}",
-            f"steps {train['steps']}, batch {train['batch_size']}, learning rate {train['lr']:g}",
-        ]
-    return [*lines, f"run {model.run.id}, seed {model.run.seed}, code {model.run.commit}"]
+        start = f"continued from run {parent}" if parent else "from random weights"
+        lines = [f"pretraining without labels: {config['method']['class_path']}, {start}"]
+        return [*lines, f"steps {config['steps']}, batch {config['batch_size']}", about]
+    train, start = config["train"], f"from the encoder of run {parent}" if parent else "from random weights"
+    lines = [
+        f"fine-tuning {start}",
+        f"steps {train['steps']}, batch {train['batch_size']}, learning rate {train['lr']:g}",
+    ]
+    return [*lines, about]
 
 
 def _protocol(model: TrainedModel, study: Path | None) -> list[str]:
     config = model.run.config
+    if "source" in config:
+        return ["not here"]
     seen = "also saw the test patients, without labels" if config.get("transductive") else "left the test patients out"
     how = (
         f"the column {config['split_column']}"

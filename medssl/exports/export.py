@@ -38,7 +38,8 @@ def export(
         to: The library or format: a file of `medssl/exports/targets`, such as safetensors.
         out: Folder to write; new or empty.
         encoder: Encoder of a run whose encoder class lies outside medssl.
-        license: Licence of the weights for the card, such as CC-BY-4.0; the card says that it is not stated otherwise.
+        license: Licence of the weights for the card, such as CC-BY-4.0; without it that of imported weights,
+            or the words that none is stated.
         study: Folder of a study whose protocol points the card quotes.
 
     Returns:

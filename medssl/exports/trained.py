@@ -24,6 +24,8 @@ from medssl.training.models import Classifier, Segmenter, pretrained_encoder
 from medssl.views.intensity import Window
 from medssl.views.recipes import window
 
+WITH_ENCODER = ("pretrain", "import")  # kinds of runs that hold an encoder alone
+
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -82,12 +84,12 @@ def read_trained(folder: Path, encoder: Encoder | None = None) -> TrainedModel:
         MedsslError: The run is of another kind or not finished, or its weights do not fit.
     """
     run = runs.read(folder)
-    if run.kind not in ("pretrain", "finetune") or run.status != "finished":
+    if run.kind not in (*WITH_ENCODER, "finetune") or run.status != "finished":
         raise MedsslError(
             f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run or fine-tuned model; let it "
             "end, or give another folder"
         )
-    module = pretrained_encoder(folder, encoder) if run.kind == "pretrain" else load_model(folder, encoder)[1]
+    module = load_model(folder, encoder)[1] if run.kind == "finetune" else pretrained_encoder(folder, encoder)
     return TrainedModel(run, copy.deepcopy(module).eval())
 
 

@@ -25,12 +25,14 @@ def make_run(folder: Path, encoder: Encoder, kind: str, data_spec: DataSpec | No
     heads = {"classifier": Classifier, "segmenter": Segmenter}
     module = heads[kind](encoder, 3) if kind in heads else encoder
     shake(module)
+    if isinstance(module, Segmenter):
+        balance(module)
     size = [crop or 2 * stride for stride in encoder.strides[-1]]
     spec = data_spec or DataSpec(encoder.dims, encoder.in_channels, "CT")
     config: dict[str, Any] = {"encoder": describe(encoder), "crop": size, "data_spec": spec.to_record(), "scans": 30}
     config |= {"split_seed": 0, "split_column": None}
     if kind == "encoder":
-        config |= {"steps": 10, "batch_size": 2, "transductive": False}
+        config |= {"steps": 10, "batch_size": 2, "transductive": False, "method": {"class_path": "SimMIM"}}
     else:
         task = {"classifier": "classification", "segmenter": "segmentation"}[kind]
         train = {"steps": 10, "batch_size": 2, "lr": 1e-3}
@@ -50,6 +52,14 @@ def shake(module: nn.Module) -> None:
         for weight in module.parameters():
             if weight.ndim == 1:
                 weight.add_(torch.randn_like(weight), alpha=0.2)
+
+
+@torch.no_grad()
+def balance(model: Segmenter) -> None:
+    """Shift the last layer so that noise gets every class about equally often."""
+    encoder = model.encoder
+    logits = model.eval()(torch.rand(2, encoder.in_channels, *[2 * stride for stride in encoder.strides[-1]]))
+    model.decoder.head.bias -= logits.transpose(0, 1).flatten(1).median(1).values
 
 
 def scan(module: Encoder, shape: tuple[int, ...] = ()) -> torch.Tensor:

@@ -62,6 +62,18 @@ def test_the_card_quotes_a_study_and_says_where_there_is_none(tmp_path: Path) ->
     assert not (tmp_path / "other").exists()
 
 
+def test_the_card_of_imported_weights_has_their_licence(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", ResNet(dims=2, depth=10, width=4), "encoder")
+    record = tmp_path / "run" / "run.json"
+    content = json.loads(record.read_text()) | {"kind": "import"}
+    content["config"]["source"] = {"layout": "timm", "licence": "Apache-2.0", "sha256": "0" * 64}
+    record.write_text(json.dumps(content))
+    medssl.export(tmp_path / "run", "safetensors", tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: Apache-2.0" in card
+    assert "imported as timm" in card
+
+
 def test_intensities_in_the_config_are_those_of_the_model(tmp_path: Path) -> None:
     from numpy import interp, linspace
 

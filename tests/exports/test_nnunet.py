@@ -1,5 +1,6 @@
 """The file for nnU-Net: the network of its plan gives the same on a volume as (Z, Y, X); nnU-Net's own loader where it is installed."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import medssl
 from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet, ResNet
+from medssl.exports.targets.nnunet import unet
 from medssl.preprocessing.data_spec import DataSpec
 from tests.exports.made import KINDS, loaded, make_run, scan
 
@@ -75,3 +77,19 @@ def test_nnunets_own_loader_takes_the_file(channels: int, tmp_path: Path) -> Non
     expected = network.features(x)[-1]
     given = model.encoder(x.permute(0, 1, 4, 3, 2).repeat(1, channels, 1, 1, 1))[-1].permute(0, 1, 4, 3, 2)
     assert torch.allclose(given, expected, atol=1e-5)
+
+
+def test_nnunets_pretrained_weights_take_a_segmenter(tmp_path: Path) -> None:
+    """`-pretrained_weights` of nnU-Net 2.8, which leaves the last layers out."""
+    loading = pytest.importorskip("nnunetv2.run.load_pretrained_weights", reason="nnU-Net is not installed")
+    network = make_run(tmp_path / "run", encoder(), "segmenter", SPEC)
+    medssl.export(tmp_path / "run", "nnunet", tmp_path / "out")
+    architecture = json.loads((tmp_path / "out" / "plans.json").read_text())["architecture"]
+    model = unet(architecture, 1, 3)
+    loading.load_pretrained_weights(model, str(tmp_path / "out" / "checkpoint_final.pth"))
+    with torch.no_grad():
+        for ours, theirs in zip(network.decoder.head.parameters(), model.decoder.seg_layers[-1].parameters()):
+            theirs.copy_(ours.permute(0, 1, 4, 3, 2) if ours.ndim == 5 else ours)
+    x = scan(network.encoder)
+    given = model(x.permute(0, 1, 4, 3, 2)).permute(0, 1, 4, 3, 2)
+    assert torch.allclose(given, network(x), atol=1e-5)
