@@ -87,6 +87,11 @@ def _of_timm(model: TrainedModel, encoder: Timm, common: dict[str, Any]) -> Timm
 
 def _vit(model: TrainedModel, encoder: ViT, common: dict[str, Any]) -> TimmModel:
     """A plain ViT: no class token, normalised before the mean, sines and cosines as its learned positions."""
+    if encoder.positions != "sine" or encoder.registers is not None:
+        raise MedsslError(
+            f"this ViT has {encoder.positions} positions and {0 if encoder.registers is None else encoder.registers.shape[1]} registers: "
+            "timm has ours with sine positions and none; export to safetensors or onnx, which take any"
+        )
     crop, patch = model.crop, encoder.strides[-1]
     args = common | {
         "img_size": list(crop),

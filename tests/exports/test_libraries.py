@@ -73,6 +73,8 @@ def test_torchvision_and_lightly_have_our_resnet(target: str, depth: int, tmp_pa
         (ResNet(dims=3, depth=10, width=4), "torchvision", r"dims 3 \(expected 2\), width 4"),
         (ViT(dims=2, patch=4, width=24, depth=1), "torchvision", "a ViT: torchvision has our ResNet alone"),
         (ViT(dims=3, patch=4, width=24, depth=1), "timm", "a 3D ViT: timm has our 2D ResNet, ViT"),
+        (ViT(dims=2, patch=4, width=24, depth=1, registers=2), "timm", "sine positions and 2 registers"),
+        (ViT(dims=2, patch=4, width=24, depth=1, positions="rotary"), "lightly", "rotary positions and 0 registers"),
         (ResidualUNet(dims=2, width=4, blocks=(1, 1)), "lightly", "a 2D ResidualUNet"),
     ],
 )
