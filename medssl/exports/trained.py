@@ -24,8 +24,6 @@ from medssl.training.models import Classifier, Segmenter, pretrained_encoder
 from medssl.views.intensity import Window
 from medssl.views.recipes import window
 
-WITH_ENCODER = ("pretrain", "import")  # kinds of runs that hold an encoder alone
-
 
 @dataclass(frozen=True)
 class TrainedModel:
@@ -84,7 +82,7 @@ def read_trained(folder: Path, encoder: Encoder | None = None) -> TrainedModel:
         MedsslError: The run is of another kind or not finished, or its weights do not fit.
     """
     run = runs.read(folder)
-    if run.kind not in (*WITH_ENCODER, "finetune") or run.status != "finished":
+    if run.kind not in (*runs.WITH_ENCODER, "finetune") or run.status != "finished":
         raise MedsslError(
             f"{folder.name} holds a {run.status} {run.kind} run: expected a finished pretraining run or fine-tuned model; let it "
             "end, or give another folder"
