@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
+from medssl.encoders.tokens import TokenEncoder
 from medssl.scans.modality import FAMILIES
 from medssl.views.intensity import Window
 from medssl.views.recipes import window
@@ -24,7 +25,7 @@ from medssl.views.recipes import window
 DIRECTIONS = {"R": (0, False), "L": (0, True), "A": (1, False), "P": (1, True), "S": (2, False), "I": (2, True)}
 
 
-class NormalizedInput(Encoder):
+class NormalizedInput(TokenEncoder):
     """Another encoder, with what its weights expect done to each scan before its first layer.
 
     Args:
@@ -87,6 +88,18 @@ class NormalizedInput(Encoder):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder(self.prepared(x))
+
+    @property
+    def encodes_patches(self) -> bool:
+        inner = self.encoder
+        return isinstance(inner, TokenEncoder) and inner.encodes_patches and self.axes == "RAS"
+
+    def tokens(self, x: Tensor, keep: Tensor | None = None, attend: Tensor | None = None) -> Tensor:
+        if not (isinstance(self.encoder, TokenEncoder) and self.encodes_patches):
+            raise MedsslError(
+                f"a {type(self.encoder).__name__} with axes {self.axes} has no tokens of patches in our order: expected a ViT with axes RAS"
+            )
+        return self.encoder.tokens(self.prepared(x), keep, attend)
 
     def layers(self) -> list[nn.Module]:
         return self.encoder.layers()

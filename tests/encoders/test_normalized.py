@@ -7,8 +7,9 @@ import torch
 
 from medssl.core.errors import MedsslError
 from medssl.core.spec import twin
-from medssl.encoders import Encoder, ResidualUNet, check_encoder
+from medssl.encoders import Encoder, ResidualUNet, ViT, check_encoder
 from medssl.encoders.normalized import NormalizedInput
+from medssl.methods import MAE, check_method
 from medssl.methods.spark import SparK
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.views import recipes
@@ -92,3 +93,16 @@ def test_spark_refuses_turned_axes_since_its_masks_would_lie_elsewhere() -> None
     SparK(NormalizedInput(inner))
     with pytest.raises(MedsslError, match="SparK came with weights whose axes are SPL"):
         SparK(NormalizedInput(inner, axes="SPL"))
+
+
+def test_patches_are_encoded_alone_where_the_encoder_inside_does_it() -> None:
+    inner = ViT(2, 3, patch=4, width=24, depth=1, heads=2)
+    encoder = NormalizedInput(inner, mean=(0.5,), std=(0.25,))
+    x, keep = torch.rand(2, 1, 16, 16), torch.tensor([[0, 5], [3, 9]])
+    expected = inner.tokens(((x - 0.5) / 0.25).expand(-1, 3, -1, -1), keep)
+    assert torch.allclose(encoder.tokens(x, keep), expected, atol=1e-6)
+    check_method(MAE(encoder), (16, 16), 2)
+    with pytest.raises(MedsslError, match="has no tokens of patches"):
+        NormalizedInput(ResidualUNet(2, 3, width=4, blocks=(1, 1))).tokens(x)
+    with pytest.raises(MedsslError, match="MAE came with a NormalizedInput"):
+        MAE(NormalizedInput(ResidualUNet(2, 3, width=4, blocks=(1, 1))))
