@@ -21,8 +21,8 @@ KINDS = {
 
 
 def dashed(name: str) -> str:
-    """`batch_size` -> `batch-size`."""
-    return name.replace("_", "-")
+    """`batch_size` -> `batch-size`; the underscore after a word of Python's own, as in `as_`, is left out."""
+    return name.removesuffix("_").replace("_", "-")
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -69,6 +69,8 @@ def _wrong_value(message: str, parser: Any) -> str | None:
     value = re.search(r"Got value: (.+)", message)
     kind = next((getattr(a, "_typehint", a.type) for a in parser._actions if a.dest == match[1]), None)
     expected = next((words for name, words in KINDS.items() if name in str(kind)), "another kind of value")
+    if typing.get_origin(kind) is typing.Literal:
+        expected = f"one of {', '.join(map(str, typing.get_args(kind)))}"
     example = EXAMPLES.get(match[1].partition(".")[0])
     hint = f", for example {option} {example}" if example else "; see --help"
     return f"{option} cannot be {value[1].strip() if value else 'read'}: expected {expected}{hint}"

@@ -234,6 +234,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path: Path, monkeypatch:
         (["pretrain", "--data", "x", "--out", "y", "--steps", "abc"], "--steps cannot be abc: expected a whole number"),
         (["prepare", "m", "--out", "y", "--spacing-mm", "2,2,2"], "for example --spacing-mm 1 1 1"),
         (["prepare", "m"], "missing: --out"),
+        (["import", "f", "--as", "tim", "--out", "y"], "--as cannot be tim: expected one of auto, ctfm"),
         (["index", "x", "--out", "y", "--pateint", "z"], "did you mean --patient"),
         (["where", ".", "abc"], "holds no sources.parquet"),
     ],
