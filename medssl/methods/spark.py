@@ -193,7 +193,7 @@ def check_convolutional(encoder: Encoder) -> None:
         if next(module.parameters(recurse=False), None) is not None and not isinstance(module, NORMS + MIXERS):
             raise MedsslError(
                 f"SparK came with a {type(encoder).__name__}, which has a {type(module).__name__}: expected convolutions with "
-                f"batch, instance or group norms alone; pass --encoder ResidualUNet, or for this encoder --method MAE"
+                f"batch, instance or group norms alone; pass --encoder ResidualUNet, or for this encoder --method SimMIM"
             )
 
 
