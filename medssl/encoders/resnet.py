@@ -6,10 +6,11 @@ ResNet(dims=3, depth=10, width=16, max_pool=False)     # small crops on a CPU
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from monai.networks.nets.resnet import ResNet as MonaiResNet
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from medssl.core.errors import MedsslError
 from medssl.encoders.base import Encoder
@@ -71,6 +72,8 @@ class ResNet(Encoder):
             bias_downsample=False,
             norm=(norm, {"affine": True}),
         )
+        if norm == "instance":
+            _use_instance_norms(self.net, dims)
 
     def layers(self) -> list[nn.Module]:
         net = self.net
@@ -85,3 +88,17 @@ class ResNet(Encoder):
             x = stage(x)
             levels.append(x)
         return levels
+
+
+def _use_instance_norms(net: nn.Module, dims: int) -> None:
+    """Replace the batch norms, in place: MONAI 1.6 gives the norm that it was asked for to the stem alone.
+
+    Args:
+        net: MONAI's network.
+        dims: 2 or 3.
+    """
+    kind: Any = nn.InstanceNorm2d if dims == 2 else nn.InstanceNorm3d
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, kind(child.num_features, affine=True))

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/beside_lightly.py --data DATA --out runs/beside              # all of them, 3 seeds
     python tests/benchmarks/beside_lightly.py --data DATA --out runs/beside --only DINO  # what is there is not done again
-    python tests/benchmarks/beside_lightly.py --data DATA --out runs/beside --quick      # one short pair, under a minute
+    python tests/benchmarks/beside_lightly.py --data DATA --out runs/beside --quick      # one short pair, about a minute
 
 `DATA` is the folder that holds `chest_xray`. In each step one batch of films and its views, made by our recipes, go to our
 method and to the same method of lightly's parts (`lightly_methods.py`), which begin with the same encoder. Then kNN and a

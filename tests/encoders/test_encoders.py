@@ -38,6 +38,14 @@ def check_with_decoder(encoder: Encoder) -> None:
     assert all(p.grad is not None for p in decoder.parameters())
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_sample_does_not_see_the_others_of_its_batch_where_norms_are_of_instances(dims: int) -> None:
+    torch.manual_seed(0)
+    encoder = ResNet(dims, depth=10, width=4, max_pool=False, norm="instance").train()
+    x = torch.randn(3, 1, *(32,) * dims)
+    torch.testing.assert_close(encoder(x)[:1], encoder(x[:1]), atol=1e-5, rtol=1e-4)
+
+
 def test_resnet_at_depth_18_is_the_published_size() -> None:
     weights = sum(p.numel() for p in ResNet(2, 3, depth=18).parameters())
     assert weights == 11_176_512  # torchvision's resnet18 (11,689,512) without its 512 x 1000 + 1000 classifier
