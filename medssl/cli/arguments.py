@@ -127,10 +127,17 @@ def option_types(function: Any) -> dict[str, str]:
 
 
 class _Parser(ArgumentParser):
-    """A parser whose help shows option names with dashes, as the documentation does."""
+    """A parser whose help shows option names with dashes, as the documentation does, and which methods are experimental."""
 
     def format_help(self, *args: Any) -> str:
-        return re.sub(r"--[a-z]\w*", lambda match: dashed(match[0]).rstrip("-"), super().format_help(*args))
+        text = re.sub(r"--[a-z]\w*", lambda match: dashed(match[0]).rstrip("-"), super().format_help(*args))
+        return re.sub(r"\bmedssl\.methods\.(\w+)", lambda match: match[0] + _remark(match[1]), text)
+
+
+def _remark(method: str) -> str:
+    """What follows the name of a method in the help."""
+    is_experimental = method in METHODS.names() and getattr(METHODS.load(method), "experimental", False)
+    return " (experimental)" if is_experimental else ""
 
 
 def build_parser(function: Any, program: str) -> ArgumentParser:

@@ -65,6 +65,8 @@ class Method(Recorded, nn.Module, ABC):
         hides_padding: Whether what lies beyond a scan's edge is its mirror image instead of air, since padding gives away
             where in the scan something lies.
         stop_gradient: What no gradient of the loss reaches, for the record; an attribute's name where it is a module.
+        experimental: Whether the method was not shown to learn: in our set-ups its encoder was not ahead of an untrained one
+            in each of three seeds. `--help` says so, and the class's docstring has the numbers.
         progress: How far the training is.
     """
 
@@ -74,6 +76,7 @@ class Method(Recorded, nn.Module, ABC):
     partner_views: tuple[int, ...] = ()
     hides_padding: bool = False
     stop_gradient: tuple[str, ...] = ()
+    experimental: bool = False
 
     def __init__(self, encoder: Encoder):
         super().__init__()

@@ -33,7 +33,10 @@ from medssl.views.random import derive_keys
 
 
 class IBOT(SelfDistillation):
-    """Two views, the student's with masked patches; prototypes for the views and for the masked patches.
+    """Two views, one with masked patches, and prototypes for both; experimental: it was not shown to learn features.
+
+    On the phantom a probe of its encoder fell from 0.919 to 0.912 in 100 steps (AUROC, mean of three seeds) and stayed where it
+    was in 300; its loss is lightly's to 1e-5. See the documents, "Does every method learn?".
 
     Args:
         mask_ratio: Share of the patches that is masked for the student.
@@ -49,6 +52,7 @@ class IBOT(SelfDistillation):
     """
 
     encoder: TokenEncoder
+    experimental = True
 
     def __init__(
         self,

@@ -33,7 +33,10 @@ POOL = 20_000  # random permutations to choose from where there are more than 8!
 
 
 class Jigsaw(Relational):
-    """The cross-entropy of the permutation.
+    """The cross-entropy of the permutation; experimental: it was not shown to learn features.
+
+    On the phantom a probe of its encoder fell from 0.892 to 0.884 (AUROC, mean of three seeds), the worst of them by 0.044,
+    though it solves the puzzle; see the documents, "Does every method learn?".
 
     Args:
         permutations: How many permutations there are to tell apart, 2 to 1000.
@@ -42,6 +45,8 @@ class Jigsaw(Relational):
     Raises:
         MedsslError: There are not so many permutations, or `check` finds the crop too small for the tiles.
     """
+
+    experimental = True
 
     def __init__(self, encoder: Encoder, permutations: int = 100, grid: int = 3):
         super().__init__(encoder)

@@ -15,6 +15,7 @@ import yaml
 from medssl.cli.arguments import build_parser, option_types
 from medssl.cli.main import COMMANDS, main
 from medssl.core import runs
+from medssl.core.registry import METHODS
 from medssl.preprocessing.cache import Cache
 from medssl.studies.arms import parse_arm
 
@@ -273,6 +274,13 @@ def test_help_shows_options_as_the_readme_writes_them_and_print_config_prints_a_
     assert yaml.safe_load(capsys.readouterr().out)["batch_size"] == 7
     main(["pretrain", "--data", "cache", "--out", "run", "--print-config=skip_default"])
     assert yaml.safe_load(capsys.readouterr().out) == {"data": "cache", "out": "run"}
+
+
+def test_help_says_which_methods_are_experimental(capsys: pytest.CaptureFixture) -> None:
+    main(["pretrain", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    marked = set(re.findall(r"medssl\.methods\.(\w+) \(experimental\)", words))
+    assert marked == {name for name, kind in METHODS.classes().items() if kind.experimental} != set()
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
