@@ -90,6 +90,7 @@ class Setup:
 # Of methods that are not clearly ahead in every seed after 100 steps; on more patients too. Tiles of 8 voxels in place of 4
 # for those that cut the crop; RelativeLocation, whose crop is larger then, is asked of what its encoder saw, a tile.
 LONGER: dict[str, Setup] = {
+    "DINO": Setup(steps=300),
     "IBOT": Setup(steps=300, lr=5e-4),
     "RelativeLocation": Setup(32, 8, steps=300),
     "VoCo": Setup(steps=300, arguments={"grid": 2}),
