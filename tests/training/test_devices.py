@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from medssl.core.errors import MedsslError
 from medssl.encoders import ResidualUNet
 from medssl.methods import SimMIM
 from medssl.preprocessing.cache import Cache
+from medssl.training.callbacks.curves import Curves
 from medssl.training.config import Hardware
 from medssl.training.devices import SharedBatchNorm, SharedNorms, find_devices, share
 from medssl.training.pretrain import pretrain
@@ -103,6 +106,23 @@ def test_a_run_on_two_devices_that_was_killed_and_then_stopped_goes_on_bit_by_bi
     assert (tmp_path / "whole/metrics.csv").read_text() == (out / "metrics.csv").read_text()
     assert runs.read(out).cost["devices"] == 2
     assert len(list(tmp_path.glob("cut/**/run.json"))) == 1
+
+
+def test_the_curves_are_written_by_the_first_process_alone(tmp_path: Path) -> None:
+    """The second one holds the rows before the step that was resumed, and wrote them over those of the first."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,loss\n1,0.5\n2,0.4\n")
+    health: Any = None
+    first, second = (Curves(path, health, 1, 2, start_step=2) for _ in range(2))
+    first.rows.append({"step": 3, "loss": 0.3})
+    ends: list[Any] = [SimpleNamespace(is_global_zero=True), SimpleNamespace(is_global_zero=False)]
+    for end in (
+        lambda curves, trainer: curves.on_train_end(trainer, None),
+        lambda c, t: c.on_exception(t, None, Exception()),
+    ):
+        end(first, ends[0])
+        end(second, ends[1])
+        assert pd.read_csv(path)["step"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("finished", [True, False])

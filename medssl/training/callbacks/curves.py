@@ -34,14 +34,15 @@ class Curves(pl.Callback):
                 logged |= {k: round(v, 6) for k, v in self.health.latest.items() if k != "loss"}
             self.rows.append({"step": step, "lr": trainer.optimizers[0].param_groups[0]["lr"], **logged})
         if step % self.checkpoint_every == 0:
-            self._write()  # before the checkpoint, so that a run resumed from it has all rows up to it
+            self._write(trainer)  # before the checkpoint, so that a run resumed from it has all rows up to it
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        self._write()
+        self._write(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: Any, exception: BaseException) -> None:
-        self._write()
+        self._write(trainer)
 
-    def _write(self) -> None:
-        if self.rows:
+    def _write(self, trainer: pl.Trainer) -> None:
+        """Write all rows, in the first process alone: the others hold the rows before the step that was resumed, and no more."""
+        if self.rows and trainer.is_global_zero:
             write_atomically(self.path, pd.DataFrame(self.rows).to_csv(index=False).encode())
