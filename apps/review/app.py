@@ -12,18 +12,21 @@ import streamlit as st
 from PIL import Image
 
 from medssl.reporting import widgets
-from medssl.reporting.dashboard import session
+from medssl.reporting.dashboard import navigation, session
 from medssl.reporting.dashboard.pages import pages
 
 st.set_page_config("medssl", page_icon=Image.new("RGB", (32, 32), "#0072B2"), layout="wide")  # a named icon is fetched
-st.html(
-    "<style>.stMainBlockContainer {padding: 2.2rem 2.5rem 3rem}"
-    " .stHtml h4 {font-size: 1.5rem; line-height: 1.25; padding: 0}</style>"
-)
+st.html(Path(__file__).with_name("page.css"))
 with widgets.guarded("This page"):
-    page = st.navigation([st.Page(page.path, title=page.title) for page in pages(Path(__file__).parent)])
+    shown = [st.Page(page.path, title=page.title) for page in pages(Path(__file__).parent)]
+    page = st.navigation(shown, position="hidden")
     session.read_folder()
+    wrong = session.take_study()
     with st.sidebar:
-        session.choose_study()
+        navigation.show(shown)
         session.follow_folder()
-    page.run()
+    if wrong:
+        navigation.show_studies(wrong, page)
+    else:
+        navigation.note_misread()
+        page.run()

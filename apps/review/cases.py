@@ -6,7 +6,8 @@ import streamlit as st
 
 from medssl.preprocessing.cache import Cache
 from medssl.reporting import widgets
-from medssl.reporting.dashboard import cases, session, viewer
+from medssl.reporting.dashboard import cases, controls, session, viewer
+from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
 from medssl.reporting.style import arm_name, number
 
@@ -24,7 +25,7 @@ def show(study: ReviewedStudy) -> None:
         return
     arms, draw = choose_arms(study)
     left, right = st.columns([1.25, 2.75], gap="medium")
-    with left:
+    with left, st.container(key="case-list"):  # page.css gives it its width
         case = choose_case(study, arms, draw)
     with right, widgets.guarded("This case"):
         st.markdown(f"**Scan {widgets.plain(case['scan'])}** · patient {widgets.plain(case['patient'])}")
@@ -42,12 +43,12 @@ def show(study: ReviewedStudy) -> None:
 def choose_arms(study: ReviewedStudy) -> tuple[Arms, int]:
     """Two arms of one budget and draw; B is a pretrained one where there is one, since baselines come first."""
     columns = st.columns([1, 1, 2, 2])
-    budget = columns[0].selectbox("Budget", cases.budgets(study))
-    draw = columns[1].selectbox("Draw", cases.draws(study.cases, budget))
+    budget = controls.selectbox(columns[0], "budget", "Budget", cases.budgets(study))
+    draw = controls.selectbox(columns[1], "draw", "Draw", cases.draws(study.cases, budget))
     names = cases.arms(study.cases, budget, draw)
-    a = columns[2].selectbox("Arm A", names, format_func=lambda arm: arm_name(*arm))
+    a = controls.selectbox(columns[2], "a", "Arm A", names, text=arm_text)
     others = [arm for arm in reversed(names) if arm != a]
-    b = columns[3].selectbox("Arm B", others, format_func=lambda arm: arm_name(*arm)) if others else None
+    b = controls.selectbox(columns[3], "b", "Arm B", others, text=arm_text) if others else None
     return {letter: (*arm, budget) for letter, arm in (("A", a), ("B", b)) if arm}, draw
 
 
@@ -55,12 +56,16 @@ def choose_case(study: ReviewedStudy, arms: Arms, draw: int) -> pd.Series:
     """The worst case of arm A, unless another one is chosen."""
     listed = cases.worst_first(*(study.cases[key][draw] for key in arms.values()))
     score = "Dice" if study.task.keeps_examples else "p(true)"
-    event = st.dataframe(
+    names, wanted = listed["scan"].tolist(), session.selection().case
+    if wanted is not None and wanted not in names:
+        widgets.caption(f"Scan {wanted} of the address is no case of these arms: the worst is shown.")
+    chosen = wanted if wanted in names else names[0]
+    controls.table(
+        "case",
         listed.drop(columns="patient"),
-        key=f"cases {arms} {draw}",
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
+        names,
+        [chosen],
+        several=False,
         height=560,
         column_config={
             "scan": st.column_config.TextColumn("scan, worst first", width=115),
@@ -68,8 +73,7 @@ def choose_case(study: ReviewedStudy, arms: Arms, draw: int) -> pd.Series:
             "b": st.column_config.NumberColumn(f"B: {score}", format="%.3f", width=75),
         },
     )
-    rows = [row for row in event.selection.rows if row < len(listed)]
-    return listed.iloc[rows[0] if rows else 0]
+    return listed.iloc[names.index(chosen)]
 
 
 def show_scan(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cache: Cache) -> None:
@@ -99,16 +103,16 @@ def choose_display(cache: Cache, scan: str, reference: np.ndarray | None, segmen
         st.columns([1.2, 1.5, 2.2, 1.5, 1.8] if volume else [2.4, 1.6, 1.7, 1.6], vertical_alignment="bottom")
     )
     if volume:
-        plane, slice_column = next(columns).selectbox("Plane", list(viewer.PLANES)), next(columns)
+        plane, slice_column = controls.selectbox(next(columns), "plane", "Plane", list(viewer.PLANES)), next(columns)
         last, index = viewer.slice_count(shape, plane) - 1, viewer.fullest_slice(reference, shape, plane)
         if last:
-            index = slice_column.slider("Slice", 0, last, index, key=f"slice {scan} {plane}")
+            index = controls.slider(slice_column, "slice", "Slice", last, index, 1)
     presets = viewer.windows(cache.modality)
-    window = presets[next(columns).selectbox("Window", list(presets))]
+    window = presets[controls.selectbox(next(columns), "window", "Window", list(presets))]
     if not segmented:
         return cases.Display(plane, index, window)
-    opacity = next(columns).slider("Overlay opacity", 0.0, 1.0, 0.35, 0.05)
-    outline = next(columns).toggle("Outline", True, help="The outline of the reference over the predictions")
+    opacity = controls.slider(next(columns), "opacity", "Overlay opacity", 1.0, 0.35, 0.05)
+    outline = controls.toggle(next(columns), "outline", "Outline", "The outline of the reference over the predictions")
     return cases.Display(plane, index, window, opacity, outline)
 
 
@@ -139,6 +143,10 @@ def caption(letter: str, key: Key, case: pd.Series, frame: cases.Frame) -> str:
     if not frame.masked:
         return f"{name(letter, key)}: no mask was saved. Only the cells of a study's first draw save them."
     return f"{name(letter, key)} · Dice {number(case[letter.lower()])}"
+
+
+def arm_text(arm: Arm) -> str:
+    return arm_name(*arm)
 
 
 def name(letter: str, key: Key) -> str:

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from medssl.reporting import tables, widgets
-from medssl.reporting.dashboard import session
+from medssl.reporting.dashboard import controls, session
 from medssl.reporting.dashboard.label_efficiency import Curve, curves
 from medssl.reporting.dashboard.study import ReviewedStudy
 from medssl.reporting.findings import findings
@@ -24,6 +24,7 @@ SYMBOLS = {  # plotly's names for matplotlib's markers and lines
     "P": "cross",
     "X": "x",
 }
+BLACK, LIGHT = "#000000", "#FFFFFF"  # the last colour of arms, and what stands for it on a dark page
 DASHES = {"-": "solid", "--": "dash", ":": "dot"}
 
 
@@ -54,7 +55,7 @@ def show_curves(study: ReviewedStudy) -> None:
     modes = [mode for mode in MODES if (study.main["mode"] == mode).any()]
     mode = modes[0]
     if len(modes) > 1:
-        mode = st.radio("How the encoders are used", modes, format_func=MODES.__getitem__, horizontal=True)
+        mode = controls.radio(st, "mode", "How the encoders are used", modes, text=mode_name)
     styles = arm_styles(study.main["arm"].tolist())
     chart = figure(curves(study.main, mode), styles, METRICS[study.task.metric.name])
     st.plotly_chart(chart, config={"displayModeBar": False})
@@ -65,11 +66,16 @@ def show_curves(study: ReviewedStudy) -> None:
     )
 
 
+def mode_name(mode: str) -> str:
+    return MODES.get(mode, mode)
+
+
 def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.Figure:
     """Score over labelled patients (log axis), with the intervals as bars."""
     drawn = go.Figure()
     for curve, factor in zip(shown, offset_factors(len(shown)), strict=True):
         rows, style = curve.rows, styles[curve.arm]
+        colour = LIGHT if style.colour == BLACK and st.context.theme.type == "dark" else style.colour
         name = html.escape(scoped_arm(curve.arm, curve.mode, rows["pretraining_runs"].max()))
         drawn.add_scatter(
             x=rows["patients"] * factor,
@@ -82,7 +88,7 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
                 for row in rows.itertuples()
             ],
             hoverinfo="text",
-            line={"color": style.colour, "dash": DASHES[style.line], "width": 2},
+            line={"color": colour, "dash": DASHES[style.line], "width": 2},
             marker={"symbol": SYMBOLS[style.marker], "size": 8},
             error_y={
                 "type": "data",
@@ -91,7 +97,7 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
                 "arrayminus": rows["mean"] - rows["low"],
                 "thickness": 1.2,
                 "width": 0,
-                "color": style.colour,
+                "color": colour,
             },
         )
     sizes = sorted({patients for curve in shown for patients in curve.rows["patients"]})

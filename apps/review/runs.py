@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from medssl.reporting import widgets
-from medssl.reporting.dashboard import session
+from medssl.reporting.dashboard import controls, session
 from medssl.reporting.dashboard.runs import device_hours, differences, run_table
 from medssl.reporting.style import status_name
 
@@ -29,21 +29,17 @@ def show(rows: pd.DataFrame) -> None:
         st.info("This folder is empty: no run lies below it. `medssl pretrain` and `medssl study` write runs.")
         return
     show_counts(rows)
+    everything, wanted = set(rows["run"]), session.selection().runs
     rows = filtered(rows)
-    event = st.dataframe(
-        rows,
-        key=f"runs {len(rows)}",
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="multi-row",
-        column_config=COLUMNS,
-        height=430,
-    )
+    chosen = [run for run in wanted if run in everything]
+    controls.table("runs", rows, rows["run"].tolist(), chosen, several=True, column_config=COLUMNS, height=430)
     st.markdown("##### Settings that differ")
-    chosen = rows.iloc[[i for i in event.selection.rows if i < len(rows)]]["run"].tolist()
+    if gone := [run for run in wanted if run not in everything]:
+        widgets.caption(f"No longer in this folder: {', '.join(gone)}.")
     if len(chosen) < 2:
         st.caption("Select two or more runs in the table to see which of their settings differ.")
         return
+    st.button("Clear the selection", on_click=session.select, kwargs={"runs": ()})
     with widgets.guarded("The comparison"):
         show_differences(differences(session.root(), chosen))
 
@@ -59,8 +55,8 @@ def show_counts(rows: pd.DataFrame) -> None:
 
 def filtered(rows: pd.DataFrame) -> pd.DataFrame:
     left, right = st.columns(2)
-    kinds = left.multiselect("Kind", sorted(rows["kind"].dropna().unique()), placeholder="all kinds")
-    statuses = right.multiselect("Status", sorted(rows["status"].unique()), placeholder="every status")
+    kinds = controls.multiselect(left, "kinds", "Kind", sorted(rows["kind"].dropna().unique()), "all kinds")
+    statuses = controls.multiselect(right, "statuses", "Status", sorted(rows["status"].unique()), "every status")
     rows = rows[rows["kind"].isin(kinds)] if kinds else rows
     return rows[rows["status"].isin(statuses)] if statuses else rows
 

@@ -1,6 +1,7 @@
-"""What the pages share in a reader's session: the runs, the chosen study, and results kept until a file changes.
+"""What the pages share in a reader's session: the runs, the reader's choices, and results kept until a file changes.
 
-    study = session.study()          # None, with a message on the page, where there is none
+    study = session.study()                      # None, with a message on the page, where there is none
+    session.select(case="4f1c")                  # the address states it, so that Back and a link show it
 
 Imports Streamlit and no torch.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard import cases, folder
 from medssl.reporting.dashboard import study as study_files
+from medssl.reporting.dashboard.selection import Selection
 from medssl.reporting.dashboard.server import settings
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
 from medssl.studies.results import LabelCurve
@@ -43,30 +46,43 @@ def runs_in_folder() -> pd.DataFrame:
     return st.session_state["runs"]
 
 
-def choose_study() -> None:
-    """Let the reader choose one of the studies; one that the address names is taken only if it is in the list.
+def selection() -> Selection:
+    """Return the choices that the address of the page states; what it states wrongly is left out."""
+    return Selection.from_query(_query())[0]
 
-    Raises:
-        MedsslError: The address names a folder outside of the one under review, or no readable study.
-    """
-    names, requested = folder.studies(runs_in_folder()), st.query_params.get("study")
-    if requested is not None and requested not in names:
-        folder.inside(root(), requested)
-        raise MedsslError(
-            "there is no readable study of the requested name in this folder: open the page without study= in its address"
-        )
-    if not names:
-        st.session_state["study"] = None
-        return
-    if st.session_state.get("study") not in names:
-        st.session_state["study"] = requested or names[0]
-    st.selectbox("Study", names, key="study", format_func=lambda name: "(this folder)" if name == "." else name)
-    st.query_params["study"] = st.session_state["study"]
+
+def misread() -> list[str]:
+    """Return the names of parameters of the address whose values cannot be read."""
+    return Selection.from_query(_query())[1]
+
+
+def select(**choices: Any) -> None:
+    """Take choices of the reader: the address states them, and those that they end are dropped from it."""
+    st.query_params.from_dict(selection().changed(**choices).to_query())
+
+
+def studies() -> list[str]:
+    """Return the studies of the folder, the newest first."""
+    return folder.studies(runs_in_folder())
+
+
+def take_study() -> str:
+    """Take the newest study where the address names none; return what is wrong with the one it names, or nothing."""
+    requested, names = selection().study, studies()
+    if requested is None and names:
+        select(study=names[0])
+    elif requested is not None and requested not in names:
+        try:
+            folder.inside(root(), requested)
+        except MedsslError as error:
+            return str(error)
+        return "there is no readable study of the requested name in this folder"
+    return ""
 
 
 def study() -> ReviewedStudy | None:
     """Return the chosen study; None, with a message on the page, where there is none."""
-    name = st.session_state["study"]
+    name = selection().study
     if name is None:
         state = "is empty" if runs_in_folder().empty else "holds no study that can be read"
         st.info(f"This folder {state}. `medssl study --out` writes a study; the page Runs lists what is here.")
@@ -76,7 +92,7 @@ def study() -> ReviewedStudy | None:
 
 def study_stamp() -> str:
     """Return a text that changes when the chosen study does."""
-    return study_files.study_stamp(root(), runs_in_folder(), st.session_state["study"])
+    return study_files.study_stamp(root(), runs_in_folder(), str(selection().study))
 
 
 def label_curves(shown: ReviewedStudy) -> list[LabelCurve] | None:
@@ -102,6 +118,10 @@ def follow_folder() -> None:
         st.rerun()
     running = int((runs_in_folder()["status"] == "running").sum())
     st.caption(f"{len(runs_in_folder())} runs, {running} running. Last checked at {time.strftime('%H:%M:%S')}.")
+
+
+def _query() -> dict[str, list[str]]:
+    return {name: st.query_params.get_all(name) for name in st.query_params}
 
 
 @st.cache_resource(show_spinner=False, ttl=KEPT_S, max_entries=4)
