@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from medssl.core import runs
+from medssl.reporting.dashboard.folder import runs_below
 from medssl.reporting.dashboard.runs import differences
 from tests.apps.reading import text_of
 from tests.reporting.test_report import record
@@ -55,3 +56,16 @@ def test_empty_partial_broken_and_foreign_folders_are_shown_as_such(studied: Pat
     text = text_of(opened(studied, "runs"))
     assert "secret" not in text
     assert str(studied) not in text
+
+
+def test_a_cache_a_manifest_and_a_cohort_are_no_runs(studied: Path) -> None:
+    before = runs_below(studied)["folder"].tolist()
+    for name, files in {
+        "cache": ["cache.json", "manifest.parquet"],
+        "manifest": ["manifest.parquet"],
+        "scans": ["labels.csv"],
+    }.items():
+        (studied / name).mkdir()
+        for file in (".lock", *files):
+            (studied / name / file).touch()
+    assert runs_below(studied)["folder"].tolist() == before

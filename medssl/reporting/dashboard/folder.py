@@ -20,8 +20,8 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.errors import MedsslError
 
+LOCK = ".lock"  # beside a run, and beside a manifest, a cache or a cohort
 LEFTOVERS = {  # what a run writes before, or beside, its record
-    ".lock",
     "predictions.parquet",
     "examples.npz",
     "masks.npz",
@@ -37,8 +37,10 @@ def inside(root: Path, name: str) -> Path:
     """Return the folder `name` below `root`.
 
     Raises:
-        MedsslError: That folder lies, or leads by a link, anywhere else.
+        MedsslError: That folder lies, or leads by a link, anywhere else, or the name has a zero byte.
     """
+    if "\0" in name:
+        raise MedsslError("a zero byte stands in the name: expected the name of a run below the folder under review")
     folder = root / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not folder.resolve().is_relative_to(root.resolve()):
         raise MedsslError("that folder lies outside of the one under review: expected the name of a run below it")
@@ -108,4 +110,6 @@ def _status_without_record(folder: Path, below: list[str], names: list[str]) -> 
         return None
     if not below and not names:
         return "empty"
+    if not below and names == [LOCK]:
+        return "partial"
     return "partial" if any(name in LEFTOVERS or name.startswith(".run.json.") for name in names) else None
