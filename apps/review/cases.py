@@ -1,6 +1,5 @@
 """Page: single cases, the worst first: the scan with its reference, and the predictions of two arms beside it."""
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -10,6 +9,7 @@ from medssl.reporting.dashboard import cases, controls, session, viewer
 from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
 from medssl.reporting.style import arm_name, number
+from medssl.studies import masks
 
 TITLE = "Cases"
 ORDER = 3
@@ -42,7 +42,7 @@ def show(study: ReviewedStudy) -> None:
 
 def choose_arms(study: ReviewedStudy) -> tuple[Arms, int]:
     """Two arms of one budget and draw; B is a pretrained one where there is one, since baselines come first."""
-    columns = st.columns([1, 1, 2, 2])
+    columns = st.container(key="pairs-of-arms").columns([1, 1, 2, 2])  # page.css: two in a row on a phone
     budget = controls.selectbox(columns[0], "budget", "Budget", cases.budgets(study))
     draw = controls.selectbox(columns[1], "draw", "Draw", cases.draws(study.cases, budget))
     names = cases.arms(study.cases, budget, draw)
@@ -79,32 +79,34 @@ def choose_case(study: ReviewedStudy, arms: Arms, draw: int) -> pd.Series:
 def show_scan(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cache: Cache) -> None:
     """The scan with its reference, and the prediction or the probabilities of each arm beside it."""
     scan, segmented = case["scan"], study.task.keeps_examples
-    reference = cache.read_mask(scan) if segmented else None
-    display = choose_display(cache, scan, reference, segmented)
+    display = choose_display(cache, scan, segmented)
     if segmented:
-        masks = [session.mask_of(study, key, draw, scan) for key in arms.values()]
-        frames = cases.scan_frames(cache, scan, display, reference, masks)
+        part = viewer.part_of_slice(cache.shape(scan), display.plane, display.index)
+        predictions = [masks.read(study.cell_folder(key, draw), scan, *part) for key in arms.values()]
+        frames = cases.scan_frames(cache, scan, display, True, predictions)
         predicted = [caption(letter, arms[letter], case, frame) for letter, frame in zip(arms, frames[1:], strict=True)]
         legend = {f"structure {structure}": viewer.structure_colour(structure) for structure in cache.structures}
         legend |= {"outline of the reference": viewer.OUTLINE_COLOUR}
         widgets.case_pictures(list(zip(frames, ["image and reference", *predicted], strict=True)), legend=legend)
     else:
-        frames = cases.scan_frames(cache, scan, display, None)
+        frames = cases.scan_frames(cache, scan, display, False)
         widgets.case_pictures([(frames[0], "image")], charts(study, arms, draw, scan))
     if notes := cases.scan_notes(cache, scan):
         widgets.caption(f"Noted when the scan was read: {notes}")
 
 
-def choose_display(cache: Cache, scan: str, reference: np.ndarray | None, segmented: bool) -> cases.Display:
+def choose_display(cache: Cache, scan: str, segmented: bool) -> cases.Display:
     """The plane, the slice, the window, and how masks are shown."""
     shape, plane, index = cache.shape(scan), "axial", 0
     volume = len(shape) == 3
     columns = iter(
-        st.columns([1.2, 1.5, 2.2, 1.5, 1.8] if volume else [2.4, 1.6, 1.7, 1.6], vertical_alignment="bottom")
+        st.container(key="pairs-of-display").columns(
+            [1.2, 1.5, 2.2, 1.5, 1.8] if volume else [2.4, 1.6, 1.7, 1.6], vertical_alignment="bottom"
+        )
     )
     if volume:
         plane, slice_column = controls.selectbox(next(columns), "plane", "Plane", list(viewer.PLANES)), next(columns)
-        last, index = viewer.slice_count(shape, plane) - 1, viewer.fullest_slice(reference, shape, plane)
+        last, index = viewer.slice_count(shape, plane) - 1, session.fullest_slices(cache, scan, segmented)[plane]
         if last:
             index = controls.slider(slice_column, "slice", "Slice", last, index, 1)
     presets = viewer.windows(cache.modality)

@@ -133,12 +133,13 @@ def npz_bytes(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-def read_npz(path: Path, largest: int = LARGEST_NPZ_BYTES) -> dict[str, np.ndarray]:
+def read_npz(path: Path, largest: int = LARGEST_NPZ_BYTES, only: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of a .npz file that medssl wrote, none of which holds objects.
 
     Args:
         path: The file.
         largest: Bytes that it may unpack to.
+        only: Name of the one array to unpack; None unpacks all.
 
     Raises:
         ValueError: It unpacks to more, or holds objects.
@@ -147,7 +148,7 @@ def read_npz(path: Path, largest: int = LARGEST_NPZ_BYTES) -> dict[str, np.ndarr
         if sum(member.file_size for member in archive.infolist()) > largest:
             raise ValueError(f"the archive unpacks to more than {largest} bytes")
     with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+        return {name: stored[name] for name in stored.files if only in (None, name)}
 
 
 def readable_error(error: BaseException, typed: Sequence[str] = ()) -> MedsslError:

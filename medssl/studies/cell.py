@@ -29,6 +29,7 @@ from medssl.evaluation.representation import (
     knn_scores,
     linear_scores,
 )
+from medssl.studies import masks
 from medssl.studies.plan import Cell, Plan
 from medssl.studies.summary import LAST_THIRD
 from medssl.studies.trials import Trial, best, folds_of, samples_in_trials, try_settings
@@ -75,6 +76,8 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
         if cell.draw == 0 and cell.selector is None:
             for name, arrays in plan.task.examples(plan.cache, plan.scored, predictions, cases).items():
                 write_atomically(folder / name, npz_bytes(arrays))
+            if plan.task.keeps_examples:
+                masks.write(folder, dict(zip(plan.scored, predictions)))
         write_atomically(folder / "predictions.parquet", cases.to_parquet())
         seen = _crops_seen(plan, cell, chosen.settings)
         passed = seen["labelled_samples"] + seen["unlabelled_samples"]

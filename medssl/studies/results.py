@@ -26,6 +26,7 @@ from medssl.evaluation.case_metrics import Array, CaseMetric, from_run, runs_beh
 from medssl.evaluation.intervals import Interval, join_notes
 from medssl.evaluation.label_curves import GapClosed, LabelsSaved, area_under_label_curve, gap_closed, labels_saved
 from medssl.evaluation.variance import run_means
+from medssl.studies.kept import KeptCells
 from medssl.studies.selection_table import COLUMNS as SELECTION_COLUMNS
 from medssl.studies.selection_table import compare_selectors
 from medssl.studies.summary import KEY, summarise
@@ -124,10 +125,19 @@ def _items(value: Any) -> list[tuple[str, Any]]:
     return list(value.items()) if isinstance(value, dict) else []
 
 
-def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) -> pd.DataFrame:
+def summary_of(
+    folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str], kept: KeptCells | None = None
+) -> pd.DataFrame:
     """Return the study's summary with every column there is.
 
     For a study that is not finished, or whose summary is missing, it is computed from the finished, undamaged cells.
+
+    Args:
+        folder: Folder of the study.
+        run: Its record.
+        cells: Its rows of `runs.table`.
+        damaged: The ids of finished cells whose predictions cannot be read.
+        kept: What was read and computed before.
 
     Raises:
         MedsslError: The summary of a finished study cannot be read.
@@ -136,7 +146,8 @@ def summary_of(folder: Path, run: Run, cells: pd.DataFrame, damaged: list[str]) 
         return _stored_summary(folder / "summary.parquet", run)
     done = cells[(cells["status"] == "finished") & ~cells["id"].isin(damaged)]
     try:
-        return _with_every_column(summarise(folder, done["folder"].tolist(), task_named(run.config["task"]).metric))
+        metric = task_named(run.config["task"]).metric
+        return _with_every_column(summarise(folder, done["folder"].tolist(), metric, kept))
     except UNREADABLE:
         return _with_every_column(pd.DataFrame())
 
@@ -201,16 +212,22 @@ def cells_of(cells: pd.DataFrame, run: Run) -> pd.DataFrame:
     return cells[own].sort_values("started", kind="stable")
 
 
-def cases_of(folder: Path, cells: pd.DataFrame) -> tuple[Cases, list[str]]:
+def cases_of(folder: Path, cells: pd.DataFrame, kept: KeptCells | None = None) -> tuple[Cases, list[str]]:
     """Return the case tables of the finished cells of random draws, and the ids of cells with a damaged one.
 
     A file that can be read, but holds no scores, or other scans than most of the study's cells, is damaged too.
+
+    Args:
+        folder: Folder of the study.
+        cells: Its rows of `runs.table`.
+        kept: What was read before.
     """
+    kept = kept or KeptCells()
     done = cells[cells["status"] == "finished"]
     tables: dict[str, pd.DataFrame] = {}
     for name in done["folder"]:
         try:
-            tables[name] = _case_table(folder / "cells" / str(name))
+            tables[name] = _case_table(folder / "cells" / str(name), kept)
         except UNREADABLE:
             continue
     common = Counter(tuple(table["scan"]) for table in tables.values()).most_common(1)
@@ -223,9 +240,9 @@ def cases_of(folder: Path, cells: pd.DataFrame) -> tuple[Cases, list[str]]:
     return cases, [str(run_id) for run_id in done.loc[~done["folder"].isin(tables), "id"]]
 
 
-def _case_table(cell: Path) -> pd.DataFrame:
+def _case_table(cell: Path, kept: KeptCells) -> pd.DataFrame:
     """Raises KeyError where a file holds no cases, else what pandas raises for a damaged one."""
-    table = pd.read_parquet(cell / "predictions.parquet")
+    table = kept.cases(cell)
     kinds = {str(column).partition(".")[0] for column in table}
     if {"scan", "patient", "dice"} <= kinds or {"scan", "patient", "label", "p"} <= kinds:
         return table

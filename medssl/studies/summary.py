@@ -13,6 +13,7 @@ table.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from medssl.core import runs
 from medssl.evaluation.case_metrics import CaseMetric, from_run, runs_behind
 from medssl.evaluation.intervals import Interval, holm, join_notes, sign_flip_note
 from medssl.studies.arms import start_of
+from medssl.studies.kept import KeptCells
 
 LAST_THIRD = "last_third"  # what the last third of the steps changed the primary metric by, on the validation patients
 KEY = ["arm", "mode", "budget_name"]  # what the draws of one row of the table share
@@ -36,28 +38,34 @@ COLUMNS = [
 Draws = dict[int, tuple[runs.Run, pd.DataFrame]]  # draw -> a finished cell and its cases
 
 
-def summarise(out: Path, cells: Sequence[str], metric: CaseMetric) -> pd.DataFrame:
+def summarise(out: Path, cells: Sequence[str], metric: CaseMetric, kept: KeptCells | None = None) -> pd.DataFrame:
     """Return the table of a study: one row for each arm, mode, budget and metric.
 
     Args:
         out: Folder of the study.
         cells: Folder names below `out/cells`; those that are not finished are left out.
         metric: The primary metric.
+        kept: What was read and computed before: rows whose cells did not change since are not computed again.
     """
+    kept = kept or KeptCells()
     finished: dict[tuple, Draws] = {}
+    states: dict[str, tuple] = {}  # id of a cell -> what its files are
     for name in cells:
         folder = out / "cells" / name
-        if (folder / "run.json").exists() and (run := runs.read(folder)).status == "finished":
+        if (folder / "run.json").exists() and (run := kept.run(folder)).status == "finished":
             if run.config.get("selector") is not None:
                 continue  # not a random draw: see `selection_table.py`
             key = tuple(run.config[part] for part in KEY)
-            cases = from_run(pd.read_parquet(folder / "predictions.parquet"), run.parent)
+            cases = from_run(kept.cases(folder), run.parent)
+            states[run.id] = kept.state(folder)
             finished.setdefault(key, {})[run.config["draw"]] = (run, cases)
     rows: list[dict[str, Any]] = []
     for key, draws in finished.items():
         scratch = finished.get(("scratch", "finetune", key[2]), {}) if key[0] != "scratch" else {}
         start = finished.get((start_of(key[0]), "finetune", key[2]), {})
-        rows += _metric_rows(key, draws, scratch, start, metric)
+        used = tuple(tuple(states[run.id] for run, _ in group.values()) for group in (draws, scratch, start))
+        arguments = (key, draws, scratch, start, metric)
+        rows += kept.computed((key, metric.name, used), partial(_metric_rows, *arguments))
     table = pd.DataFrame(rows, columns=COLUMNS)
     compared = table["p"].notna()
     if compared.any():

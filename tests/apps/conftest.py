@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from medssl.reporting.dashboard import watch
 from medssl.reporting.dashboard.server import app
 from tests.reporting.test_report import make_study
 
@@ -18,6 +19,12 @@ def main_stays() -> Iterator[None]:
     before = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = before
+
+
+@pytest.fixture(autouse=True)
+def looked_at_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder is walked at each run of a page, so that no test waits for the next look."""
+    monkeypatch.setattr(watch, "CHECK_S", 0.0)
 
 
 @pytest.fixture

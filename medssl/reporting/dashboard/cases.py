@@ -1,7 +1,7 @@
 """What the page on cases shows: the cases of two arms, the worst first, and each as pictures or probabilities.
 
     listed = worst_first(study.cases[a][0], study.cases[b][0])        # the score of each case in two arms
-    frames = scan_frames(cache, scan, Display("axial", 12, windows("CT")["lung (-600/1500)"]), reference, masks)
+    frames = scan_frames(cache, scan, Display("axial", 12, windows("CT")["lung (-600/1500)"]), True, masks)
 
 Imports no torch.
 """
@@ -20,7 +20,7 @@ from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
-from medssl.reporting.dashboard.viewer import Overlay, Plane, cached_slice, picture, slice_of
+from medssl.reporting.dashboard.viewer import Overlay, Plane, cached_slice, part_of_slice, picture, slice_of
 from medssl.reporting.redaction import without_paths
 from medssl.studies.arms import BASELINES
 from medssl.studies.results import Cases, arrays
@@ -127,27 +127,31 @@ def scan_notes(cache: Cache, scan: str) -> str:
 
 
 def scan_frames(
-    cache: Cache, scan: str, display: Display, reference: np.ndarray | None, masks: Sequence[np.ndarray | None] = ()
+    cache: Cache, scan: str, display: Display, segmented: bool, masks: Sequence[np.ndarray | None] = ()
 ) -> list[Frame]:
     """Draw one slice of a scan with its reference, then once for each mask, with the outline of the reference.
+
+    Only that slice of the scan and of its reference is read.
 
     Args:
         cache: The cache that holds the scan.
         scan: The id of the scan.
         display: How to show it.
-        reference: The reference mask; None for a scan that has none.
-        masks: The predicted masks; None stands for one that was not saved, whose frame shows the image alone.
+        segmented: Whether the scan has a reference mask.
+        masks: The part of each predicted mask that the slice needs (see `viewer.part_of_slice`); None stands for one that
+            was not saved, whose frame shows the image alone.
     """
     image, affine = cached_slice(cache, scan, display.plane, display.index), cache.affine(scan)
 
     def layer(mask: np.ndarray, opacity: float, outline: bool = False) -> Overlay:
-        return Overlay(slice_of(mask, affine, display.plane, display.index).pixels, opacity, outline)
+        return Overlay(slice_of(mask, affine, display.plane, 0).pixels, opacity, outline)
 
     def frame(*layers: Overlay) -> Frame:
         return Frame(picture(image, display.window, layers), image, bool(layers))
 
-    if reference is None:
+    if not segmented:
         return [frame()]
+    reference = cache.read_mask(scan, *part_of_slice(cache.shape(scan), display.plane, display.index))
     outline = [layer(reference, 1.0, outline=True)] if display.outline else []
     predictions = [frame() if mask is None else frame(layer(mask, display.opacity), *outline) for mask in masks]
     return [frame(layer(reference, display.opacity)), *predictions]

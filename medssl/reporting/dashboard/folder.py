@@ -1,4 +1,4 @@
-"""What lies in the folder under review: its runs, the folders that are not whole, and whether anything changed.
+"""What lies in the folder under review: its runs, and the folders that are not whole.
 
     runs_in_folder = runs_below(Path("runs"))     # runs.table(), and rows for folders that are not whole
     studies(runs_in_folder)                       # names of the studies, the newest first
@@ -8,10 +8,8 @@ Imports no torch. Nothing outside of the folder is ever opened: a link that lead
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import pandas as pd
 
 from medssl.core import runs
 from medssl.core.errors import MedsslError
+from medssl.studies.masks import FOLDER as MASKS
 
 LOCK = ".lock"  # beside a run, and beside a manifest, a cache or a cohort
 LEFTOVERS = {  # what a run writes before, or beside, its record
@@ -47,34 +46,26 @@ def inside(root: Path, name: str) -> Path:
     return folder
 
 
-def stamp(root: Path) -> str:
-    """Return a text that changes when anything below `root` is added, replaced or removed, or a record is written."""
-    digest = hashlib.sha256()
-    for folder, _, names in _walk(root):
-        for path in [folder, *(folder / name for name in ("run.json", "summary.parquet") if name in names)]:
-            with suppress(FileNotFoundError):  # replaced since the folder was listed: the next call sees it
-                about = os.lstat(path)
-                digest.update(f"{path} {about.st_mtime_ns} {about.st_size}".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
 def runs_below(root: Path) -> pd.DataFrame:
     """Return `runs.table(root)` with further rows for folders that are not whole.
 
     Their status is `empty` (nothing in it), `partial` (what a run writes before it has a record) or `refused` (a link in
     it leads out of `root`, so that nothing of it was read).
     """
-    rows = []
-    for folder, below, names in _walk(root):
-        links = _links_out(root, folder)
-        if "run.json" in names and not links:
-            rows.append(runs.row(root, folder))
-            continue
-        refused = [folder] if "run.json" in names else [folder / name for name in links]
-        rows += [_row(root, each, "refused", "a link leads out of the folder under review") for each in refused]
-        if not refused and (status := _status_without_record(folder, below, names)) and folder != root:
-            rows.append(_row(root, folder, status, "holds no run.json"))
+    rows = [row for folder, below, names in walk(root) for row in rows_of(root, folder, below, names)]
     return runs.as_table(sorted(rows, key=lambda row: row["folder"]))
+
+
+def rows_of(root: Path, folder: Path, below: list[str], names: list[str]) -> list[dict[str, Any]]:
+    """Return the rows of `runs_below` for one folder; `below` and `names` are the folders and files in it."""
+    links = _links_out(root, folder)
+    if "run.json" in names and not links:
+        return [runs.row(root, folder)]
+    refused = [folder] if "run.json" in names else [folder / name for name in links]
+    if refused:
+        return [_row(root, each, "refused", "a link leads out of the folder under review") for each in refused]
+    status = _status_without_record(folder, below, names)
+    return [_row(root, folder, status, "holds no run.json")] if status and folder != root else []
 
 
 def studies(runs_in_folder: pd.DataFrame) -> list[str]:
@@ -84,11 +75,13 @@ def studies(runs_in_folder: pd.DataFrame) -> list[str]:
     return chosen["folder"].tolist()
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Folders below `root` that may hold runs: links are not followed, caches of scans not entered."""
+def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Return the folders below `root` that may hold runs, with the folders and files in each: links are not followed, caches of scans and masks not entered."""
     for path, below, names in os.walk(root):
         if "cache.json" in names:
             below.clear()
+        if "run.json" in names and MASKS in below:
+            below.remove(MASKS)  # one file a scan, none of which is a run
         below.sort()
         yield Path(path), below, names
 

@@ -12,22 +12,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
-from medssl.reporting.dashboard import cases, folder
+from medssl.reporting.dashboard import cases, folder, viewer
 from medssl.reporting.dashboard import study as study_files
 from medssl.reporting.dashboard.selection import Selection
 from medssl.reporting.dashboard.server import settings
-from medssl.reporting.dashboard.study import Key, ReviewedStudy
+from medssl.reporting.dashboard.study import ReviewedStudy
+from medssl.reporting.dashboard.watch import FolderWatch
+from medssl.studies.kept import KeptCells
 from medssl.studies.results import LabelCurve
 
 REFRESH_S = 5.0  # between two checks whether the folder changed
-KEPT_S = 60.0  # no file changes when a process dies: only time shows it, so the table of runs is read again after this
 
 
 def root() -> Path:
@@ -36,9 +36,8 @@ def root() -> Path:
 
 
 def read_folder() -> None:
-    """Read the folder again if it changed."""
-    stamp = folder.stamp(root())
-    st.session_state["stamp"], st.session_state["runs"] = stamp, _runs_below(root(), stamp)
+    """Take the runs as they are now."""
+    st.session_state["version"], st.session_state["runs"] = _watch(root()).now()
 
 
 def runs_in_folder() -> pd.DataFrame:
@@ -105,16 +104,15 @@ def cache_of(shown: ReviewedStudy) -> tuple[Cache | None, str]:
     return _cache(shown.run.data, settings().data, shown.run)
 
 
-def mask_of(shown: ReviewedStudy, key: Key, draw: int, scan: str) -> np.ndarray | None:
-    """Return what a cell predicted for a scan; None where it saved no mask."""
-    file = shown.cell_folder(key, draw) / "masks.npz"
-    return _masks(file.parent, file.stat().st_mtime).get(scan) if file.exists() else None
+def fullest_slices(cache: Cache, scan: str, segmented: bool) -> dict[str, int]:
+    """Return plane -> the slice with most of the reference; the mask is read once a scan, not with every slice."""
+    return _fullest_slices(cache.digest, scan, segmented, cache)
 
 
 @st.fragment(run_every=REFRESH_S)
 def follow_folder() -> None:
     """Check every few seconds whether the folder changed, and draw the page again if it did."""
-    if folder.stamp(root()) != st.session_state["stamp"]:
+    if _watch(root()).now()[0] != st.session_state["version"]:
         st.rerun()
     running = int((runs_in_folder()["status"] == "running").sum())
     st.caption(f"{len(runs_in_folder())} runs, {running} running. Last checked at {time.strftime('%H:%M:%S')}.")
@@ -124,14 +122,19 @@ def _query() -> dict[str, list[str]]:
     return {name: st.query_params.get_all(name) for name in st.query_params}
 
 
-@st.cache_resource(show_spinner=False, ttl=KEPT_S, max_entries=4)
-def _runs_below(root: Path, stamp: str) -> pd.DataFrame:
-    return folder.runs_below(root)
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _watch(root: Path) -> FolderWatch:
+    return FolderWatch(root)
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def _kept_cells(study: Path) -> KeptCells:
+    return KeptCells()
 
 
 @st.cache_resource(show_spinner="Reading the study", max_entries=8)
 def _study(root: Path, name: str, stamp: str, _runs: pd.DataFrame) -> ReviewedStudy:
-    return study_files.read_study(root, name, _runs)
+    return study_files.read_study(root, name, _runs, _kept_cells(root / name))
 
 
 @st.cache_resource(show_spinner="Computing the labels saved", max_entries=8)
@@ -144,6 +147,6 @@ def _cache(data: str, caches: tuple[Path, ...], _run: Run) -> tuple[Cache | None
     return cases.cache_of(_run, caches)
 
 
-@st.cache_resource(show_spinner=False, max_entries=8)
-def _masks(cell: Path, stamp: float) -> dict[str, np.ndarray]:
-    return study_files.saved_masks(cell)
+@st.cache_data(show_spinner=False, max_entries=10_000)
+def _fullest_slices(data: str, scan: str, segmented: bool, _cache: Cache) -> dict[str, int]:
+    return viewer.fullest_slices(_cache.read_mask(scan) if segmented else None, _cache.shape(scan))

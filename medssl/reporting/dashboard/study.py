@@ -12,16 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from medssl.core import runs
-from medssl.core.atomic import read_npz
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.reporting.dashboard.folder import inside, studies
+from medssl.studies.kept import KeptCells
 from medssl.studies.results import (
-    UNREADABLE,
     Cases,
     LabelCurve,
     cases_of,
@@ -46,6 +44,7 @@ class ReviewedStudy:
         task: Its task, which knows the primary metric.
         cells: Its rows of `runs.table`.
         main: The rows of its summary for the primary metric.
+        others: The rows for the other metrics.
         provisional: Whether the summary was computed from the cells finished so far.
         cases: (arm, mode, budget) -> draw -> one row per case.
         damaged: The ids of finished cells whose predictions cannot be read.
@@ -56,6 +55,7 @@ class ReviewedStudy:
     task: type[Task]
     cells: pd.DataFrame
     main: pd.DataFrame
+    others: pd.DataFrame
     provisional: bool
     cases: Cases
     damaged: list[str]
@@ -79,13 +79,14 @@ class ReviewedStudy:
         return self.folder / "cells" / str(cells.loc[same, "folder"].iloc[-1])
 
 
-def read_study(root: Path, name: str, runs_in_folder: pd.DataFrame) -> ReviewedStudy:
+def read_study(root: Path, name: str, runs_in_folder: pd.DataFrame, kept: KeptCells | None = None) -> ReviewedStudy:
     """Read the study in folder `name` below `root`.
 
     Args:
         root: The folder under review.
         name: One of `studies(runs_in_folder)`.
         runs_in_folder: The runs below `root`, from `runs_below`.
+        kept: What was read of its cells before; only what changed since is read and summarised again.
 
     Raises:
         MedsslError: The folder lies outside of `root`, or holds no study, or one whose record is malformed.
@@ -97,11 +98,13 @@ def read_study(root: Path, name: str, runs_in_folder: pd.DataFrame) -> ReviewedS
     check_record(run)
     task = task_named(str(run.config.get("task", "")))
     cells = cells_of(_cells_below(runs_in_folder, name), run)
-    cases, damaged = cases_of(folder, cells)
-    summary = summary_of(folder, run, cells, damaged)
-    main = summary[summary["metric"] == task.metric.name].reset_index(drop=True)
+    kept = kept or KeptCells()
+    cases, damaged = cases_of(folder, cells, kept)
+    summary = summary_of(folder, run, cells, damaged, kept)
+    primary = summary["metric"] == task.metric.name
+    main, others = summary[primary].reset_index(drop=True), summary[~primary].reset_index(drop=True)
     whole = run.status == "finished" and (folder / "summary.parquet").exists()
-    return ReviewedStudy(folder, run, task, cells, main, not whole, cases, damaged)
+    return ReviewedStudy(folder, run, task, cells, main, others, not whole, cases, damaged)
 
 
 def study_stamp(root: Path, runs_in_folder: pd.DataFrame, name: str) -> str:
@@ -111,17 +114,6 @@ def study_stamp(root: Path, runs_in_folder: pd.DataFrame, name: str) -> str:
     rows = runs_in_folder[own].reindex(columns=columns).astype(str).to_numpy().tolist()
     summary = inside(root, name) / "summary.parquet"
     return runs.identity(rows=rows, summary=summary.stat().st_mtime_ns if summary.exists() else None)
-
-
-def saved_masks(cell: Path) -> dict[str, np.ndarray]:
-    """Return scan -> the mask that this cell predicted; empty where none can be read.
-
-    The cells of the first draw of a segmentation study save their masks.
-    """
-    try:
-        return read_npz(cell / "masks.npz")
-    except (*UNREADABLE, EOFError):
-        return {}
 
 
 def _cells_below(runs_in_folder: pd.DataFrame, name: str) -> pd.DataFrame:

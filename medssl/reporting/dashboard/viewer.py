@@ -66,14 +66,14 @@ def slice_count(shape: Sequence[int], plane: str) -> int:
     return int(shape[PLANES[plane]]) if len(shape) == 3 else 1
 
 
-def fullest_slice(mask: np.ndarray | None, shape: Sequence[int], plane: str) -> int:
-    """Return the index of the slice with most of the mask, or of the middle slice where the mask is empty."""
+def fullest_slices(mask: np.ndarray | None, shape: Sequence[int]) -> dict[str, int]:
+    """Return plane -> index of the slice with most of the mask, or of the middle slice where the mask is empty."""
     if len(shape) == 2:
-        return 0
-    axis = PLANES[plane]
+        return dict.fromkeys(PLANES, 0)
     if mask is None or not mask.any():
-        return shape[axis] // 2
-    return int((mask > 0).sum(axis=tuple(i for i in range(3) if i != axis)).argmax())
+        return {plane: shape[axis] // 2 for plane, axis in PLANES.items()}
+    others = {plane: tuple(i for i in range(3) if i != axis) for plane, axis in PLANES.items()}
+    return {plane: int(np.count_nonzero(mask, axis=axes).argmax()) for plane, axes in others.items()}
 
 
 def slice_of(array: np.ndarray, affine: np.ndarray, plane: str, index: int) -> Plane:
@@ -91,14 +91,17 @@ def slice_of(array: np.ndarray, affine: np.ndarray, plane: str, index: int) -> P
     return Plane(pixels, float(steps_mm[up]), float(steps_mm[across]), top, bottom, left, right)
 
 
+def part_of_slice(shape: Sequence[int], plane: str, index: int) -> tuple[list[int], list[int]]:
+    """Return the first voxel and the size of the part of a scan that one slice needs; an image is needed as a whole."""
+    if len(shape) == 2:
+        return [0, 0], list(shape)
+    axis = PLANES[plane]
+    return [index if i == axis else 0 for i in range(3)], [1 if i == axis else n for i, n in enumerate(shape)]
+
+
 def cached_slice(cache: Cache, scan: str, plane: str, index: int) -> Plane:
     """Cut a slice out of the first channel of a cached scan; only that slice of a volume is read."""
-    shape = cache.shape(scan)
-    if len(shape) == 2:
-        return slice_of(cache.read(scan)[0], cache.affine(scan), plane, index)
-    axis = PLANES[plane]
-    start = [index if i == axis else 0 for i in range(3)]
-    size = [1 if i == axis else n for i, n in enumerate(shape)]
+    start, size = part_of_slice(cache.shape(scan), plane, index)
     return slice_of(cache.read(scan, start, size)[0], cache.affine(scan), plane, 0)
 
 

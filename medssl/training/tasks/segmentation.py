@@ -118,7 +118,7 @@ class Segmentation(Task):
     def examples(
         self, cache: Cache, scans: Sequence[str], predictions: Sequence[np.ndarray], cases: pd.DataFrame
     ) -> dict[str, dict[str, Any]]:
-        """All masks; and of the worst, the median and the best case the slice that holds most of the reference."""
+        """Of the worst, the median and the best case the slice that holds most of the reference."""
         from medssl.views.center_crops import center_crops
 
         dice_of_case, pictures = mean_dice(cases).fillna(1.0), dict[str, Any]()
@@ -132,7 +132,7 @@ class Segmentation(Task):
                 arrays = {name: array[:, :, place] for name, array in arrays.items()}
             pictures |= {f"{name}.{number}": array for name, array in arrays.items()}
             pictures[f"dice.{number}"] = dice_of_case[case]
-        return {"examples.npz": pictures, "masks.npz": dict(zip(scans, predictions))}
+        return {"examples.npz": pictures}
 
     def write_results(
         self, model: Any, cache: Cache, size: Sequence[int], sources: Path | None, out: Path

@@ -58,9 +58,5 @@ def test_windows_suit_the_modality() -> None:
 def test_the_fullest_slice_and_the_middle_one() -> None:
     mask = np.zeros((6, 7, 8), dtype=np.uint8)
     mask[2:4, 3, 5] = 1
-    assert [viewer.fullest_slice(mask, mask.shape, plane) for plane in ("sagittal", "coronal", "axial")] == [
-        2,
-        3,
-        5,
-    ]
-    assert viewer.fullest_slice(None, mask.shape, "axial") == 4
+    assert viewer.fullest_slices(mask, mask.shape) == {"axial": 5, "coronal": 3, "sagittal": 2}
+    assert viewer.fullest_slices(None, mask.shape) == {"axial": 4, "coronal": 3, "sagittal": 3}
