@@ -51,6 +51,7 @@ class Candidate:
     patient: str | None = None
     labels: dict[str, object] = field(default_factory=dict)
     report: str | None = None  # scrubbed
+    modality: str | None = None  # of the labels
 
     def reject(self, reason: str) -> None:
         """Leave the scan out; the first reason stays."""

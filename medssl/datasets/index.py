@@ -26,6 +26,7 @@ from medssl.datasets.audit import write_audit
 from medssl.datasets.base import IndexOptions, named_dataset
 from medssl.datasets.candidates import BATCH, Candidate, CandidateStore, named_sources
 from medssl.datasets.collect import collect, with_mask_checked
+from medssl.datasets.hounsfield import hounsfield_notices
 from medssl.datasets.labels import LabelTable, check_classes
 from medssl.datasets.manifest import (
     PSEUDONYM_KEY,
@@ -91,7 +92,8 @@ def index(
         mask: Where an image's mask lies, from the image's folder (for a DICOM series from the one above it), such as
             ../labels/{name}, {stem}_mask.nii.gz or {name}_seg.dcm.
         classes_from_folders: Take the folder's name as the label `class`.
-        modality: DICOM's code for scans in formats that do not say it.
+        modality: DICOM's code for scans in formats that do not say it; without it, a column `modality` of the labels is
+            taken, and where values look like Hounsfield units a warning asks for one.
         key_file: A key of your own for the pseudonyms, made here if the file does not exist yet. Keep one for each site and give it
             each time: only then has a patient the same pseudonym in two manifests, and a study can tell whether a test
             patient was pretrained on. Whoever has the key can check whether somebody is among the patients.
@@ -137,6 +139,8 @@ def index(
         if template:
             stream = run_parallel(with_mask_checked, stream, jobs, "masks", batch=BATCH, scheduler=scheduler)
         manifest = _write(stream, pseudonyms, options.modality, out)
+        if options.modality is None:
+            notices += hounsfield_notices(manifest, read_table(out / "sources.parquet"))
         if audit:
             write_audit(_audited_files(out), out, jobs)
     print_notices(notices)
@@ -208,7 +212,7 @@ def _write(candidates: Iterable[Candidate], pseudonyms: Pseudonyms, modality: st
     with RowGroups(out / "sources.parquet", SOURCES) as sources:
         for candidate in candidates:
             scan = pseudonyms.of("scan", candidate.identity)
-            columns.add(_row(candidate, scan, pseudonyms, modality))
+            columns.add(_row(candidate, scan, pseudonyms, modality or candidate.modality))
             sources.add(_source_row(candidate, scan))
     manifest = manifest_frame(columns)
     for name in manifest:

@@ -27,8 +27,10 @@ from medssl.datasets.base import IndexOptions
 from medssl.datasets.candidates import Candidate, Parts
 from medssl.datasets.notices import Notice
 from medssl.datasets.reports import scrub
+from medssl.scans.modality import MODALITIES
 from medssl.scans.paths import stem
 
+MODALITY = "modality"  # a column of this name says it for formats that do not
 MAX_TEXTS = 20  # different texts of a label; where there are more, each must stand in a few rows on average
 ROWS_OF_A_CLASS = 5
 MAX_CHARACTERS = 64  # of a class's name
@@ -66,7 +68,8 @@ class LabelTable:
         self.ids = frame[key].fillna("").str.strip().tolist()
         self.patients = frame[self.patient].tolist() if self.patient else []
         self.frame = frame
-        used = (key, self.patient, report, *self.labels)
+        self.modalities = [] if options.modality else _modalities(frame, (key, self.patient, report))
+        used = (key, self.patient, report, *self.labels, *([MODALITY] if self.modalities else []))
         self.columns_left_out = [name for name in frame.columns if name not in used]
 
     def join(self, candidates: Iterable[Candidate], notices: list[Notice]) -> Iterator[Candidate]:
@@ -107,6 +110,7 @@ class LabelTable:
     def _add_row(self, candidate: Candidate, row: int) -> None:
         values = {name: _plain(self.frame[name].iloc[row]) for name in self.labels}
         candidate.labels = candidate.labels | values
+        candidate.modality = self.modalities[row] if self.modalities else None
         candidate.patient = self._patient(row)
         if self.report is None or pd.isna(text := self.frame[self.report].iloc[row]) or not str(text).strip():
             return
@@ -123,6 +127,7 @@ class LabelTable:
     def _agree(self, rows: list[int]) -> bool:
         """True where the rows of one scan say the same."""
         columns = [*self.labels, *(name for name in (self.patient, self.report) if name)]
+        columns += [MODALITY] if self.modalities and MODALITY not in columns else []
         return len(rows) < 2 or len(self.frame.iloc[rows][columns].drop_duplicates()) <= 1
 
     def _notices(self, rows: dict[int, list[int]], unknown, ambiguous, usable: Sequence[bool]) -> list[Notice]:
@@ -138,11 +143,33 @@ class LabelTable:
             if words := sorted(set(self.frame[name].dropna().astype(str)) & MISSING_WORDS):
                 text = f"the label {name!r} has the class {words[0]!r}: leave cells empty where there is no label"
                 notices.append(Notice(text))
+        if MODALITY in self.columns_left_out and (words := _no_codes(self.frame)):
+            text = (
+                "words in the column modality of the labels are no DICOM codes, so it is not used: expected CT, MR, ..."
+            )
+            notices.append(Notice(f"{len(words)} {text}", tuple(words)))
         if self.columns_left_out:
             text = "columns of the labels are left out (keep some with --label NAME..., name the patients' column with --patient NAME)"
             names = tuple(self.columns_left_out)
             notices.append(Notice(f"{len(names)} {text}", names, names_shown=len(names)))
         return notices + ([Notice(f"{without} scans have no row in the labels")] if without else [])
+
+
+def _modalities(frame: pd.DataFrame, taken: Sequence[str | None]) -> list[str | None]:
+    """The code of each row where the labels have a column of DICOM's codes, else nothing."""
+    if MODALITY not in frame or MODALITY in taken or _no_codes(frame):
+        return []
+    return [None if pd.isna(value) else _code(value) for value in frame[MODALITY]]
+
+
+def _no_codes(frame: pd.DataFrame) -> list[str]:
+    """What stands in the column of modalities and is no code of DICOM."""
+    values = frame[MODALITY].dropna().unique() if MODALITY in frame else []
+    return sorted(str(value) for value in values if _code(value) not in MODALITIES)
+
+
+def _code(value: object) -> str:
+    return str(value).strip().upper()
 
 
 def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:

@@ -398,6 +398,37 @@ def test_header_words_are_fixed_words():
     assert known_manufacturer("") is None
 
 
+def test_a_column_modality_of_the_labels_is_taken(tmp_path):
+    data = tree(tmp_path / "data", count=3, mask=False) / "images"
+    labels = tmp_path / "labels.csv"
+    labels.write_text("file,modality\ns0.nii.gz,ct\ns1.nii.gz,MR\ns2.nii.gz,\n")
+    manifest = index([data], tmp_path / "m", labels=labels)
+    assert manifest.modality.tolist() == ["CT", "MR", "OT"]
+    assert set(index([data], tmp_path / "given", labels=labels, modality="US").modality) == {"US"}
+    labels.write_text("file,modality\ns0.nii.gz,T1w\n")
+    manifest = index([data], tmp_path / "words", labels=labels)
+    assert set(manifest.modality) == {"OT"}
+    assert any("no DICOM codes, so it is not used" in warning for warning in manifest.attrs["warnings"])
+
+
+def test_values_like_hounsfield_units_without_a_modality_are_asked_about(tmp_path):
+    body = np.full((20, 20, 20), -1000, np.int16)
+    body[5:15, 5:15, 5:15] = 40
+    for name, array in {"ct": body, "mr": body + 1000, "noise": np.arange(8000).reshape(20, 20, 20)}.items():
+        write_nifti(tmp_path / name / "a.nii.gz", array.astype(np.int16))
+    asked = {
+        (name, modality): any(
+            "give --modality CT" in warning
+            for warning in index([tmp_path / name], tmp_path / f"m{name}{modality}", modality=modality).attrs[
+                "warnings"
+            ]
+        )
+        for name in ("ct", "mr", "noise")
+        for modality in (None, "CT")
+    }
+    assert [case for case, was in asked.items() if was] == [("ct", None)]
+
+
 def test_hippocampus(shared, tmp_path):
     data = shared("hippocampus")
     manifest = index(
