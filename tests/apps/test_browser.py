@@ -22,13 +22,14 @@ from medssl.core import runs
 from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard.cases import worst_first
 from medssl.reporting.findings import findings
+from medssl.reporting.html.report import report
 from medssl.reporting.style import arm_name, interval
 from medssl.reporting.widgets import WORD_JOINER
 from medssl.studies.settings import StudyDesign
 from medssl.studies.study import study
 from medssl.training.config import FinetuneConfig
 from tests.apps.hostile import HOSTILE, rename_arm
-from tests.reporting.test_report import record
+from tests.reporting.test_report import make_study, record
 
 CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/chromium-browser") if Path(path).exists()), None)
 pytestmark = [
@@ -47,6 +48,7 @@ FLAGS = [
     "--host-resolver-rules=MAP foreign.example 127.0.0.1",
 ]
 PATIENCE_MS = 60_000
+A4_PX = round((210 - 2 * 12) / 25.4 * 96)  # the width of a page between its margins
 # Writes down every address that the server process connects to or resolves.
 WATCH = """
 import os, sys
@@ -270,6 +272,77 @@ def test_controls_of_a_case_act(dashboard: Dashboard, phantom_study: Path, cache
     assert dashboard.errors == []
 
 
+def test_choices_survive_back_another_page_and_a_run_that_appears(dashboard: Dashboard, phantom_study: Path) -> None:
+    page = dashboard.open("cases?study=seg", ".case img")
+    worst = worst_first(pd.read_parquet(folder_of(phantom_study / "seg", "scratch", "1p") / "predictions.parquet"))
+    tick(page, 1)
+    page.get_by_text(f"Scan {worst['scan'][1]}").wait_for()
+    dashboard.settle()
+    choose("Plane", "coronal")(page)
+    page.wait_for_url("**plane=coronal**")
+    dashboard.settle()
+    page.get_by_role("link", name="Runs").click()
+    page.wait_for_selector("[data-testid=stDataFrame]")
+    dashboard.settle()
+    for row in (0, 1):
+        tick(page, row)
+        dashboard.settle()
+    page.wait_for_selector("[data-testid=stTable]")
+    compared = page.locator("[data-testid=stTable] thead").inner_text()
+    late = phantom_study / "late"
+    record(late, "pretrain", {"steps": 3}, started=2e9)
+    try:
+        page.locator("[data-testid=stDataFrame] canvas td", has_text="late").first.wait_for(state="attached")
+        dashboard.settle()
+        assert page.locator("[data-testid=stTable] thead").inner_text() == compared
+    finally:
+        shutil.rmtree(late)
+    page.get_by_role("link", name="Cases").click()
+    page.get_by_text(f"Scan {worst['scan'][1]}").wait_for()
+    dashboard.settle()
+    assert page.locator(".stSelectbox", has_text="Plane").first.get_by_text("coronal").count() == 1
+    choose("Plane", "sagittal")(page)
+    page.wait_for_url("**plane=sagittal**")
+    dashboard.settle()
+    page.go_back()
+    page.wait_for_url("**plane=coronal**")
+    dashboard.settle()
+    assert page.locator(".stSelectbox", has_text="Plane").first.get_by_text("coronal").count() == 1
+    assert dashboard.errors == []
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_the_page_is_as_dark_as_the_browser_asks_for(browser, served, scheme: str, dark: bool) -> None:
+    context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1000})
+    opened = Dashboard(context.new_page(), served[0])
+    page = opened.open("cases?study=seg", ".case img")
+    colour = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 3 * 128) == dark
+    context.close()
+
+
+def test_pictures_use_the_width_of_a_desktop_and_of_a_phone(browser, served) -> None:
+    for width, height, least in ((1400, 1000, 320), (390, 844, 340)):
+        context = browser.new_context(viewport={"width": width, "height": height})
+        opened = Dashboard(context.new_page(), served[0])
+        page = opened.open("cases?study=seg", ".case img")
+        assert page.locator(".case .frame").first.bounding_box()["width"] >= least
+        header = page.locator("[data-testid=stHeader]").bounding_box()
+        first = page.locator(".stMainBlockContainer .stElementContainer:visible").first.bounding_box()
+        covered = header["y"] + header["height"] if width < 640 else 0
+        assert first["y"] >= covered
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        context.close()
+
+
+def test_the_tool_bar_of_a_table_covers_no_control(dashboard: Dashboard) -> None:
+    page = dashboard.open("runs", "[data-testid=stDataFrame]")
+    page.locator("[data-testid=stDataFrame]").hover()
+    bar = page.locator(".stElementContainer:has(.stDataFrame) [data-testid=stElementToolbar]").bounding_box()
+    table = page.locator("[data-testid=stDataFrame]").bounding_box()
+    assert bar["y"] >= table["y"] + table["height"] - 2
+
+
 def test_hostile_names_are_shown_as_text_and_fetch_nothing(
     dashboard: Dashboard, served, phantom_study: Path, pretrained: Path
 ) -> None:
@@ -368,6 +441,19 @@ def test_no_file_of_the_machine_is_served(served, path: str) -> None:
     assert not re.match(r"HTTP/1.1 200.*passwd", answer, re.S)
 
 
+def test_a_printed_report_fits_a4(browser, tmp_path: Path) -> None:
+    page = browser.new_page(viewport={"width": A4_PX, "height": 1000})
+    page.goto(report(make_study(tmp_path)).as_uri())
+    page.emulate_media(media="print")
+    heads = page.locator("th", has_text="p, Holm")
+    assert heads.count() >= 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= A4_PX
+    for table in page.locator("table").all():
+        box = table.bounding_box()
+        assert box["x"] + box["width"] <= A4_PX + 1
+    page.close()
+
+
 SOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
 SOCKET |= {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
 
@@ -390,6 +476,21 @@ def test_a_foreign_host_or_origin_gets_no_socket_and_nothing_outside_is_requeste
     answer = raw_answer(served[0], "/_stcore/stream", headers)
     assert answer.startswith("HTTP/1.1 101" if let_in else "HTTP/1.1 403"), answer[:200]
     assert outside_connections(served[1]) == []
+
+
+def test_answers_have_a_policy_metrics_are_closed_and_a_foreign_host_gets_no_shell(served) -> None:
+    page = raw_answer(served[0], "/")
+    assert page.startswith("HTTP/1.1 200")
+    for line in (
+        "x-frame-options: DENY",
+        "content-security-policy: default-src 'self'",
+        "x-content-type-options: nosniff",
+    ):
+        assert line in page
+    assert raw_answer(served[0], "/_stcore/metrics").startswith("HTTP/1.1 404")
+    foreign = raw_answer(served[0], "/", {"Host": "foreign.example"})
+    assert foreign.startswith("HTTP/1.1 403")
+    assert "<html" not in foreign
 
 
 def raw_answer(url: str, path: str, headers: dict[str, str] | None = None) -> str:

@@ -17,9 +17,11 @@ import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medssl.core.errors import MedsslError
 from medssl.core.resources import resource
+from medssl.reporting.dashboard.guard import Guard, inline_scripts
 
 SETTINGS = "MEDSSL_REVIEW"  # the environment variable that says what to show
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -64,7 +66,7 @@ def review(
             stacklevel=2,
         )
     os.environ[SETTINGS] = json.dumps({"root": str(shown.root.resolve()), "data": [str(d) for d in shown.data]})
-    _serve(options(host, port, names or []))
+    _serve(options(host, port, names or []), hosts(host, names or []))
 
 
 def settings() -> Settings:
@@ -75,11 +77,16 @@ def settings() -> Settings:
     return Settings(Path(about["root"]), tuple(Path(d) for d in about["data"]))
 
 
-def options(host: str, port: int, names: list[str]) -> list[str]:
-    """Return Streamlit's settings as options of its command line, which no configuration file overrides."""
-    known = list(dict.fromkeys([*LOCAL, *([] if host in ("0.0.0.0", "::") else [host]), *names]))
+def hosts(host: str, names: list[str]) -> list[str]:
+    """Return the names under which a browser may request the dashboard."""
+    return list(dict.fromkeys([*LOCAL, *([] if host in ("0.0.0.0", "::") else [host]), *names]))
+
+
+def options(host: str, port: int, names: list[str]) -> dict[str, Any]:
+    """Return Streamlit's settings, which no configuration file overrides."""
+    known = hosts(host, names)
     origins = [f"http://{_bracketed(name)}:{port}" for name in known]
-    values: dict[str, str | int | list[str]] = {
+    return {
         "server.address": host,
         "server.port": port,
         "browser.serverAddress": _browser_address(host),
@@ -87,25 +94,25 @@ def options(host: str, port: int, names: list[str]) -> list[str]:
         "server.allowedHosts": known,
         "server.corsAllowedOrigins": origins,
         "client.allowedOrigins": origins,
-        "server.enableCORS": "true",
-        "server.enableXsrfProtection": "true",
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
         "server.xsrfCookieSameSite": "strict",
-        "server.headless": "true",
+        "server.headless": True,
         "server.fileWatcherType": "none",
-        "server.runOnSave": "false",
-        "server.enableStaticServing": "false",
-        "server.enableAgentApi": "false",
+        "server.runOnSave": False,
+        "server.enableStaticServing": False,
+        "server.enableAgentApi": False,
         "server.maxUploadSize": 1,
-        "runner.magicEnabled": "false",
-        "browser.gatherUsageStats": "false",
+        "runner.magicEnabled": False,
+        "browser.gatherUsageStats": False,
         "client.showErrorDetails": "none",
-        "client.showErrorLinks": "false",
+        "client.showErrorLinks": False,
         "client.toolbarMode": "minimal",
-        "global.developmentMode": "false",
-        "logger.hideWelcomeMessage": "true",
-        "theme.primaryColor": "#0072B2",
+        "global.developmentMode": False,
+        "logger.hideWelcomeMessage": True,
+        "theme.light.primaryColor": "#0072B2",  # one for each, so that the page follows the browser's light or dark
+        "theme.dark.primaryColor": "#56B4E9",
     }
-    return [f"--{k}={v}" for k, each in values.items() for v in (each if isinstance(each, list) else [each])]
 
 
 def app() -> Path:
@@ -113,19 +120,21 @@ def app() -> Path:
     return resource("apps") / "review" / "app.py"
 
 
-def _serve(flags: list[str]) -> None:
+def _serve(options: dict[str, Any], names: list[str]) -> None:
+    import streamlit as st
+    from starlette.middleware import Middleware
     from streamlit import net_util
-    from streamlit.web import cli
 
     for part in ("medssl.reporting.widgets", "medssl.reporting.tables", "plotly.graph_objects"):
         importlib.import_module(part)  # now, so that the first page does not wait for it
 
     # At a request from a foreign page Streamlit would ask a server on the internet for this machine's address.
     net_util.get_external_ip = net_util.get_internal_ip = lambda: None
-    given = dict(flag.split("=", 1) for flag in flags if flag.startswith("--browser."))
-    address, port = given["--browser.serverAddress"], given["--browser.serverPort"]
+    address, port = options["browser.serverAddress"], options["browser.serverPort"]
     print(f"The dashboard is at http://{_bracketed(address)}:{port} (Ctrl-C stops it).", flush=True)
-    cli.main(["run", str(app()), *flags], standalone_mode=False)
+    page = Path(st.__file__).parent / "static" / "index.html"
+    guard = Middleware(Guard, hosts=names, inline_scripts=inline_scripts(page))
+    st.App(app(), middleware=[guard]).run(config=options)
 
 
 def _check_parts() -> None:

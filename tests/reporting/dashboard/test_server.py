@@ -14,20 +14,21 @@ from medssl.reporting.dashboard.server import options
 
 def test_every_setting_that_decides_who_may_look_is_explicit() -> None:
     given = options("127.0.0.1", 8501, ["box"])
-    for setting in (
-        "--server.address=127.0.0.1",
-        "--browser.gatherUsageStats=false",
-        "--client.showErrorDetails=none",
-        "--server.enableCORS=true",
-        "--server.enableXsrfProtection=true",
-        "--server.enableStaticServing=false",
-        "--server.enableAgentApi=false",
-        "--server.allowedHosts=localhost",
-        "--server.allowedHosts=box",
-    ):
-        assert setting in given
-    assert not [g for g in given if "0.0.0.0" in g or "*" in g or "streamlit.app" in g]
-    assert "--server.allowedHosts=0.0.0.0" not in options("0.0.0.0", 8501, [])
+    expected = {
+        "server.address": "127.0.0.1",
+        "browser.gatherUsageStats": False,
+        "client.showErrorDetails": "none",
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
+        "server.enableStaticServing": False,
+        "server.enableAgentApi": False,
+        "server.allowedHosts": ["127.0.0.1", "localhost", "::1", "box"],
+    }
+    assert {name: given[name] for name in expected} == expected
+    assert not [
+        value for value in given.values() if any(text in str(value) for text in ("0.0.0.0", "*", "streamlit.app"))
+    ]
+    assert "0.0.0.0" not in options("0.0.0.0", 8501, [])["server.allowedHosts"]
 
 
 def test_what_cannot_be_served_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -40,14 +41,14 @@ def test_what_cannot_be_served_is_reported(tmp_path: Path, capsys: pytest.Captur
 
 def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("medssl.reporting.dashboard.server")
-    served: list[list[str]] = []
-    monkeypatch.setattr(module, "_serve", served.append)
+    served: list[dict] = []
+    monkeypatch.setattr(module, "_serve", lambda options, names: served.append(options))
     monkeypatch.setenv("MEDSSL_REVIEW", "")
     with pytest.warns(UserWarning, match="without a password"):
         module.review(tmp_path, host="0.0.0.0", port=0)
-    assert "--server.address=0.0.0.0" in served[0]
+    assert served[0]["server.address"] == "0.0.0.0"
     module.review(tmp_path, port=0)
-    assert "--server.address=127.0.0.1" in served[1]
+    assert served[1]["server.address"] == "127.0.0.1"
     assert module.settings().root == tmp_path.resolve()
 
 
