@@ -25,6 +25,7 @@ from medssl.reporting import redaction
 from medssl.reporting import tables as report_tables
 from medssl.reporting.findings import findings
 from medssl.reporting.html.report import report
+from medssl.reporting.methods_text import citations
 from medssl.reporting.style import MODES
 from medssl.studies.arms import Mode
 from medssl.studies.results import LabelCurve, cases_of, cells_of, summary_of
@@ -249,6 +250,36 @@ def test_every_section_has_its_content(page):
     assert text.index("split by patient") < text.index("strong baselines") < text.index("labels saved not")
     options = "--allow-seen true --budgets 1p 10% 100% --crop 32 32 32 --draws 5 --steps 7"
     assert f"medssl study --data CACHE --out STUDY --task segmentation --arms scratch RUN_1 {options}" in text
+
+
+def test_the_report_has_what_a_paper_needs_beside_the_numbers(studied, page):
+    text = text_of(page)
+    for sentence in (
+        "Scans are 3D CT on a grid of 1 × 1 × 2 mm. Patients were split at random (seed 0): 80 for training, 10 for validation, 24 for testing",
+        "simmim was pretrained without labels for 500 steps, in 1 run.",
+        "The arms scratch, simmim were trained for segmentation with the label budgets 1p, 10%, 100%, in 5 draws",
+        "Settings given: steps 7; crop 32 × 32 × 32.",
+        "The primary metric is Dice.",
+        "Holm, A simple sequentially rejective multiple test procedure",
+        "patients for training, of whom the budgets are drawn 80",
+        "spacing, mm 1 × 1 × 2",
+        "given_options.crop 32, 32, 32",
+        "HD95 of a structure that the prediction lacks is the diagonal of the scan",
+    ):
+        assert sentence in text
+    assert "{" not in text  # no raw JSON
+    assert "pretraining.simmim.runs.0.id pre123" in text
+
+
+def test_the_works_behind_a_study_are_named():
+    arms = ["scratch", "runs/simclr", "self-training(scratch)"]
+    pretraining = {"simclr": {"method": {"class_path": "SimCLR"}}, "own": {"method": {"class_path": "Mine"}}}
+    config = {"task": "classification", "arms": arms, "pretraining": pretraining}
+    works = citations(runs.Run("a", "study", config, "data", 0))
+    assert works[0].startswith("Chen et al., A Simple Framework for Contrastive Learning of Visual Representations")
+    assert works[1].startswith("Self-training (Lee 2013")
+    assert any("DeLong" in work for work in works)
+    assert len(works) == len(set(works))
 
 
 def test_page_is_one_file_that_makes_no_network_request(page):

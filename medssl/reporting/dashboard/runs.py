@@ -6,10 +6,7 @@ differences(Path("runs"), ["hippo/cells/a", "hippo/cells/b"])
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +14,7 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.spec import plain
 from medssl.reporting.dashboard.folder import inside
+from medssl.reporting.record_tables import value_text
 from medssl.reporting.redaction import without_paths
 
 NUMBERS = {"config.draw": "draw", "cost.seconds": "seconds", "cost.samples_per_s": "samples_per_s"}
@@ -28,7 +26,6 @@ COLUMNS = [
     *("samples_per_s", "started", "id", "reason"),
 ]
 SCORES = ["metrics.dice", "metrics.auroc", "metrics.knn"]  # the first that a run has is its score
-LONGEST_TEXT = 200
 
 
 def run_table(runs_in_folder: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +54,7 @@ def differences(root: Path, names: list[str]) -> pd.DataFrame:
         run = runs.read(inside(root, name))
         fixed = {"kind": run.kind, "seed": run.seed, "data": run.data, "commit": run.commit, "parent": run.parent}
         nested = runs.flatten(plain({"config": run.config, "versions": run.versions}))
-        settings[name] = {key: _value_text(value) for key, value in (fixed | nested).items()}
+        settings[name] = {key: value_text(value) for key, value in (fixed | nested).items()}
     table = pd.DataFrame(settings).fillna("–").rename_axis("setting")
     return table[table.nunique(axis=1) > 1]
 
@@ -71,11 +68,3 @@ def device_hours(runs_in_folder: pd.DataFrame) -> float:
     own = own[(own["kind"] != "study") & ~((own["kind"] == "pretrain") & own.duplicated(["kind", "id"]))]
     seconds, devices = (pd.to_numeric(own[c], errors="coerce") for c in ("cost.seconds", "cost.devices"))
     return float(np.nansum(seconds * devices.fillna(1))) / 3600
-
-
-def _value_text(value: Any) -> str:
-    """A setting as text; a long one is cut, with a digest by which two can be compared."""
-    text = without_paths(value if isinstance(value, str) else json.dumps(value))
-    if len(text) < LONGEST_TEXT:
-        return text
-    return f"{text[:80]}… (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"

@@ -9,7 +9,6 @@ makes no network request, and contains no path and no patient.
 
 from __future__ import annotations
 
-import json
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,10 @@ from medssl.core.runs import WITH_ENCODER, Run, read, table
 from medssl.evaluation.case_metrics import CaseMetric
 from medssl.evaluation.forecast import MIN_BUDGETS
 from medssl.preprocessing.data_spec import DataSpec
-from medssl.reporting import figures, tables
+from medssl.reporting import captions, figures, record_tables, tables
 from medssl.reporting.findings import findings, study_facts, study_warnings
 from medssl.reporting.html.template import render
+from medssl.reporting.methods_text import citations, methods_text
 from medssl.reporting.public_weights import public_weights
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.style import METRICS, counted, number, status_name
@@ -75,7 +75,14 @@ def report(runs: Path, out: Path | None = None) -> Path:
     used = {run_id for view in views for run_id in view["uses"]}
     others = _other_runs({run_id: known[run_id] for run_id in known if run_id not in used})
     problems = tables.unreadable_runs(unreadable | unreadable_studies)
-    html = render("report.html.j2", studies=views, others=others, unreadable=problems, version=version("medssl"))
+    html = render(
+        "report.html.j2",
+        studies=views,
+        others=others,
+        unreadable=problems,
+        version=version("medssl"),
+        captions=captions,
+    )
     target = Path(out) if out else root / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, html.encode())
@@ -172,7 +179,10 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "command": _command(run),
         "provenance": tables.provenance(run, cells),
         "subsets": tables.budgets(_subsets(folder)),
-        "config": without_paths(json.dumps(config, indent=1, sort_keys=True)),
+        "methods": methods_text(run),
+        "citations": citations(run),
+        "cohort": record_tables.cohort(run),
+        "settings": record_tables.settings(config),
         "uses": [i for i in arms.values() if i],
     }
 
