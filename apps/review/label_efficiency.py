@@ -5,7 +5,7 @@ import html
 import plotly.graph_objects as go
 import streamlit as st
 
-from medssl.reporting import tables, widgets
+from medssl.reporting import captions, tables, widgets
 from medssl.reporting.dashboard import controls, session
 from medssl.reporting.dashboard.label_efficiency import Curve, curves
 from medssl.reporting.dashboard.study import ReviewedStudy
@@ -15,16 +15,6 @@ from medssl.reporting.style import METRICS, MODES, ArmStyle, arm_styles, offset_
 TITLE = "Label efficiency"
 ORDER = 1
 
-SYMBOLS = {  # plotly's names for matplotlib's markers and lines
-    "o": "circle",
-    "s": "square",
-    "^": "triangle-up",
-    "D": "diamond",
-    "v": "triangle-down",
-    "P": "cross",
-    "X": "x",
-}
-BLACK, LIGHT = "#000000", "#FFFFFF"  # the last colour of arms, and what stands for it on a dark page
 DASHES = {"-": "solid", "--": "dash", ":": "dot"}
 
 
@@ -44,6 +34,9 @@ def show(study: ReviewedStudy) -> None:
         with widgets.guarded("The table of scores"):
             st.markdown("##### Numbers")
             widgets.table(tables.scores(study.main), index="budget")
+            widgets.caption(captions.SCORES)
+        with widgets.guarded("The table of other metrics"):
+            show_other_metrics(study)
     with widgets.guarded("The table of cells"):
         incomplete = tables.incomplete_cells(study.cells, study.damaged)
         if incomplete is not None:
@@ -75,7 +68,7 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
     drawn = go.Figure()
     for curve, factor in zip(shown, offset_factors(len(shown)), strict=True):
         rows, style = curve.rows, styles[curve.arm]
-        colour = LIGHT if style.colour == BLACK and st.context.theme.type == "dark" else style.colour
+        colour = widgets.visible(style.colour)
         name = html.escape(scoped_arm(curve.arm, curve.mode, rows["pretraining_runs"].max()))
         drawn.add_scatter(
             x=rows["patients"] * factor,
@@ -89,7 +82,7 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
             ],
             hoverinfo="text",
             line={"color": colour, "dash": DASHES[style.line], "width": 2},
-            marker={"symbol": SYMBOLS[style.marker], "size": 8},
+            marker={"symbol": widgets.SYMBOLS[style.marker], "size": 8},
             error_y={
                 "type": "data",
                 "symmetric": False,
@@ -114,11 +107,8 @@ def show_gap_closed(study: ReviewedStudy) -> None:
     if gap is None:
         return
     st.markdown("##### Gap closed")
-    widgets.caption(
-        "Of what all labels would add to scratch, the share that an arm makes up, and the patients with which scratch "
-        "reaches the same score."
-    )
     widgets.table(gap, index="budget")
+    widgets.caption(captions.GAP_CLOSED)
 
 
 def show_labels_saved(study: ReviewedStudy) -> None:
@@ -127,8 +117,17 @@ def show_labels_saved(study: ReviewedStudy) -> None:
     if saved is None:
         st.caption(f"Cannot be computed. {reason}")
         return
-    widgets.caption(f"Number of patients an arm needs to reach the score of scratch with all labels ({full}).")
     widgets.table(saved, index="arm")
+    widgets.caption(captions.LABELS_SAVED.format(full=full))
+
+
+def show_other_metrics(study: ReviewedStudy) -> None:
+    if study.others.empty:
+        return
+    with st.expander("Other metrics"):
+        for other in tables.other_metrics(study.others):
+            widgets.table(other, index="budget")
+        widgets.caption(captions.OTHER_METRICS)
 
 
 study = session.study()

@@ -9,7 +9,7 @@ from medssl.reporting.dashboard.runs import device_hours, differences, run_table
 from medssl.reporting.style import status_name
 
 TITLE = "Runs"
-ORDER = 2
+ORDER = 4
 
 COLUMNS = {
     "run": st.column_config.TextColumn(width="medium"),
@@ -46,7 +46,7 @@ def show(rows: pd.DataFrame) -> None:
 
 def show_counts(rows: pd.DataFrame) -> None:
     counts = rows["status"].value_counts()
-    columns = st.columns(len(counts) + 2)
+    columns = st.container(key="pairs-of-counts").columns(len(counts) + 2)
     columns[0].metric("runs", len(rows))
     columns[1].metric("device-hours", f"{device_hours(session.runs_in_folder()):.2f}")
     for column, (status, count) in zip(columns[2:], counts.items(), strict=True):

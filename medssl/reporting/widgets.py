@@ -38,6 +38,17 @@ ESCAPES = {ord(character): f"\\{character}" for character in string.punctuation}
 # invisible word joiner in them prevents it.
 REPLACED = re.compile(r"(https?:|www(?=\.)|@|:(?=[\w+/-]+:)|-(?=[->])|<(?=[-=])|[>~](?==))", re.IGNORECASE)
 WORD_JOINER = "\u2060"
+SYMBOLS = {  # plotly's names for matplotlib's markers and lines
+    "o": "circle",
+    "s": "square",
+    "^": "triangle-up",
+    "D": "diamond",
+    "v": "triangle-down",
+    "P": "cross",
+    "X": "x",
+}
+BLACK, LIGHT = "#000000", "#FFFFFF"  # the last colour of arms, and what stands for it on a dark page
+NEUTRAL, POINTS = "#808080", "#2E8BC0"  # lines and marks that are of no arm; both can be seen on light and dark pages
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -62,6 +73,11 @@ def guarded(what: str) -> Iterator[None]:
         place = f"{type(error).__name__} in {Path(frame.filename).name}:{frame.lineno}"
         message = f"{what} cannot be shown: its files are malformed, or were written by another version of medssl"
         st.error(plain(f"{message} ({place}). Run the same command again with this version to make them anew."))
+
+
+def visible(colour: str) -> str:
+    """Return the colour of an arm as it can be seen on the page: black is white where the page is dark."""
+    return LIGHT if colour == BLACK and st.context.theme.type == "dark" else colour
 
 
 def heading(text: str) -> None:

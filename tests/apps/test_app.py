@@ -75,7 +75,7 @@ def test_names_and_messages_from_data_are_shown_as_they_are_written(studied: Pat
     cell = studied / "hippo" / "cells" / "simmim-1p-1" / "run.json"
     about = json.loads(cell.read_text())
     cell.write_text(json.dumps(about | {"status": HOSTILE, "reason": f"# {HOSTILE}"}))
-    for page in ("label_efficiency", "runs", "cases"):
+    for page in ("label_efficiency", "compare", "runs", "cases"):
         dashboard = opened(studied, page, study="hippo")
         assert HOSTILE in text_of(dashboard), page
         markdown = [

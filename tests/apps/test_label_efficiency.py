@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from medssl.core import runs
-from medssl.reporting import tables
+from medssl.reporting import captions, tables
 from medssl.reporting.findings import findings
 from medssl.reporting.style import METRICS, arm_name
 from tests.apps.reading import html_of, study_of, table_of, text_of, unescaped
@@ -31,7 +31,8 @@ def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, 
         assert numbers(trace["y"]) == pytest.approx(rows["mean"].tolist())
         assert numbers(trace["error_y"]["array"]) == pytest.approx((rows["high"] - rows["mean"]).tolist())
         assert numbers(trace["error_y"]["arrayminus"]) == pytest.approx((rows["mean"] - rows["low"]).tolist())
-    gap, saved, scores = map(table_of, dashboard.table)
+    gap, saved, scores, *others = map(table_of, dashboard.table)
+    assert others[0]["HD95, mm (1)"].tolist() == ["3.2"] * 6
     study = study_of(studied, name)
     closed = tables.gap_closed(study.label_curves())
     assert (
@@ -43,6 +44,8 @@ def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, 
     assert "simmim, fine-tuned (this run)" in saved.index[-1]
     assert scores["arm"].str.startswith("simmim, fine-tuned (this run)").sum() == 3
     assert "one pretraining run stands behind simmim" in text_of(dashboard)
+    for caption in (captions.SCORES, captions.GAP_CLOSED, captions.OTHER_METRICS):
+        assert caption in text_of(dashboard)
     for note in (*expected.notes, *tables.scores(study.main).notes):
         assert note[1:] in text_of(dashboard)
     for row in summary.itertuples():
@@ -72,6 +75,11 @@ def test_an_arm_with_a_frozen_encoder_is_not_called_fine_tuned() -> None:
     assert arm_name("random-frozen", "linear") == "random-frozen, linear probe"
 
 
+def scores_of(dashboard) -> pd.DataFrame:
+    (table,) = [table for table in map(table_of, dashboard.table) if "minus scratch" in table]
+    return table
+
+
 def numbers(values) -> list[float]:
     if isinstance(values, dict):  # plotly packs arrays
         return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"]).tolist()
@@ -93,10 +101,10 @@ def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, open
     dashboard = opened(studied, study="hippo")
     assert "25 of 26 cells are finished" in text_of(dashboard)
     assert "<h4>So far: " in text_of(dashboard)
-    before = table_of(dashboard.table[-1])
+    before = scores_of(dashboard)
     late.write_text(record_text.replace('"metrics": {', '"metrics": {"dice": 0.5, '))
     dashboard.run()
     assert "25 of 26" not in text_of(dashboard)
-    after = table_of(dashboard.table[-1])
+    after = scores_of(dashboard)
     assert not after.equals(before)
     assert after["draws"].tolist()[-1] == "3"

@@ -20,7 +20,9 @@ def test_an_address_states_the_selection_and_is_read_back(selection: Selection) 
     assert Selection.from_query(selection.to_query()) == (selection, [])
 
 
-@pytest.mark.parametrize("query", [{"draw": "x"}, {"slice": "1.5"}, {"a": "scratch"}, {"opacity": "2"}, {"outline": ""}])
+@pytest.mark.parametrize(
+    "query", [{"draw": "x"}, {"slice": "1.5"}, {"a": "scratch"}, {"opacity": "2"}, {"outline": ""}]
+)
 def test_what_cannot_be_read_is_left_out_and_named(query: dict[str, str]) -> None:
     assert Selection.from_query({name: [value] for name, value in query.items()}) == (Selection(), [*query])
 

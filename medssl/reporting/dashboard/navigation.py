@@ -1,6 +1,6 @@
 """The side bar: the pages and the studies, as links and a list that keep what the reader has chosen.
 
-    navigation.show([st.Page("apps/review/runs.py", title="Runs")])
+navigation.show([st.Page("apps/review/runs.py", title="Runs")])
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 Arm = tuple[str, str]  # name and mode
 ENDED_BY = {  # what another choice makes meaningless
-    "study": ("mode", "budget", "draw", "a", "b", "case", "slice", "window"),
+    "study": ("mode", "budget", "draw", "a", "b", "case", "slice", "window", "by"),
     "case": ("slice",),
     "plane": ("slice",),
 }
@@ -38,6 +38,7 @@ class Selection:
         window: Name of the grey-value window.
         opacity: Opacity of masks, 0 to 1.
         outline: Whether the reference is outlined over the predictions.
+        by: Column of the manifest by which differences are shown.
         runs: Folders of the runs to compare.
         kinds: Kinds of runs that are listed.
         statuses: Statuses of runs that are listed.
@@ -55,6 +56,7 @@ class Selection:
     window: str | None = None
     opacity: float | None = None
     outline: bool | None = None
+    by: str | None = None
     runs: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
@@ -69,7 +71,8 @@ class Selection:
         Returns:
             The choices, and the names of parameters whose values are not of their kind, which are left out.
         """
-        values, ignored = {}, []
+        values: dict[str, Any] = {}
+        ignored: list[str] = []
         for field in fields(cls):
             given = query.get(NAMES.get(field.name, field.name))
             if not given:
