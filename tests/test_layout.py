@@ -46,7 +46,8 @@ def test_no_files_and_no_folders_import_each_other() -> None:
 
 def test_data_is_read_without_what_presents_it() -> None:
     graph = imports(PACKAGE)
-    presentation = {f"reporting.{name}" for name in ("figures", "style", "tables", "findings", "widgets")}
+    names = ("figures", "style", "tables", "record_tables", "findings", "widgets", "controls", "navigation")
+    presentation = {f"reporting.{name}" for name in names}
     readers = [name for name in graph if name.startswith(("studies.", "reporting.dashboard."))]
     assert presentation <= set(graph)
     assert len(readers) > 10

@@ -11,8 +11,8 @@ from pathlib import Path
 import streamlit as st
 from PIL import Image
 
-from medssl.reporting import widgets
-from medssl.reporting.dashboard import navigation, session
+from medssl.reporting import navigation, widgets
+from medssl.reporting.dashboard import session
 from medssl.reporting.dashboard.pages import pages
 
 st.set_page_config("medssl", page_icon=Image.new("RGB", (32, 32), "#0072B2"), layout="wide")  # a named icon is fetched

@@ -4,8 +4,8 @@ import pandas as pd
 import streamlit as st
 
 from medssl.preprocessing.cache import Cache
-from medssl.reporting import widgets
-from medssl.reporting.dashboard import cases, controls, session, viewer
+from medssl.reporting import controls, widgets
+from medssl.reporting.dashboard import cases, session, viewer
 from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
 from medssl.reporting.style import arm_name, number

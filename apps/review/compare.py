@@ -6,8 +6,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from medssl.reporting import widgets
-from medssl.reporting.dashboard import cases, compare, controls, session
+from medssl.reporting import controls, widgets
+from medssl.reporting.dashboard import cases, compare, session
 from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
 from medssl.reporting.style import METRICS, arm_name, arm_styles, difference, number, p_value, scoped_arm

@@ -5,8 +5,8 @@ import html
 import plotly.graph_objects as go
 import streamlit as st
 
-from medssl.reporting import captions, tables, widgets
-from medssl.reporting.dashboard import controls, session
+from medssl.reporting import captions, controls, tables, widgets
+from medssl.reporting.dashboard import session
 from medssl.reporting.dashboard.label_efficiency import Curve, curves
 from medssl.reporting.dashboard.study import ReviewedStudy
 from medssl.reporting.findings import findings

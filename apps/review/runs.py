@@ -3,8 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from medssl.reporting import widgets
-from medssl.reporting.dashboard import controls, session
+from medssl.reporting import controls, widgets
+from medssl.reporting.dashboard import session
 from medssl.reporting.dashboard.runs import device_hours, differences, run_table
 from medssl.reporting.style import status_name
 

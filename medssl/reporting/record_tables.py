@@ -5,8 +5,6 @@ table = settings(run.config)        # one row a setting, in place of the record'
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from medssl.core.runs import Run, flatten
@@ -14,8 +12,8 @@ from medssl.core.spec import plain
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.redaction import without_paths
 from medssl.reporting.tables import Table
+from medssl.reporting.values import value_text
 
-LONGEST_TEXT = 200  # characters of a value
 ROLES = {"train": "for training, of whom the budgets are drawn", "validation": "for validation", "test": "for testing"}
 
 
@@ -52,11 +50,3 @@ def _numbered(value: Any) -> Any:
     if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
         return {str(place): _numbered(item) for place, item in enumerate(value)}
     return value
-
-
-def value_text(value: Any) -> str:
-    """Return a setting as text, without paths."""
-    text = without_paths(value if isinstance(value, str) else json.dumps(value))
-    if len(text) < LONGEST_TEXT:
-        return text
-    return f"{text[:80]}… (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"

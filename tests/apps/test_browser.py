@@ -23,7 +23,7 @@ from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard.cases import worst_first
 from medssl.reporting.findings import findings
 from medssl.reporting.html.report import report
-from medssl.reporting.style import arm_name, interval
+from medssl.reporting.style import interval, scoped_arm
 from medssl.reporting.widgets import WORD_JOINER
 from medssl.studies.settings import StudyDesign
 from medssl.studies.study import study
@@ -96,7 +96,9 @@ class Dashboard:
     def note(self, line) -> None:
         """Keep a line of the console if it is an error."""
         address = line.location["url"]
-        probe = "404" in line.text and re.fullmatch(rf"{self.url}/(runs|cases)/_stcore/(health|host-config)", address)
+        probe = "404" in line.text and re.fullmatch(
+            rf"{self.url}/(runs|cases|compare)/_stcore/(health|host-config)", address
+        )
         if line.type == "error" and not probe:
             self.errors.append(f"{line.text} {address}")
 
@@ -193,14 +195,20 @@ def test_every_page_renders_and_requests_nothing_outside(dashboard: Dashboard, s
     assert page.locator("h4").inner_text() == findings(summary, "Dice")[0]
     traces = page.evaluate("document.querySelector('.js-plotly-plot')._fullData.map(t => [t.name, Array.from(t.y)])")
     means = {
-        arm_name(arm, "finetune"): rows.sort_values("patients")["mean"].tolist() for arm, rows in summary.groupby("arm")
+        scoped_arm(arm, "finetune", rows["pretraining_runs"].max()): rows.sort_values("patients")["mean"].tolist()
+        for arm, rows in summary.groupby("arm")
     }
     assert {name: pytest.approx(y) for name, y in traces} == means
     text = page.inner_text(".stMain")
     for row in summary.itertuples():
         assert f"{row.mean:.3f}" in text
         assert interval(row.low, row.high) in text
-    for name, wait_for in (("Runs", "[data-testid=stDataFrame]"), ("Cases", ".case img"), ("Label efficiency", "h4")):
+    for name, wait_for in (
+        ("Compare", ".js-plotly-plot .point"),
+        ("Runs", "[data-testid=stDataFrame]"),
+        ("Cases", ".case img"),
+        ("Label efficiency", "h4"),
+    ):
         page.get_by_role("link", name=name).click()
         page.wait_for_selector(wait_for)
         dashboard.settle()
@@ -300,14 +308,16 @@ def test_choices_survive_back_another_page_and_a_run_that_appears(dashboard: Das
     page.get_by_role("link", name="Cases").click()
     page.get_by_text(f"Scan {worst['scan'][1]}").wait_for()
     dashboard.settle()
-    assert page.locator(".stSelectbox", has_text="Plane").first.get_by_text("coronal").count() == 1
+    assert letters(page) == ["S", "I", "R", "L"]
     choose("Plane", "sagittal")(page)
     page.wait_for_url("**plane=sagittal**")
     dashboard.settle()
-    page.go_back()
+    assert letters(page) == ["S", "I", "A", "P"]
+    page.evaluate("history.back()")
     page.wait_for_url("**plane=coronal**")
+    page.wait_for_timeout(1000)
     dashboard.settle()
-    assert page.locator(".stSelectbox", has_text="Plane").first.get_by_text("coronal").count() == 1
+    assert letters(page) == ["S", "I", "R", "L"]
     assert dashboard.errors == []
 
 
@@ -364,6 +374,11 @@ def test_hostile_names_are_shown_as_text_and_fetch_nothing(
     assert dashboard.outside == []
     assert dashboard.errors == []
     assert outside_connections(served[1]) == []
+
+
+def letters(page) -> list[str]:
+    """At the edges of the first picture: they tell the plane."""
+    return page.locator(".case .frame").first.locator("b").all_inner_texts()
 
 
 def folder_of(study: Path, arm: str, budget: str) -> Path:

@@ -14,8 +14,8 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.spec import plain
 from medssl.reporting.dashboard.folder import inside
-from medssl.reporting.record_tables import value_text
 from medssl.reporting.redaction import without_paths
+from medssl.reporting.values import value_text
 
 NUMBERS = {"config.draw": "draw", "cost.seconds": "seconds", "cost.samples_per_s": "samples_per_s"}
 NUMBERS |= {"cost.peak_memory_mib": "peak_memory_mib", "score": "score"}

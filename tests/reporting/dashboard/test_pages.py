@@ -28,4 +28,4 @@ def test_the_pages_of_the_app_are_the_files_of_its_folder() -> None:
     found = pages(app().parent)
     assert len(found) == len(list(app().parent.glob("*.py"))) - 1  # all but app.py
     assert len({page.title for page in found}) == len(found)
-    assert [page.title for page in found][:3] == ["Label efficiency", "Runs", "Cases"]
+    assert [page.title for page in found][:3] == ["Label efficiency", "Compare", "Cases"]

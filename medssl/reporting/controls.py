@@ -93,7 +93,7 @@ def table(field: str, frame: pd.DataFrame, names: Sequence[str], chosen: Sequenc
     """
     places = {name: row for row, name in enumerate(names)}
     key = _set(field, {"selection": {"rows": [places[name] for name in chosen if name in places]}})
-    st.session_state[_shown(field)] = list(names)
+    st.session_state[_shown(field)] = list(names), list(chosen)
     mode: Literal["multi-row", "single-row-required"] = "multi-row" if several else "single-row-required"
     st.dataframe(
         frame, key=key, hide_index=True, selection_mode=mode, on_select=partial(_take_rows, field, several), **style
@@ -126,11 +126,11 @@ def _take(field: str) -> None:
 
 def _take_rows(field: str, several: bool) -> None:
     """Take the rows of the table that the reader saw; chosen names that it does not list stay chosen."""
-    names = st.session_state[_shown(field)]
+    names, before = st.session_state[_shown(field)]
     rows = st.session_state[f"selection {field}"]["selection"]["rows"]
     ticked = [names[row] for row in rows if row < len(names)]
     if several:
         kept = [name for name in getattr(session.selection(), field) if name in ticked or name not in names]
         session.select(**{field: (*kept, *(name for name in ticked if name not in kept))})
-    elif ticked:
+    elif ticked and ticked != before:  # a table of which one row is always chosen reports that one when it appears
         session.select(**{field: ticked[0]})

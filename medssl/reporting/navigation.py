@@ -10,8 +10,8 @@ from typing import Any
 
 import streamlit as st
 
-from medssl.reporting import widgets
-from medssl.reporting.dashboard import controls, session
+from medssl.reporting import controls, widgets
+from medssl.reporting.dashboard import session
 
 
 def show(pages: Sequence[Any]) -> None:
