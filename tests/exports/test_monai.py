@@ -110,7 +110,7 @@ def bundle(folder: Path, *words: str) -> str:
     return done.stderr + done.stdout
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_bundle_segments_as_medssl_does(tmp_path: Path) -> None:
     spec = DataSpec(3, 1, "CT", (2.0, 2.0, 3.0))
     make_run(tmp_path / "run", ResNet(dims=3, depth=10, width=4, max_pool=False), "segmenter", spec)
