@@ -23,10 +23,10 @@ demo: $(READY)   ## the whole path on the embedded phantom cohort, ends with a r
 	$(BIN)/medssl demo --out demo
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --durations=15
-test: $(READY)   ## the default tests (under 4 minutes on 2 cores)
+test: $(READY)   ## the default tests (about 6 minutes on 2 cores)
 	$(PYTEST) -m "not slow"
 
-test-fast: $(READY) ## no training, processes or simulations (under a minute on 2 cores), for the inner loop
+test-fast: $(READY) ## no training, processes or simulations (about a minute on 2 cores), for the inner loop
 	$(PYTEST) -m "not slow and not long"
 
 test-all: $(READY) ## every test, the slow ones too
