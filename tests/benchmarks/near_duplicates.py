@@ -1,6 +1,6 @@
 """How many scans of different patients count as near duplicates, and how many altered copies are found.
 
-python -m tests.benchmarks.near_duplicates --data /work/shared/data      # chest films and hippocampus MRI
+python -m tests.benchmarks.near_duplicates --data DATA      # the folder that holds chest_xray and hippocampus
 """
 
 from __future__ import annotations

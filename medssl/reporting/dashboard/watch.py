@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
 
 class FolderWatch:
-    """The runs below a folder, kept up to date for every session of the dashboard.
+    """The runs below a folder, kept up to date for every reader of the dashboard.
 
     Args:
         root: The folder under review.
