@@ -1,0 +1,1 @@
+"""What readers said, kept in a database: readings of cases, and decisions on which scans to label."""
