@@ -38,7 +38,7 @@ class IndexOptions:
 
     Attributes:
         labels: A CSV with one row per scan.
-        key: Its column that holds the paths of the scans.
+        key: Its column that holds the paths of the scans, or their pseudonyms.
         patient: Its column that says whose scan it is, or else a pattern with one group on the path.
         label: Its columns to keep.
         report: Its column of report text.

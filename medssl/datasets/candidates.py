@@ -49,6 +49,7 @@ class Candidate:
     reason: str | None = None
     mask: Path | None = None
     patient: str | None = None
+    pseudonym: str | None = None  # of the patient, where the labels give that
     labels: dict[str, object] = field(default_factory=dict)
     report: str | None = None  # scrubbed
     modality: str | None = None  # of the labels

@@ -79,7 +79,8 @@ def index(
             (decathlon, medmnist, phantom), whose options give way to those given here.
         out: The folder for the manifest.
         labels: A CSV with one row per scan.
-        key: The column of the CSV that holds the paths of the scans.
+        key: The column of the CSV that holds the paths of the scans, or their pseudonyms in this manifest (labels from the
+            dashboard have these in a column `scan`, and the patients' in a column `patient`).
         patient: A column of the CSV that says whose scan it is, or else a pattern with one group on the path; without
             it DICOM's PatientID counts, and a scan that has none is its own patient, with a warning.
         label: The columns of the CSV to keep, as they are; no other is kept, and a list of the others is printed. A column
@@ -130,7 +131,7 @@ def index(
             _quarantine(candidates.series)
         stream: Iterator[Candidate] = iter(candidates)
         if table:
-            stream = table.join(candidates, notices)
+            stream = table.join(candidates, notices, lambda candidate: pseudonyms.of("scan", candidate.identity))
         stream = patients.apply(stream, notices)
         if options.report:
             stream = count_reports(stream, notices)
@@ -239,7 +240,7 @@ def _row(candidate: Candidate, scan: str, pseudonyms: Pseudonyms, modality: str 
     header, format = candidate.header, candidate.format
     row: dict[str, object] = {
         "scan": scan,
-        "patient": pseudonyms.of("patient", candidate.patient) if candidate.patient else None,
+        "patient": candidate.pseudonym or (pseudonyms.of("patient", candidate.patient) if candidate.patient else None),
         PSEUDONYM_KEY: pseudonyms.fingerprint,
         "format": suffix(Path(candidate.files[0])).lstrip(".") if format == "image" else format,
         "has_mask": candidate.mask is not None,

@@ -2,7 +2,8 @@
 
 A row belongs to the scan whose path below a source folder it names; else to the only scan whose path ends
 with it, suffix and all; else to the only one whose path without suffix does. For a DICOM series the path is
-its folder's. Only the columns that are named are kept.
+its folder's. A row may also name a scan by its pseudonym, as the labels from the dashboard do; a pseudonym in its column of
+patients is then taken as it is. Only the columns that are named are kept.
 
     table = LabelTable(IndexOptions(labels=Path("labels.csv"), patient="subject", label=["finding"]))
     for candidate in table.join(candidates, notices): ...
@@ -15,7 +16,7 @@ Afterwards the labels stand in the manifest:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from csv import Error as CsvError
 from csv import reader
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ import pandas as pd
 from medssl.core.errors import MedsslError, nearest
 from medssl.datasets.base import IndexOptions
 from medssl.datasets.candidates import Candidate, Parts
+from medssl.datasets.manifest import PSEUDONYM
 from medssl.datasets.notices import Notice
 from medssl.datasets.reports import scrub
 from medssl.scans.modality import MODALITIES
@@ -72,11 +74,22 @@ class LabelTable:
         used = (key, self.patient, report, *self.labels, *([MODALITY] if self.modalities else []))
         self.columns_left_out = [name for name in frame.columns if name not in used]
 
-    def join(self, candidates: Iterable[Candidate], notices: list[Notice]) -> Iterator[Candidate]:
-        """The candidates, which are read three times, with their labels, reports, and patients where the table has them."""
+    def join(
+        self, candidates: Iterable[Candidate], notices: list[Notice], scan_name: Callable[[Candidate], str]
+    ) -> Iterator[Candidate]:
+        """The candidates, which are read three times, with their labels, reports, and patients where the table has them.
+
+        Args:
+            candidates: The scans.
+            notices: Gets what a user should know.
+            scan_name: Returns the pseudonym of a scan.
+        """
         usable = [candidate.reason is None for candidate in candidates]
-        rows = self._match((candidate.label_paths for candidate in candidates), usable, notices)
-        return (self._labelled(candidate, numbers) for candidate, numbers in zip(candidates, rows))
+        paths = ([*candidate.label_paths, ("", scan_name(candidate))] for candidate in candidates)
+        rows = self._match(paths, usable, notices)
+        return (
+            self._labelled(candidate, numbers, scan_name(candidate)) for candidate, numbers in zip(candidates, rows)
+        )
 
     def _match(
         self, paths: Iterable[Sequence[Parts]], usable: Sequence[bool], notices: list[Notice]
@@ -97,10 +110,12 @@ class LabelTable:
         notices += self._notices(rows, unknown, ambiguous, usable)
         return (rows.get(scan, []) for scan in range(len(usable)))
 
-    def _labelled(self, candidate: Candidate, rows: list[int]) -> Candidate:
+    def _labelled(self, candidate: Candidate, rows: list[int], scan: str) -> Candidate:
         agree = self._agree(rows)
         if rows and agree:
             self._add_row(candidate, rows[0])
+            if self.ids[rows[0]] == scan and candidate.patient and PSEUDONYM.fullmatch(candidate.patient):
+                candidate.pseudonym = candidate.patient
         if self.patient and not agree:
             candidate.reject(DISAGREE)
         elif self.patient and candidate.patient is None:

@@ -157,11 +157,8 @@ def read(path: Path, format: str) -> None:
     if format == "labels":
         table = LabelTable(IndexOptions(labels=path, patient="who", label=["finding"]))
         source = Source(Path("d"), "d")
-        list(
-            table.join(
-                [Candidate(source, Path(f"d/{name}"), [f"d/{name}"], "nifti") for name in ("a.nii", "b.nii")], []
-            )
-        )
+        scans = [Candidate(source, Path(f"d/{name}"), [f"d/{name}"], "nifti") for name in ("a.nii", "b.nii")]
+        list(table.join(scans, [], lambda scan: scan.identity))
         return
     members = [None] if format == "dicom" else [member for member, _ in read_headers(path, format)]
     for member in members[:2]:
