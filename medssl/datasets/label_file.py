@@ -25,7 +25,12 @@ def label_names(manifest: pd.DataFrame) -> list[str]:
 
 
 def known_classes(manifest: pd.DataFrame, label: str) -> list[str]:
-    """Return the values of a label as they are written, in order; none where there is no such label."""
+    """Return the values of a label as they are written, in order; none where there is no such label.
+
+    Args:
+        manifest: Of the cohort, or of a cache.
+        label: Name of the label.
+    """
     column = f"label.{label}"
     return sorted({_written(value) for value in manifest[column].dropna()}) if column in manifest else []
 
