@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medssl.core.errors import MedsslError
@@ -35,6 +36,8 @@ class NormalizedInput(TokenEncoder):
         std: What each channel is then divided by.
         window_hu: For CT: HU that become 0 and 1, clipped beyond; the mean and std follow. None takes 0..1 as it comes.
         axes: Directions of the encoder's array axes, such as "SPL" for foot to head, front to back, right to left; ours are "RAS".
+        enlarge: How many times as wide the encoder sees a scan, along each axis, where its weights were trained on larger pictures
+            (bicubic in 2D, trilinear in 3D); a whole number that divides the strides.
 
     Raises:
         MedsslError: The numbers do not fit the encoder, or the axes are not three different directions.
@@ -48,6 +51,7 @@ class NormalizedInput(TokenEncoder):
         std: tuple[float, ...] = (1.0,),
         window_hu: tuple[float, float] | None = None,
         axes: str = "RAS",
+        enlarge: int = 1,
     ):
         wanted = encoder.in_channels
         if in_channels not in (1, wanted) or {len(mean), len(std)} - {1, wanted} or min(std) <= 0:
@@ -57,11 +61,15 @@ class NormalizedInput(TokenEncoder):
             )
         if window_hu is not None and window_hu[0] >= window_hu[1]:
             raise MedsslError(f"window_hu is {window_hu}: expected a lower and a higher number")
+        if enlarge < 1 or any(step % enlarge for stride in encoder.strides for step in stride):
+            raise MedsslError(
+                f"enlarge is {enlarge}: expected a whole number that divides every stride of the encoder, {encoder.strides}"
+            )
         order, flipped = _order(axes, encoder.dims)
         back = [order.index(axis) for axis in range(encoder.dims)]
-        strides = [tuple(stride[axis] for axis in back) for stride in encoder.strides]
+        strides = [tuple(stride[axis] // enlarge for axis in back) for stride in encoder.strides]
         super().__init__(encoder.dims, in_channels, encoder.channels, strides)
-        self.encoder, self.window_hu, self.axes = encoder, window_hu, axes
+        self.encoder, self.window_hu, self.axes, self.enlarge = encoder, window_hu, axes, enlarge
         self.order, self.back, self.flipped = order, back, flipped
         self.mean: Tensor
         self.std: Tensor
@@ -78,6 +86,9 @@ class NormalizedInput(TokenEncoder):
         if self.window_hu is not None:
             low, high = self.window_hu
             x = ((_ct_window().to_hu(x) - low) / (high - low)).clamp(0, 1)
+        if self.enlarge > 1:
+            mode = "bicubic" if self.dims == 2 else "trilinear"
+            x = F.interpolate(x, scale_factor=self.enlarge, mode=mode, align_corners=False)
         x = x.expand(-1, self.encoder.in_channels, *x.shape[2:])
         x = (x - self.mean) / self.std
         return x.permute(0, 1, *[2 + axis for axis in self.order]).flip(self.flipped)
@@ -92,12 +103,13 @@ class NormalizedInput(TokenEncoder):
     @property
     def encodes_patches(self) -> bool:
         inner = self.encoder
-        return isinstance(inner, TokenEncoder) and inner.encodes_patches and self.axes == "RAS"
+        return isinstance(inner, TokenEncoder) and inner.encodes_patches and self.axes == "RAS" and self.enlarge == 1
 
     def tokens(self, x: Tensor, keep: Tensor | None = None, attend: Tensor | None = None) -> Tensor:
         if not (isinstance(self.encoder, TokenEncoder) and self.encodes_patches):
             raise MedsslError(
-                f"a {type(self.encoder).__name__} with axes {self.axes} has no tokens of patches in our order: expected a ViT with axes RAS"
+                f"a {type(self.encoder).__name__} with axes {self.axes}, enlarged {self.enlarge} times, has no tokens of patches in "
+                "our order: expected a ViT with axes RAS, not enlarged"
             )
         return self.encoder.tokens(self.prepared(x), keep, attend)
 
@@ -106,7 +118,7 @@ class NormalizedInput(TokenEncoder):
 
     def check_size(self, size: Sequence[int]) -> None:
         super().check_size(size)
-        self.encoder.check_size([size[axis] for axis in self.order])
+        self.encoder.check_size([size[axis] * self.enlarge for axis in self.order])
 
 
 def _order(axes: str, dims: int) -> tuple[list[int], list[int]]:

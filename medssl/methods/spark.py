@@ -185,10 +185,10 @@ def visible_places(visible: Tensor, x: Tensor) -> Tensor:
 def check_convolutional(encoder: Encoder) -> None:
     """Raise MedsslError for an encoder with layers that `visible_only` cannot keep from reading what is masked."""
     for module in encoder.modules():
-        if isinstance(module, NormalizedInput) and module.axes != "RAS":
+        if isinstance(module, NormalizedInput) and (module.axes != "RAS" or module.enlarge > 1):
             raise MedsslError(
-                f"SparK came with weights whose axes are {module.axes}, where its masks would lie elsewhere: expected RAS; pass --method "
-                "SimMIM, or another encoder"
+                f"SparK came with weights whose axes are {module.axes}, enlarged {module.enlarge} times, where its masks would lie "
+                "elsewhere: expected RAS, not enlarged; pass --method SimMIM, or another encoder"
             )
         if next(module.parameters(recurse=False), None) is not None and not isinstance(module, NORMS + MIXERS):
             raise MedsslError(

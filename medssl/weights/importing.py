@@ -31,6 +31,7 @@ from medssl.core.spec import describe
 from medssl.datasets.manifest import PSEUDONYM_KEY
 from medssl.encoders import Encoder
 from medssl.encoders.normalized import NormalizedInput
+from medssl.encoders.pooled_levels import PooledLevels
 from medssl.training.models import save_weights
 from medssl.weights.fitting import check_share, fit, for_channels
 from medssl.weights.hub import local_file
@@ -65,6 +66,8 @@ def import_weights(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     modality: str | None = None,
+    enlarge: int = 1,
+    pooled_levels: bool = False,
     allow_partial: bool = False,
     accept_license: bool = False,
 ) -> runs.Run:
@@ -80,6 +83,9 @@ def import_weights(
         mean: Mean of each channel that the weights expect to be subtracted, on the scale 0..1; by default as the layout says.
         std: Deviation of each channel that they expect to be divided by.
         modality: Code of your scans (DX, MR), where the weights do not say one, for commands that are given a folder of scans.
+        enlarge: How many times as wide the encoder sees a scan, where its weights were trained on larger pictures than yours: 2 shows
+            it a film of 64 x 64 as 128 x 128.
+        pooled_levels: Whether a scan's vector holds every level of the encoder and not the coarsest alone.
         allow_partial: Whether to import where under 95% of the encoder's parameters are the file's; the rest starts random.
         accept_license: Whether you keep to a licence that forbids derivatives.
 
@@ -100,7 +106,8 @@ def import_weights(
     state, receipt = fit(converted)
     check_share(receipt, allow_partial)
     converted.encoder.load_state_dict(state)
-    whole, expects = _with_input(converted, channels), converted.expects
+    whole, expects = _with_input(converted, channels, enlarge), converted.expects
+    whole = PooledLevels(whole) if pooled_levels else whole
     size = tuple(crop or expects.size or DEFAULT_CROP[whole.dims])
     whole.check_size(size)
     scans = replace(expects.data_spec(whole.dims, whole.in_channels), modality=expects.modality or modality or "OT")
@@ -153,13 +160,13 @@ def _check_licence(name: str, licence: str, forbids_derivatives: bool, accepted:
         )
 
 
-def _with_input(converted: Converted, channels: int) -> Encoder:
-    """The encoder as it takes scans of a cache: itself, or with the scale, window, channels and axes that its weights expect."""
+def _with_input(converted: Converted, channels: int, enlarge: int) -> Encoder:
+    """The encoder as it takes scans of a cache: itself, or with the scale, window, channels, axes and size its weights expect."""
     inner, window = converted.encoder, converted.expects.window_hu
     plain = converted.mean == (0.0,) and converted.std == (1.0,) and window is None and converted.axes == "RAS"
-    if plain and inner.in_channels == channels:
+    if plain and inner.in_channels == channels and enlarge == 1:
         return inner
-    return NormalizedInput(inner, channels, converted.mean, converted.std, window, converted.axes)
+    return NormalizedInput(inner, channels, converted.mean, converted.std, window, converted.axes, enlarge)
 
 
 def _written(encoder: Encoder, config: dict[str, Any], out: Path) -> runs.Run:

@@ -47,6 +47,8 @@ def small_encoder(name: str, dims: int, channels: int) -> Encoder:
     kind: Any = ENCODERS.load(name)
     if name == "SliceWise":
         return kind(small_encoder("ResNet", 2, channels))
+    if name == "PooledLevels":
+        return kind(small_encoder("ResNet", dims, channels))
     if name == "NormalizedInput":
         return kind(small_encoder("ResNet", dims, 3 if channels == 1 else channels), in_channels=channels)
     values_of = FOR_FAMILY.get(name, {n: v for n, v in SMALL.items() if n in inspect.signature(kind).parameters})

@@ -35,6 +35,7 @@ EQUAL = {  # the test that compares names and features with the original library
     "MedNeXt": "MONAI, `test_monai`",
     "MonaiNetwork": "MONAI, `test_monai`",
     "NormalizedInput": "the encoder within, `test_normalized`",
+    "PooledLevels": "the encoder within, `test_pooled_levels`",
     "Primus": "dynamic-network-architectures, `test_primus`",
     "ResNet": "size of torchvision's, `test_encoders`",
     "ResidualUNet": "dynamic-network-architectures, `test_resenc`",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from medssl.core.errors import MedsslError
 from medssl.core.spec import twin
-from medssl.encoders import Encoder, ResidualUNet, ViT, check_encoder
+from medssl.encoders import Encoder, ResidualUNet, ResNet, ViT, check_encoder
 from medssl.encoders.normalized import NormalizedInput
 from medssl.methods import MAE, check_method
 from medssl.methods.spark import SparK
@@ -42,6 +43,23 @@ def test_a_grey_scan_is_repeated_and_each_channel_normalised() -> None:
     x = torch.rand(2, 1, 4, 6)
     (found,) = NormalizedInput(Same(2, 3), mean=(0.1, 0.2, 0.3), std=(0.5, 1.0, 2.0)).features(x)
     assert torch.allclose(found, torch.cat([(x - 0.1) / 0.5, x - 0.2, (x - 0.3) / 2], 1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_an_enlarged_scan_has_the_features_of_the_larger_picture_on_its_own_grid(dims: int) -> None:
+    inner = ResNet(dims, 1, depth=10, width=4).eval()
+    encoder = NormalizedInput(inner, mean=(0.5,), std=(0.25,), enlarge=2).eval()
+    check_encoder(encoder)
+    encoder.eval()
+    x = torch.rand(1, 1, *[32] * dims)
+    larger = F.interpolate(x, scale_factor=2, mode="bicubic" if dims == 2 else "trilinear", align_corners=False)
+    for found, expected, stride in zip(encoder.features(x), inner.features((larger - 0.5) / 0.25), encoder.strides):
+        assert torch.allclose(found, expected, atol=1e-5)
+        assert found.shape[2:] == torch.Size([32 // step for step in stride])
+    with pytest.raises(MedsslError, match="--crop"):
+        encoder.check_size([24] * dims)
+    patches = NormalizedInput(ViT(dims, 1, patch=4, width=24, depth=1, heads=2), enlarge=2)
+    assert not patches.encodes_patches
 
 
 class Corner(Encoder):
@@ -81,6 +99,8 @@ def test_it_is_an_encoder_like_any_other_and_has_the_layers_of_the_one_inside() 
         ({"std": (0.0,)}, "deviations above 0"),
         ({"window_hu": (250.0, -175.0)}, "a lower and a higher number"),
         ({"axes": "SPA"}, "three different directions"),
+        ({"enlarge": 0}, "enlarge is 0"),
+        ({"enlarge": 2}, "divides every stride"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options: dict, message: str) -> None:
@@ -93,6 +113,8 @@ def test_spark_refuses_turned_axes_since_its_masks_would_lie_elsewhere() -> None
     SparK(NormalizedInput(inner))
     with pytest.raises(MedsslError, match="SparK came with weights whose axes are SPL"):
         SparK(NormalizedInput(inner, axes="SPL"))
+    with pytest.raises(MedsslError, match="enlarged 2 times"):
+        SparK(NormalizedInput(ResNet(3, 1, depth=10, width=4), enlarge=2))
 
 
 def test_patches_are_encoded_alone_where_the_encoder_inside_does_it() -> None:
