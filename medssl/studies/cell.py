@@ -147,7 +147,7 @@ def _trained(plan: Plan, cell: Cell) -> tuple[Any, Trained]:
     arm, seed = plan.arms[cell.arm].in_draw(cell.draw), _draw_seed(plan, cell)
     unlabelled = plan.unlabelled(cell) if arm.unlabelled_needed else []
     data = TrainingData(plan.cache, plan.task, plan.size, cell.training, cell.validation, unlabelled)
-    model = arm.model(plan.task, plan.new_encoder, seed)
+    model = arm.model(plan.task, plan.new_encoder(cell.arm), seed)
     if arm.redrawn:
         calibrate_norms(model.encoder, plan.cache, plan.training_scans, plan.size)
     return model, arm.train(model, data, cell.settings, seed)
@@ -188,7 +188,7 @@ def _features(plan: Plan, cell: Cell) -> dict[str, np.ndarray]:
     arm = plan.arms[cell.arm].in_draw(cell.draw)
     key = (cell.arm, cell.draw if arm.redrawn else cell.parent)
     if key not in plan.features:
-        encoder = arm.encoder(plan.new_encoder, _draw_seed(plan, cell) if arm.redrawn else 100_003 * plan.seed)
+        encoder = arm.encoder(plan.new_encoder(cell.arm), _draw_seed(plan, cell) if arm.redrawn else 100_003 * plan.seed)
         if arm.redrawn:
             calibrate_norms(encoder, plan.cache, plan.training_scans, plan.size)
         needed = {scan for other in plan.cells for scan in (*other.training, *other.validation)} | set(plan.scored)

@@ -23,6 +23,7 @@ from medssl.core.errors import MedsslError
 from medssl.datasets.splits import ROLES, duplicates_across, label_budgets
 from medssl.encoders import Encoder
 from medssl.preprocessing.cache import Cache
+from medssl.studies.architectures import architectures, other_encoders
 from medssl.studies.arms import Arm, Mode, NewEncoder, PretrainedRun, parse_arms
 from medssl.studies.seen_scans import near_duplicates, seen_scans
 from medssl.studies.selected import Candidates, Selection, selected_budgets
@@ -30,7 +31,7 @@ from medssl.studies.settings import StudySettings
 from medssl.studies.several_runs import common_name, differing_in_seed_alone
 from medssl.studies.trials import FOLDS, MIN_PATIENTS, samples_in_trials, settings_to_try, why_no_trials
 from medssl.training.config import FinetuneConfig
-from medssl.training.finetune import architecture, scans_of, unlabelled_scans
+from medssl.training.finetune import scans_of, unlabelled_scans
 from medssl.training.models import fresh_encoder
 from medssl.training.tasks import Task, task_named
 
@@ -70,7 +71,7 @@ class Plan:
         out: Folder of the study.
         cache: Where the scans are.
         task: The task, with its targets.
-        encoder: The one encoder of all arms, as a record.
+        encoders: The encoder of each arm, as a record.
         external_encoder: An encoder of a class outside of medssl, that the record cannot build.
         size: Voxels of a crop along each axis.
         arms: Arms by their names.
@@ -88,7 +89,7 @@ class Plan:
     out: Path
     cache: Cache
     task: Task
-    encoder: dict
+    encoders: dict[str, dict[str, Any]]
     external_encoder: Encoder | None
     size: tuple[int, ...]
     arms: dict[str, Arm]
@@ -101,9 +102,8 @@ class Plan:
     config: dict[str, Any]
     features: dict[tuple[str, int | str | None], dict[str, np.ndarray]] = field(default_factory=dict)
 
-    @property
-    def new_encoder(self) -> NewEncoder:
-        return partial(fresh_encoder, self.encoder, external_encoder=self.external_encoder)
+    def new_encoder(self, arm: str) -> NewEncoder:
+        return partial(fresh_encoder, self.encoders[arm], external_encoder=self.external_encoder)
 
     def id(self, cell: Cell) -> str:
         """A hash of everything that the cell depends on, so that it is not done twice or mistaken for another."""
@@ -113,7 +113,7 @@ class Plan:
             task=self.task.name,
             label=self.config["label"],
             truth=self.config["truth"],
-            encoder=self.encoder,
+            encoder=self.encoders[cell.arm],
             size=self.size,
             seed=self.seed,
             scored=self.config["scored"],
@@ -175,7 +175,7 @@ def make_plan(settings: StudySettings) -> Plan:
     arms = parse_arms(settings.arms, design.long)
     task = task_named(settings.task).from_cache(cache, settings.label)
     folders = pretraining_folders(arms)
-    encoder, size = architecture(cache, sum(folders.values(), ()), settings.encoder, settings.crop)
+    encoders, size = architectures(cache, arms, settings.encoder, settings.crop)
     _suggest_one_arm(arms)
     roles = settings.split.roles(cache.manifest)
     _check_copies(cache, roles)
@@ -197,7 +197,7 @@ def make_plan(settings: StudySettings) -> Plan:
         **_settings_record(settings, task, arms),
         **_data_record(cache, task, scored, roles),
         **_pretraining_record(arms),
-        "encoder": encoder,
+        **_encoders_record(encoders, arms),
         "crop": size,
         "seen_test_scans": seen,
         **({"near_duplicates": similar} if similar else {}),
@@ -209,7 +209,7 @@ def make_plan(settings: StudySettings) -> Plan:
         Path(settings.out),
         cache,
         task,
-        encoder,
+        encoders,
         settings.encoder,
         size,
         arms,
@@ -318,6 +318,13 @@ def _choices(subsets: pd.DataFrame, selected: pd.DataFrame) -> Iterator[tuple[st
     if len(selected):
         for (selector, draw, name), subset in selected.groupby(["selector", "draw", "budget_name"], sort=False):
             yield str(selector), str(name), int(draw), subset
+
+
+def _encoders_record(encoders: dict[str, dict[str, Any]], arms: dict[str, Arm]) -> dict[str, Any]:
+    """The encoder of the arms that start at random (of the first arm where none does), and those of arms with another."""
+    reference = next((encoders[name] for name, arm in arms.items() if not arm.folders), next(iter(encoders.values())))
+    others = other_encoders(encoders, reference)
+    return {"encoder": reference, **({"other_encoders": others} if others else {})}
 
 
 def _settings_record(settings: StudySettings, task: Task, arms: dict[str, Arm]) -> dict[str, Any]:

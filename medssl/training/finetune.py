@@ -83,7 +83,7 @@ def finetune(
     """
     cache, out = Cache(Path(data)), Path(out)
     targets = task_named(task).from_cache(cache, label)
-    spec, size = architecture(cache, [init] if init else [], encoder, crop)
+    spec, size = architecture(cache, init, encoder, crop)
     roles = split.roles(cache.manifest)
     subset = label_budgets(roles, targets.seen, [budget], seed, 1)
     training, validation = (scans_of(cache, targets, subset, role) for role in ("train", "validation"))
@@ -212,42 +212,42 @@ def _read_finished(folder: Path, kinds: Sequence[str], what: str) -> runs.Run:
 
 
 def architecture(
-    cache: Cache, inits: Sequence[Path], encoder: Encoder | None, crop: Sequence[int] | None
+    cache: Cache, init: Path | None, encoder: Encoder | None, crop: Sequence[int] | None
 ) -> tuple[dict, tuple[int, ...]]:
-    """Find the one encoder that several models share, and the crop, and check both against the cache.
+    """Find the encoder of a model and the crop, and check both against the cache.
 
     Args:
-        cache: Cache that the models are trained on.
-        inits: Folders of pretraining runs and imports.
+        cache: Cache that the model is trained on.
+        init: Folder of the pretraining run or import that it starts from.
         encoder: Encoder given by the user; a ResidualUNet if neither it nor a run is given.
-        crop: Voxels along each axis; by default those of the first run, or the largest that fit.
+        crop: Voxels along each axis; by default those of the run, or the largest that fit.
 
     Returns:
         The encoder as a record, and the crop.
 
     Raises:
-        MedsslError: The encoders differ, do not fit the cache or the crop, or a run is not a finished pretraining run.
+        MedsslError: The encoders differ, do not fit the cache or the crop, or the run is not a finished pretraining run.
     """
-    records = [_read_finished(folder, runs.WITH_ENCODER, "pretraining run or import") for folder in inits]
-    spec = _common_encoder(records, encoder) or describe(ResidualUNet(cache.dims, cache.channels))
+    record = _read_finished(init, runs.WITH_ENCODER, "pretraining run or import") if init is not None else None
+    spec = _encoder_of(record, encoder) or describe(ResidualUNet(cache.dims, cache.channels))
     built = fresh_encoder(spec, 0, encoder)
     cache.data_spec.check_encoder(built)
-    size = tuple(crop or (records[0].config["crop"] if records else default_crop(cache, built)))
+    size = tuple(crop or (record.config["crop"] if record is not None else default_crop(cache, built)))
     built.check_size(size)
-    for record in records:
+    if record is not None:
         check_expected(record.config, cache.data_spec)
     return spec, size
 
 
-def _common_encoder(records: Sequence[runs.Run], encoder: Encoder | None) -> dict | None:
-    """The encoder of all runs and the given one, as a record; None if there is neither."""
-    specs = [record.config["encoder"] for record in records] + ([describe(encoder)] if encoder is not None else [])
-    for other in specs[1:]:
-        if not describes_same(other, specs[0]):
-            raise MedsslError(
-                f"the arms have different encoders, {specs[0]} and {other}: expected one; compare them in two studies"
-            )
-    return specs[0] if specs else None
+def _encoder_of(record: runs.Run | None, encoder: Encoder | None) -> dict | None:
+    """The encoder of a run or the given one, as a record; None if there is neither."""
+    given = describe(encoder) if encoder is not None else None
+    if record is None:
+        return given
+    own: dict = record.config["encoder"]
+    if given is not None and not describes_same(given, own):
+        raise MedsslError(f"the run has another encoder than the one given, {own} and {given}: expected the run's own")
+    return own
 
 
 def unlabelled_scans(cache: Cache, roles: pd.Series, budget: set[str]) -> list[str]:
