@@ -124,6 +124,11 @@ def study_warnings(run: Run, cells: pd.DataFrame) -> list[str]:
             f"This run: one pretraining run stands behind {', '.join(single)}. Its p-values and intervals are about this run, not "
             "about its method: another seed may give another result."
         )
+    if others := config.get("other_encoders"):
+        lines.append(
+            f"Another network: {', '.join(others)} has another encoder than the arms that start at random. A difference to "
+            "these is one of network and weights together, not of the weights alone."
+        )
     for arm, count in config.get("seen_test_scans", {}).items():
         if count is None:
             listed = "receipt" not in config.get("pretraining", {}).get(arm, {})

@@ -188,7 +188,9 @@ def _features(plan: Plan, cell: Cell) -> dict[str, np.ndarray]:
     arm = plan.arms[cell.arm].in_draw(cell.draw)
     key = (cell.arm, cell.draw if arm.redrawn else cell.parent)
     if key not in plan.features:
-        encoder = arm.encoder(plan.new_encoder(cell.arm), _draw_seed(plan, cell) if arm.redrawn else 100_003 * plan.seed)
+        encoder = arm.encoder(
+            plan.new_encoder(cell.arm), _draw_seed(plan, cell) if arm.redrawn else 100_003 * plan.seed
+        )
         if arm.redrawn:
             calibrate_norms(encoder, plan.cache, plan.training_scans, plan.size)
         needed = {scan for other in plan.cells for scan in (*other.training, *other.validation)} | set(plan.scored)

@@ -58,9 +58,12 @@ class Cell:
     no_trials: str = ""  # why there are none, where the study has them
 
     def parts(self) -> dict[str, Any]:
-        """What the cell's id is made of; a cell without selector or trials has the id that it had before there were any."""
+        """What the cell's id is made of; a cell without selector, trials or pasting has the id that it had before there were any."""
+        parts = asdict(self)
+        if not self.settings.pasting:
+            del parts["settings"]["pasting"]
         unset = {"selector": None, "trials": 0, "no_trials": ""}
-        return {name: value for name, value in asdict(self).items() if name not in unset or value != unset[name]}
+        return {name: value for name, value in parts.items() if name not in unset or value != unset[name]}
 
 
 @dataclass

@@ -85,7 +85,12 @@ def _baselines(config: Config) -> Point:
     missing = [name for name in BASELINES if name not in arms]
     missing += [] if any(start_of(arm) == "scratch" for arm in arms) else ["semi-supervised on scratch"]
     absent = f"; without {', '.join(missing)}" if missing else ""
-    return Point(False, f"arms: {', '.join(arms)}{absent}; {_trials(config)}; no ImageNet arm")
+    return Point(False, f"arms: {', '.join(arms)}{absent}; {_trials(config)}; {_public(config)}")
+
+
+def _public(config: Config) -> str:
+    imported = [arm for arm, about in config["pretraining"].items() if "receipt" in about]
+    return f"public weights: {', '.join(imported)}" if imported else "no ImageNet arm"
 
 
 def _trials(config: Config) -> str:

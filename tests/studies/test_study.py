@@ -284,9 +284,9 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(
 
 def test_the_encoder_may_be_named_beside_the_run_that_has_it(cache: Cache, pretrained: Path) -> None:
     """A record comes back from JSON with lists where the object has tuples: still the same encoder."""
-    assert architecture(cache, [pretrained], small_encoder(), None)[0] == runs.read(pretrained).config["encoder"]
-    with pytest.raises(MedsslError, match="different encoders"):
-        architecture(cache, [pretrained], ResidualUNet(3, width=6, blocks=(1, 1)), None)
+    assert architecture(cache, pretrained, small_encoder(), None)[0] == runs.read(pretrained).config["encoder"]
+    with pytest.raises(MedsslError, match="another encoder than the one given"):
+        architecture(cache, pretrained, ResidualUNet(3, width=6, blocks=(1, 1)), None)
 
 
 def test_arms_that_do_not_exist_and_labels_that_are_not_there_are_named(cache: Cache, tmp_path: Path) -> None:
