@@ -37,7 +37,7 @@ class NormalizedInput(TokenEncoder):
         window_hu: For CT: HU that become 0 and 1, clipped beyond; the mean and std follow. None takes 0..1 as it comes.
         axes: Directions of the encoder's array axes, such as "SPL" for foot to head, front to back, right to left; ours are "RAS".
         enlarge: How many times as wide the encoder sees a scan, along each axis, where its weights were trained on larger pictures
-            (bicubic in 2D, trilinear in 3D); a whole number that divides the strides.
+            (bicubic in 2D, trilinear in 3D). A level finer than the scan's own voxels is averaged to these.
 
     Raises:
         MedsslError: The numbers do not fit the encoder, or the axes are not three different directions.
@@ -61,13 +61,15 @@ class NormalizedInput(TokenEncoder):
             )
         if window_hu is not None and window_hu[0] >= window_hu[1]:
             raise MedsslError(f"window_hu is {window_hu}: expected a lower and a higher number")
-        if enlarge < 1 or any(step % enlarge for stride in encoder.strides for step in stride):
+        finest = min(min(stride) for stride in encoder.strides)
+        if enlarge < 1 or any(max(step, enlarge) % min(step, enlarge) for stride in encoder.strides for step in stride):
             raise MedsslError(
-                f"enlarge is {enlarge}: expected a whole number that divides every stride of the encoder, {encoder.strides}"
+                f"enlarge is {enlarge}: expected a whole number that divides the strides of the encoder, {encoder.strides}, or is a "
+                f"multiple of the finer ones ({finest})"
             )
         order, flipped = _order(axes, encoder.dims)
         back = [order.index(axis) for axis in range(encoder.dims)]
-        strides = [tuple(stride[axis] // enlarge for axis in back) for stride in encoder.strides]
+        strides = [tuple(max(1, stride[axis] // enlarge) for axis in back) for stride in encoder.strides]
         super().__init__(encoder.dims, in_channels, encoder.channels, strides)
         self.encoder, self.window_hu, self.axes, self.enlarge = encoder, window_hu, axes, enlarge
         self.order, self.back, self.flipped = order, back, flipped
@@ -95,7 +97,14 @@ class NormalizedInput(TokenEncoder):
 
     def features(self, x: Tensor) -> list[Tensor]:
         back = [0, 1, *[2 + axis for axis in self.back]]
-        return [level.flip(self.flipped).permute(back) for level in self.encoder.features(self.prepared(x))]
+        levels = [level.flip(self.flipped).permute(back) for level in self.encoder.features(self.prepared(x))]
+        return [self._to_voxels(level, x) for level in levels]
+
+    def _to_voxels(self, level: Tensor, x: Tensor) -> Tensor:
+        """A level that is finer than the scan, averaged to the scan's voxels; any other as it is."""
+        finer = [max(1, size // voxels) for size, voxels in zip(level.shape[2:], x.shape[2:])]
+        pool = F.avg_pool2d if self.dims == 2 else F.avg_pool3d
+        return level if max(finer) == 1 else pool(level, finer)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder(self.prepared(x))

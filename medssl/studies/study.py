@@ -61,7 +61,7 @@ def study(
         arms: scratch, scratch-long, random-frozen, folders of pretraining runs, several runs of other seeds as one arm, as 'runs/simclr-{0,1,2}' in quotes, and semi-supervised algorithms on one of these, as mean-teacher(runs/simmim).
         budgets: Shares (5%) or numbers (3p) of the labelled training patients, validation patients included.
         label: Label column to classify.
-        encoder: Encoder where no run is given, or of runs whose encoder class lies outside medssl.
+        encoder: Encoder of the arms that start at random, by default that of the first run; and of runs whose encoder class lies outside medssl.
         crop: Voxels along each axis; by default those of the pretraining run.
         train: The optimisation, the same in every arm.
         design: How the arms are compared.

@@ -58,6 +58,15 @@ def test_an_enlarged_scan_has_the_features_of_the_larger_picture_on_its_own_grid
         assert found.shape[2:] == torch.Size([32 // step for step in stride])
     with pytest.raises(MedsslError, match="--crop"):
         encoder.check_size([24] * dims)
+    finer = NormalizedInput(inner, enlarge=4).eval()
+    check_encoder(finer)
+    assert finer.strides[0] == (1,) * dims
+    levels = finer.eval().features(x)
+    expected = inner.features(finer.prepared(x))
+    assert levels[0].shape[2:] == x.shape[2:]
+    assert expected[0].shape[2] == 2 * x.shape[2]
+    assert levels[0].mean().item() == pytest.approx(expected[0].mean().item(), rel=1e-4)
+    assert torch.equal(levels[-1], expected[-1])
     patches = NormalizedInput(ViT(dims, 1, patch=4, width=24, depth=1, heads=2), enlarge=2)
     assert not patches.encodes_patches
 
@@ -100,7 +109,7 @@ def test_it_is_an_encoder_like_any_other_and_has_the_layers_of_the_one_inside() 
         ({"window_hu": (250.0, -175.0)}, "a lower and a higher number"),
         ({"axes": "SPA"}, "three different directions"),
         ({"enlarge": 0}, "enlarge is 0"),
-        ({"enlarge": 2}, "divides every stride"),
+        ({"enlarge": 1.5}, "a whole number"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(options: dict, message: str) -> None:
