@@ -4,8 +4,8 @@ import pandas as pd
 import streamlit as st
 
 from medssl.preprocessing.cache import Cache
-from medssl.reporting import controls, widgets
-from medssl.reporting.dashboard import cases, session, viewer
+from medssl.reporting import controls, volume_viewer, widgets
+from medssl.reporting.dashboard import cases, session, viewer, volumes
 from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
 from medssl.reporting.style import arm_name, number
@@ -13,6 +13,8 @@ from medssl.studies import masks
 
 TITLE = "Cases"
 ORDER = 3
+
+NO_MASK = "no mask was saved. Only the cells of a study's first draw save them."
 
 Arms = dict[str, Key]  # "A", and "B" where the study has another arm
 
@@ -79,6 +81,49 @@ def choose_case(study: ReviewedStudy, arms: Arms, draw: int) -> pd.Series:
 def show_scan(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cache: Cache) -> None:
     """The scan with its reference, and the prediction or the probabilities of each arm beside it."""
     scan, segmented = case["scan"], study.task.keeps_examples
+    stills = len(cache.shape(scan)) == 2
+    if not stills:
+        why = "One slice of each, drawn by the server; the viewer needs WebGL 2 in the browser"
+        stills = controls.toggle(st, "stills", "Still pictures", why, default=False)
+    if not stills and volume_viewer.show(scene(study, arms, draw, case, cache), take_voxel):
+        if not segmented:
+            widgets.case_pictures([], charts(study, arms, draw, scan))
+    else:
+        if not stills:
+            st.info("This browser has no WebGL 2, which the viewer needs: slices are shown as still pictures.")
+        show_stills(study, arms, draw, case, cache)
+    if notes := cases.scan_notes(cache, scan):
+        widgets.caption(f"Noted when the scan was read: {notes}")
+
+
+def scene(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cache: Cache) -> volume_viewer.Scene:
+    """The scan with its reference, and each arm's prediction in a view of its own."""
+    scan, segmented = case["scan"], study.task.keeps_examples
+    start, shape = session.fullest_slices(cache, scan, segmented), cache.shape(scan)
+    chosen = session.selection().voxel
+    if chosen is None or any(place >= length for place, length in zip(chosen, shape, strict=True)):
+        chosen = tuple(start[plane] for plane in ("sagittal", "coronal", "axial"))
+    views = [volume_viewer.View("Scan", "scan")]
+    reference = None
+    if segmented:
+        reference = volumes.reference_volume(cache, scan)
+        views = [volume_viewer.View("Reference", "reference", mask=reference)]
+        for letter, key in arms.items():
+            mask = volumes.predicted_volume(cache, scan, study.cell_folder(key, draw))
+            note = f"Dice {number(case[letter.lower()])}" if mask else NO_MASK
+            views.append(volume_viewer.View(name(letter, key), letter, note, mask, outlined=mask is not None))
+    structures = {value: f"structure {value}" for value in cache.structures} if segmented else {}
+    return volume_viewer.Scene(volumes.scan_volume(cache, scan), views, cache.modality, reference, structures, chosen)
+
+
+def take_voxel() -> None:
+    """Keep the voxel that came into view in the address."""
+    session.select(voxel=volume_viewer.voxel())
+
+
+def show_stills(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cache: Cache) -> None:
+    """One slice as still pictures."""
+    scan, segmented = case["scan"], study.task.keeps_examples
     display = choose_display(cache, scan, segmented)
     if segmented:
         part = viewer.part_of_slice(cache.shape(scan), display.plane, display.index)
@@ -91,8 +136,6 @@ def show_scan(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cach
     else:
         frames = cases.scan_frames(cache, scan, display, False)
         widgets.case_pictures([(frames[0], "image")], charts(study, arms, draw, scan))
-    if notes := cases.scan_notes(cache, scan):
-        widgets.caption(f"Noted when the scan was read: {notes}")
 
 
 def choose_display(cache: Cache, scan: str, segmented: bool) -> cases.Display:
@@ -143,7 +186,7 @@ def charts(study: ReviewedStudy, arms: Arms, draw: int, scan: str) -> list[dict]
 
 def caption(letter: str, key: Key, case: pd.Series, frame: cases.Frame) -> str:
     if not frame.masked:
-        return f"{name(letter, key)}: no mask was saved. Only the cells of a study's first draw save them."
+        return f"{name(letter, key)}: {NO_MASK}"
     return f"{name(letter, key)} · Dice {number(case[letter.lower()])}"
 
 

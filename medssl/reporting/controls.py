@@ -73,10 +73,10 @@ def slider(place: Any, field: str, label: str, last: Any, default: Any, step: An
     return place.slider(label, 0 * step, last, step=step, key=key, on_change=_take, args=(field,))
 
 
-def toggle(place: Any, field: str, label: str, explanation: str) -> bool:
-    """Show a switch, on unless it was turned off, and return its state."""
+def toggle(place: Any, field: str, label: str, explanation: str, default: bool = True) -> bool:
+    """Show a switch and return its state; default: the state in which it starts."""
     value = getattr(session.selection(), field)
-    key = _set(field, True if value is None else value)
+    key = _set(field, default if value is None else value)
     return place.toggle(label, key=key, help=explanation, on_change=_take, args=(field,))
 
 

@@ -48,6 +48,8 @@ FLAGS = [
     "--host-resolver-rules=MAP foreign.example 127.0.0.1",
 ]
 PATIENCE_MS = 60_000
+VIEWER = ".viewer[data-opened]"  # has fetched the scan and drawn it
+STILLS = "cases?study=seg&stills=yes"
 A4_PX = round((210 - 2 * 12) / 25.4 * 96)  # the width of a page between its margins
 # Writes down every address that the server process connects to or resolves.
 WATCH = """
@@ -206,13 +208,14 @@ def test_every_page_renders_and_requests_nothing_outside(dashboard: Dashboard, s
     for name, wait_for in (
         ("Compare", ".js-plotly-plot .point"),
         ("Runs", "[data-testid=stDataFrame]"),
-        ("Cases", ".case img"),
+        ("Cases", VIEWER),
         ("Label efficiency", "h4"),
     ):
         page.get_by_role("link", name=name).click()
         page.wait_for_selector(wait_for)
         dashboard.settle()
-    page = dashboard.open("cases?study=class", ".case .bar")
+    page = dashboard.open("cases?study=class", VIEWER)
+    page.wait_for_selector(".case .bar")
     assert page.locator(".case .bar").count() == 2 * 2
     print(
         json.dumps({"requests": len(dashboard.requests), "outside": len(dashboard.outside), "errors": dashboard.errors})
@@ -249,7 +252,7 @@ def test_the_run_table_and_the_comparison(dashboard: Dashboard, phantom_study: P
 
 
 def test_controls_of_a_case_act(dashboard: Dashboard, phantom_study: Path, cache: Cache) -> None:
-    page = dashboard.open("cases?study=seg", ".case img")
+    page = dashboard.open(STILLS, ".case img")
     cases = pd.read_parquet(folder_of(phantom_study / "seg", "scratch", "1p") / "predictions.parquet")
     worst = worst_first(cases)["scan"]
     assert f"Scan {worst[0]}" in page.inner_text(".stMain")
@@ -280,8 +283,79 @@ def test_controls_of_a_case_act(dashboard: Dashboard, phantom_study: Path, cache
     assert dashboard.errors == []
 
 
+def test_the_viewer_shows_the_voxels_of_the_cache_and_fetches_each_volume_once(
+    dashboard: Dashboard, cache: Cache
+) -> None:
+    page = dashboard.open("cases?study=seg", VIEWER)
+    scan = re.search(r"Scan (\w+)", page.inner_text(".stMain"))[1]
+    array, affine, reference = cache.read(scan)[0], cache.affine(scan), cache.read_mask(scan)
+    fetched = [url for url in dashboard.requests if "/volumes/" in url]
+    assert len(fetched) == len(set(fetched)) == 4  # the scan, its reference, and a mask of each arm
+
+    def in_view() -> list[int]:
+        """The voxel that the line of values names, after its value, its structure and its place were compared."""
+        text = page.locator(".viewer .status").inner_text()
+        value, side, voxel = re.search(r"^(\S+) HU at (.+) mm · voxel (.+?) · (?=reference)", text).groups()
+        at = tuple(map(int, voxel.split(", ")))
+        assert float(value) == array[at]
+        assert f"reference: {f'structure {reference[at]}' if reference[at] else '–'}" in text
+        numbers = [float(n) * (-1 if letter in "LPI" else 1) for letter, n in re.findall(r"([LRPAIS]) ([\d.]+)", side)]
+        np.testing.assert_allclose(numbers, (affine @ [*at, 1])[:3], atol=0.06)
+        return list(at)
+
+    def pictures() -> list[bytes]:
+        return [frame.screenshot() for frame in page.locator(".viewer .frame").all()]
+
+    start, drawn = in_view(), pictures()
+    assert len(set(drawn)) == 3
+    left, top, width, height = page.locator(".viewer .frame").nth(1).bounding_box().values()
+    page.mouse.move(left + 0.15 * width, top + height / 2)  # the axial plane of arm A
+    page.mouse.wheel(0, -100)
+    page.wait_for_url("**voxel=**")
+    moved = in_view()
+    assert moved == [*start[:2], start[2] + 1]
+    assert f"voxel={'-'.join(map(str, moved))}" in page.url
+    assert not set(pictures()) & set(drawn)  # all views moved
+    sides = []
+    for _ in ("radiological", "neurological"):
+        page.mouse.click(left + 0.08 * width, top + height / 2)
+        page.wait_for_timeout(300)
+        sides.append((affine @ [*in_view(), 1])[0] > 0)
+        page.keyboard.press("r")
+        page.wait_for_timeout(300)
+    assert sides == [True, False]  # the patient's right is on the left at first
+    before = pictures()
+    page.keyboard.press("2")
+    page.wait_for_timeout(500)
+    assert page.locator(".viewer select").nth(1).input_value() == "lung (-600/1500)"
+    assert not set(pictures()) & set(before)
+    page.mouse.move(left + 0.15 * width, top + height / 2)
+    page.mouse.down(button="right")
+    page.mouse.move(left + 0.15 * width + 100, top + height / 2, steps=3)
+    page.mouse.up(button="right")
+    page.wait_for_timeout(500)
+    assert page.locator(".viewer .bar .quiet").first.inner_text() == "-600 / 2250 HU"
+    page.keyboard.press("c")
+    page.locator(".viewer .structure").first.click()
+    page.wait_for_timeout(1000)
+    assert page.locator(".viewer .structure").first.get_attribute("title").endswith("is outlined: a click changes it")
+    dashboard.settle()
+    assert [url for url in dashboard.requests if "/volumes/" in url] == fetched
+    assert dashboard.outside == []
+    assert dashboard.errors == []
+
+
+def test_a_browser_without_webgl_gets_stills_and_is_told(browser, served) -> None:
+    chromium = browser.browser_type.launch(executable_path=CHROMIUM, args=[*FLAGS, "--disable-3d-apis"])
+    opened = Dashboard(chromium.new_page(), served[0])
+    page = opened.open("cases?study=seg", ".case img")
+    assert "This browser has no WebGL 2" in page.inner_text(".stMain")
+    assert page.locator(".viewer").count() == 0
+    chromium.close()
+
+
 def test_choices_survive_back_another_page_and_a_run_that_appears(dashboard: Dashboard, phantom_study: Path) -> None:
-    page = dashboard.open("cases?study=seg", ".case img")
+    page = dashboard.open(STILLS, ".case img")
     worst = worst_first(pd.read_parquet(folder_of(phantom_study / "seg", "scratch", "1p") / "predictions.parquet"))
     tick(page, 1)
     page.get_by_text(f"Scan {worst['scan'][1]}").wait_for()
@@ -308,16 +382,13 @@ def test_choices_survive_back_another_page_and_a_run_that_appears(dashboard: Das
     page.get_by_role("link", name="Cases").click()
     page.get_by_text(f"Scan {worst['scan'][1]}").wait_for()
     dashboard.settle()
-    assert letters(page) == ["S", "I", "R", "L"]
+    wait_for_letters(page, "S", "I", "R", "L")
     choose("Plane", "sagittal")(page)
-    page.wait_for_url("**plane=sagittal**")
-    dashboard.settle()
-    assert letters(page) == ["S", "I", "A", "P"]
+    wait_for_letters(page, "S", "I", "A", "P")
+    assert "plane=sagittal" in page.url
     page.evaluate("history.back()")
-    page.wait_for_url("**plane=coronal**")
-    page.wait_for_timeout(1000)
-    dashboard.settle()
-    assert letters(page) == ["S", "I", "R", "L"]
+    wait_for_letters(page, "S", "I", "R", "L")
+    assert "plane=coronal" in page.url
     assert dashboard.errors == []
 
 
@@ -325,7 +396,7 @@ def test_choices_survive_back_another_page_and_a_run_that_appears(dashboard: Das
 def test_the_page_is_as_dark_as_the_browser_asks_for(browser, served, scheme: str, dark: bool) -> None:
     context = browser.new_context(color_scheme=scheme, viewport={"width": 1400, "height": 1000})
     opened = Dashboard(context.new_page(), served[0])
-    page = opened.open("cases?study=seg", ".case img")
+    page = opened.open(STILLS, ".case img")
     colour = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", colour)[:3])) < 3 * 128) == dark
     context.close()
@@ -335,7 +406,7 @@ def test_pictures_use_the_width_of_a_desktop_and_of_a_phone(browser, served) -> 
     for width, height, least in ((1400, 1000, 320), (390, 844, 340)):
         context = browser.new_context(viewport={"width": width, "height": height})
         opened = Dashboard(context.new_page(), served[0])
-        page = opened.open("cases?study=seg", ".case img")
+        page = opened.open(STILLS, ".case img")
         assert page.locator(".case .frame").first.bounding_box()["width"] >= least
         header = page.locator("[data-testid=stHeader]").bounding_box()
         first = page.locator(".stMainBlockContainer .stElementContainer:visible").first.bounding_box()
@@ -363,7 +434,7 @@ def test_hostile_names_are_shown_as_text_and_fetch_nothing(
         for address, wait_for in (
             ("?study=hostile", ".js-plotly-plot .point"),
             ("runs?study=hostile", "[data-testid=stDataFrame]"),
-            ("cases?study=hostile", ".case img"),
+            ("cases?study=hostile", VIEWER),
         ):
             page = dashboard.open(address, wait_for)
             text = page.evaluate("document.querySelector('.stMain').textContent").replace(WORD_JOINER, "")
@@ -376,9 +447,10 @@ def test_hostile_names_are_shown_as_text_and_fetch_nothing(
     assert outside_connections(served[1]) == []
 
 
-def letters(page) -> list[str]:
-    """At the edges of the first picture: they tell the plane."""
-    return page.locator(".case .frame").first.locator("b").all_inner_texts()
+def wait_for_letters(page, *letters: str) -> None:
+    """Until these stand at the edges of the first picture: they tell the plane."""
+    shown = "wanted => [...(document.querySelector('.case .frame')?.querySelectorAll('b') ?? [])].map(b => b.innerText).join() === wanted"
+    page.wait_for_function(shown, arg=",".join(letters))
 
 
 def folder_of(study: Path, arm: str, budget: str) -> Path:

@@ -14,14 +14,28 @@ CHOSEN = Selection("a/b", "knn", "1%", 3, ("x: y|z", "linear"), ("scratch", "fin
 
 
 @pytest.mark.parametrize(
-    "selection", [Selection(), CHOSEN, Selection(opacity=0.35, outline=False, runs=("a", "b,c"), kinds=("cell",))]
+    "selection",
+    [
+        Selection(),
+        CHOSEN,
+        Selection(opacity=0.35, outline=False, runs=("a", "b,c"), kinds=("cell",), voxel=(0, 7, 300), stills=True),
+    ],
 )
 def test_an_address_states_the_selection_and_is_read_back(selection: Selection) -> None:
     assert Selection.from_query(selection.to_query()) == (selection, [])
 
 
 @pytest.mark.parametrize(
-    "query", [{"draw": "x"}, {"slice": "1.5"}, {"a": "scratch"}, {"opacity": "2"}, {"outline": ""}]
+    "query",
+    [
+        {"draw": "x"},
+        {"slice": "1.5"},
+        {"a": "scratch"},
+        {"opacity": "2"},
+        {"outline": ""},
+        {"voxel": "1-2"},
+        {"voxel": "1--2-3"},
+    ],
 )
 def test_what_cannot_be_read_is_left_out_and_named(query: dict[str, str]) -> None:
     assert Selection.from_query({name: [value] for name, value in query.items()}) == (Selection(), [*query])
@@ -29,6 +43,7 @@ def test_what_cannot_be_read_is_left_out_and_named(query: dict[str, str]) -> Non
 
 def test_a_choice_drops_those_that_it_ends() -> None:
     assert CHOSEN.changed(case="s02").slice is None
+    assert CHOSEN.changed(voxel=(1, 2, 3)).changed(case="s02").voxel is None
     assert CHOSEN.changed(case="s02").plane == "coronal"
     assert CHOSEN.changed(study="c", runs=("r",)) == Selection(study="c", plane="coronal", runs=("r",))
 

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 Arm = tuple[str, str]  # name and mode
 ENDED_BY = {  # what another choice makes meaningless
-    "study": ("mode", "budget", "draw", "a", "b", "case", "slice", "window", "by"),
-    "case": ("slice",),
+    "study": ("mode", "budget", "draw", "a", "b", "case", "slice", "voxel", "window", "by"),
+    "case": ("slice", "voxel"),
     "plane": ("slice",),
 }
 
@@ -39,6 +39,8 @@ class Selection:
         opacity: Opacity of masks, 0 to 1.
         outline: Whether the reference is outlined over the predictions.
         by: Column of the manifest by which differences are shown.
+        voxel: Voxel in view, along (X, Y, Z).
+        stills: Whether slices are drawn as still pictures, not in the viewer.
         runs: Folders of the runs to compare.
         kinds: Kinds of runs that are listed.
         statuses: Statuses of runs that are listed.
@@ -57,6 +59,8 @@ class Selection:
     opacity: float | None = None
     outline: bool | None = None
     by: str | None = None
+    voxel: tuple[int, ...] | None = None
+    stills: bool | None = None
     runs: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
@@ -120,12 +124,21 @@ def _yes_or_no(text: str) -> bool:
     return text == "yes"
 
 
+def _voxel(text: str) -> tuple[int, ...]:
+    place = tuple(int(number) for number in text.split("-"))
+    if len(place) != 3:
+        raise ValueError(text)
+    return place
+
+
 NAMES = {"runs": "run", "kinds": "kind", "statuses": "status"}  # parameters that are repeated, one for each value
 READ: dict[str, Callable[[str], Any]] = {"draw": int, "slice": int, "a": _arm, "b": _arm}
-READ |= {"opacity": _share, "outline": _yes_or_no}
+READ |= {"opacity": _share, "outline": _yes_or_no, "stills": _yes_or_no, "voxel": _voxel}
 WRITTEN: dict[str, Callable[[Any], str]] = {
     "a": lambda arm: f"{arm[1]}:{arm[0]}",
     "b": lambda arm: f"{arm[1]}:{arm[0]}",
     "opacity": "{:g}".format,
     "outline": lambda value: "yes" if value else "no",
+    "stills": lambda value: "yes" if value else "no",
+    "voxel": lambda place: "-".join(map(str, place)),
 }

@@ -22,6 +22,7 @@ from typing import Any
 from medssl.core.errors import MedsslError
 from medssl.core.resources import resource
 from medssl.reporting.dashboard.guard import Guard, inline_scripts
+from medssl.reporting.dashboard.volume_route import volume_route
 
 SETTINGS = "MEDSSL_REVIEW"  # the environment variable that says what to show
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -134,7 +135,7 @@ def _serve(options: dict[str, Any], names: list[str]) -> None:
     print(f"The dashboard is at http://{_bracketed(address)}:{port} (Ctrl-C stops it).", flush=True)
     page = Path(st.__file__).parent / "static" / "index.html"
     guard = Middleware(Guard, hosts=names, inline_scripts=inline_scripts(page))
-    st.App(app(), middleware=[guard]).run(config=options)
+    st.App(app(), routes=[volume_route()], middleware=[guard]).run(config=options)
 
 
 def _check_parts() -> None:

@@ -21,9 +21,9 @@ LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))  # the two ends of each axis, low
 HU_WINDOWS = {  # centre and width
     "soft tissue": (40, 400),
     "lung": (-600, 1500),
-    "bone": (500, 2000),
+    "liver": (90, 150),
+    "bone": (480, 2500),
     "brain": (40, 80),
-    "liver": (60, 160),
 }
 SCALED_WINDOWS = {"full range": (0.0, 1.0), "dark parts": (0.0, 0.5), "bright parts": (0.4, 1.0)}  # of values 0 to 1
 STRUCTURE_COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#0072B2")  # of structures 1, 2, ...
