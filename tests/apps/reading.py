@@ -1,12 +1,14 @@
 """What a reader sees of a page that Streamlit's AppTest has run, and studies to show on it."""
 
 import html
+import json
 import re
 from pathlib import Path
 
 import pandas as pd
 from streamlit.testing.v1 import AppTest
 
+from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard.folder import runs_below
 from medssl.reporting.dashboard.study import ReviewedStudy, read_study
 
@@ -33,3 +35,14 @@ def html_of(dashboard: AppTest) -> list[str]:
 
 def study_of(root: Path, name: str) -> ReviewedStudy:
     return read_study(root, name, runs_below(root))
+
+
+def use_scans(study: Path, cache: Cache) -> list[str]:
+    """Make the cases of a study of `make_study` scans of a cache, and return these."""
+    scans = cache.manifest[["scan", "patient"]].head(4)
+    for file in study.glob("cells/*/predictions.parquet"):
+        cases = pd.read_parquet(file).head(len(scans))
+        cases.assign(scan=scans["scan"], patient=scans["patient"]).to_parquet(file)
+    record = study / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"data": cache.digest}))
+    return scans["scan"].tolist()

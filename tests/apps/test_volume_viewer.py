@@ -4,26 +4,20 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from medssl.preprocessing.cache import Cache
 from medssl.reporting import volume_viewer
 from medssl.reporting.dashboard import viewer, volumes
 from medssl.studies import masks
-from tests.apps.reading import text_of
+from tests.apps.reading import text_of, use_scans
 
 
 @pytest.fixture
 def with_scans(studied: Path, cache: Cache) -> Path:
     """The segmentation study as if its cases were scans of the cache; arm scratch saved masks of its first draw."""
-    scans = cache.manifest[["scan", "patient"]].head(4)
-    for file in studied.glob("hippo/cells/*/predictions.parquet"):
-        cases = pd.read_parquet(file).head(len(scans))
-        cases.assign(scan=scans["scan"], patient=scans["patient"]).to_parquet(file)
-    record = studied / "hippo" / "run.json"
-    record.write_text(json.dumps(json.loads(record.read_text()) | {"data": cache.digest}))
-    predicted = {scan: np.roll(cache.read_mask(scan), 1, axis=0) for scan in scans["scan"]}
+    scans = use_scans(studied / "hippo", cache)
+    predicted = {scan: np.roll(cache.read_mask(scan), 1, axis=0) for scan in scans}
     masks.write(studied / "hippo" / "cells" / "scratch-1p-0", predicted)
     return studied
 

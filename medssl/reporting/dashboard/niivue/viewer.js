@@ -85,7 +85,8 @@ class Viewer {
     build(this, settings, Object.keys(LAYOUTS));
     await this.arrange();
     this.go(data.voxel);
-    this.root.dataset.opened = String(Math.round(performance.now() - started)); // milliseconds, for the benchmark
+    this.root.dataset.openedOf = data.image; // for tests and the benchmark, as is the next
+    this.root.dataset.opened = String(Math.round(performance.now() - started)); // milliseconds
     say(this.root, many ? "A large scan: the other views open when you tick them." : "");
   }
 
