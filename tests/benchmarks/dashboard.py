@@ -88,7 +88,7 @@ def measure(folder: Path, cache: Cache) -> dict[str, float]:
         page.set_default_timeout(300_000)
         for url, _ in serve(folder / "runs", cache.path, folder / "watch"):
             opened = Dashboard(page, url)
-            page.on("request", lambda request: opened.requests.append(request.url))
+            page.on("request", lambda request, kept=opened.requests: kept.append(request.url))
             opened.open("cases?study=hippo&budget=1p", VIEWER)
             before = page.locator(VIEWER).get_attribute("data-opened-of")
             started = time.perf_counter()
