@@ -227,6 +227,8 @@ def labels_saved(curves: list[LabelCurve] | None, main: pd.DataFrame) -> tuple[T
     names = ["=arm", "#patients needed", "#95% interval", "#labels saved"]
     table = Table([*names, "#area", "#95% interval", "#area minus scratch"])
     for curve in curves:
+        if curve.area is None:
+            continue
         texts = _labels_saved_texts(curve.saved, curve.patients[0]) if curve.saved else ("", "", "")
         gain = curve.difference and difference(curve.difference.mean, curve.difference.low, curve.difference.high)
         cells = (*texts, number(curve.area.mean), interval(curve.area.low, curve.area.high), gain or "")

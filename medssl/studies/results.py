@@ -82,7 +82,8 @@ class LabelCurve:
         arm: Name of the arm.
         mode: How its encoder was used.
         patients: Patients of each budget, rising.
-        area: Mean score over the logarithm of the budget.
+        area: Mean score over the logarithm of the budget; None for an arm with one budget, such as a semi-supervised arm whose other
+            budget leaves no scan unlabelled.
         saved: Budget at which the curve reaches scratch with the largest budget.
         difference: Area minus that of scratch, where scratch was run with the same budgets.
         gains: What the arm is worth at each budget but the largest, where scratch was run with it.
@@ -92,7 +93,7 @@ class LabelCurve:
     arm: str
     mode: str
     patients: list[float]
-    area: Interval
+    area: Interval | None
     saved: LabelsSaved | None = None
     difference: Interval | None = None
     gains: tuple[BudgetGain, ...] = ()
@@ -259,7 +260,7 @@ def arrays(path: Path, required: str) -> dict[str, np.ndarray]:
 
 
 def label_curves(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[LabelCurve] | None:
-    """Return the label curve of every arm that was run with two budgets or more.
+    """Return the label curve of every arm; one that was run with one budget alone has no area.
 
     A semi-supervised arm has none where no scan is left unlabelled, which may be the largest budget: its area then is over
     fewer budgets than that of the others, and a note says so.
@@ -278,13 +279,16 @@ def label_curves(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> list[L
         return None
     arms = dict.fromkeys(zip(main["arm"], main["mode"]))
     curves = {(arm, mode): _by_budget(cases, arm, mode, sizes) for arm, mode in arms}
-    return [_label_curve(arm, mode, own, scratch, sizes, metric) for (arm, mode), own in curves.items() if len(own) > 1]
+    return [_label_curve(arm, mode, own, scratch, sizes, metric) for (arm, mode), own in curves.items() if own]
 
 
 def _label_curve(
     arm: str, mode: str, own: dict[str, Draws], scratch: dict[str, Draws], sizes: dict[str, float], metric: CaseMetric
 ) -> LabelCurve:
     patients, places = [sizes[budget] for budget in own], run_places(own.values())
+    gains, count = _gains(own, scratch, sizes, metric), len(set(places.values()))
+    if len(own) == 1:
+        return LabelCurve(arm, mode, patients, None, gains=gains, pretraining_runs=count)
     scores, freedom = _by_patient(own, metric, places)
     area = area_under_label_curve(patients, scores, patient_df=freedom, bounds=(0, 1))
     if arm == "scratch":
@@ -298,7 +302,6 @@ def _label_curve(
         note = f"area over {' and '.join(own)} alone: the arm has no cell at {last}"
         area = replace(area, note=join_notes(area.note, note))
         saved = replace(saved, note=join_notes(saved.note, note))
-    gains, count = _gains(own, scratch, sizes, metric), len(set(places.values()))
     return LabelCurve(arm, mode, patients, area, saved, difference, gains, count)
 
 

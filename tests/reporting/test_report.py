@@ -464,6 +464,23 @@ def test_with_several_pretraining_runs_nothing_is_of_this_run(tmp_path):
     assert one.area != curve.area  # of the same scores, but runs count in place of draws
 
 
+def test_an_arm_with_the_smallest_budget_alone_closes_its_share_of_the_gap_and_has_no_area(tmp_path):
+    study = make_study(tmp_path)
+    whole = {c.arm: c for c in _curves(study)}["simmim"]
+    for cell in (study / "cells").iterdir():
+        config = json.loads((cell / "run.json").read_text())["config"]
+        if config["arm"] == "simmim" and config["budget_name"] != whole.gains[0].budget:
+            shutil.rmtree(cell)
+    curves = _curves(study)
+    alone = {c.arm: c for c in curves}["simmim"]
+    assert alone.area is None
+    assert alone.gains == whole.gains[:1]
+    (closed,) = [row for row in report_tables.gap_closed(curves).rows if "simmim" in str(row)]
+    assert closed
+    saved, _, _ = report_tables.labels_saved(curves, pd.DataFrame({"arm": ["scratch"], "patients": [1.0], "mean": [0.5]}))
+    assert not any("simmim" in str(row) for row in saved.rows)
+
+
 def _curves(study: Path) -> list[LabelCurve]:
     run = runs.read(study)
     cells = cells_of(runs.table(study / "cells"), run)
