@@ -33,8 +33,9 @@ PANELS = {  # page -> title, metric, arm in the table -> legend
         {
             "scratch, fine-tuned": "from scratch",
             "simclr, fine-tuned": "pretrained with SimCLR",
-            "simclr, label propagation": "SimCLR and label propagation",
             "self-training(simclr), fine-tuned": "SimCLR and self-training",
+            "imagenet-128, linear probe": "ImageNet's weights, linear probe",
+            "imagenet-128, label propagation": "ImageNet's weights and label propagation",
         },
     ),
     "hippocampus.md": (
@@ -48,7 +49,7 @@ PANELS = {  # page -> title, metric, arm in the table -> legend
         },
     ),
 }
-COLOURS = ("#000000", "#7F7F7F", "#0072B2", "#D55E00")
+COLOURS = ("#000000", "#7F7F7F", "#0072B2", "#D55E00", "#009E73")
 
 
 def rows(page: Path) -> list[tuple[int, str, float, float, float]]:
