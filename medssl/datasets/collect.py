@@ -7,6 +7,7 @@ with CandidateStore(out) as candidates:
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -153,7 +154,8 @@ def _readable_files(
 def _holds_voxels_of_header(path: Path) -> bool:
     headers = {".raw": (".mhd",), ".zraw": (".mhd",), ".img": (".hdr", ".hdr.gz"), ".img.gz": (".hdr", ".hdr.gz")}
     without_suffix = path.name[: -len(suffix(path))] if suffix(path) in headers else ""
-    return any(path.with_name(without_suffix + end).exists() for end in headers.get(suffix(path), ()))
+    beside = (path.with_name(without_suffix + end) for end in headers.get(suffix(path), ()))
+    return any(os.path.exists(file) for file in beside)  # unlike Path's, false for a name that no disk can hold
 
 
 def _check_any_scan(sources: Sequence[Source], count: int, skipped: Counter[str], notices: list[Notice]) -> None:

@@ -21,6 +21,7 @@ from csv import Error as CsvError
 from csv import reader
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from medssl.core.errors import MedsslError, nearest
@@ -29,6 +30,7 @@ from medssl.datasets.candidates import Candidate, Parts
 from medssl.datasets.manifest import PSEUDONYM
 from medssl.datasets.notices import Notice
 from medssl.datasets.reports import scrub
+from medssl.datasets.spellings import DIFFERENCES, written_in_two_ways
 from medssl.scans.modality import MODALITIES
 from medssl.scans.paths import stem
 
@@ -37,7 +39,9 @@ MAX_TEXTS = 20  # different texts of a label; where there are more, each must st
 ROWS_OF_A_CLASS = 5
 MAX_CHARACTERS = 64  # of a class's name
 IDENTIFIER = 100_000  # a column of whole numbers that are all larger may identify somebody
-MISSING_WORDS = frozenset({"NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"})
+MISSING_WORDS = frozenset(
+    {"na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "none", "nil", "missing", "-", "--", "?", "."}
+)
 DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[ T].*)?"
 DISAGREE = "its rows in labels disagree: patient unknown; keep one row"
 NO_ROW = "no row in labels: patient unknown"
@@ -155,7 +159,12 @@ class LabelTable:
         ]
         notices = [Notice(f"{len(names)} {text}", tuple(names)) for names, text in reported if names]
         for name in self.labels:
-            if words := sorted(set(self.frame[name].dropna().astype(str)) & MISSING_WORDS):
+            classes = set(self.frame[name].dropna().astype(str))
+            notices += [
+                Notice(f"the label {name!r} has classes that differ in {DIFFERENCES} alone", group)
+                for group in written_in_two_ways(classes)
+            ]
+            if words := sorted(word for word in classes if word.lower() in MISSING_WORDS):
                 text = f"the label {name!r} has the class {words[0]!r}: leave cells empty where there is no label"
                 notices.append(Notice(text))
         if MODALITY in self.columns_left_out and (words := _no_codes(self.frame)):
@@ -204,6 +213,8 @@ def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
     for name in frame:
         if name in (key, patient) or _has_texts(frame[name], texts[name]):
             frame[name] = texts[name]
+        if not pd.api.types.is_numeric_dtype(frame[name]):  # a space that nobody sees makes no class
+            frame[name] = frame[name].map(lambda value: value.strip() or None if isinstance(value, str) else value)
     return frame
 
 
@@ -278,6 +289,8 @@ def _what_texts_tell(texts: pd.Series) -> str | None:
 
 
 def _what_numbers_tell(numbers: pd.Series) -> str | None:
+    if not np.isfinite(numbers.astype(float)).all():
+        return "infinite numbers"
     if numbers.empty or (numbers % 1 != 0).any() or (numbers < IDENTIFIER).any():
         return None
     if not pd.to_datetime(numbers.astype("int64").astype(str), format="%Y%m%d", errors="coerce").isna().any():

@@ -192,16 +192,25 @@ def manifest_frame(rows: Columns) -> pd.DataFrame:
     """The manifest with every column of the contract, then the labels; empties `rows`; whole numbers stay whole."""
     label_columns = [name for name in rows.lists if name.startswith("label.")]
     kinds = {name: "Int64" if name in WHOLE_NUMBERS else "float64" if name in NUMBERS else object for name in COLUMNS}
+    kinds |= dict.fromkeys(label_columns, object)  # pandas would make 1.0 of a 1 beside an empty cell
     names = [*COLUMNS, *(["report"] if "report" in rows.lists else []), *label_columns]
     frame = pd.DataFrame({name: pd.Series(rows.lists.pop(name), dtype=kinds.get(name)) for name in names})
     frame["has_mask"] = frame["has_mask"].astype(bool)
     for name in label_columns:
-        values = frame[name].dropna()
-        if len(values) and values.map(lambda value: isinstance(value, (int, np.integer))).all():
-            frame[name] = frame[name].astype("Int64")
-        elif values.map(lambda value: isinstance(value, str)).any():
-            frame[name] = frame[name].map(lambda value: None if value is None or pd.isna(value) else str(value))
+        frame[name] = _label_column(frame[name])
     return _none_for_empty(frame)
+
+
+def _label_column(values: pd.Series) -> pd.Series:
+    """A label as whole numbers, numbers or text; an empty cell stays one."""
+    known = values.dropna()
+    if not len(known):
+        return values
+    if known.map(lambda value: isinstance(value, int | np.integer | np.bool_)).all():
+        return values.astype("Int64")
+    if known.map(lambda value: isinstance(value, int | float | np.number)).all():
+        return values.astype("float64")
+    return values.map(lambda value: None if value is None or pd.isna(value) else str(value))
 
 
 def read_table(path: Path) -> pd.DataFrame:

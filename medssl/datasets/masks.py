@@ -49,9 +49,9 @@ class MaskTemplate:
 
     def path(self, image: Path) -> Path:
         """Where the mask of this image (or DICOM series folder) should lie; a folder with one file means the file."""
-        without_suffix = image.name if image.is_dir() else stem(image)
+        without_suffix = image.name if os.path.isdir(image) else stem(image)
         mask = _normal(image.parent / self.template.format(name=image.name, stem=without_suffix))
-        inside = list(mask.iterdir()) if mask.is_dir() and mask != image else []
+        inside = _entries(mask) if os.path.isdir(mask) and mask != image else []
         return inside[0] if len(inside) == 1 else mask
 
     def split(self, files: Iterable[Path], folders: Iterable[Path]) -> tuple[dict[Path, Path], set[Path]]:
@@ -60,7 +60,7 @@ class MaskTemplate:
         pairs = {}
         for image in [*files, *map(_normal, folders)]:
             mask = self.path(image)
-            if mask != image and mask.is_file():
+            if mask != image and os.path.isfile(mask):  # unlike Path's, false for a name that no disk can hold
                 pairs[image] = mask
         masks = self._all_masks(files, pairs)
         return {image: mask for image, mask in pairs.items() if image not in masks}, masks
@@ -76,6 +76,14 @@ class MaskTemplate:
     def _pattern(self, folder: Path) -> re.Pattern:
         text = str(_normal(folder / self.template.format(name=ANY, stem=ANY)))
         return re.compile(re.escape(text).replace(ANY, r"[^/\\]+"))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where it cannot be opened, which the walk reports."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _normal(path: Path) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from medssl.core.errors import MedsslError, nearest
 from medssl.datasets.candidates import Candidate
 from medssl.datasets.notices import Notice
+from medssl.datasets.spellings import DIFFERENCES, written_in_two_ways
 
 
 class PatientRule:
@@ -31,7 +32,7 @@ class PatientRule:
 
     def apply(self, candidates: Iterable[Candidate], notices: list[Notice]) -> Iterator[Candidate]:
         """The candidates with their patients; those of whom nothing is said count as patients of their own."""
-        alone = 0
+        alone, named = 0, set()
         for candidate in candidates:
             if self.pattern:
                 self._match(candidate)
@@ -40,7 +41,12 @@ class PatientRule:
                 if candidate.patient is None:
                     candidate.patient = f"scan {candidate.identity}"
                     alone += candidate.reason is None
+            if candidate.patient and candidate.reason is None:
+                named.add(candidate.patient)
             yield candidate
+        if twice := len(written_in_two_ways(named)):
+            text = f"{twice} patients are named in two ways, which differ in {DIFFERENCES} alone: each way counts as a person"
+            notices.append(Notice(text))
         if alone:
             notices.append(Notice(f"{alone} scans name no patient, each counts as its own (say who with --patient)"))
 

@@ -76,6 +76,7 @@ HEADER_FIELDS = (
     "Columns",
     "SamplesPerPixel",
     "PhotometricInterpretation",
+    "PixelRepresentation",
     "NumberOfFrames",
     "BitsAllocated",
     "BitsStored",
@@ -86,12 +87,12 @@ HEADER_FIELDS = (
     "ImagerPixelSpacing",
     "RescaleSlope",
     "RescaleIntercept",
+    "RescaleType",
     "ModalityLUTSequence",
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
 PIXEL_FIELDS = (  # also needed to decode the pixels; not stored anywhere
-    "PixelRepresentation",
     "PlanarConfiguration",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",

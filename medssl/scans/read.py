@@ -17,9 +17,10 @@ from medssl.scans import geometry
 from medssl.scans.dicom.corrections import check_corrections
 from medssl.scans.dicom.segmentation import check_segmentation, read_segmentation
 from medssl.scans.dicom.volume import read_series
-from medssl.scans.formats.images import image_header, npz_headers, read_image, read_npz
+from medssl.scans.formats.images import image_header, read_image
 from medssl.scans.formats.metaimage import data_file, metaimage_header, read_metaimage
 from medssl.scans.formats.nifti import nifti_header, read_nifti, voxel_file
+from medssl.scans.formats.npz import npz_headers, read_npz
 from medssl.scans.formats.nrrd import nrrd_header, read_nrrd
 from medssl.scans.paths import check_fits_memory, file_format, readable_errors
 from medssl.scans.scan import Header, Scan

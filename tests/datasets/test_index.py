@@ -13,7 +13,7 @@ from rich.console import Console
 from medssl.core.errors import MedsslError
 from medssl.datasets.index import index
 from medssl.datasets.labels import label_codes
-from medssl.datasets.manifest import rejects_table, source_files
+from medssl.datasets.manifest import read_table, rejects_table, source_files
 from medssl.preprocessing.cache import prepare
 from medssl.scans.privacy import Pseudonyms, known_manufacturer
 from tests.scans.scan_makers import ct_like, slice_dataset, tree, write_nifti, write_series
@@ -150,6 +150,56 @@ def test_classes_called_none_or_na_are_classes_and_among_numbers_they_are_no_val
     assert "the label 'kind' has the class 'NA': leave cells empty" in capsys.readouterr().err.replace("\n", " ")
     cache = prepare(tmp_path / "m", tmp_path / "c")
     assert cache.manifest["label.kind"].tolist() == ["None", "NA", "cyst", None]
+
+
+def table_of(tmp_path, values):
+    """The manifest of a scan for each value of the label `kind`."""
+    for number in range(len(values)):
+        write_nifti(tmp_path / "d" / f"{number}.nii")
+    lines = ["file,kind", *(f"{number},{value}" for number, value in enumerate(values))]
+    (tmp_path / "l.csv").write_text("\n".join(lines))
+    return index([tmp_path / "d"], tmp_path / "m", labels=tmp_path / "l.csv", label=["kind"])
+
+
+def test_whole_numbers_are_the_same_classes_beside_an_empty_cell(tmp_path):
+    """They were called 0.0 and 1.0 there, and 0 and 1 in a cohort without an empty cell."""
+    manifest = table_of(tmp_path, ["1", "", "0", "NA"])
+    assert label_codes(manifest, "kind")[1] == label_codes(read_table(tmp_path / "m" / "manifest.parquet"), "kind")[1]
+    assert label_codes(manifest, "kind")[1] == ["0", "1"]
+
+
+def test_a_space_that_nobody_sees_makes_no_class(tmp_path):
+    manifest = table_of(tmp_path, ["cyst", "cyst ", " cyst", "  "])
+    assert manifest["label.kind"].tolist() == ["cyst", "cyst", "cyst", None]
+
+
+@pytest.mark.parametrize("values", [("1", "1.0", "x"), ("Cyst", "cyst", "x"), ("caf\u00e9", "cafe\u0301", "x")])
+def test_classes_that_read_the_same_are_reported(tmp_path, capsys, values):
+    table_of(tmp_path, values)
+    assert "the label 'kind' has classes that differ in capitals" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_infinite_label_is_refused(tmp_path):
+    with pytest.raises(MedsslError, match="holds infinite numbers"):
+        table_of(tmp_path, ["1", "inf", "0"])
+
+
+def test_patients_named_in_two_ways_are_counted_and_not_named(tmp_path, capsys):
+    for name in "abc":
+        write_nifti(tmp_path / "d" / f"{name}.nii")
+    (tmp_path / "l.csv").write_text("file,who\na,0017\nb,17\nc,18\n")
+    index([tmp_path / "d"], tmp_path / "m", labels=tmp_path / "l.csv", patient="who")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "1 patients are named in two ways" in said
+    assert "0017" not in said
+
+
+@pytest.mark.parametrize(("name", "mask"), [("a" * 251 + ".png", "{stem}_mask.png"), ("a" * 251 + ".img", None)])
+def test_a_name_so_long_that_no_other_fits_beside_it_stops_nothing(tmp_path, name, mask):
+    """The mask, or the header, that was looked for had a name too long for any disk, which ended the command."""
+    write_nifti(tmp_path / "d" / "scan.nii")
+    Image.fromarray(np.arange(100, dtype=np.uint8).reshape(10, 10)).save(tmp_path / "d" / name, "PNG")
+    assert (index([tmp_path / "d"], tmp_path / "m", mask=mask)["status"] == "ok").all()
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ import tifffile
 from PIL import Image
 
 from medssl.core.errors import ScanError
-from medssl.scans.formats.images import image_header, npz_headers, read_image, read_npz
+from medssl.scans.formats.images import image_header, read_image
 from medssl.scans.formats.nifti import nifti_header
+from medssl.scans.formats.npz import npz_headers, read_npz
 from medssl.scans.paths import check_fits_memory
 from medssl.scans.read import read_scan
 from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
@@ -306,3 +307,46 @@ def test_a_volume_larger_than_the_memory_is_refused(tmp_path):
     assert nifti_header(path).shape == (30000, 30000, 1000)
     with pytest.raises(ScanError, match="MiB of this machine"):
         read_scan([str(path)], "nifti", "id", "p")
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"), [((50_000_000, 0, 5), "have no pixels"), ((20_000_000, 1, 1), "claims 20000000 images")]
+)
+def test_an_archive_of_images_without_number_is_refused(tmp_path, shape, words):
+    """A file of 20 kB was listed as 20 million scans, image by image."""
+    np.savez_compressed(tmp_path / "a.npz", train_images=np.zeros(shape, np.uint8))
+    with pytest.raises(ScanError, match=words):
+        npz_headers(tmp_path / "a.npz")
+
+
+def test_an_archive_with_two_arrays_of_one_name_is_refused(tmp_path):
+    content = io.BytesIO()
+    np.save(content, np.zeros((2, 4, 4), np.uint8))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("train_images.npy", content.getvalue())
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("train_images.npy", content.getvalue())
+    with pytest.raises(ScanError, match="two arrays of the .npz have one name"):
+        npz_headers(tmp_path / "a.npz")
+
+
+def tiff_of_one_part(path, data: bytes, side: int | None = None) -> None:
+    """A picture of 16 x 16 bytes packed with zlib, in one strip, or one tile of this side."""
+    place = ((322, 4, side), (323, 4, side), (324, 4, 134)) if side else ((273, 4, 122), (278, 3, 16))
+    tags = [(256, 3, 16), (257, 3, 16), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1), *place]
+    tags.append((325 if side else 279, 4, len(data)))
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    entries = [struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in sorted(tags)]
+    path.write_bytes((head + b"".join(entries)).ljust(134 if side else 122, b"\0") + data)
+
+
+def test_a_tiff_that_unpacks_to_more_than_its_picture_is_refused(tmp_path):
+    """3 MB of it took 3 GB to read a picture of 16 x 16."""
+    tiff_of_one_part(tmp_path / "good.tif", zlib.compress(bytes(range(256))))
+    assert read_image(tmp_path / "good.tif")[0].sum() == sum(range(256))
+    tiff_of_one_part(tmp_path / "bomb.tif", zlib.compress(bytes(1 << 26)))
+    with pytest.raises(ScanError, match="unpacks to more than the 256 bytes that it claims"):
+        read_image(tmp_path / "bomb.tif")
+    tiff_of_one_part(tmp_path / "tile.tif", zlib.compress(bytes(1 << 16)), side=1 << 16)
+    with pytest.raises(ScanError, match="a tile of the TIFF claims"):
+        read_image(tmp_path / "tile.tif")

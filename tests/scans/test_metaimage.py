@@ -47,6 +47,17 @@ def test_voxels_and_affine_are_itks(tmp_path, name, compress):
     assert header.affine_rule == "directions"
 
 
+def test_units_are_turned_into_mm(tmp_path):
+    """They were taken for mm, whatever they were; ITK keeps the numbers, and the unit beside them."""
+    path = write(tmp_path / "a.mhd")
+    affine = metaimage_header(path).affine
+    path.write_text(path.read_text().replace("ObjectType = Image", "ObjectType = Image\nDistanceUnits = cm"))
+    header = metaimage_header(path)
+    assert sitk.ReadImage(str(path)).GetMetaData("ITK_VoxelUnits") == "cm"
+    np.testing.assert_allclose(header.affine[:3], 10 * affine[:3])
+    assert "units turned into mm (times 10)" in header.notes
+
+
 @pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
 def test_every_type_keeps_its_numbers(tmp_path, dtype):
     array = (ct_like() % 100).astype(dtype)
@@ -114,6 +125,9 @@ def test_a_header_leads_nowhere_but_beside_itself(tmp_path, name):
         ("ElementSpacing = 0.75 1.25 2.5", "ElementSpacing = 0 1.25 2.5", r"spacing_mm\[0\] is 0"),
         ("ElementSpacing = 0.75 1.25 2.5", "ElementSpacing = nan 1.25 2.5", "finite"),
         ("TransformMatrix = 0.8", "TransformMatrix = 3", "long: expected 1"),
+        ("ObjectType = Image", "ElementToIntensityFunctionSlope = 2", "that are to be rescaled are not read"),
+        ("ObjectType = Image", "DistanceUnits = s", "are not a length"),
+        ("ObjectType = Image", "DimSize = 10 12 8", "dimsize stands twice"),
         ("ElementDataFile", "Nothing", "cannot be parsed"),
     ],
 )

@@ -30,6 +30,7 @@ HEAD_BYTES = 4096
 FAST_BYTES = 1 << 16  # headers of usual files are shorter
 SMALL_BYTES = 1 << 26  # a blank image may be packed very small: up to here no ratio is suspicious
 LARGEST_INFLATED_BYTES = 1 << 30
+LARGEST_FRAMES = 1 << 16  # of one file: each takes memory before a pixel is read, and a frame may be packed to nothing
 TEXT_VRS = {"DS", "IS", "CS", "UI", "TM"}
 BINARY_VRS = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 DEFLATED_TO_PLAIN = (b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0")  # of one length
@@ -152,7 +153,15 @@ def syntax_of(dataset: Dataset) -> UID:
 
 
 def check_claim(dataset: Dataset) -> None:
-    """Raise ScanError where the header claims more pixels than its file can hold."""
+    """Raise ScanError where the header claims no pixels, or more than its file can hold."""
+    for keyword, missing in (("Rows", 0), ("Columns", 0), ("NumberOfFrames", 1), ("SamplesPerPixel", 1)):
+        value = float(number(dataset, keyword, missing))
+        if not (value >= 1 and value.is_integer()):
+            raise ScanError(f"{keyword} is {value:g}: expected a whole number from 1 on; the header is damaged")
+    if (frames := number(dataset, "NumberOfFrames", 1)) > LARGEST_FRAMES:
+        raise ScanError(
+            f"NumberOfFrames (0028,0008) is {frames:g}: expected at most {LARGEST_FRAMES}; split the file, or leave it out"
+        )
     syntax, size = syntax_of(dataset), dataset.bytes_on_disk
     claimed = claimed_bytes(dataset)
     packed = syntax.is_encapsulated or syntax == DeflatedExplicitVRLittleEndian

@@ -2,8 +2,8 @@
 
 The rules of DICOM series (their tolerances stand in this file, in frames.py and in stack.py):
 1. Slices belong together by patient, study, SeriesInstanceUID, modality, frame of reference and units; copies of a
-   series in another folder, or under another SeriesNumber, stay apart. Where only some have a PatientID, or only some
-   say how their numbers are rescaled, the series is rejected.
+   series in another folder, or under another SeriesNumber, stay apart. Where only some say one of these, or how their
+   numbers are rescaled, or where slices are stored in different ways, the series is rejected: what belongs to it is unknown.
 2. Localizers, and up to a fifth of a series that has another orientation or size, are left out and reported;
    more than that is a mixed orientation and rejected.
 3. Slices are put in order by their position along the normal; InstanceNumber at most orders the frames of a place.
@@ -28,10 +28,20 @@ from pathlib import Path
 import numpy as np
 
 from medssl.scans.dicom.frames import by_kind, normal_of
-from medssl.scans.dicom.slices import Slice
-from medssl.scans.modality import MODALITIES
+from medssl.scans.dicom.slices import RESCALE, Slice
+from medssl.scans.modality import MODALITIES, known_modality
 
 SAME_COSINE = 1e-4  # orientations closer than this are one
+FIELDS = {  # what slices of one picture have in common: name -> its tag, and how to read it; "" where a header does not say it
+    "PatientID": ("0010,0020", lambda item: item.patient),
+    "SeriesInstanceUID": ("0020,000E", lambda item: item.series),
+    "Modality": ("0008,0060", lambda item: "" if item.modality == NO_CODE else item.modality),
+    "StudyInstanceUID": ("0020,000D", lambda item: item.meaning[0]),
+    "FrameOfReferenceUID": ("0020,0052", lambda item: item.meaning[1]),
+    "Units": ("0054,1001", lambda item: item.meaning[2]),
+}
+STORED = {"PhotometricInterpretation": "0028,0004", "BitsAllocated": "0028,0100", "PixelRepresentation": "0028,0103"}
+NO_CODE = known_modality(None)
 STRAY_SHARE = 0.2  # a larger part of a series with another orientation is not counted as stray slices
 
 
@@ -60,7 +70,7 @@ def group_slices(slices: Iterable[Slice]) -> list[Series]:
     groups: dict[tuple, list[Slice]] = defaultdict(list)
     for item in slices:
         groups[item.series or str(Path(item.file).parent), item.modality, item.meaning].append(item)
-    patients = [part for whole in groups.values() for part in _split_patients(whole)]
+    patients = [part for whole in _joined(groups.values()) for part in _split_patients(whole)]
     series = [part for whole in patients for copy in _split_copies(whole) for part in _split_series(copy)]
     return sorted(series, key=lambda part: (part.files[0], part.slices[0].frame))
 
@@ -73,19 +83,72 @@ def _split_patients(slices: list[Slice]) -> list[list[Slice]]:
     return [slices] if "" in patients else list(patients.values())
 
 
+def _joined(groups: Iterable[list[Slice]]) -> list[list[Slice]]:
+    """The groups, those that only a missing field keeps apart as one, which is then rejected: a slice without the field may
+    belong to the others, and neither part is known to be whole."""
+    joined: list[list[Slice]] = []
+    for group in sorted(groups, key=lambda group: sum(not said for said in _said(group[0]))):
+        whole = next((other for other in joined if _may_belong(group, other)), None)
+        if whole is None:
+            joined.append(list(group))
+        else:
+            whole += group
+    return joined
+
+
+def _said(item: Slice) -> tuple[str, ...]:
+    """What the header says of the fields that slices of one picture have in common, but whose it is."""
+    return tuple(read(item) for name, (_, read) in FIELDS.items() if name != "PatientID")
+
+
+def _may_belong(part: Sequence[Slice], whole: Sequence[Slice]) -> bool:
+    """Whether the first group differs from the other by fields alone that it does not say."""
+    one, other = part[0], whole[0]
+    pairs = list(zip(_said(one), _said(other)))
+    if pairs[0] == ("", "") or MODALITIES[one.modality].planar or MODALITIES[other.modality].planar:
+        return False
+    if any(said != theirs for said, theirs in pairs if said) or all(said == theirs for said, theirs in pairs):
+        return False
+    return bool(one.series) or _completes(part, whole)
+
+
+def _completes(part: Sequence[Slice], whole: Sequence[Slice]) -> bool:
+    """Whether slices without a series lie beside those of one, on planes of their own."""
+    one = part[0]
+    places = {item.position for item in whole}
+    return (
+        None not in places
+        and any(
+            Path(item.file).parent == Path(one.file).parent and item.number == one.number and _same_plane(one, item)
+            for item in whole
+        )
+        and places.isdisjoint(item.position for item in part)
+    )
+
+
 def _contradiction(slices: Sequence[Slice]) -> str | None:
     """Why slices that belong together do not make one picture, as far as a field that only some of them have tells."""
-    unnamed, bare = sum(not item.patient for item in slices), sum(not item.rescaled for item in slices)
-    if 0 < unnamed < len(slices):
-        return (
-            f"{unnamed} of {len(slices)} slices have no PatientID (0010,0020), the others have: expected the same patient "
-            "in all; fix the headers"
-        )
-    if 0 < bare < len(slices):
-        return (
-            f"{bare} of {len(slices)} slices have neither RescaleSlope nor RescaleIntercept (0028,1053 and 1052), the "
-            "others have: their numbers do not mean the same; fetch the series again"
-        )
+    total = len(slices)
+    for name, (tag, read) in FIELDS.items():
+        if 0 < (unsaid := sum(not read(item) for item in slices)) < total:
+            return f"{unsaid} of {total} slices have no {name} ({tag}), the others have: expected the same in all; fix the headers"
+    for names in (RESCALE, RESCALE[:1], RESCALE[1:]):
+        if 0 < (bare := sum(not set(names) & set(item.rescaled) for item in slices)) < total:
+            none = "neither RescaleSlope nor RescaleIntercept" if len(names) > 1 else f"no {names[0]}"
+            return (
+                f"{bare} of {total} slices have {none} (0028,1053 and 1052), the others have: their numbers do not mean the same; "
+                "fetch the series again"
+            )
+    differing = [(name, tag, {item.encoding[at] for item in slices}) for at, (name, tag) in enumerate(STORED.items())]
+    unnamed = "HU" if slices[0].modality == "CT" else "none"  # what CT without a RescaleType is by the standard
+    differing.append(("RescaleType", "0028,1054", {item.rescale_type or unnamed for item in slices}))
+    for name, tag, values in differing:
+        if len(values) > 1:
+            shown = " and ".join(sorted(value or "nothing" for value in values))
+            return (
+                f"{name} ({tag}) is {shown} within the series: expected one, since its numbers do not mean the same; fetch the series "
+                "again"
+            )
     return None
 
 
@@ -121,8 +184,22 @@ def _split_kinds(series: Series) -> list[Series]:
     kinds = [] if series.reason else by_kind(series.slices)
     if len(kinds) < 2:
         return [series]
+    if apart := _kinds_without_common_place(kinds):
+        return [replace(series, reason=apart)]
     note = f"one of {len(kinds)} pictures (echoes, magnitude and phase, ...) in its series"
     return [Series(tuple(kind), notes=(*series.notes, note)) for kind in kinds]
+
+
+def _kinds_without_common_place(kinds: Sequence[Sequence[Slice]]) -> str | None:
+    """Why kinds of pictures are none: no place has two of them, as where only some slices say their echo time."""
+    places = [{item.position for item in kind} for kind in kinds]
+    if None in set().union(*places) or sum(map(len, places)) > len(set().union(*places)):
+        return None
+    counts = ", ".join(str(len(kind)) for kind in kinds)
+    return (
+        f"EchoTime (0018,0081) or ImageType (0008,0008) divides the series into parts ({counts} slices) that share no place: expected "
+        "the same in all slices of a picture; fix the headers, or split the series"
+    )
 
 
 def _without_strays(slices: list[Slice]) -> list[Series]:

@@ -40,6 +40,7 @@ ENHANCED = {  # where an enhanced multi-frame file keeps each field
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
     "TemporalPositionIndex": "FrameContentSequence",
     "FrameAcquisitionNumber": "FrameContentSequence",
     "DimensionIndexValues": "FrameContentSequence",
@@ -63,7 +64,9 @@ CODECS = {  # transfer syntax -> the package that decodes it
     "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
 }
 OTHER_CODEC = "pylibjpeg-libjpeg"  # JPEG, JPEG lossless, JPEG-LS
+RESCALE = ("RescaleSlope", "RescaleIntercept")
 GREY = {"MONOCHROME1", "MONOCHROME2"}
+ENCODING = ("PhotometricInterpretation", "BitsAllocated", "PixelRepresentation")
 UNPACKED = {ImplicitVRLittleEndian, ExplicitVRLittleEndian}
 SEGMENTATION, LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 MASK_REASON = "a DICOM SEG is a mask and is not read as a scan: expected an image; name the mask with --mask"
@@ -91,7 +94,9 @@ class Slice:
         component: Words for magnitude, phase and the like.
         echo_ms: Echo time.
         image_type: What ImageType says beyond its first two words.
-        rescaled: Whether RescaleSlope or RescaleIntercept stands in the header.
+        rescaled: Which of RescaleSlope and RescaleIntercept stand in the header.
+        rescale_type: What the rescaled numbers are, such as HU; "" where the header does not say it.
+        encoding: How pixels are stored: PhotometricInterpretation, BitsAllocated, PixelRepresentation.
         problem: Why the series cannot be used, or None.
     """
 
@@ -117,7 +122,9 @@ class Slice:
     spacing_mm: tuple[float, ...] | None
     slope: float
     intercept: float
-    rescaled: bool
+    rescaled: tuple[str, ...]
+    rescale_type: str
+    encoding: tuple[str, ...]
     order: tuple[Any, ...]
     time: tuple[float, ...]
     component: frozenset[str]
@@ -208,8 +215,16 @@ def _common(file: str, dataset: Dataset) -> dict[str, Any]:
         "mosaic": "MOSAIC" in kinds,
         "burned_in": annotated == "YES",
         "burned_in_risk": privacy.burned_in_risk(annotated, word(dataset, "SOPClassUID"), modality, kinds),
+        "encoding": _interned(tuple(_stored_word(dataset, keyword) for keyword in ENCODING)),
         "problem": _pixel_problem(dataset),
     }
+
+
+def _stored_word(dataset: Dataset, keyword: str) -> str:
+    """The first code word or number of one element as text, "" where it is missing."""
+    if keyword == "PhotometricInterpretation":
+        return word(dataset, keyword)
+    return next((f"{value:g}" for value in numbers(dataset, keyword)), "")
 
 
 @functools.lru_cache(1024)
@@ -229,7 +244,10 @@ def _slice(dataset: Dataset, common: dict[str, Any], frame: int, group: Dataset 
         spacing_mm=_interned(geometry.get("PixelSpacing") or geometry.get("ImagerPixelSpacing")),
         slope=geometry.get("RescaleSlope", (1.0,))[0],
         intercept=geometry.get("RescaleIntercept", (0.0,))[0],
-        rescaled=not {"RescaleSlope", "RescaleIntercept"}.isdisjoint(geometry),
+        rescaled=_interned(tuple(name for name in RESCALE if name in geometry)),
+        rescale_type=_interned(
+            word(dataset if group is None else _functional_group(group, shared, "RescaleType"), "RescaleType")
+        ),
         **(_kind(dataset, frame) if group is None else _enhanced_kind(dataset, frame, group, shared)),
     )
 
@@ -333,6 +351,11 @@ def _pixel_problem(dataset: Dataset) -> str | None:
         return (
             f"a grid of United Imaging, {tiles} slices as tiles of one picture (0065,1050), is not read: export the series with one "
             "slice a file or as enhanced multi-frame, or convert it with dcm2niix"
+        )
+    if "PixelRepresentation" not in dataset and number(dataset, "BitsAllocated", 16) > 8:
+        return (
+            "PixelRepresentation (0028,0103) is missing, so whether numbers may be negative is unknown: expected 0 or 1; fix the "
+            "header"
         )
     stored, high = (int(number(dataset, keyword, -1)) for keyword in ("BitsStored", "HighBit"))
     if high >= 0 and stored >= 0 and high != stored - 1:

@@ -27,6 +27,7 @@ HEADER_LIMIT = 1 << 16
 LONGEST_NAME = 255
 UNIT_LENGTH = 1e-3  # a direction may be this far from length 1
 SYNONYMS = {"position": "offset", "origin": "offset", "rotation": "transformmatrix", "orientation": "transformmatrix"}
+UNIT_MM = {"mm": 1.0, "cm": 10.0, "um": 1e-3, "?": 1.0}
 TYPES = {
     "MET_CHAR": "i1",
     "MET_UCHAR": "u1",
@@ -118,7 +119,12 @@ def header_fields(path: Path) -> tuple[Fields, int]:
         if not equals or (end < 0 and key.strip().lower() != "elementdatafile"):
             raise ScanError("the MetaImage header cannot be parsed: the file is damaged or something else")
         key = key.strip().lower()
-        fields[SYNONYMS.get(key, key)] = value.strip()
+        key = SYNONYMS.get(key, key)
+        if fields.get(key, value.strip()) != value.strip() and key != "comment":
+            raise ScanError(
+                f"{key} stands twice in the MetaImage header, with two values: expected each once; fix the header"
+            )
+        fields[key] = value.strip()
         start = end + 1 if end >= 0 else len(head)
     _check_fields(fields)
     return fields, start
@@ -129,6 +135,16 @@ def _check_fields(fields: Fields) -> None:
         raise ScanError("BinaryData is not True: voxels stored as text are not read; store them as binary")
     if fields.get("headersize", "0") != "0":
         raise ScanError("HeaderSize is not 0: a data file with a header of its own is not read; convert it first")
+    for key, neutral in (("elementtointensityfunctionslope", 1.0), ("elementtointensityfunctionoffset", 0.0)):
+        values = _numbers(fields, key, 1)
+        if values is not None and values[0] != neutral:
+            raise ScanError(
+                f"{key} is {values[0]:g}: voxels that are to be rescaled are not read; store them as they are meant"
+            )
+    if fields.get("distanceunits", "mm").lower() not in UNIT_MM:
+        raise ScanError(
+            "DistanceUnits of the MetaImage are not a length: expected mm, cm or um; convert the file first"
+        )
     if fields.get("elementtype") not in TYPES:
         raise ScanError("ElementType is not a plain number: expected MET_SHORT, MET_FLOAT or the like; convert it")
 
@@ -202,10 +218,17 @@ def _describe(fields: Fields) -> Header:
     frames = sizes[3] if len(sizes) == 4 else 1
     affine, rule = _affine(fields, len(sizes))
     notes: tuple[str, ...] = () if rule == "directions" else ("no TransformMatrix: left and right are not known",)
+    if (scale := _to_mm(fields)) != 1.0:
+        notes += (f"units turned into mm (times {scale:g})",)
     if not {"elementspacing", "elementsize"} & set(fields):
         notes += ("pixel size unknown: 1 mm assumed",)
     header = describe_volume((*sizes[:3], 1)[:3], affine, frames, notes, rule)
     return header if samples == 1 else replace(header, channels=samples)
+
+
+def _to_mm(fields: Fields) -> float:
+    """What the header's lengths are multiplied by."""
+    return UNIT_MM[fields.get("distanceunits", "mm").lower()]
 
 
 def _affine(fields: Fields, axes: int) -> tuple[np.ndarray, str]:
@@ -222,4 +245,5 @@ def _affine(fields: Fields, axes: int) -> tuple[np.ndarray, str]:
     space, affine = min(axes, 3), np.eye(4)
     affine[:space, :space] = turn[:space, :space].T * (np.ones(axes) if steps is None else np.abs(steps))[:space]
     affine[:space, 3] = 0 if origin is None else origin[:space]
+    affine[:3] *= _to_mm(fields)
     return LPS_TO_RAS @ affine, "spacings" if matrix is None else "directions"

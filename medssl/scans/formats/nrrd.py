@@ -29,6 +29,17 @@ SPACES = {  # space -> what turns it into RAS
     "left-posterior-superior": LPS_TO_RAS,
     "lps": LPS_TO_RAS,
 }
+HEADER_LIMIT = 1 << 20
+UNIT_MM = {
+    "mm": 1.0,
+    "millimeter": 1.0,
+    "millimeters": 1.0,
+    "cm": 10.0,
+    "m": 1000.0,
+    "um": 1e-3,
+    "µm": 1e-3,
+    "micron": 1e-3,
+}
 TYPES = {  # NRRD's many words for a number -> numpy's
     "f4": "float",
     "f8": "double",
@@ -77,6 +88,10 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, Header]:
         data = gunzip(data, claimed)
     if len(data) < claimed:
         raise ScanError(f"{len(data)} bytes of voxels, the header claims {claimed}: fetch the file again")
+    if data[claimed:].strip(b"\0\r\n"):
+        raise ScanError(
+            f"the header claims {claimed} bytes of voxels, {len(data)} are there: one of the two is damaged; fetch the file again"
+        )
     array = np.frombuffer(data, dtype, math.prod(sizes)).reshape(sizes, order="F")
     array = np.ascontiguousarray(array, dtype.newbyteorder("="))
     channel_axis = _channel_axis(fields)
@@ -86,12 +101,24 @@ def read_nrrd(path: Path) -> tuple[np.ndarray, Header]:
 
 
 def _fields(file: io.BufferedReader) -> dict[str, Any]:
+    """The fields of the header; the file then stands at its first voxel."""
+    head = file.read(HEADER_LIMIT)
+    ends = [head.index(end) + len(end) for end in (b"\n\n", b"\n\r\n") if end in head]
+    if not ends and len(head) == HEADER_LIMIT:
+        raise ScanError(f"no end of the NRRD header in {HEADER_LIMIT} bytes: the file is damaged or something else")
+    end = min(ends, default=len(head))
+    file.seek(end)
     try:
-        fields = dict(nrrd.read_header(file))
-    except (nrrd.NRRDError, ValueError, KeyError, IndexError, UnicodeDecodeError):
+        fields = dict(nrrd.read_header(io.BytesIO(head[:end])))
+    except (nrrd.NRRDError, ValueError, KeyError, IndexError, UnicodeDecodeError, StopIteration):
         raise ScanError("the NRRD header cannot be parsed: the file is damaged or something else") from None
     if "data file" in fields or "datafile" in fields:
         raise ScanError("NRRD with a detached data file is not read: store header and voxels in one file")
+    for name in ("line skip", "lineskip", "byte skip", "byteskip"):
+        if int(fields.get(name, 0)) != 0:
+            raise ScanError(
+                f"{name} of the NRRD is {int(fields[name])}: expected voxels right behind the header; store the volume again"
+            )
     return fields
 
 
@@ -107,7 +134,10 @@ def _dtype(fields: dict[str, Any]) -> np.dtype:
     code = next((code for code, words in TYPES.items() if word in words.split("|")), None)
     if code is None:
         raise ScanError("the NRRD's type is not a plain number: expected integers or floats")
-    return np.dtype((">" if fields.get("endian") == "big" else "<") + code)
+    order = {"big": ">", "little": "<"}.get(str(fields.get("endian", "")).lower())
+    if order is None and code[1:] != "1":
+        raise ScanError("the NRRD does not say in which order its bytes stand (endian): expected little or big")
+    return np.dtype((order or "<") + code)
 
 
 def _packed(fields: dict[str, Any]) -> bool:
@@ -145,17 +175,29 @@ def _describe(fields: dict[str, Any]) -> Header:
 def _affine(fields: dict[str, Any], channel_axis: int | None) -> tuple[np.ndarray, str, tuple[str, ...]]:
     directions = fields.get("space directions")
     affine = np.eye(4)
+    scale = _to_mm(fields, "units" if directions is None else "space units", channel_axis)
+    notes = () if scale == 1.0 else (f"units turned into mm (times {scale:g})",)
     if directions is None:
         steps = [abs(float(step)) for axis, step in enumerate(fields.get("spacings", ())) if axis != channel_axis]
-        affine[: len(steps), : len(steps)] = np.diag(steps)
+        affine[: len(steps), : len(steps)] = np.diag(steps) * scale
         size = () if steps else ("pixel size unknown: 1 mm assumed",)
-        return affine, "spacings", (*size, "no space directions: left and right are not known")
+        return affine, "spacings", (*notes, *size, "no space directions: left and right are not known")
     vectors = [row for axis, row in enumerate(directions) if axis != channel_axis]
     if len(vectors) != 3:
         raise ScanError(f"{len(vectors)} space directions: expected three")
-    affine[:3, :3] = np.array(vectors, float).T
-    affine[:3, 3] = np.array(fields.get("space origin", (0, 0, 0)), float)
+    affine[:3, :3] = np.array(vectors, float).T * scale
+    affine[:3, 3] = np.array(fields.get("space origin", (0, 0, 0)), float) * scale
     space = str(fields.get("space", "")).lower()
     if space not in SPACES:
-        return affine, "no space", ("space not said: left and right are not known",)
-    return SPACES[space] @ affine, "directions", ()
+        return affine, "no space", (*notes, "space not said: left and right are not known")
+    return SPACES[space] @ affine, "directions", notes
+
+
+def _to_mm(fields: dict[str, Any], name: str, channel_axis: int | None) -> float:
+    """What the header's lengths are multiplied by; mm where it does not say its units."""
+    said = list(fields.get(name, ()))
+    words = {str(word).strip().lower() for axis, word in enumerate(said) if name != "units" or axis != channel_axis}
+    scales = {UNIT_MM.get(word.strip('"')) for word in words - {"", "???", "none"}}
+    if None in scales or len(scales) > 1:
+        raise ScanError(f"{name} of the NRRD are not one length: expected mm in all axes; convert the file first")
+    return next(iter(scales), 1.0) or 1.0
