@@ -277,6 +277,14 @@ def test_manifest_and_cache_are_their_owners_alone(manifest, cache):
     assert {path.name: oct(path.stat().st_mode) for path in files if path.stat().st_mode & 0o077} == {}
 
 
+def test_a_run_is_its_owners_alone(pretrained):
+    """TensorBoard's files could be read by all; they lie in a folder that is closed to others."""
+    files = [path for path in pretrained.rglob("*") if path.is_file()]
+    assert [path for path in files if path.parent.name == "tensorboard"]
+    open_to_all = [path for path in files if path.stat().st_mode & 0o077 and path.parent.stat().st_mode & 0o077]
+    assert open_to_all == []
+
+
 def leaks(folder: Path, secrets: list[str]) -> dict[str, list[str]]:
     """{file: the secrets in its name, its bytes or what they unpack to} for every file but sources.parquet."""
     found: dict[str, list[str]] = {}

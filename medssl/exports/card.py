@@ -5,6 +5,8 @@ It is written from the records alone: counts, settings and pseudonymous hashes. 
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def model_card(
     license = license or model.run.config.get("source", {}).get("licence")
     name = f"{model.run.config['encoder']['class_path'].rpartition('.')[2]} {model.kind}"
     parts = [
-        f"---\nlicense: {'other' if license is None else visible(license)}\nlibrary_name: {target.title}\ntags: [medical, {spec.modality}]\n---",
+        f"---\nlicense: {'other' if license is None else _yaml_word(license)}\nlibrary_name: {target.title}\ntags: [medical, {spec.modality}]\n---",
         f"# {name} for {spec.dims}D {spec.modality}",
         f"Written for {target.title} by medssl {model.run.versions.get('medssl', '')}."
         + (f" {left_out}" if left_out else ""),
@@ -59,9 +61,28 @@ def model_card(
         "## How it was measured\n\n" + _lines(_protocol(model, study)),
         "## Intended use\n\n" + _intended(model),
         "## Limits\n\n" + _lines(list(LIMITS)),
-        "## Licence\n\n" + (NOT_STATED if license is None else visible(license)),
+        "## Licence\n\n" + (NOT_STATED if license is None else _as_written(license)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _as_written(text: str) -> str:
+    """A name from data as it is written: what is more than plain words stands as code, which no reader of Markdown renders.
+
+    >>> _as_written("left lung"), _as_written("![x](http://host)")
+    ('left lung', '`![x](http://host)`')
+    """
+    text = " ".join(visible(text).split())  # a blank line would end the code
+    if re.fullmatch(r"[\w .,;%()=-]*", text) and "__" not in text:
+        return text
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _yaml_word(text: str) -> str:
+    """A text as one value of YAML, in quotes unless it is a plain word."""
+    return text if re.fullmatch(r"[\w.+-]+", text) else json.dumps(text)
 
 
 def _lines(items: list[str]) -> str:
@@ -96,14 +117,14 @@ def _input(model: TrainedModel) -> list[str]:
     ]
     if model.kind == "encoder":
         return [*lines, f"gives a vector of {model.encoder.out_dim} numbers, and a pyramid of features"]
-    return [*lines, f"gives logits; softmax over the outputs {', '.join(map(visible, model.outputs))}"]
+    return [*lines, f"gives logits; softmax over the outputs {', '.join(map(_as_written, model.outputs))}"]
 
 
 def _data(model: TrainedModel, patients: int | None) -> list[str]:
     config, spec = model.run.config, model.data_spec
     if source := config.get("source"):
         return [
-            f"public weights, imported as {source['layout']}: their own card says from what; SHA-256 {source['sha256'][:12]}"
+            f"public weights, imported as {_as_written(str(source['layout']))}: their own card says from what; SHA-256 {source['sha256'][:12]}"
         ]
     count = patients if model.kind == "encoder" else config["patients"]
     lines = [
@@ -111,7 +132,9 @@ def _data(model: TrainedModel, patients: int | None) -> list[str]:
         f"{config['scans']} scans" + (f" of {count} patients" if count is not None else ""),
     ]
     if model.kind != "encoder":
-        lines.append(f"labels: {config['task']}, budget {config['budget']} of the labelled training patients")
+        lines.append(
+            f"labels: {config['task']}, budget {_as_written(str(config['budget']))} of the labelled training patients"
+        )
         if config.get("unlabelled_scans"):
             lines.append(f"{config['unlabelled_scans']} further scans without labels ({config['semi_supervised']})")
     lines.append("sites, scanners, ages and sexes: not recorded; ask the owner of the data")
@@ -141,7 +164,7 @@ def _protocol(model: TrainedModel, study: Path | None) -> list[str]:
         return ["not here"]
     seen = "also saw the test patients, without labels" if config.get("transductive") else "left the test patients out"
     how = (
-        f"the column {config['split_column']}"
+        f"the column {_as_written(config['split_column'])}"
         if config.get("split_column")
         else f"split seed {config.get('split_seed')}"
     )
@@ -157,7 +180,10 @@ def _protocol(model: TrainedModel, study: Path | None) -> list[str]:
     if record.kind != "study" or not record.protocol:
         raise MedsslError(f"{study.name} holds a {record.kind} run: expected the folder of a finished study")
     verdicts = {True: "met", False: "not met", None: "shown elsewhere"}
-    points = [f"{point}: {verdicts[about['met']]} ({about['evidence']})" for point, about in record.protocol.items()]
+    points = [
+        f"{point}: {verdicts[about['met']]} ({_as_written(str(about['evidence']))})"
+        for point, about in record.protocol.items()
+    ]
     return [*lines, f"points of study {record.id}, whose arms are further trainings like this one:", *points]
 
 

@@ -38,7 +38,7 @@ class StudyDesign:
         trials: Settings that every arm tries in each cell by cross-validation inside the cell's labels, where it has ten patients or more; 0 for the fixed recipe.
 
     Raises:
-        MedsslError: A number is below 1.
+        MedsslError: A number is below 1, or a mode or selector is named twice.
     """
 
     modes: list[Mode] | None = None
@@ -58,6 +58,9 @@ class StudyDesign:
             raise MedsslError(
                 f"draws is {self.draws}, selection_seeds {self.selection_seeds}: expected at least 1 of each"
             )
+        for option, names in (("modes", self.modes or []), ("selection", self.selection or [])):
+            if twice := sorted({str(name) for name in names if list(names).count(name) > 1}):
+                raise MedsslError(f"--{option} names {twice[0]} twice: expected each once; leave one out")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class TrainConfig:
         precision: Precision by Lightning's name; bf16-mixed halves the time on hardware that supports bfloat16.
 
     Raises:
-        MedsslError: A number is not above 0.
+        MedsslError: A number is outside of its range.
     """
 
     steps: int = 1000
@@ -48,6 +48,8 @@ class TrainConfig:
                 f"steps {self.steps}, batch_size {self.batch_size}, accumulate {self.accumulate}, lr {self.lr}: expected "
                 "numbers above 0"
             )
+        if self.warmup < 0 or self.weight_decay < 0:
+            raise MedsslError(f"warmup is {self.warmup}, weight_decay {self.weight_decay}: expected 0 or more of each")
 
     @property
     def samples(self) -> int:
@@ -124,12 +126,22 @@ class Hardware:
         devices: Number of devices, or auto for all of them.
         workers: Processes that load scans, for each device; 0 loads them in the training process.
         checkpoint_every: Steps between two checkpoints, from which an interrupted run is resumed.
+
+    Raises:
+        MedsslError: A number is outside of its range.
     """
 
     accelerator: str = "auto"
     devices: int | str = "auto"
     workers: int = 0
     checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        if self.workers < 0 or self.checkpoint_every < 1:
+            raise MedsslError(
+                f"workers is {self.workers}, checkpoint_every {self.checkpoint_every}: expected 0 or more workers, and a "
+                "checkpoint after 1 step or more"
+            )
 
 
 @dataclass(frozen=True)

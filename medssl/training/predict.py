@@ -13,7 +13,7 @@ table of files and its key: share the results, not that folder. With `--key-file
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,7 @@ def predict(
     """
     task, model, record = load_model(Path(run), encoder)
     data_spec = DataSpec.from_record(record.config)
+    _check_distinct([Path(run), *map(Path, others or [])])
     members = [model, *(_load_like(Path(other), record, encoder) for other in others or [])]
     ensemble = Ensemble(members, prediction_views(views or [], data_spec)).eval()
     if ensemble.passes > 1:
@@ -85,6 +86,15 @@ def predict(
             table = _with_rejects(results, cache)
         write_atomically(out / task.results_file, table.to_csv(index=False).encode())
     return table
+
+
+def _check_distinct(folders: Sequence[Path]) -> None:
+    """Raise MedsslError where one model would be averaged with itself, and called two."""
+    places = [folder.resolve() for folder in folders]
+    if twice := next((folder for folder, place in zip(folders, places) if places.count(place) > 1), None):
+        raise MedsslError(
+            f"the model {twice.name} is named twice: expected different models; leave one out of --others"
+        )
 
 
 def _load_like(folder: Path, first: runs.Run, encoder: Encoder | None) -> Classifier | Segmenter:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from medssl.core import runs
 from medssl.core.errors import MedsslError
 from medssl.core.registry import TARGETS
 from medssl.encoders import ResidualUNet, ResNet, ViT
+from medssl.exports.export import target_named
 from medssl.preprocessing.data_spec import DataSpec
 from tests.exports.made import KINDS, loaded, make_run, scan
 
@@ -45,6 +47,37 @@ def test_the_card_names_no_place_patient_or_machine(pretrained: Path, cache, tmp
     assert not re.search(r"(^|[\s'\"(])/\w+/\w+", text)
     for name in (*cache.manifest["patient"], *cache.manifest["scan"], runs.read(pretrained).pseudonym_key):
         assert name not in text
+
+
+def test_names_from_data_are_no_markdown_in_the_card(tmp_path: Path) -> None:
+    """A class called ![x](http://host) made whoever read the card fetch a picture."""
+    make_run(tmp_path / "run", ResNet(dims=2, depth=10, width=4), "segmenter")
+    record = tmp_path / "run" / "run.json"
+    about = json.loads(record.read_text())
+    about["config"] |= {"classes": ["![x](http://a)", "<img src=x>"], "split_column": "a `b` ![x](http://b)"}
+    record.write_text(json.dumps(about))
+    medssl.export(tmp_path / "run", "safetensors", tmp_path / "out", license="x\n![x](http://c)")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert all(name in card for name in ("`![x](http://a)`", "`<img src=x>`", "`` a `b` ![x](http://b) ``"))
+    without_code = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", card.partition("\n---\n")[2])
+    assert "![" not in without_code
+    assert "<img" not in without_code
+
+
+@pytest.mark.parametrize("target", ["safetensors", "onnx", "monai"])
+def test_no_file_names_the_place_of_the_code_or_the_user(target: str, tmp_path: Path) -> None:
+    """torch notes of each node which line of which file made it, with the path to medssl in the user's own folders."""
+    for package in target_named(target).needs:
+        pytest.importorskip(package, reason=f"{package} is an optional package")
+    make_run(tmp_path / "run", ResNet(dims=2, depth=10, width=4), "segmenter")
+    medssl.export(tmp_path / "run", target, tmp_path / "out")
+    places = [str(Path(medssl.__file__).parent), str(Path(torch.__file__).parent), str(Path.home()), str(tmp_path)]
+    for file in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
+        contents = [file.read_bytes()]
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                contents += [archive.read(name) for name in archive.namelist()]
+        assert not [place for place in places for content in contents if place.encode() in content], file.name
 
 
 def test_the_card_quotes_a_study_and_says_where_there_is_none(tmp_path: Path) -> None:

@@ -477,7 +477,9 @@ def test_an_arm_with_the_smallest_budget_alone_closes_its_share_of_the_gap_and_h
     assert alone.gains == whole.gains[:1]
     (closed,) = [row for row in report_tables.gap_closed(curves).rows if "simmim" in str(row)]
     assert closed
-    saved, _, _ = report_tables.labels_saved(curves, pd.DataFrame({"arm": ["scratch"], "patients": [1.0], "mean": [0.5]}))
+    saved, _, _ = report_tables.labels_saved(
+        curves, pd.DataFrame({"arm": ["scratch"], "patients": [1.0], "mean": [0.5]})
+    )
     assert not any("simmim" in str(row) for row in saved.rows)
 
 

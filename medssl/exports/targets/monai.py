@@ -76,7 +76,10 @@ def _program(model: TrainedModel) -> torch.export.ExportedProgram:
     x = torch.zeros(2, model.encoder.in_channels, *model.crop)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.export.export(model.module, (x,), dynamic_shapes=({0: Dim("batch", min=1, max=4096)},))
+        program = torch.export.export(model.module, (x,), dynamic_shapes=({0: Dim("batch", min=1, max=4096)},))
+    for node in program.graph.nodes:  # the paths of the code that made it, which name the user of this machine
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def _metadata(model: TrainedModel) -> dict[str, Any]:

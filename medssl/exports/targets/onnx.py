@@ -34,6 +34,7 @@ class Onnx(Target):
         network, names = _network(model)
         program = _exported(network, _example(model), names, model.encoder.strides[-1])
         program.save(folder / "model.onnx", external_data=False)
+        _forget_machine(folder / "model.onnx")
         onnx.checker.check_model(str(folder / "model.onnx"), full_check=True)
         write_json(folder / "config.json", {"outputs": names, "input": input_description(model), "run": model.run.id})
 
@@ -58,6 +59,16 @@ class _AllFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return (self.encoder(x), *self.encoder.features(x))
+
+
+def _forget_machine(path: Path) -> None:
+    """Take out what torch notes of each node: the paths of the code that made it, which name the user of this machine."""
+    import onnx
+
+    stored = onnx.load(path)
+    for node in (*stored.graph.node, *(node for function in stored.functions for node in function.node)):
+        del node.metadata_props[:]
+    onnx.save(stored, path)
 
 
 def _network(model: TrainedModel) -> tuple[nn.Module, list[str]]:

@@ -32,6 +32,7 @@ from medssl.scans.dicom.slices import RESCALE, Slice
 from medssl.scans.modality import MODALITIES, known_modality
 
 SAME_COSINE = 1e-4  # orientations closer than this are one
+NO_CODE = known_modality(None)
 FIELDS = {  # what slices of one picture have in common: name -> its tag, and how to read it; "" where a header does not say it
     "PatientID": ("0010,0020", lambda item: item.patient),
     "SeriesInstanceUID": ("0020,000E", lambda item: item.series),
@@ -41,7 +42,6 @@ FIELDS = {  # what slices of one picture have in common: name -> its tag, and ho
     "Units": ("0054,1001", lambda item: item.meaning[2]),
 }
 STORED = {"PhotometricInterpretation": "0028,0004", "BitsAllocated": "0028,0100", "PixelRepresentation": "0028,0103"}
-NO_CODE = known_modality(None)
 STRAY_SHARE = 0.2  # a larger part of a series with another orientation is not counted as stray slices
 
 

@@ -5,6 +5,7 @@ logger = PrivateTensorBoard(out, name="", version="tensorboard")
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from tensorboard.summary.writer import event_file_writer
 
+PRIVATE_FOLDER = 0o700  # the files in it are TensorBoard's own, which are as open as the user's files are
 MACHINE = SimpleNamespace(gethostname=lambda: "machine")
 
 
@@ -27,4 +29,5 @@ class PrivateTensorBoard(TensorBoardLogger):
                 super().experiment.flush()
             finally:
                 event_file_writer.socket = own
+            os.chmod(self.log_dir, PRIVATE_FOLDER)
         return self._experiment
