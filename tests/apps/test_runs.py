@@ -4,7 +4,7 @@ from pathlib import Path
 
 from medssl.core import runs
 from medssl.reporting.dashboard.folder import runs_below
-from medssl.reporting.dashboard.runs import differences
+from medssl.reporting.dashboard.runs import differences, receipts
 from tests.apps.reading import text_of
 from tests.reporting.test_report import record
 
@@ -27,6 +27,26 @@ def test_filters_and_the_comparison_of_two_runs(studied: Path, opened) -> None:
     differing = differences(studied, ["hippo/cells/scratch-1p-0", "hippo/cells/simmim-1p-1"])
     assert set(differing.index) == {"config.arm", "config.draw", "parent"}
     assert differing.loc["config.draw"].tolist() == ["0", "1"]
+
+
+def test_a_chosen_import_shows_its_receipt(studied: Path, opened) -> None:
+    part = {"tensors": 2, "parameters": 300, "names": ["stem.weight"]}
+    receipt = {
+        "loaded": part,
+        "adapted": {},
+        "left_out": {"classifier": part},
+        "random": part | {"tensors": 0},
+        "share": 1.0,
+        "notes": [],
+    }
+    source = {"layout": "torchvision", "licence": "BSD-3-Clause", "sha256": "ab" * 32}
+    record(studied / "imagenet", "import", {"receipt": receipt, "source": source, "expects": {"intensity": "0..1"}})
+    assert "Receipt of imported weights" not in text_of(opened(studied, "runs"))
+    text = text_of(opened(studied, "runs", run=["imagenet"]))
+    assert "Receipt of imported weights" in text
+    shown = receipts(studied, ["imagenet"]).frame()
+    assert shown["what"].str.contains("BSD-3-Clause").any()
+    assert receipts(studied, ["hippo"]) is None
 
 
 def test_empty_partial_broken_and_foreign_folders_are_shown_as_such(studied: Path, opened, tmp_path: Path) -> None:
