@@ -5,7 +5,8 @@ import streamlit as st
 
 from medssl.reporting import controls, widgets
 from medssl.reporting.dashboard import session
-from medssl.reporting.dashboard.runs import device_hours, differences, receipts, run_table
+from medssl.reporting.dashboard.runs import configs, device_hours, differences, run_table
+from medssl.reporting.public_weights import public_weights
 from medssl.reporting.style import status_name
 
 TITLE = "Runs"
@@ -34,7 +35,7 @@ def show(rows: pd.DataFrame) -> None:
     chosen = [run for run in wanted if run in everything]
     controls.table("runs", rows, rows["run"].tolist(), chosen, several=True, column_config=COLUMNS, height=430)
     with widgets.guarded("The receipt"):
-        if (receipt := receipts(session.root(), chosen)) is not None:
+        if (receipt := public_weights(configs(session.root(), chosen))) is not None:
             st.markdown("##### Receipt of imported weights")
             widgets.table(receipt, "arm")
     st.markdown("##### Settings that differ")

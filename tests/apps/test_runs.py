@@ -4,7 +4,8 @@ from pathlib import Path
 
 from medssl.core import runs
 from medssl.reporting.dashboard.folder import runs_below
-from medssl.reporting.dashboard.runs import differences, receipts
+from medssl.reporting.dashboard.runs import configs, differences
+from medssl.reporting.public_weights import public_weights
 from tests.apps.reading import text_of
 from tests.reporting.test_report import record
 
@@ -44,9 +45,9 @@ def test_a_chosen_import_shows_its_receipt(studied: Path, opened) -> None:
     assert "Receipt of imported weights" not in text_of(opened(studied, "runs"))
     text = text_of(opened(studied, "runs", run=["imagenet"]))
     assert "Receipt of imported weights" in text
-    shown = receipts(studied, ["imagenet"]).frame()
+    shown = public_weights(configs(studied, ["imagenet"])).frame()
     assert shown["what"].str.contains("BSD-3-Clause").any()
-    assert receipts(studied, ["hippo"]) is None
+    assert public_weights(configs(studied, ["hippo"])) is None
 
 
 def test_empty_partial_broken_and_foreign_folders_are_shown_as_such(studied: Path, opened, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ differences(Path("runs"), ["hippo/cells/a", "hippo/cells/b"])
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,7 @@ import pandas as pd
 from medssl.core import runs
 from medssl.core.spec import plain
 from medssl.reporting.dashboard.folder import inside
-from medssl.reporting.public_weights import public_weights
 from medssl.reporting.redaction import without_paths
-from medssl.reporting.tables import Table
 from medssl.reporting.values import value_text
 
 NUMBERS = {"config.draw": "draw", "cost.seconds": "seconds", "cost.samples_per_s": "samples_per_s"}
@@ -49,14 +48,9 @@ def run_table(runs_in_folder: pd.DataFrame) -> pd.DataFrame:
     return table[COLUMNS]
 
 
-def receipts(root: Path, names: list[str]) -> Table | None:
-    """Return what was loaded, adapted, left out and left random in those of the runs that are imports of public weights.
-
-    Args:
-        root: Folder of the runs.
-        names: Folders of runs below it.
-    """
-    return public_weights({name: runs.read(inside(root, name)).config for name in names})
+def configs(root: Path, names: list[str]) -> dict[str, Any]:
+    """Return the config of each of the runs in these folders below `root`."""
+    return {name: runs.read(inside(root, name)).config for name in names}
 
 
 def differences(root: Path, names: list[str]) -> pd.DataFrame:
