@@ -70,8 +70,8 @@ def make(folder: Path, shape: tuple[int, int, int]) -> Cache:
             nibabel.save(nibabel.Nifti1Image(array, affine), folder / kind / f"{name}.nii")
     labels = folder / "labels.csv"
     pd.DataFrame({"file": [f"{name}.nii" for name in names], "patient": names}).to_csv(labels, index=False)
-    mask = str(folder / "masks" / "{name}.nii")
-    index([folder / "scans"], folder / "manifest", labels=labels, patient="patient", mask=mask, modality="CT")
+    about = {"labels": labels, "patient": "patient", "mask": "../masks/{name}", "modality": "CT"}
+    index([folder / "scans"], folder / "manifest", **about)
     cache = prepare(folder / "manifest", folder / "cache", spacing_mm=tuple(np.diag(affine)[:3]))
     scans = use_scans(make_study(folder / "runs"), cache)
     for scan in scans:

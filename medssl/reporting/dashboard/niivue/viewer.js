@@ -195,6 +195,7 @@ class Viewer {
     nv.onLocationChange = (location) => this.located(view, location);
     this.pointer(view);
     await nv.attachToCanvas(canvas, false);
+    withoutGradients(nv);
     return view;
   }
 
@@ -489,6 +490,30 @@ class Viewer {
     }
     this.root.remove();
   }
+}
+
+// With every change of the window niivue computes gradients of the whole volume, at some thirty reads a voxel against the one of
+// the window itself; only its illuminated rendering uses them, which is not offered here. Their drawing is left out.
+function withoutGradients(nv) {
+  const { gl, blurShader } = nv;
+  const [draw, status] = [gl.drawArrays.bind(gl), gl.checkFramebufferStatus.bind(gl)];
+  const [texture, refresh, use] = [nv.rgbaTex.bind(nv), nv.refreshLayers.bind(nv), blurShader.use.bind(blurShader)];
+  const units = [gl.TEXTURE6, gl.TEXTURE8]; // of the gradients, and of the blurred volume that they are taken from
+  let leftOut = false;
+  blurShader.use = (context) => {
+    leftOut = true;
+    use(context);
+  };
+  gl.drawArrays = (...given) => leftOut || draw(...given);
+  gl.checkFramebufferStatus = (target) => (leftOut ? gl.FRAMEBUFFER_COMPLETE : status(target));
+  nv.rgbaTex = (old, unit, dims, ...more) => texture(old, unit, units.includes(unit) ? [2, 2, 2, 2] : dims, ...more);
+  nv.refreshLayers = (image, layer) => {
+    try {
+      refresh(image, layer);
+    } finally {
+      leftOut = false;
+    }
+  };
 }
 
 function number(value) {
