@@ -12,13 +12,14 @@ import streamlit as st
 from PIL import Image
 
 from medssl.reporting import navigation, widgets
-from medssl.reporting.dashboard import session
+from medssl.reporting.dashboard import readers, session
 from medssl.reporting.dashboard.pages import pages
 
 st.set_page_config("medssl", page_icon=Image.new("RGB", (32, 32), "#0072B2"), layout="wide")  # a named icon is fetched
 st.html(Path(__file__).with_name("page.css"))
 with widgets.guarded("This page"):
-    shown = [st.Page(page.path, title=page.title) for page in pages(Path(__file__).parent)]
+    listed = [page for page in pages(Path(__file__).parent) if readers.may_see(page.path.stem)]
+    shown = [st.Page(page.path, title=page.title) for page in listed]
     page = st.navigation(shown, position="hidden")
     session.read_folder()
     wrong = session.take_study()

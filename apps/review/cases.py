@@ -8,6 +8,7 @@ from medssl.reporting import controls, volume_viewer, widgets
 from medssl.reporting.dashboard import cases, session, viewer, volumes
 from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
+from medssl.reporting.display import choose_display
 from medssl.reporting.style import arm_name, number
 from medssl.studies import masks
 
@@ -124,7 +125,7 @@ def take_voxel() -> None:
 def show_stills(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, cache: Cache) -> None:
     """One slice as still pictures."""
     scan, segmented = case["scan"], study.task.keeps_examples
-    display = choose_display(cache, scan, segmented)
+    display = choose_display(cache, scan, segmented, outlined=segmented)
     if segmented:
         part = viewer.part_of_slice(cache.shape(scan), display.plane, display.index)
         predictions = [masks.read(study.cell_folder(key, draw), scan, *part) for key in arms.values()]
@@ -136,29 +137,6 @@ def show_stills(study: ReviewedStudy, arms: Arms, draw: int, case: pd.Series, ca
     else:
         frames = cases.scan_frames(cache, scan, display, False)
         widgets.case_pictures([(frames[0], "image")], charts(study, arms, draw, scan))
-
-
-def choose_display(cache: Cache, scan: str, segmented: bool) -> cases.Display:
-    """The plane, the slice, the window, and how masks are shown."""
-    shape, plane, index = cache.shape(scan), "axial", 0
-    volume = len(shape) == 3
-    columns = iter(
-        st.container(key="pairs-of-display").columns(
-            [1.2, 1.5, 2.2, 1.5, 1.8] if volume else [2.4, 1.6, 1.7, 1.6], vertical_alignment="bottom"
-        )
-    )
-    if volume:
-        plane, slice_column = controls.selectbox(next(columns), "plane", "Plane", list(viewer.PLANES)), next(columns)
-        last, index = viewer.slice_count(shape, plane) - 1, session.fullest_slices(cache, scan, segmented)[plane]
-        if last:
-            index = controls.slider(slice_column, "slice", "Slice", last, index, 1)
-    presets = viewer.windows(cache.modality)
-    window = presets[controls.selectbox(next(columns), "window", "Window", list(presets))]
-    if not segmented:
-        return cases.Display(plane, index, window)
-    opacity = controls.slider(next(columns), "opacity", "Overlay opacity", 1.0, 0.35, 0.05)
-    outline = controls.toggle(next(columns), "outline", "Outline", "The outline of the reference over the predictions")
-    return cases.Display(plane, index, window, opacity, outline)
 
 
 def show_examples(study: ReviewedStudy, arms: Arms, draw: int) -> None:

@@ -26,6 +26,7 @@ def selectbox(
     options: Sequence[Any],
     default: Any = None,
     text: Callable[[Any], str] = str,
+    typed: bool = False,
 ) -> Any:
     """Show the options and return the chosen one.
 
@@ -36,10 +37,16 @@ def selectbox(
         options: What can be chosen; not empty.
         default: What is shown where nothing was chosen; the first option where it is None.
         text: Writes an option.
+        typed: Whether a reader may type another one.
     """
     start = options[0] if default is None else default
+    if typed:
+        value = getattr(session.selection(), field)
+        options = list(dict.fromkeys([*options, start if value is None else value]))
     key = _set(field, _offered(field, label, options, start, text))
-    return place.selectbox(label, options, key=key, format_func=text, on_change=_take, args=(field,))
+    return place.selectbox(
+        label, options, key=key, format_func=text, accept_new_options=typed, on_change=_take, args=(field,)
+    )
 
 
 def radio(place: Any, field: str, label: str, options: Sequence[Any], text: Callable[[Any], str] = str) -> Any:
@@ -78,6 +85,22 @@ def toggle(place: Any, field: str, label: str, explanation: str, default: bool =
     value = getattr(session.selection(), field)
     key = _set(field, default if value is None else value)
     return place.toggle(label, key=key, help=explanation, on_change=_take, args=(field,))
+
+
+def steps(places: Sequence[Any], field: str, names: Sequence[str], chosen: str) -> None:
+    """Show buttons to the name before and after the chosen one, with the keys P and N.
+
+    Args:
+        places: Where to draw the two.
+        field: The field of `Selection`.
+        names: The names in their order.
+        chosen: The one that is shown.
+    """
+    place = names.index(chosen)
+    for label, key, column, other in zip(("Previous", "Next"), "PN", places, (place - 1, place + 1), strict=True):
+        inside = 0 <= other < len(names)
+        take = partial(session.select, **{field: names[other] if inside else chosen})
+        column.button(label, on_click=take, disabled=not inside, shortcut=key, width="stretch")
 
 
 def table(field: str, frame: pd.DataFrame, names: Sequence[str], chosen: Sequence[str], several: bool, **style: Any):

@@ -99,7 +99,7 @@ class Dashboard:
         """Keep a line of the console if it is an error."""
         address = line.location["url"]
         probe = "404" in line.text and re.fullmatch(
-            rf"{self.url}/(runs|cases|compare)/_stcore/(health|host-config)", address
+            rf"{self.url}/(runs|cases|compare|reading|label_next)/_stcore/(health|host-config)", address
         )
         if line.type == "error" and not probe:
             self.errors.append(f"{line.text} {address}")
@@ -135,7 +135,7 @@ def served(phantom_study: Path, cache: Cache, tmp_path_factory: pytest.TempPathF
     yield from serve(phantom_study, cache.path, tmp_path_factory.mktemp("watch"))
 
 
-def serve(root: Path, data: Path, watch: Path) -> Iterator[tuple[str, Path]]:
+def serve(root: Path, data: Path, watch: Path, *options: str) -> Iterator[tuple[str, Path]]:
     """Run the command in a process of its own; yield its address and the file of its connections."""
     (watch / "sitecustomize.py").write_text(WATCH)
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -143,7 +143,7 @@ def serve(root: Path, data: Path, watch: Path) -> Iterator[tuple[str, Path]]:
     path = os.pathsep.join([str(watch), str(Path(__file__).parent.parent.parent)])
     environment = os.environ | {"PYTHONPATH": path, "MEDSSL_WATCH": str(watch / "connections.txt"), "HOME": str(watch)}
     command = [sys.executable, "-W", "ignore", "-m", "medssl.cli.main", "review", str(root)]
-    command += ["--data", str(data), "--port", str(port)]
+    command += ["--data", str(data), "--port", str(port), *options]
     (watch / "connections.txt").touch()
     server = subprocess.Popen(command, cwd=watch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:

@@ -16,6 +16,7 @@ from typing import Any, Self
 Arm = tuple[str, str]  # name and mode
 ENDED_BY = {  # what another choice makes meaningless
     "study": ("mode", "budget", "draw", "a", "b", "case", "slice", "voxel", "window", "by"),
+    "to_label": ("case", "slice", "voxel", "window", "label"),
     "case": ("slice", "voxel"),
     "plane": ("slice",),
 }
@@ -41,6 +42,9 @@ class Selection:
         by: Column of the manifest by which differences are shown.
         voxel: Voxel in view, along (X, Y, Z).
         stills: Whether slices are drawn as still pictures, not in the viewer.
+        view: Part of the page that is shown.
+        to_label: File of the list of scans to label, below the folder.
+        label: Label that is to be completed.
         runs: Folders of the runs to compare.
         kinds: Kinds of runs that are listed.
         statuses: Statuses of runs that are listed.
@@ -61,6 +65,9 @@ class Selection:
     by: str | None = None
     voxel: tuple[int, ...] | None = None
     stills: bool | None = None
+    view: str | None = None
+    to_label: str | None = None
+    label: str | None = None
     runs: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()

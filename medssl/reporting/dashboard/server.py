@@ -13,9 +13,10 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import socket
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,36 @@ from medssl.reporting.dashboard.guard import Guard, inline_scripts
 from medssl.reporting.dashboard.volume_route import volume_route
 
 SETTINGS = "MEDSSL_REVIEW"  # the environment variable that says what to show
+VERDICTS = "MEDSSL_VERDICTS"  # the one with the address of the database of verdicts, which may hold a password
+HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True)
+class SignIn:
+    """How readers sign in.
+
+    Attributes:
+        header: The header in which a proxy names the reader; None where there is no proxy.
+        proxies: The addresses from which such a proxy sends its requests.
+        admins: Names of those who see all pages.
+        typed: Whether a reader may say any name; only where the dashboard is served to this machine alone, or by --typed-names.
+    """
+
+    header: str | None = None
+    proxies: tuple[str, ...] = ()
+    admins: tuple[str, ...] = ()
+    typed: bool = True
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What the app shows: the folder of runs, and the caches whose voxels it may read."""
+    """What the app shows: the folder of runs, and the caches whose voxels it may read; who reads, and where that is kept."""
 
     root: Path
     data: tuple[Path, ...] = ()
+    verdicts: str | None = None
+    sign_in: SignIn = SignIn()
 
 
 def review(
@@ -42,6 +64,11 @@ def review(
     host: str = "127.0.0.1",
     port: int = 8501,
     names: list[str] | None = None,
+    verdicts: str | None = None,
+    user_header: str | None = None,
+    proxies: list[str] | None = None,
+    admins: list[str] | None = None,
+    typed_names: bool = False,
 ) -> None:
     """Serve the dashboard until it is stopped with Ctrl-C.
 
@@ -51,23 +78,33 @@ def review(
         host: The address to listen at. Any other than this machine's own lets other machines see the dashboard.
         port: The port to listen at.
         names: Host names by which a browser may request the dashboard, beside localhost and `host`.
+        verdicts: Address of a database for readers' verdicts, such as postgresql://user@host/name, in place of a file beside
+            the study; the environment variable MEDSSL_VERDICTS holds one with a password.
+        user_header: The header in which a proxy in front of the dashboard names the reader whom it has signed in. Every request
+            must then come from `proxies` with that header, once; the proxy must take away any that a browser sends.
+        proxies: Addresses of the proxy; by default this machine's own.
+        admins: Names of readers, as the proxy has them, who see every page; the others see Reading and Label next.
+        typed_names: Let readers say who they are though the dashboard listens at another address than this machine's own, as in
+            a container whose port is open to this machine alone.
 
     Raises:
-        MedsslError: A folder does not exist, the port is taken, or Streamlit is not installed.
+        MedsslError: A folder does not exist, the port is taken, Streamlit is not installed, or options do not fit.
     """
-    shown = Settings(Path(runs), tuple(Path(d) for d in data or ()))
+    sign_in = _sign_in(host, user_header, proxies, admins, typed_names)
+    shown = Settings(Path(runs), tuple(Path(d) for d in data or ()), verdicts or os.environ.get(VERDICTS), sign_in)
     for folder in (shown.root, *shown.data):
         if not folder.is_dir():
             raise MedsslError(f"{folder} is not a folder: expected the folder of runs, and caches with --data")
     _check_parts()
     _check_port(host, port)
-    if host not in LOCAL:
+    if host not in LOCAL and not user_header:
         warnings.warn(
             f"the dashboard listens at {host}: anyone who can reach port {port} of this machine sees all runs, without a password",
             stacklevel=2,
         )
-    os.environ[SETTINGS] = json.dumps({"root": str(shown.root.resolve()), "data": [str(d) for d in shown.data]})
-    _serve(options(host, port, names or []), hosts(host, names or []))
+    about = asdict(shown) | {"root": str(shown.root.resolve()), "data": [str(d) for d in shown.data]}
+    os.environ[SETTINGS] = json.dumps(about)
+    _serve(options(host, port, names or []), hosts(host, names or []), sign_in)
 
 
 def settings() -> Settings:
@@ -75,7 +112,10 @@ def settings() -> Settings:
     if SETTINGS not in os.environ:
         raise MedsslError("the dashboard does not know which folder to show: start it with medssl review RUNS")
     about = json.loads(os.environ[SETTINGS])
-    return Settings(Path(about["root"]), tuple(Path(d) for d in about["data"]))
+    given = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in about.get("sign_in", {}).items()
+    }
+    return Settings(Path(about["root"]), tuple(Path(d) for d in about["data"]), about.get("verdicts"), SignIn(**given))
 
 
 def hosts(host: str, names: list[str]) -> list[str]:
@@ -121,7 +161,22 @@ def app() -> Path:
     return resource("apps") / "review" / "app.py"
 
 
-def _serve(options: dict[str, Any], names: list[str]) -> None:
+def _sign_in(
+    host: str, header: str | None, proxies: list[str] | None, admins: list[str] | None, typed_names: bool
+) -> SignIn:
+    if header is None and (proxies or admins):
+        raise MedsslError("proxies or admins are given without a header: expected --user-header with the proxy's")
+    if header is None:
+        return SignIn(typed=typed_names or host in LOCAL)
+    if typed_names or not HEADER_NAME.fullmatch(header):
+        raise MedsslError(
+            f"user_header is {header!r}{' beside typed_names' if typed_names else ''}: expected the name of a header such as "
+            "X-Forwarded-User, and no --typed-names with it"
+        )
+    return SignIn(header, tuple(proxies or ("127.0.0.1", "::1")), tuple(admins or ()), typed=False)
+
+
+def _serve(options: dict[str, Any], names: list[str], sign_in: SignIn) -> None:
     import streamlit as st
     from starlette.middleware import Middleware
     from streamlit import net_util
@@ -134,12 +189,20 @@ def _serve(options: dict[str, Any], names: list[str]) -> None:
     address, port = options["browser.serverAddress"], options["browser.serverPort"]
     print(f"The dashboard is at http://{_bracketed(address)}:{port} (Ctrl-C stops it).", flush=True)
     page = Path(st.__file__).parent / "static" / "index.html"
-    guard = Middleware(Guard, hosts=names, inline_scripts=inline_scripts(page))
+    # The server then tells the guard who sent a request, not whom the sender names.
+    os.environ["FORWARDED_ALLOW_IPS"] = ""
+    guard = Middleware(
+        Guard,
+        hosts=names,
+        inline_scripts=inline_scripts(page),
+        user_header=sign_in.header,
+        proxies=sign_in.proxies,
+    )
     st.App(app(), routes=[volume_route()], middleware=[guard]).run(config=options)
 
 
 def _check_parts() -> None:
-    missing = [name for name in ("streamlit", "plotly") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("streamlit", "plotly", "sqlalchemy") if importlib.util.find_spec(name) is None]
     if missing:
         raise MedsslError(f"the dashboard needs {' and '.join(missing)}: pip install 'medssl[app]'")
 

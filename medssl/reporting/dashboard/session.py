@@ -9,6 +9,7 @@ Imports Streamlit and no torch.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import streamlit as st
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
-from medssl.reporting.dashboard import cases, folder, viewer
+from medssl.reporting.dashboard import cases, folder, label_next, viewer
 from medssl.reporting.dashboard import study as study_files
 from medssl.reporting.dashboard.selection import Selection
 from medssl.reporting.dashboard.server import settings
 from medssl.reporting.dashboard.study import ReviewedStudy
 from medssl.reporting.dashboard.watch import FolderWatch
+from medssl.studies.forecast import ArmForecast
+from medssl.studies.forecast import forecasts as arm_forecasts
 from medssl.studies.kept import KeptCells
 from medssl.studies.results import LabelCurve
 
@@ -99,6 +102,21 @@ def label_curves(shown: ReviewedStudy) -> list[LabelCurve] | None:
     return _label_curves(shown.folder, study_stamp(), shown)
 
 
+def forecasts(shown: ReviewedStudy) -> list[ArmForecast]:
+    """Return the forecast of every arm of the chosen study; see `studies.forecast.forecasts`."""
+    return _forecasts(shown.folder, study_stamp(), shown)
+
+
+def lists_to_label() -> list[str]:
+    """Return the lists of scans to label in the folder, the newest first; it is walked again when it changed."""
+    return _lists_to_label(root(), st.session_state["version"])
+
+
+def caches() -> list[Cache]:
+    """Return the caches given with --data that can be read."""
+    return _caches(settings().data)
+
+
 def cache_of(shown: ReviewedStudy) -> tuple[Cache | None, str]:
     """Return the cache of the study, or the reason why there is none; see `cases.cache_of`."""
     return _cache(shown.run.data, settings().data, shown.run)
@@ -140,6 +158,25 @@ def _study(root: Path, name: str, stamp: str, _runs: pd.DataFrame) -> ReviewedSt
 @st.cache_resource(show_spinner="Computing the labels saved", max_entries=8)
 def _label_curves(folder: Path, stamp: str, _study: ReviewedStudy) -> list[LabelCurve] | None:
     return _study.label_curves()
+
+
+@st.cache_resource(show_spinner="Computing the forecast", max_entries=8)
+def _forecasts(folder: Path, stamp: str, _study: ReviewedStudy) -> list[ArmForecast]:
+    return arm_forecasts(_study.cases, _study.main, _study.task.metric)
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def _lists_to_label(root: Path, version: int) -> list[str]:
+    return label_next.lists(root)
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _caches(paths: tuple[Path, ...]) -> list[Cache]:
+    readable = []
+    for path in paths:
+        with suppress(MedsslError):  # the page on cases says why a cache cannot be read
+            readable.append(Cache(path))
+    return readable
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

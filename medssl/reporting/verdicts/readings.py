@@ -21,7 +21,7 @@ from medssl.reporting.verdicts.schema import AnswerRow, ReadingRow
 
 COLUMNS = [
     *("at", "reader", "study", "budget", "draw", "scan", "patient", "question", "structure", "value"),
-    *("shown_as", "run", "arm", "mode", "other_run", "other_arm", "other_mode", "counts", "undone_at"),
+    *("side", "run", "arm", "mode", "run_a", "arm_a", "mode_a", "run_b", "arm_b", "mode_b", "counts", "undone_at"),
 ]
 
 
@@ -147,31 +147,33 @@ def latest(all_readings: Sequence[Reading]) -> list[Reading]:
 
 
 def as_table(all_readings: Sequence[Reading]) -> pd.DataFrame:
-    """Return one row an answer with columns `COLUMNS`; counts: whether it was neither undone nor replaced later."""
+    """Return one row an answer with columns `COLUMNS`.
+
+    Side, run, arm and mode are those that the answer is about, or that it prefers; empty where it is about the case. Counts:
+    whether it was neither undone nor replaced by a later one.
+    """
     counted = {id(reading) for reading in latest(all_readings)}
-    rows = []
-    for reading in all_readings:
-        for answer in reading.answers:
-            own = reading.side(answer.side)
-            if answer.question == "prefer" and answer.value in ("A", "B"):
-                own = reading.side(answer.value)
-            other = (reading.b if own == reading.a else reading.a) if own else None
-            about = [
-                reading.at,
-                reading.reader,
-                reading.study,
-                reading.budget,
-                reading.draw,
-                reading.scan,
-                reading.patient,
-            ]
-            shown = answer.side or (answer.value if own else "")
-            sides = [
-                part for side in (own, other) for part in ((side.run, side.arm, side.mode) if side else ("", "", ""))
-            ]
-            said = [answer.question, answer.structure, answer.value]
-            rows.append([*about, *said, shown, *sides, id(reading) in counted, reading.undone_at])
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows = [
+        [*_about_reading(reading), *_about_answer(reading, answer), id(reading) in counted]
+        for reading in all_readings
+        for answer in reading.answers
+    ]
+    columns = [*COLUMNS[:7], *COLUMNS[14:20], "undone_at", *COLUMNS[7:14], "counts"]
+    return pd.DataFrame(rows, columns=columns)[COLUMNS]
+
+
+def _about_reading(reading: Reading) -> list[object]:
+    about = [reading.at, reading.reader, reading.study, reading.budget, reading.draw, reading.scan, reading.patient]
+    return [*about, *_as_texts(reading.a), *_as_texts(reading.b), reading.undone_at]
+
+
+def _about_answer(reading: Reading, answer: Answer) -> list[object]:
+    side = answer.value if answer.question == "prefer" and answer.value in ("A", "B") else answer.side
+    return [answer.question, answer.structure, answer.value, side, *_as_texts(reading.side(side))]
+
+
+def _as_texts(side: Side | None) -> list[str]:
+    return [side.run, side.arm, side.mode] if side else ["", "", ""]
 
 
 def _reading(row: ReadingRow) -> Reading:
