@@ -112,7 +112,7 @@ class Form:
         st.selectbox(
             "The right class",
             self.classes,
-            index=list(self.classes).index(before) if before in self.classes else None,
+            index=list(self.classes).index(before) if before and before in self.classes else None,
             key=self._key("class"),
             placeholder="not judged",
         )

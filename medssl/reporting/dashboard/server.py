@@ -112,10 +112,10 @@ def settings() -> Settings:
     if SETTINGS not in os.environ:
         raise MedsslError("the dashboard does not know which folder to show: start it with medssl review RUNS")
     about = json.loads(os.environ[SETTINGS])
-    given = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in about.get("sign_in", {}).items()
-    }
-    return Settings(Path(about["root"]), tuple(Path(d) for d in about["data"]), about.get("verdicts"), SignIn(**given))
+    given = about.get("sign_in", {})
+    proxies, admins = (tuple(given.get(name, ())) for name in ("proxies", "admins"))
+    sign_in = SignIn(given.get("header"), proxies, admins, given.get("typed", True))
+    return Settings(Path(about["root"]), tuple(Path(d) for d in about["data"]), about.get("verdicts"), sign_in)
 
 
 def hosts(host: str, names: list[str]) -> list[str]:
