@@ -62,7 +62,7 @@ def test_a_reading_is_kept_with_who_when_and_run_and_survives_a_restart(tmp_path
     assert before <= kept.at <= datetime.now(UTC)
     assert kept.at.utcoffset().total_seconds() == 0
     preferred = readings.as_table([kept]).query("question == 'prefer'").iloc[0]
-    assert (preferred["arm"], preferred["other_arm"], preferred["shown_as"]) == ("scratch", "simmim", "B")
+    assert preferred[["side", "arm", "arm_a", "arm_b"]].tolist() == ["B", "scratch", "simmim", "scratch"]
 
 
 def test_the_file_is_its_owners_alone(engine: Engine, tmp_path: Path) -> None:

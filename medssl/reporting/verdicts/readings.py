@@ -154,26 +154,28 @@ def as_table(all_readings: Sequence[Reading]) -> pd.DataFrame:
     """
     counted = {id(reading) for reading in latest(all_readings)}
     rows = [
-        [*_about_reading(reading), *_about_answer(reading, answer), id(reading) in counted]
+        _about_reading(reading) | _about_answer(reading, answer) | {"counts": id(reading) in counted}
         for reading in all_readings
         for answer in reading.answers
     ]
-    columns = [*COLUMNS[:7], *COLUMNS[14:20], "undone_at", *COLUMNS[7:14], "counts"]
-    return pd.DataFrame(rows, columns=columns)[COLUMNS]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _about_reading(reading: Reading) -> list[object]:
-    about = [reading.at, reading.reader, reading.study, reading.budget, reading.draw, reading.scan, reading.patient]
-    return [*about, *_as_texts(reading.a), *_as_texts(reading.b), reading.undone_at]
+def _about_reading(reading: Reading) -> dict[str, object]:
+    names = ("at", "reader", "study", "budget", "draw", "scan", "patient", "undone_at")
+    return (
+        {name: getattr(reading, name) for name in names} | _about_side(reading.a, "_a") | _about_side(reading.b, "_b")
+    )
 
 
-def _about_answer(reading: Reading, answer: Answer) -> list[object]:
+def _about_answer(reading: Reading, answer: Answer) -> dict[str, object]:
     side = answer.value if answer.question == "prefer" and answer.value in ("A", "B") else answer.side
-    return [answer.question, answer.structure, answer.value, side, *_as_texts(reading.side(side))]
+    said = {"question": answer.question, "structure": answer.structure, "value": answer.value, "side": side}
+    return said | _about_side(reading.side(side))
 
 
-def _as_texts(side: Side | None) -> list[str]:
-    return [side.run, side.arm, side.mode] if side else ["", "", ""]
+def _about_side(side: Side | None, suffix: str = "") -> dict[str, object]:
+    return {f"{name}{suffix}": getattr(side, name) if side else "" for name in ("run", "arm", "mode")}
 
 
 def _reading(row: ReadingRow) -> Reading:

@@ -42,7 +42,7 @@ def test_what_cannot_be_served_is_reported(tmp_path: Path, capsys: pytest.Captur
 def test_an_address_that_others_can_reach_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("medssl.reporting.dashboard.server")
     served: list[dict] = []
-    monkeypatch.setattr(module, "_serve", lambda options, names: served.append(options))
+    monkeypatch.setattr(module, "_serve", lambda options, names, sign_in: served.append(options))
     monkeypatch.setenv("MEDSSL_REVIEW", "")
     with pytest.warns(UserWarning, match="without a password"):
         module.review(tmp_path, host="0.0.0.0", port=0)
