@@ -31,6 +31,7 @@ MODES = {
     "class-mean": "nearest class mean",
     "kmeans": "k-means",
     "propagation": "label propagation",
+    "chosen": "chosen probe",
 }
 METRICS = {
     "dice": "Dice",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from medssl.encoders import Encoder
     from medssl.training.supervised import Trained, TrainingData
 
-Mode = Literal["finetune", "linear", "knn", "class-mean", "kmeans", "propagation"]
+Mode = Literal["finetune", "linear", "knn", "class-mean", "kmeans", "propagation", "chosen"]
 NewEncoder = Callable[[int], "Encoder"]  # seed -> a randomly initialised encoder
 SCRATCH_LONG_FACTOR = 3.0  # `scratch-long` trains for this many times the steps of `scratch`
 

@@ -8,7 +8,7 @@ Several processes may work on the cells of one plan: a lock file in each cell's 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,9 @@ from medssl.evaluation.representation import (
     linear_scores,
 )
 from medssl.studies import masks
+from medssl.studies.arms import Mode
 from medssl.studies.plan import Cell, Plan
+from medssl.studies.probe_choice import choose
 from medssl.studies.summary import LAST_THIRD
 from medssl.studies.trials import Trial, best, folds_of, samples_in_trials, try_settings
 from medssl.training.config import FinetuneConfig
@@ -42,6 +44,7 @@ UNLABELLED_PROBES = {  # use the other training scans as well
     "kmeans": cluster_scores,
     "propagation": propagated_scores,
 }
+CHOSEN = "chosen"  # the one of them, or the linear probe, that suits the budget
 
 
 def run_cell(plan: Plan, cell: Cell) -> None:
@@ -66,8 +69,7 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
     key = plan.cache.pseudonym_key
     with runs.recording(folder, "cell", config, plan.cache.digest, plan.seed, cell.parent, key) as record:
         clock = time.perf_counter()
-        tried = _trials(plan, cell)
-        chosen = replace(cell, settings=best(tried).settings) if tried else cell
+        chosen, choice = _chosen_probe(plan, cell) if cell.mode == CHOSEN else _chosen_settings(plan, cell)
         predictions, last_third = _predictions(plan, chosen)
         seconds = time.perf_counter() - clock
         cases, metrics = plan.task.score(plan.cache, plan.scored, predictions)
@@ -82,7 +84,7 @@ def _train_and_score(plan: Plan, cell: Cell, folder: Path) -> None:
         seen = _crops_seen(plan, cell, chosen.settings)
         passed = seen["labelled_samples"] + seen["unlabelled_samples"]
         speed = {"samples_per_s": round(passed / seconds, 2)}
-        record.update(metrics=metrics, cost=speed | seen, config=_trials_record(tried))
+        record.update(metrics=metrics, cost=speed | seen, config=choice)
 
 
 def _crops_seen(plan: Plan, cell: Cell, settings: FinetuneConfig) -> dict[str, int]:
@@ -92,7 +94,7 @@ def _crops_seen(plan: Plan, cell: Cell, settings: FinetuneConfig) -> dict[str, i
     """
     if cell.mode != "finetune":
         labelled = len(cell.training) + len(cell.validation)
-        unlabelled = len(plan.training_scans) if cell.mode in UNLABELLED_PROBES else 0
+        unlabelled = len(plan.training_scans) if _reads_unlabelled(cell.mode) else 0
         return {"labelled_samples": labelled, "unlabelled_samples": unlabelled, "trial_samples": 0}
     arm, tries = plan.arms[cell.arm], plan.to_try(cell)
     in_trials = samples_in_trials(tries, arm.trainings)
@@ -104,18 +106,43 @@ def _crops_seen(plan: Plan, cell: Cell, settings: FinetuneConfig) -> dict[str, i
     }
 
 
-def _trials_record(tried: list[Trial]) -> dict[str, Any]:
-    """The trials with their scores, and the settings that were chosen; nothing where there were none."""
+def _reads_unlabelled(mode: Mode) -> bool:
+    """Whether a probe reads the training scans outside of the budget too."""
+    return mode == CHOSEN or mode in UNLABELLED_PROBES
+
+
+def _chosen_settings(plan: Plan, cell: Cell) -> tuple[Cell, dict[str, Any]]:
+    """The cell with the settings that its trials chose, and the record of the trials; the cell itself where there are none."""
+    tried = _trials(plan, cell)
     if not tried:
-        return {}
-    return {"tried": [trial.to_record() for trial in tried], "chosen": asdict(best(tried).settings)}
+        return cell, {}
+    settings = best(tried).settings
+    record = {"tried": [trial.to_record() for trial in tried], "chosen": asdict(settings)}
+    return replace(cell, settings=settings), record
+
+
+def _chosen_probe(plan: Plan, cell: Cell) -> tuple[Cell, dict[str, Any]]:
+    """The cell with the probe that is chosen for it, on patients of its budget alone, and the record of the choice."""
+    patient, known = _patients(plan), [*cell.training, *cell.validation]
+
+    def score(mode: Mode, held_out: set[str]) -> float:
+        scans = [scan for scan in known if patient[scan] in held_out]
+        rest = [scan for scan in known if patient[scan] not in held_out]
+        return plan.task.primary_score(plan.cache, scans, _probed(plan, replace(cell, mode=mode), rest, scans))
+
+    probe, scores = choose({patient[scan]: plan.task.seen[patient[scan]] for scan in known}, cell.draw, score)
+    return replace(cell, mode=probe), {"chosen_probe": probe, "probe_scores": scores}
+
+
+def _patients(plan: Plan) -> dict[str, str]:
+    return dict(zip(plan.cache.manifest["scan"], plan.cache.manifest["patient"]))
 
 
 def _trials(plan: Plan, cell: Cell) -> list[Trial]:
     """The cell's trials, each trained and scored on patients of the cell's budget alone; none where it takes the recipe."""
     if not cell.trials:
         return []
-    patient = dict(zip(plan.cache.manifest["scan"], plan.cache.manifest["patient"]))
+    patient = _patients(plan)
     seen = {patient[scan]: plan.task.seen[patient[scan]] for scan in cell.training}
 
     def score(settings: FinetuneConfig, held_out: set[str]) -> float:
@@ -135,8 +162,8 @@ def _draw_seed(plan: Plan, cell: Cell) -> int:
 
 def _predictions(plan: Plan, cell: Cell) -> tuple[list[Any], Callable[[], float] | None]:
     """Class probabilities or a mask for each scored scan; and what measures the last third of the training."""
-    if cell.mode != "finetune":
-        return _probed(plan, cell), None
+    if cell.mode != "finetune":  # a probe chooses no checkpoint, so it learns from the whole budget
+        return _probed(plan, cell, [*cell.training, *cell.validation], plan.scored), None
     model, trained = _trained(plan, cell)
     predictions = plan.task.predict(model, plan.cache, plan.scored, plan.size, cell.settings.precision)
     return predictions, partial(_change_in_last_third, plan, cell, model, trained.earlier)
@@ -172,10 +199,10 @@ def _change_in_last_third(plan: Plan, cell: Cell, model: Any, earlier: dict[str,
     return scores[0] - scores[1]
 
 
-def _probed(plan: Plan, cell: Cell) -> list[Any]:
-    """Class probabilities; a probe chooses no checkpoint, so it learns from the whole budget."""
-    vectors, known = _features(plan, cell), [*cell.training, *cell.validation]
-    train, test = (np.stack([vectors[scan] for scan in scans]) for scans in (known, plan.scored))
+def _probed(plan: Plan, cell: Cell, known: Sequence[str], scans: Sequence[str]) -> list[Any]:
+    """Class probabilities of scans, by a probe that learns from known ones."""
+    vectors = _features(plan, cell)
+    train, test = (np.stack([vectors[scan] for scan in each]) for each in (known, scans))
     codes = np.array([plan.task.labels[scan] for scan in known])
     if cell.mode in PROBES:
         return list(PROBES[cell.mode](train, codes, test, plan.task.outputs))
@@ -194,7 +221,7 @@ def _features(plan: Plan, cell: Cell) -> dict[str, np.ndarray]:
         if arm.redrawn:
             calibrate_norms(encoder, plan.cache, plan.training_scans, plan.size)
         needed = {scan for other in plan.cells for scan in (*other.training, *other.validation)} | set(plan.scored)
-        if any(other.mode in UNLABELLED_PROBES for other in plan.cells):
+        if any(_reads_unlabelled(other.mode) for other in plan.cells):
             needed |= set(plan.training_scans)
         scans = sorted(needed)
         plan.features[key] = dict(zip(scans, embed(encoder, plan.cache, scans, plan.size)))

@@ -26,7 +26,7 @@ class StudyDesign:
     """How arms are compared.
 
     Attributes:
-        modes: How a pretrained encoder is used in classification: finetune, linear, knn, class-mean (nearest mean of a class) kmeans (clusters named by the labelled scans) or propagation (a linear probe of labels spread to the other training scans); the first three by default.
+        modes: How a pretrained encoder is used in classification: finetune, linear, knn, class-mean (nearest mean of a class) kmeans (clusters named by the labelled scans), propagation (a linear probe of labels spread to the other training scans) or chosen (propagation or linear: from 30 labelled patients on by cross-validation within them, below that propagation); the first three by default.
         draws: Draws of patients and seeds for each budget; a p-value from fewer than ten is rarely small.
         long: Steps of scratch-long over those of scratch.
         score_on: Explore on validation, publish test.

@@ -97,7 +97,7 @@ def test_a_cell_tries_on_its_own_patients_alone_and_then_trains_on_all_of_them(
 
     def train(plan: Any, cell: Any) -> Any:
         trained.append((cell.arm, cell.budget_name, cell.settings, set(cell.training), cell.validation))
-        model = plan.arms[cell.arm].model(plan.task, plan.new_encoder, 0)
+        model = plan.arms[cell.arm].model(plan.task, plan.new_encoder(cell.arm), 0)
         return model, type("Trained", (), {"earlier": model.state_dict()})
 
     monkeypatch.setattr(cells_module, "_trained", train)
