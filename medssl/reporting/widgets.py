@@ -122,6 +122,7 @@ def case_pictures(
     captioned: Sequence[tuple[Frame, str]],
     charts: Sequence[Mapping[str, Any]] = (),
     legend: Mapping[str, str] | None = None,
+    narrowest_px: int = 320,
 ) -> None:
     """Show pictures of a case beside each other.
 
@@ -129,6 +130,7 @@ def case_pictures(
         captioned: The frames with their captions.
         charts: Bar charts beside them, from `probability_chart`.
         legend: Name -> colour, below them.
+        narrowest_px: Width below which fewer stand in a row.
     """
     pictures = [
         {
@@ -138,7 +140,7 @@ def case_pictures(
         }
         for frame, text in captioned
     ]
-    st.html(render("cases.html.j2", pictures=pictures, charts=charts, legend=legend or {}))
+    st.html(render("cases.html.j2", pictures=pictures, charts=charts, legend=legend or {}, narrowest_px=narrowest_px))
 
 
 def probability_chart(title: str, probabilities: Mapping[str, float], true_class: str) -> dict[str, Any]:

@@ -98,9 +98,7 @@ class Dashboard:
     def note(self, line) -> None:
         """Keep a line of the console if it is an error."""
         address = line.location["url"]
-        probe = "404" in line.text and re.fullmatch(
-            rf"{self.url}/(runs|cases|compare|reading|label_next)/_stcore/(health|host-config)", address
-        )
+        probe = "404" in line.text and re.fullmatch(rf"{self.url}/[a-z_]+/_stcore/(health|host-config)", address)
         if line.type == "error" and not probe:
             self.errors.append(f"{line.text} {address}")
 

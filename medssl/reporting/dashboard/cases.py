@@ -20,12 +20,21 @@ from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
-from medssl.reporting.dashboard.viewer import Overlay, Plane, cached_slice, part_of_slice, picture, slice_of
+from medssl.reporting.dashboard.viewer import (
+    Overlay,
+    Plane,
+    cached_slice,
+    fullest_slices,
+    part_of_slice,
+    picture,
+    slice_of,
+)
 from medssl.reporting.redaction import without_paths
 from medssl.studies.arms import BASELINES
 from medssl.studies.results import Cases, arrays
 
 EXAMPLE_OPACITY = 0.35
+THUMBNAIL_PX = 220
 
 
 @dataclass(frozen=True)
@@ -102,6 +111,7 @@ def class_probabilities(cases: pd.DataFrame, scan: str) -> tuple[dict[str, float
 
 def cache_of(run: Run, caches: Sequence[Path]) -> tuple[Cache | None, str]:
     """Return the cache that a study was made with, recognised by its digest, or the reason why there is none."""
+    caches = [path for path in caches if not _is_manifest(path)]
     if not caches:
         return None, "The scans themselves are not in this folder. To see them, start the dashboard with --data CACHE."
     reasons = []
@@ -157,6 +167,13 @@ def scan_frames(
     return [frame(layer(reference, display.opacity)), *predictions]
 
 
+def thumbnail(cache: Cache, scan: str, plane: str, window: tuple[float, float]) -> Frame:
+    """Draw the middle slice of a scan, small; only that slice is read."""
+    middle = fullest_slices(None, cache.shape(scan))[plane]
+    image = cached_slice(cache, scan, plane, middle)
+    return Frame(picture(image, window, long_side_px=THUMBNAIL_PX), image, False)
+
+
 def saved_examples(study: ReviewedStudy, key: Key, draw: int) -> list[Example]:
     """Return the slices that a cell saved of its worst, median and best case; empty where it saved none."""
     slices = arrays(study.cell_folder(key, draw) / "examples.npz", "image")
@@ -167,6 +184,11 @@ def saved_examples(study: ReviewedStudy, key: Key, draw: int) -> list[Example]:
         for n, rank in enumerate(("worst", "median", "best"))
         if f"image.{n}" in slices
     ]
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether this is the folder of a manifest, which the page Cohort shows and which holds no voxels."""
+    return (path / "manifest.parquet").is_file() and not (path / "cache.json").is_file()
 
 
 def _example_frame(slices: Mapping[str, np.ndarray], n: int, affine: np.ndarray, volume: bool) -> Frame:

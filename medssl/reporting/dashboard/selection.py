@@ -17,6 +17,9 @@ Arm = tuple[str, str]  # name and mode
 ENDED_BY = {  # what another choice makes meaningless
     "study": ("mode", "budget", "draw", "a", "b", "case", "slice", "voxel", "window", "by"),
     "to_label": ("case", "slice", "voxel", "window", "label"),
+    "cohort": ("column", "value", "label", "sheet", "window"),
+    "column": ("value", "sheet"),
+    "value": ("sheet",),
     "case": ("slice", "voxel"),
     "plane": ("slice",),
 }
@@ -44,7 +47,11 @@ class Selection:
         stills: Whether slices are drawn as still pictures, not in the viewer.
         view: Part of the page that is shown.
         to_label: File of the list of scans to label, below the folder.
-        label: Label that is to be completed.
+        label: Label that is to be completed, or whose classes are counted.
+        cohort: Manifest or cache whose scans are counted.
+        column: Column of the manifest by which they are counted.
+        value: Value of this column, of the scans on the contact sheet.
+        sheet: Number of the contact sheet, from 1 on.
         runs: Folders of the runs to compare.
         kinds: Kinds of runs that are listed.
         statuses: Statuses of runs that are listed.
@@ -68,6 +75,10 @@ class Selection:
     view: str | None = None
     to_label: str | None = None
     label: str | None = None
+    cohort: str | None = None
+    column: str | None = None
+    value: str | None = None
+    sheet: int | None = None
     runs: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
@@ -139,7 +150,7 @@ def _voxel(text: str) -> tuple[int, ...]:
 
 
 NAMES = {"runs": "run", "kinds": "kind", "statuses": "status"}  # parameters that are repeated, one for each value
-READ: dict[str, Callable[[str], Any]] = {"draw": int, "slice": int, "a": _arm, "b": _arm}
+READ: dict[str, Callable[[str], Any]] = {"draw": int, "slice": int, "sheet": int, "a": _arm, "b": _arm}
 READ |= {"opacity": _share, "outline": _yes_or_no, "stills": _yes_or_no, "voxel": _voxel}
 WRITTEN: dict[str, Callable[[Any], str]] = {
     "a": lambda arm: f"{arm[1]}:{arm[0]}",

@@ -74,7 +74,7 @@ def review(
 
     Args:
         runs: The folder of runs to show; nothing outside of it is opened.
-        data: The caches that the studies were made with, so that their scans can be shown.
+        data: The caches that the studies were made with, so that their scans can be shown; and manifests, for the page Cohort.
         host: The address to listen at. Any other than this machine's own lets other machines see the dashboard.
         port: The port to listen at.
         names: Host names by which a browser may request the dashboard, beside localhost and `host`.

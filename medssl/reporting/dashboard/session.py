@@ -19,8 +19,10 @@ import streamlit as st
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
 from medssl.preprocessing.cache import Cache
-from medssl.reporting.dashboard import cases, folder, label_next, viewer
+from medssl.reporting.dashboard import cases, cohort, folder, label_next, viewer
 from medssl.reporting.dashboard import study as study_files
+from medssl.reporting.dashboard.cases import Frame
+from medssl.reporting.dashboard.cohort import Cohort
 from medssl.reporting.dashboard.selection import Selection
 from medssl.reporting.dashboard.server import settings
 from medssl.reporting.dashboard.study import ReviewedStudy
@@ -112,6 +114,22 @@ def lists_to_label() -> list[str]:
     return _lists_to_label(root(), st.session_state["version"])
 
 
+def cohorts() -> dict[str, Path]:
+    """Return name -> folder of the manifests and caches given with --data, and of those below the folder under review."""
+    return _cohorts(root(), settings().data, st.session_state["version"])
+
+
+def read_cohort(name: str) -> Cohort:
+    """Return one of `cohorts`; it is read again when its manifest changed."""
+    where = cohorts()[name]
+    return _cohort(name, where, cohort.stamp(where))
+
+
+def thumbnail(cache: Cache, scan: str, plane: str, window: tuple[float, float]) -> Frame:
+    """Return a small picture of the middle slice of a scan, drawn once."""
+    return _thumbnail(cache.path, cache.digest, scan, plane, window, cache)
+
+
 def caches() -> list[Cache]:
     """Return the caches given with --data that can be read."""
     return _caches(settings().data)
@@ -168,6 +186,21 @@ def _forecasts(folder: Path, stamp: str, _study: ReviewedStudy) -> list[ArmForec
 @st.cache_data(show_spinner=False, max_entries=4)
 def _lists_to_label(root: Path, version: int) -> list[str]:
     return label_next.lists(root)
+
+
+@st.cache_data(show_spinner=False, max_entries=4)
+def _cohorts(root: Path, data: tuple[Path, ...], version: int) -> dict[str, Path]:
+    return cohort.cohorts(root, data)
+
+
+@st.cache_resource(show_spinner="Reading the manifest", max_entries=4)
+def _cohort(name: str, where: Path, stamp: int) -> Cohort:
+    return cohort.read_cohort(name, where)
+
+
+@st.cache_resource(show_spinner=False, max_entries=2_000)
+def _thumbnail(path: Path, data: str, scan: str, plane: str, window: tuple[float, float], _cache: Cache) -> Frame:
+    return cases.thumbnail(_cache, scan, plane, window)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

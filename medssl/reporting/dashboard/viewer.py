@@ -105,11 +105,16 @@ def cached_slice(cache: Cache, scan: str, plane: str, index: int) -> Plane:
     return slice_of(cache.read(scan, start, size)[0], cache.affine(scan), plane, 0)
 
 
-def picture(plane: Plane, window: tuple[float, float], overlays: Sequence[Overlay] = ()) -> np.ndarray:
+def picture(
+    plane: Plane,
+    window: tuple[float, float],
+    overlays: Sequence[Overlay] = (),
+    long_side_px: int = LONG_SIDE_PX,
+) -> np.ndarray:
     """Draw a slice through a window: (rows, columns, 3) uint8, as large in each direction as it is in mm."""
     low, high = window
     grey = np.clip((plane.pixels.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    size = _size_px(plane)
+    size = _size_px(plane, long_side_px)
     resized = np.asarray(Image.fromarray((255 * grey).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR))
     pixels = np.repeat(resized[..., None].astype(np.float32), 3, axis=2)
     for overlay in overlays:
@@ -127,10 +132,10 @@ def structure_colour(structure: int) -> str:
     return STRUCTURE_COLOURS[(structure - 1) % len(STRUCTURE_COLOURS)]
 
 
-def _size_px(plane: Plane) -> tuple[int, int]:
+def _size_px(plane: Plane, long_side_px: int) -> tuple[int, int]:
     """(width, height), the longer side the same for every scan."""
     height_mm, width_mm = plane.pixels.shape[0] * plane.row_mm, plane.pixels.shape[1] * plane.column_mm
-    scale = LONG_SIDE_PX / max(height_mm, width_mm)
+    scale = long_side_px / max(height_mm, width_mm)
     return max(1, round(width_mm * scale)), max(1, round(height_mm * scale))
 
 
