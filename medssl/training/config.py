@@ -126,6 +126,7 @@ class Hardware:
         devices: Number of devices, or auto for all of them.
         workers: Processes that load scans, for each device; 0 loads them in the training process.
         checkpoint_every: Steps between two checkpoints, from which an interrupted run is resumed.
+        checkpoint_activations: Whether each block keeps its input alone and is computed again for its gradient: less memory, more time, the same weights.
 
     Raises:
         MedsslError: A number is outside of its range.
@@ -135,6 +136,7 @@ class Hardware:
     devices: int | str = "auto"
     workers: int = 0
     checkpoint_every: int = 100
+    checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.checkpoint_every < 1:

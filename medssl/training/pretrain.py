@@ -61,6 +61,7 @@ from medssl.training.estimate import estimate
 from medssl.training.examples import save_examples
 from medssl.training.models import describe_method, describe_view, save_weights
 from medssl.training.module import PretrainingModule
+from medssl.training.recompute import recomputed
 from medssl.training.samples import default_crop, pretraining_scans, seen_table, usable_samples
 
 
@@ -164,7 +165,8 @@ def pretrain(
         crops = Crops(cache, scans, source, seed, fields=field_readers)
         health = Health(cache, scans, size, train, monitoring)
         try:
-            cost = _fit(pretext, crops, health, out, train, hardware, resume)
+            with recomputed(pretext, hardware.checkpoint_activations):
+                cost = _fit(pretext, crops, health, out, train, hardware, resume)
         finally:
             if record is not None:
                 record.update(metrics=health.latest | health.outcome())

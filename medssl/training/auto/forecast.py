@@ -23,6 +23,7 @@ from medssl.training.callbacks.health import Health
 from medssl.training.config import Hardware, Monitoring, TrainConfig
 from medssl.training.engine import quiet_third_parties
 from medssl.training.estimate import estimate
+from medssl.training.recompute import recomputed
 
 USABLE_MEMORY = 0.8  # of the device's, for a run to be sure to fit
 SMALL_BATCH = 4  # whose memory tells how much a sample needs
@@ -122,7 +123,8 @@ def with_train(trial: TrialRun, **changes: Any) -> TrialRun:
 def _three_steps(trial: TrialRun, batch: dict[str, Any], trainer: pl.Trainer) -> dict[str, float]:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    return estimate(trial.method, batch, 1, trainer, lambda m, b: m.loss(m.make_views(b)))
+    with recomputed(trial.method, trial.hardware.checkpoint_activations):
+        return estimate(trial.method, batch, 1, trainer, lambda m, b: m.loss(m.make_views(b)))
 
 
 def _batch(trial: TrialRun, size: int) -> tuple[dict[str, Any], float]:
