@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib import rc_context
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -43,6 +44,7 @@ RC: Any = {
     "lines.linewidth": 1.5,
     "lines.markersize": 4.5,
     "svg.hashsalt": "medssl",
+    "text.parse_math": False,  # names come from data: two dollar signs in one are no formula
 }
 
 
@@ -57,14 +59,14 @@ def label_curves(rows: pd.DataFrame, metric: str) -> str:
     with rc_context(RC):
         figure = Figure(figsize=(max(6.2, 3.4 * len(modes)), 3.5), layout="constrained")
         panels = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
+        lines: dict[str, Artist] = {}
         for axes, mode in zip(panels, modes):
-            _curves(axes, rows[(rows["mode"] == mode) | (rows["arm"] == "scratch")], styles)
+            lines |= _curves(axes, rows[(rows["mode"] == mode) | (rows["arm"] == "scratch")], styles)
             sizes = sorted(rows["patients"].unique())
             axes.set_xticks(sizes, [f"{n:g}" for n in sizes])
             axes.set(xlabel="labelled patients, validation included", title=MODES[mode])
         panels[0].set_ylabel(metric)
-        handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels())}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(5, len(handles)))
+        _legend(figure, lines, columns=5)
         return _svg(figure)
 
 
@@ -73,14 +75,14 @@ def forecasts(arms: Sequence[ArmForecast], metric: str) -> str:
     styles = arm_styles([arm.arm for arm in arms])
     with rc_context(RC):
         figure = Figure(figsize=(6.2, 3.5), layout="constrained")
-        axes = figure.add_subplot()
+        axes, lines = figure.add_subplot(), {}
         for arm in arms:
             if (curve := arm.forecast) is None:
                 continue
             style, n = styles[arm.arm], np.geomspace(curve.sizes[0], curve.farthest, 80)
             drawn, beyond = curve.at(n), n >= curve.sizes[-1]
             name = scoped_arm(arm.arm, arm.mode, arm.pretraining_runs)
-            axes.plot(curve.sizes, curve.scores, style.marker, color=style.colour, label=name)
+            (lines[name],) = axes.plot(curve.sizes, curve.scores, style.marker, color=style.colour)
             axes.plot(n[~beyond], drawn.mean[~beyond], color=style.colour, linestyle=style.line, linewidth=1)
             axes.plot(n[beyond], drawn.mean[beyond], color=style.colour, linestyle="--", linewidth=1)
             limits = drawn.low[beyond], drawn.high[beyond]
@@ -91,7 +93,7 @@ def forecasts(arms: Sequence[ArmForecast], metric: str) -> str:
         axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
         axes.set(xlabel="labelled patients, validation included", ylabel=metric)
         axes.grid(axis="y")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        _legend(figure, lines, columns=3)
         return _svg(figure)
 
 
@@ -169,31 +171,44 @@ def training_curves(logs: Mapping[str, pd.DataFrame]) -> str:
     styles = arm_styles(list(logs))
     with rc_context(RC):
         figure = Figure(figsize=(2.9 * len(columns) + 0.3, 2.5), layout="constrained")
+        lines: dict[str, Artist] = {}
         for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns):
             for arm, log in logs.items():
                 known = log.reindex(columns=["step", column]).dropna()
                 marker = styles[arm].marker if len(known) < 30 else None
-                axes.plot(
-                    known["step"], known[column], color=styles[arm].colour, marker=marker, markersize=3, label=arm
+                (lines[arm],) = axes.plot(
+                    known["step"], known[column], color=styles[arm].colour, marker=marker, markersize=3
                 )
             axes.set(title=titles[column], xlabel="step")
             axes.grid(axis="y")
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        _legend(figure, lines, columns=4)
         return _svg(figure)
 
 
-def _curves(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, ArmStyle]) -> None:
-    """The curves of one panel, each shifted a little along the log axis."""
+def _curves(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, ArmStyle]) -> dict[str, Artist]:
+    """Draw the curves of one panel, each shifted a little along the log axis; returns name -> line."""
+    lines: dict[str, Artist] = {}
     curves = rows.groupby(["arm", "mode"], sort=False)
     for factor, ((arm, _), curve) in zip(offset_factors(curves.ngroups), curves):
         curve, style = curve.sort_values("patients"), styles[str(arm)]
         x = curve["patients"] * factor
-        label = f"{arm} (this run)" if curve["pretraining_runs"].max() == 1 else str(arm)
-        axes.plot(x, curve["mean"], linestyle=style.line, marker=style.marker, color=style.colour, label=label)
+        name = f"{arm} (this run)" if curve["pretraining_runs"].max() == 1 else str(arm)
+        (lines[name],) = axes.plot(x, curve["mean"], linestyle=style.line, marker=style.marker, color=style.colour)
         axes.vlines(x, curve["low"], curve["high"], color=style.colour, linewidth=1.1, alpha=0.75)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y")
+    return lines
+
+
+def _legend(figure: Figure, lines: Mapping[str, Artist], columns: int) -> None:
+    """A legend below the panels, of every name: matplotlib's own would leave out those that begin with `_`."""
+    numbers = [str(number) for number in range(len(lines))]
+    legend = figure.legend(
+        list(lines.values()), numbers, loc="outside lower center", ncols=min(columns, len(lines)) or 1
+    )
+    for text, name in zip(legend.get_texts(), lines):
+        text.set_text(name)
 
 
 def _forest_line(axes: Axes, height: float, row: pd.Series, style: ArmStyle) -> None:

@@ -433,6 +433,7 @@ def test_hostile_names_are_shown_as_text_and_fetch_nothing(
             ("?study=hostile", ".js-plotly-plot .point"),
             ("runs?study=hostile", "[data-testid=stDataFrame]"),
             ("cases?study=hostile", VIEWER),
+            ("compare?study=hostile", ".js-plotly-plot .point"),
         ):
             page = dashboard.open(address, wait_for)
             text = page.evaluate("document.querySelector('.stMain').textContent").replace(WORD_JOINER, "")

@@ -1,15 +1,19 @@
 """The page that compares arms: its numbers are the study's, cases come as pairs, and groups are tested on their own cases."""
 
+import html
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from medssl.preprocessing.cache import Cache
 from medssl.reporting.dashboard import compare
 from medssl.reporting.style import difference, p_value
-from tests.apps.reading import study_of, table_of, text_of
+from tests.apps.hostile import FRAGMENTS, HOSTILE, elements_of
+from tests.apps.reading import html_of, study_of, table_of, text_of, use_scans
 from tests.apps.test_label_efficiency import numbers
 
 SIMMIM = ("simmim", "finetune")
@@ -88,3 +92,28 @@ def test_columns_that_divide_the_scans_are_groups() -> None:
     assert [*groups] == ["manufacturer", "age"]
     assert groups["manufacturer"].value_counts().to_dict() == {"GE": 10, "Philips": 10}
     assert groups["age"].value_counts().tolist() == [5, 5, 5, 5]
+
+
+def test_hostile_columns_and_groups_of_the_cohort_are_shown_as_they_are_written(
+    studied: Path, cache: Cache, opened, tmp_path: Path
+) -> None:
+    """The groups come from the manifest, whose labels and manufacturers others have named."""
+    folder = tmp_path / "cache"
+    shutil.copytree(cache.path, folder)
+    scans = use_scans(studied / "hippo", cache)
+    manifest = pd.read_parquet(folder / "manifest.parquet")
+    rows = manifest["scan"].isin(scans[:2])
+    manifest[f"label.{HOSTILE}"] = np.where(rows, HOSTILE, f"{HOSTILE} 2")
+    manifest["manufacturer"] = np.where(rows, f"# {HOSTILE}", "GE")
+    manifest.to_parquet(folder / "manifest.parquet")
+    for by in (HOSTILE, "manufacturer"):
+        dashboard = opened(studied, "compare", [folder], study="hippo", budget="1p", by=by)
+        (box,) = [box for box in dashboard.selectbox if box.label == "Column"]
+        assert box.value == by
+        shown = [e.value for kind in (dashboard.markdown, dashboard.caption, dashboard.info) for e in kind]
+        assert not [text for text in shown if any(fragment in text for fragment in FRAGMENTS)]
+        assert elements_of(html_of(dashboard)) == []
+        charts = [chart.proto.spec for chart in dashboard.get("plotly_chart")]
+        groups = [line["y"][0] for line in json.loads(charts[-1])["data"]]
+        assert any(f"{html.escape(HOSTILE)} (2 patients)" in group for group in groups)
+        assert not [chart for chart in charts if "<script" in chart or "<img" in chart]

@@ -26,6 +26,7 @@ from tests.scans.scan_makers import ct_like, slice_dataset, write_nifti
 
 GREY = np.arange(20 * 30, dtype=np.uint8).reshape(20, 30)
 COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], -1)
+FOUR = np.concatenate([COLOUR, GREY[..., None]], -1)
 GREY16 = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
 
 
@@ -131,11 +132,13 @@ def test_colours_in_planes_and_transparency(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "options", "words"),
     [
-        (np.concatenate([COLOUR, GREY[..., None]], -1), {"photometric": "separated"}, "5 is CMYK"),
+        (FOUR, {"photometric": "separated"}, "5 is CMYK"),
         (COLOUR, {"photometric": "cielab"}, "is 8"),
         (GREY, {"photometric": "cfa"}, "is 32803"),
         (np.concatenate([COLOUR, COLOUR], -1), {"photometric": "rgb"}, "6 numbers a pixel"),
         (COLOUR, {"photometric": "minisblack", "planarconfig": "contig"}, "3 numbers a pixel"),
+        (FOUR, {"photometric": "rgb", "extrasamples": ["unspecified"]}, "does not say that one is transparency"),
+        (FOUR[..., :2], {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": [0]}, "transparency"),
     ],
 )
 def test_colours_that_are_not_read_are_refused_by_the_header(tmp_path, pixels, options, words):

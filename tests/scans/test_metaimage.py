@@ -78,6 +78,16 @@ def test_big_endian_and_old_keys(tmp_path):
     assert header.affine.tolist() == [[-2, 0, 0, -1], [0, -3, 0, -2], [0, 0, 4, 3], [0, 0, 0, 1]]
 
 
+@pytest.mark.parametrize("word", ["T", "true", "1", "F", "false", "0"])
+def test_the_order_of_bytes_is_read_as_itk_reads_it(tmp_path, word):
+    """`T` was taken for no, so that every number had its bytes turned."""
+    path = write(tmp_path / "a.mhd")
+    path.write_text(path.read_text().replace("BinaryDataByteOrderMSB = False", f"BinaryDataByteOrderMSB = {word}"))
+    array, _ = read_metaimage(path)
+    assert (array[0] == sitk.GetArrayFromImage(sitk.ReadImage(str(path))).transpose(2, 1, 0)).all()
+    assert (array[0] == ct_like()).all() == (word in ("F", "false", "0"))
+
+
 def test_time_is_frames_colour_is_channels_and_a_plane_is_an_image(tmp_path):
     series = np.random.default_rng(0).integers(0, 99, (5, 6, 7, 3)).astype(np.int16)
     volumes = [sitk.GetImageFromArray(series[..., t].transpose()) for t in range(3)]
@@ -129,6 +139,9 @@ def test_a_header_leads_nowhere_but_beside_itself(tmp_path, name):
         ("ObjectType = Image", "DistanceUnits = s", "are not a length"),
         ("ObjectType = Image", "DimSize = 10 12 8", "dimsize stands twice"),
         ("ElementDataFile", "Nothing", "cannot be parsed"),
+        ("ObjectType = Image", "ElementByteOrderMSB = True", "binarydatabyteordermsb stands twice"),
+        ("BinaryDataByteOrderMSB = False", "BinaryDataByteOrderMSB = maybe", "neither True nor False"),
+        ("ElementSpacing = 0.75", "ElementSpacing = -0.75", "ElementSpacing of the MetaImage is negative"),
     ],
 )
 def test_headers_that_cannot_be_are_refused(tmp_path, old, new, words):

@@ -136,6 +136,37 @@ def test_analyze_is_read_and_says_that_left_and_right_are_not_known(tmp_path):
         nifti_header(tmp_path / "a.hdr")
 
 
+@pytest.mark.parametrize("magic", [b"ni1\0", b"\0\0\0\0"], ids=["pair", "analyze"])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_the_header_of_a_pair_in_a_single_file_is_refused(tmp_path, magic, name):
+    """Its first bytes were voxels, and all others 352 bytes off, where the volume ends with air."""
+    volume = ct_like()
+    volume[..., 4:] = 0
+    raw = bytearray(nib.Nifti1Image(volume, np.eye(4)).to_bytes())
+    raw[344:348], raw[108:112] = magic, bytes(4)
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    with pytest.raises(ScanError, match="where its voxels begin is unknown"):
+        read_nifti(tmp_path / name)
+
+
+@pytest.mark.parametrize(("unit", "slope", "words"), [(4, 1, "unknown unit 4"), (2, np.inf, "scl_slope is inf")])
+def test_units_and_scales_that_cannot_be_are_refused(tmp_path, unit, slope, words):
+    raw = bytearray(nib.Nifti1Image(ct_like(), np.eye(4)).to_bytes())
+    raw[123], raw[112:116] = unit, struct.pack("<f", slope)
+    (tmp_path / "a.nii").write_bytes(raw)
+    with pytest.raises(ScanError, match=words):
+        nifti_header(tmp_path / "a.nii")
+
+
+def test_an_offset_without_a_scale_is_noted(tmp_path):
+    raw = bytearray(nib.Nifti1Image(ct_like(), np.eye(4)).to_bytes())
+    raw[112:120] = struct.pack("<2f", 0, -1024)
+    (tmp_path / "a.nii").write_bytes(raw)
+    array, header = read_nifti(tmp_path / "a.nii")
+    assert (array[0] == ct_like()).all()  # as the format says
+    assert "scl_inter is -1024 and is not added, since scl_slope is 0" in header.notes
+
+
 def test_pairs_in_a_folder_are_one_scan_each_and_headers_of_other_programs_are_skipped(tmp_path):
     (tmp_path / "d").mkdir()
     for name in ("a", "b"):

@@ -35,6 +35,10 @@ def test_voxels_follow_the_header(tmp_path):
         ({"behind": b"1234"}, "claims 48 bytes of voxels, 52 are there"),
         ({"endian": None}, "in which order its bytes stand"),
         ({"spacings": "1 1 1", "units": '"mm" "mm" "s"'}, "are not one length"),
+        ({"dimension": "2"}, "dimension is 2, sizes are"),
+        (SPACE | {"space": "ras-time", "space directions": "(1,0,0,0) (0,1,0,0) (0,0,2,0)"}, "three axes in space"),
+        (SPACE | {"space origin": "(1,2)"}, "three axes in space"),
+        (SPACE | {"spacings": "1 1 3"}, "spacing 3 and a direction of length 2"),
     ],
 )
 def test_what_would_move_or_change_voxels_is_refused(tmp_path, fields, words):
@@ -49,6 +53,12 @@ def test_units_are_turned_into_mm(tmp_path):
     assert "units turned into mm (times 10)" in header.notes
     header = nrrd_header(written(tmp_path / "a.nrrd", **SPACE, **{"space units": '"um" "um" "um"'}))
     np.testing.assert_allclose(header.affine[:3], np.array([[1, 0, 0, 1], [0, 1, 0, 2], [0, 0, 2, 3]]) / 1000)
+
+
+@pytest.mark.parametrize("space", ["scanner-xyz", "3D-left-handed"])
+def test_a_space_that_is_not_the_patients_is_noted(tmp_path, space):
+    header = nrrd_header(written(tmp_path / "a.nrrd", **SPACE | {"space": space, "spacings": "1 1 2"}))
+    assert header.notes == ("the space is not one of the patient's axes: left and right are not known",)
 
 
 def test_a_header_without_end_is_not_read_to_its_end(tmp_path):

@@ -30,6 +30,7 @@ SAMPLES = {
     PALETTE: (1,),
     YCBCR: (3,),
 }  # numbers a pixel, with transparency
+TRANSPARENT = (1, 2)  # ExtraSamples of a TIFF; others are numbers of their own
 INVERTED = "inverted: white was zero"
 NOT_PACKED, DEFLATED = 1, (8, 32946)  # Compression of a TIFF
 NO_SIZE = "pixel size unknown: 1 mm assumed"
@@ -151,6 +152,7 @@ class _Tiff:
         orientation: 1 to 8, as in EXIF.
         palette: (3, N) colours, or None.
         compression: 1 for none, 8 and 32946 for zlib's, and others.
+        extra: What the numbers of a pixel beyond its colours are: 1 and 2 transparency, 0 something else.
     """
 
     axes: str
@@ -161,6 +163,7 @@ class _Tiff:
     orientation: int
     palette: np.ndarray | None
     compression: int = 1
+    extra: tuple[int, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -197,6 +200,7 @@ def _tiff_about(path: Path) -> _Tiff:
                 orientation=int(orientation.value) if orientation and 1 <= int(orientation.value) <= 8 else 1,
                 palette=page.colormap,
                 compression=int(page.compression),
+                extra=tuple(int(kind) for kind in page.extrasamples),
             )
     except Exception as error:  # tifffile raises all kinds of exceptions on damage
         raise ScanError(f"this is not a TIFF that can be read ({type(error).__name__}): fetch it again") from None
@@ -220,6 +224,11 @@ def _check_tiff(about: _Tiff, pages: int) -> None:
         raise ScanError(
             f"the TIFF has {about.samples} numbers a pixel, its PhotometricInterpretation (262) is {about.photometric}: expected "
             f"{' or '.join(map(str, SAMPLES[about.photometric]))}; convert the image first"
+        )
+    if about.samples in (2, 4) and not set(TRANSPARENT) & set(about.extra):
+        raise ScanError(
+            f"the TIFF has {about.samples} numbers a pixel, of which ExtraSamples (338) does not say that one is transparency: "
+            "expected grey or RGB; store the channels as single images"
         )
     if about.photometric == WHITE_IS_ZERO and about.kind not in "ub":
         raise ScanError(

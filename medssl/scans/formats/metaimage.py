@@ -25,8 +25,15 @@ from medssl.scans.scan import Header
 
 HEADER_LIMIT = 1 << 16
 LONGEST_NAME = 255
+YES, NO = ("true", "t", "1"), ("false", "f", "0")  # ITK's own reader looks at the first letter
 UNIT_LENGTH = 1e-3  # a direction may be this far from length 1
-SYNONYMS = {"position": "offset", "origin": "offset", "rotation": "transformmatrix", "orientation": "transformmatrix"}
+SYNONYMS = {
+    "position": "offset",
+    "origin": "offset",
+    "rotation": "transformmatrix",
+    "orientation": "transformmatrix",
+    "elementbyteordermsb": "binarydatabyteordermsb",
+}
 UNIT_MM = {"mm": 1.0, "cm": 10.0, "um": 1e-3, "?": 1.0}
 TYPES = {
     "MET_CHAR": "i1",
@@ -150,7 +157,10 @@ def _check_fields(fields: Fields) -> None:
 
 
 def _is_true(fields: Fields, key: str, default: str = "False") -> bool:
-    return fields.get(key, default).lower() in ("true", "1")
+    word = fields.get(key, default).lower()
+    if word not in YES + NO:
+        raise ScanError(f"{key} of the MetaImage is neither True nor False: fix the header")
+    return word in YES
 
 
 def _numbers(fields: Fields, key: str, count: int) -> np.ndarray | None:
@@ -191,8 +201,7 @@ def _sizes(fields: Fields) -> tuple[int, ...]:
 
 
 def _dtype(fields: Fields) -> np.dtype:
-    big = _is_true(fields, "binarydatabyteordermsb") or _is_true(fields, "elementbyteordermsb")
-    return np.dtype((">" if big else "<") + TYPES[fields["elementtype"]])
+    return np.dtype((">" if _is_true(fields, "binarydatabyteordermsb") else "<") + TYPES[fields["elementtype"]])
 
 
 def _claimed(fields: Fields) -> int:
@@ -235,6 +244,8 @@ def _affine(fields: Fields, axes: int) -> tuple[np.ndarray, str]:
     """(4, 4) to RAS+, and "directions" where the header says where its axes run to, else "spacings"."""
     steps = _numbers(fields, "elementspacing", axes)
     steps = _numbers(fields, "elementsize", axes) if steps is None else steps
+    if steps is not None and steps.min() < 0:
+        raise ScanError("ElementSpacing of the MetaImage is negative: expected mm, and directions in TransformMatrix")
     matrix, origin = _numbers(fields, "transformmatrix", axes * axes), _numbers(fields, "offset", axes)
     turn = np.eye(axes) if matrix is None else matrix.reshape(axes, axes)
     lengths = np.linalg.norm(turn, axis=1)
@@ -243,7 +254,7 @@ def _affine(fields: Fields, axes: int) -> tuple[np.ndarray, str]:
     if axes == 4 and (np.abs(turn[3, :3]).max() > 0 or np.abs(turn[:3, 3]).max() > 0):
         raise ScanError("TransformMatrix mixes time with space: expected the fourth axis on its own")
     space, affine = min(axes, 3), np.eye(4)
-    affine[:space, :space] = turn[:space, :space].T * (np.ones(axes) if steps is None else np.abs(steps))[:space]
+    affine[:space, :space] = turn[:space, :space].T * (np.ones(axes) if steps is None else steps)[:space]
     affine[:space, 3] = 0 if origin is None else origin[:space]
     affine[:3] *= _to_mm(fields)
     return LPS_TO_RAS @ affine, "spacings" if matrix is None else "directions"

@@ -51,6 +51,11 @@ def nifti_header(path: Path) -> Header:
     size = voxels.stat().st_size
     header = start_of(path)[1]
     claimed = _claimed_bytes(header)
+    if voxels == path and int(header["vox_offset"]) < int(header["sizeof_hdr"]):
+        raise ScanError(
+            "the header is one of a pair of .hdr and .img (magic, or Analyze), the file is none: where its voxels begin is "
+            "unknown; fetch the pair"
+        )
     if claimed > (size * INFLATE_LIMIT if packed else size):
         raise ScanError(
             f"the header claims {claimed} bytes, the file has {size}{' packed' if packed else ''}: it is cut short or "
@@ -210,7 +215,18 @@ def _describe(header: Any) -> Header:
         raise ScanError(f"the volume has {len(shape)} axes: expected at most 4 (x, y, z, time)")
     affine, rule, apart_mm, notes = _affine(header, (*shape[:3], 1)[:3])
     frames = shape[3] if len(shape) == 4 else 1
+    notes += _unused_offset(header)
     return describe_volume((*shape[:3], 1)[:3], affine, frames, notes, rule, apart_mm)
+
+
+def _unused_offset(header: Any) -> tuple[str, ...]:
+    """A note where numbers are not moved though the header has an offset. Raises ScanError for an infinite scale."""
+    slope, offset = float(header["scl_slope"]), float(header["scl_inter"])
+    if math.isinf(slope):
+        raise ScanError(f"scl_slope is {slope}: expected a finite number; the file is damaged")
+    if slope == 0 and offset != 0 and math.isfinite(offset):
+        return (f"scl_inter is {offset:g} and is not added, since scl_slope is 0",)
+    return ()
 
 
 def _other_steps(sform: np.ndarray, pixdim: np.ndarray, shape: tuple[int, ...]) -> str | None:
@@ -223,7 +239,9 @@ def _other_steps(sform: np.ndarray, pixdim: np.ndarray, shape: tuple[int, ...]) 
 
 def _affine(header: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, str, float | None, tuple[str, ...]]:
     """The affine in mm, which form it is, how far the other one lies from it (None where there is one), and notes."""
-    scale = UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    scale = UNIT_MM.get(code := int(header["xyzt_units"]) & 7)
+    if scale is None:
+        raise ScanError(f"xyzt_units has the unknown unit {code}: expected 1 to 3 (m, mm, um) or 0; fix the header")
     to_mm = np.diag([scale, scale, scale, 1.0])
     notes: tuple[str, ...] = () if scale == 1.0 else (f"units turned into mm (times {scale:g})",)
     sform = header.get_sform() if int(header["sform_code"]) > 0 else None

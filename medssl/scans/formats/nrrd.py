@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SPACES = {  # space -> what turns it into RAS
     "lps": LPS_TO_RAS,
 }
 HEADER_LIMIT = 1 << 20
+SAME_STEP = 1e-3  # of a step: what a spacing may differ from its direction
 UNIT_MM = {
     "mm": 1.0,
     "millimeter": 1.0,
@@ -126,6 +128,10 @@ def _sizes(fields: dict[str, Any]) -> tuple[int, ...]:
     sizes = tuple(int(n) for n in fields.get("sizes", ()))
     if not 2 <= len(sizes) <= 4 or min(sizes) < 1:
         raise ScanError(f"sizes are {sizes}: expected two to four positive numbers")
+    if int(fields.get("dimension", len(sizes))) != len(sizes):
+        raise ScanError(
+            f"dimension is {fields['dimension']}, sizes are {sizes}: one of them is damaged; fetch it again"
+        )
     return sizes
 
 
@@ -183,14 +189,26 @@ def _affine(fields: dict[str, Any], channel_axis: int | None) -> tuple[np.ndarra
         size = () if steps else ("pixel size unknown: 1 mm assumed",)
         return affine, "spacings", (*notes, *size, "no space directions: left and right are not known")
     vectors = [row for axis, row in enumerate(directions) if axis != channel_axis]
-    if len(vectors) != 3:
-        raise ScanError(f"{len(vectors)} space directions: expected three")
+    if len(vectors) != 3 or any(len(vector) != 3 for vector in (*vectors, fields.get("space origin", (0, 0, 0)))):
+        raise ScanError("the NRRD's space directions and origin are not those of three axes in space: convert it first")
+    _check_spacings(fields, vectors, channel_axis)
     affine[:3, :3] = np.array(vectors, float).T * scale
     affine[:3, 3] = np.array(fields.get("space origin", (0, 0, 0)), float) * scale
     space = str(fields.get("space", "")).lower()
     if space not in SPACES:
-        return affine, "no space", (*notes, "space not said: left and right are not known")
+        return affine, "no space", (*notes, "the space is not one of the patient's axes: left and right are not known")
     return SPACES[space] @ affine, "directions", notes
+
+
+def _check_spacings(fields: dict[str, Any], vectors: Sequence[Any], channel_axis: int | None) -> None:
+    """Raise ScanError where an axis has a spacing too, and its direction has another length."""
+    steps = [float(step) for axis, step in enumerate(fields.get("spacings", ())) if axis != channel_axis]
+    for step, vector in zip(steps, vectors):
+        length = float(np.linalg.norm(np.array(vector, float)))
+        if math.isfinite(step) and abs(abs(step) - length) > SAME_STEP * length:
+            raise ScanError(
+                f"an axis has the spacing {step:g} and a direction of length {length:g}: expected one of them; fix the header"
+            )
 
 
 def _to_mm(fields: dict[str, Any], name: str, channel_axis: int | None) -> float:
