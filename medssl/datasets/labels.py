@@ -30,7 +30,7 @@ from medssl.datasets.candidates import Candidate, Parts
 from medssl.datasets.manifest import PSEUDONYM
 from medssl.datasets.notices import Notice
 from medssl.datasets.reports import scrub
-from medssl.datasets.spellings import DIFFERENCES, written_in_two_ways
+from medssl.datasets.spellings import DIFFERENCES, MISSING_WORDS, written_in_two_ways
 from medssl.scans.modality import MODALITIES
 from medssl.scans.paths import stem
 
@@ -39,9 +39,6 @@ MAX_TEXTS = 20  # different texts of a label; where there are more, each must st
 ROWS_OF_A_CLASS = 5
 MAX_CHARACTERS = 64  # of a class's name
 IDENTIFIER = 100_000  # a column of whole numbers that are all larger may identify somebody
-MISSING_WORDS = frozenset(
-    {"na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "none", "nil", "missing", "-", "--", "?", "."}
-)
 DATE = r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}(?:[ T].*)?"
 DISAGREE = "its rows in labels disagree: patient unknown; keep one row"
 NO_ROW = "no row in labels: patient unknown"
@@ -208,7 +205,7 @@ def _read(csv: Path, key: str, patient: str | None) -> pd.DataFrame:
         raise MedsslError(f"labels {csv} does not exist: expected a CSV file") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, CsvError) as error:
         raise MedsslError(
-            f"labels {csv} is not a CSV file ({type(error).__name__}): expected columns and rows"
+            f"labels {csv} is not a CSV file ({type(error).__name__}): expected columns and rows in UTF-8"
         ) from None
     for name in frame:
         if name in (key, patient) or _has_texts(frame[name], texts[name]):

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from medssl.core.errors import MedsslError, nearest
 from medssl.datasets.candidates import Candidate
 from medssl.datasets.notices import Notice
-from medssl.datasets.spellings import DIFFERENCES, written_in_two_ways
+from medssl.datasets.spellings import DIFFERENCES, MISSING_WORDS, written_in_two_ways
+
+NO_PATIENT = MISSING_WORDS | {"unknown", "anon", "anonymous", "anonymized", "anonymised", "0"}
 
 
 class PatientRule:
@@ -47,6 +49,9 @@ class PatientRule:
         if twice := len(written_in_two_ways(named)):
             text = f"{twice} patients are named in two ways, which differ in {DIFFERENCES} alone: each way counts as a person"
             notices.append(Notice(text))
+        if words := sorted(word for word in named if word.strip().lower() in NO_PATIENT):
+            text = "words that seem to mean no patient are patients: all scans with the same word count as one person; leave cells empty"
+            notices.append(Notice(f"{len(words)} {text}", tuple(words)))
         if alone:
             notices.append(Notice(f"{alone} scans name no patient, each counts as its own (say who with --patient)"))
 

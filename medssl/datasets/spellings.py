@@ -12,7 +12,11 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 
-DIFFERENCES = "capitals, spaces, accents or zeros of a number"
+DIFFERENCES = "capitals, spaces, accents, zeros of a number or characters that cannot be seen"
+MISSING_WORDS = frozenset(
+    {"na", "n/a", "n.a.", "#n/a", "<na>", "nan", "null", "none", "nil", "missing", "-", "--", "?", "."}
+)
+UNSEEN = ("Cf", "Cc")  # Unicode's categories of characters for format and control
 
 
 def written_in_two_ways(texts: Iterable[str]) -> list[tuple[str, ...]]:
@@ -32,5 +36,6 @@ def written_in_two_ways(texts: Iterable[str]) -> list[tuple[str, ...]]:
 
 def _as_read(text: str) -> str:
     """The text without what a reader does not see, or does not heed."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).replace("\u2212", "-")
+    seen = "".join(character for character in text if unicodedata.category(character) not in UNSEEN)
+    plain = " ".join(unicodedata.normalize("NFKC", seen).casefold().split()).replace("\u2212", "-")
     return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"^(-?\d+)\.0+$", r"\1", plain))

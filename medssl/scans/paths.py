@@ -79,10 +79,10 @@ def walk(
 
 
 def _first_met(link: Path, roots: list[Path], linked: set[Path]) -> bool:
-    """False for a link to a file that is met under a source itself (no hidden one), or that another link led to."""
+    """False for a link to what is met under a source itself (no hidden one), or under the target of another link."""
     real = Path(os.path.realpath(link))
-    below = [real.relative_to(root).parts for root in roots if real.is_relative_to(root)]
-    if real in linked or any(not any(part.startswith(".") for part in parts) for parts in below):
+    below = [real.relative_to(above).parts for above in (real, *real.parents) if above in linked or above in roots]
+    if any(not any(part.startswith(".") for part in parts) for parts in below):
         return False
     linked.add(real)
     return True
@@ -219,8 +219,8 @@ class _Walk:
     linked: set[Path]
     unreachable: list[tuple[str, str]] | None
 
-    def files(self, folder: Path) -> Iterator[Path]:
-        """Every file below a folder, in the order of its path's parts."""
+    def files(self, folder: Path, behind_link: bool = False) -> Iterator[Path]:
+        """Every file below a folder, in the order of its path's parts; one behind a link may hold what is met elsewhere."""
         try:
             with os.scandir(folder) as entries:
                 listed = sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
@@ -229,13 +229,13 @@ class _Walk:
             return
         for entry in listed:
             try:
-                yield from self._entry(folder / entry.name, entry)
+                yield from self._entry(folder / entry.name, entry, behind_link)
             except OSError as error:
                 self._report(
                     folder / entry.name, f"cannot be followed ({errno.errorcode.get(error.errno or 0, 'error')})"
                 )
 
-    def _entry(self, path: Path, entry: os.DirEntry) -> Iterator[Path]:
+    def _entry(self, path: Path, entry: os.DirEntry, behind_link: bool) -> Iterator[Path]:
         if not is_utf8(entry.name):
             self._report(path, "the name is not UTF-8, so no table can hold it: rename it")
         elif path.name in {skipped.name for skipped in self.pruned} and path.resolve() in self.pruned:
@@ -243,9 +243,12 @@ class _Walk:
         elif entry.is_file():  # a pipe would be waited on for ever
             if not entry.is_symlink() or _first_met(path, self.roots, self.linked):
                 yield path
+        elif entry.is_dir() and entry.is_symlink():
+            if _first_met(path, self.roots, self.linked):
+                yield from self.files(path, behind_link=True)
         elif entry.is_dir():
-            if not entry.is_symlink() or _first_met(path, self.roots, self.linked):
-                yield from self.files(path)
+            if not (behind_link and Path(os.path.realpath(path)) in {*self.roots, *self.linked}):
+                yield from self.files(path, behind_link)
         elif entry.is_symlink():
             self._report(path, "a link that leads nowhere")
         else:

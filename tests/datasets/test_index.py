@@ -173,7 +173,9 @@ def test_a_space_that_nobody_sees_makes_no_class(tmp_path):
     assert manifest["label.kind"].tolist() == ["cyst", "cyst", "cyst", None]
 
 
-@pytest.mark.parametrize("values", [("1", "1.0", "x"), ("Cyst", "cyst", "x"), ("caf\u00e9", "cafe\u0301", "x")])
+@pytest.mark.parametrize(
+    "values", [("1", "1.0", "x"), ("Cyst", "cyst", "x"), ("caf\u00e9", "cafe\u0301", "x"), ("a\u200b", "a", "b")]
+)
 def test_classes_that_read_the_same_are_reported(tmp_path, capsys, values):
     table_of(tmp_path, values)
     assert "the label 'kind' has classes that differ in capitals" in capsys.readouterr().err.replace("\n", " ")
@@ -192,6 +194,18 @@ def test_patients_named_in_two_ways_are_counted_and_not_named(tmp_path, capsys):
     said = capsys.readouterr().err.replace("\n", " ")
     assert "1 patients are named in two ways" in said
     assert "0017" not in said
+
+
+@pytest.mark.parametrize("word", ["NA", "Unknown", "?"])
+def test_a_word_for_no_patient_is_reported(tmp_path, capsys, word):
+    """All scans with it were one person, without a word."""
+    for name in "abc":
+        write_nifti(tmp_path / "d" / f"{name}.nii")
+    (tmp_path / "l.csv").write_text(f"file,who\na,{word}\nb,{word}\nc,18\n")
+    index([tmp_path / "d"], tmp_path / "m", labels=tmp_path / "l.csv", patient="who")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "1 words that seem to mean no patient are patients" in said
+    assert "18" not in said
 
 
 @pytest.mark.parametrize(("name", "mask"), [("a" * 251 + ".png", "{stem}_mask.png"), ("a" * 251 + ".img", None)])

@@ -91,6 +91,31 @@ def test_dino_trains_as_lightlys_does_where_no_batch_norm_sees_several_views() -
         torch.testing.assert_close(mine.state_dict(), other.state_dict(), atol=1e-7, rtol=1e-5)
 
 
+class EachViewByItself(medssl.methods.SimSiam):
+    """SimSiam whose batch norms see one view at a time, as lightly's do."""
+
+    def project(self, *views: torch.Tensor) -> torch.Tensor:
+        return torch.cat([super(EachViewByItself, self).project(view) for view in views])
+
+
+@pytest.mark.parametrize(("kind", "same"), [(EachViewByItself, True), (medssl.methods.SimSiam, False)])
+def test_simsiam_trains_as_lightlys_does_but_for_what_its_batch_norms_see(kind: type[Any], same: bool) -> None:
+    torch.manual_seed(0)
+    ours = kind(ResNet(2, 1, 10, 8, max_pool=False))
+    theirs: Any = RIVALS["SimSiam"](copy.deepcopy(ours.encoder), ours, SIZE)
+    for part in ("head", "predictor"):
+        getattr(theirs, part).load_state_dict(getattr(ours, part).state_dict())
+    ours.set_up_views(DataSpec(2, modality="MR"), SIZE)
+    batch = ours.make_views(synthetic_batch(ours.encoder, ours.source_size(SIZE)))
+    batch["views"] = [view.double() for view in batch["views"]]
+    pupils = [Pupil(method.double(), replace(Setting().train, steps=5, warmup=1)) for method in (ours, theirs)]
+    for _ in range(5):
+        for pupil in pupils:
+            pupil.step(batch)
+    apart = max((a - b).abs().max() for a, b in zip(ours.encoder.parameters(), theirs.backbone.parameters()))
+    assert (apart < 1e-9) if same else (apart > 1e-3)
+
+
 def patches(name: str) -> tuple[Any, Any, dict[str, Any]]:
     """Our method and lightly's on one small ViT, and a batch with its views."""
     setting = Setting()

@@ -65,6 +65,18 @@ def test_a_linked_series_outside_is_read_once(tmp_path):
     assert len(manifest) == 1
 
 
+@pytest.mark.parametrize("names", ["ab", "ba"])
+def test_what_two_links_lead_to_is_read_once(tmp_path, names):
+    """A scan was two, of two patients, where one link led into the target of another, or to a folder above the source."""
+    outside = write_nifti(tmp_path / "archive" / "inside" / "scan.nii.gz")
+    write_nifti(tmp_path / "above" / "root" / "own.nii.gz")
+    root = tmp_path / "above" / "root"
+    (root / names[0]).symlink_to(outside.parent)
+    (root / names[1]).symlink_to(tmp_path / "archive")
+    (root / "up").symlink_to("..")
+    assert sorted(path.name for _, path in walk([root])) == ["own.nii.gz", "scan.nii.gz"]
+
+
 def test_a_folder_that_cannot_be_opened_and_a_file_that_vanishes(tmp_path, monkeypatch):
     for name in ("good", "shut"):
         write_nifti(tmp_path / "s" / name / "scan.nii.gz")
