@@ -22,6 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from medssl.core.errors import MedsslError
+from medssl.core.settings import check_numbers
 
 ROLES = ("train", "validation", "test")
 MIN_PATIENTS_FOR_VALIDATION = (
@@ -39,11 +40,17 @@ class SplitSpec:
     Attributes:
         seed: Seed of the random split by patient.
         column: Label column that holds the role of each scan (train, validation, test), instead of a random split.
+
+    Raises:
+        MedsslError: The seed is negative.
     """
 
     option_prefix: ClassVar[str] = "split_"
     seed: int = 0
     column: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     def roles(self, manifest: pd.DataFrame) -> pd.Series:
         """The role (train, validation, test) of each patient, indexed by patient; see `split`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medssl.core.errors import MedsslError
+from medssl.core.settings import check_numbers
 from medssl.core.spec import describe, plain
 from medssl.datasets.splits import DEFAULT_DRAWS, SplitSpec
 from medssl.encoders import Encoder
@@ -38,7 +39,7 @@ class StudyDesign:
         trials: Settings that every arm tries in each cell by cross-validation inside the cell's labels, where it has ten patients or more; 0 for the fixed recipe.
 
     Raises:
-        MedsslError: A number is below 1, or a mode or selector is named twice.
+        MedsslError: A number is outside of its range, or a mode or selector is named twice.
     """
 
     modes: list[Mode] | None = None
@@ -53,7 +54,12 @@ class StudyDesign:
     trials: int = 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         check_count(self.trials)
+        if self.long <= 0:
+            raise MedsslError(
+                f"long is {self.long:g}: expected a number above 0, the length of scratch-long over that of scratch"
+            )
         if self.draws < 1 or self.selection_seeds < 1:
             raise MedsslError(
                 f"draws is {self.draws}, selection_seeds {self.selection_seeds}: expected at least 1 of each"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from medssl.core.errors import MedsslError
+from medssl.core.settings import check_numbers
 
 OnCollapse = Literal["stop", "warn"]
 Augmentation = Literal["standard", "strong"]
@@ -43,6 +44,7 @@ class TrainConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.steps < 1 or self.batch_size < 1 or self.accumulate < 1 or self.lr <= 0:
             raise MedsslError(
                 f"steps {self.steps}, batch_size {self.batch_size}, accumulate {self.accumulate}, lr {self.lr}: expected "
@@ -139,6 +141,7 @@ class Hardware:
     checkpoint_activations: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         if self.workers < 0 or self.checkpoint_every < 1:
             raise MedsslError(
                 f"workers is {self.workers}, checkpoint_every {self.checkpoint_every}: expected 0 or more workers, and a "
@@ -167,6 +170,7 @@ class Monitoring:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         for name in ("monitor_every", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:

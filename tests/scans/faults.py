@@ -23,6 +23,7 @@ from tests.scans.scan_makers import ct_like, slice_dataset, write_series
 
 SHAPE, STEP_MM, ORIGIN = (12, 10, 20), 2.5, (-20.0, 30.0, 5.0)
 SAGITTAL = (0, 1, 0, 0, 0, -1)
+HALF = range(10)  # slices
 
 
 def clean() -> np.ndarray:
@@ -41,11 +42,11 @@ def _written(**options) -> Callable[[Path, str], object]:
     return lambda folder, uid: write_series(folder, clean(), series=uid, step=STEP_MM, **options)
 
 
-def _fields(at=None, **fields) -> Callable[[Path, str], object]:
-    """The clean series with fields of slice `at` (None: all) set, or taken away by None."""
+def _fields(at=range(SHAPE[2]), **fields) -> Callable[[Path, str], object]:
+    """The clean series with fields of the slices `at` set, or taken away by None."""
 
     def edit(dataset, z):
-        for name, value in fields.items() if at in (None, z) else ():
+        for name, value in fields.items() if z in at else ():
             if value is None:
                 delattr(dataset, name)
             else:
@@ -61,6 +62,14 @@ def _tilted(dataset, z):
 def _on_slice_5(dataset, z):
     if z == 6:
         dataset.ImagePositionPatient = [*ORIGIN[:2], ORIGIN[2] + 5 * STEP_MM]
+
+
+def _upper(dataset, z):
+    return z not in HALF
+
+
+def _lower(dataset, z):
+    return z in HALF
 
 
 def _copied(folder: Path, uid: str) -> None:
@@ -223,13 +232,21 @@ FAULTS: dict[str, Callable[[Path, str], object]] = {
     "two patients": _two({"PatientID": "A"}, {"PatientID": "B"}),
     "two studies": _two({"StudyInstanceUID": "1.2.8.1"}, {"StudyInstanceUID": "1.2.8.2"}),
     "two frames of reference": _two({"FrameOfReferenceUID": "1.2.8.1"}, {"FrameOfReferenceUID": "1.2.8.2"}),
-    "no slope": _fields(3, RescaleSlope=None, RescaleIntercept=None),
-    "no patient": _fields(3, PatientID=""),
+    "two modalities": _two({"Modality": "CT"}, {"Modality": "PT"}),
+    "two units": _two({"Modality": "PT", "Units": "BQML"}, {"Modality": "PT", "Units": "CNTS"}),
+    "no intercept": _fields(HALF, RescaleIntercept=None),
+    "half a series": _fields(HALF, SeriesInstanceUID=None),
+    "half a study": _two({"StudyInstanceUID": "1.2.8.1", "edit": _upper}, {"edit": _lower}),
+    "half a modality": _fields(HALF, Modality=None),
+    "two signs": _fields(HALF, PixelRepresentation=0),
+    "two inversions": _fields(HALF, PhotometricInterpretation="MONOCHROME1"),
+    "no slope": _fields([3], RescaleSlope=None, RescaleIntercept=None),
+    "no patient": _fields([3], PatientID=""),
     "high bit": _fields(BitsStored=12, HighBit=15),
     "united imaging": _written(edit=_united_imaging),
     "deflated": _deflated,
-    "no position": _fields(3, ImagePositionPatient=None),
-    "spacing 0": _fields(3, PixelSpacing=[0, 0.9]),
+    "no position": _fields([3], ImagePositionPatient=None),
+    "spacing 0": _fields([3], PixelSpacing=[0, 0.9]),
     "spacing NaN": _nan_spacing,
     "truncated": _truncated,
     "monochrome1": _monochrome1,

@@ -25,6 +25,12 @@ REJECTED = {  # fault -> what the reason must say
     "spacing NaN": "PixelSpacing (0028,0030) is nan, 0.9: expected finite numbers",
     "truncated": "pixel data (7FE0,0010) is truncated",
     "no slope": "1 of 20 slices have neither RescaleSlope nor RescaleIntercept",
+    "no intercept": "10 of 20 slices have no RescaleIntercept",
+    "half a series": "10 of 20 slices have no SeriesInstanceUID (0020,000E)",
+    "half a study": "10 of 20 slices have no StudyInstanceUID (0020,000D)",
+    "half a modality": "10 of 20 slices have no Modality (0008,0060)",
+    "two signs": "PixelRepresentation (0028,0103) is 0 and 1 within the series",
+    "two inversions": "PhotometricInterpretation (0028,0004) is MONOCHROME1 and MONOCHROME2 within the series",
     "no patient": "1 of 20 slices have no PatientID (0010,0020)",
     "high bit": "HighBit (0028,0102) is 15 where 12 bits are stored: expected 11",
     "united imaging": "a grid of United Imaging, 25 slices as tiles of one picture (0065,1050), is not read",
@@ -44,6 +50,7 @@ SAME = [
 ]  # the clean voxels, nothing else
 FRAMES = ["4D", "enhanced 4D"]
 TWICE = ["two series", "two patients", "two studies", "two frames of reference"]
+APART = ["two modalities", "two units"]  # which no cache holds together
 SYNTAXES = ["big endian", "rle", "jpeg 2000"]
 
 
@@ -52,7 +59,7 @@ def archive(tmp_path_factory):
     """(manifest of the cache with a column `fault`, where each scan is read from): all faults beside a clean series."""
     root = tmp_path_factory.mktemp("faults")
     write_series(root / "d" / "clean", faults.clean(), series="1.2.3", step=faults.STEP_MM, PatientName=SECRET)
-    for fault in faults.FAULTS:
+    for fault in set(faults.FAULTS) - set(APART):
         faults.make(fault, root / "d" / SECRET / fault)
     assert main(["index", str(root / "d"), "--out", str(root / "m")]) == 3
     assert main(["prepare", str(root / "m"), "--out", str(root / "c"), "--spacing-mm", "0.9", "0.7", "2.5"]) == 3
@@ -73,7 +80,7 @@ def voxels(archive, scan):
 
 
 def test_every_fault_has_an_outcome():
-    assert {*REJECTED, *LEFT_OUT, *SAME, *FRAMES, *TWICE, *SYNTAXES} == set(faults.FAULTS)
+    assert {*REJECTED, *LEFT_OUT, *SAME, *FRAMES, *TWICE, *APART, *SYNTAXES} == set(faults.FAULTS)
 
 
 def test_the_clean_series_is_used(archive):
@@ -127,6 +134,15 @@ def test_two_in_a_folder_are_two(archive, fault):
         (voxels(archive, scan).array[0] - faults.clean() for scan in rows(archive, fault, "ok").scan), key=np.max
     )
     assert [np.unique(part).tolist() for part in found] == [[0], [1]]
+
+
+@pytest.mark.parametrize("fault", APART)
+def test_two_modalities_and_two_units_are_two(tmp_path, fault):
+    faults.make(fault, tmp_path / "d")
+    manifest = index([tmp_path / "d"], tmp_path / "m")
+    files = [source_files(tmp_path / "m", scan) for scan in manifest.scan]
+    found = [read_scan(list(part), "dicom", "scan", "patient").array[0] - faults.clean() for part in files]
+    assert sorted(np.unique(part).tolist() for part in found) == [[0], [1]]
 
 
 @pytest.mark.parametrize("fault", SYNTAXES)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from medssl.core.errors import MedsslError
+from medssl.datasets.splits import SplitSpec
 from medssl.studies.settings import StudyDesign
-from medssl.training.config import FinetuneConfig, Hardware, TrainConfig
+from medssl.training.config import FinetuneConfig, Hardware, Monitoring, TrainConfig
 from medssl.training.predict import _check_distinct
 
 
@@ -21,6 +22,20 @@ from medssl.training.predict import _check_distinct
         (FinetuneConfig, {"weight_decay": -1.0}, "weight_decay -1.0"),
         (Hardware, {"workers": -1}, "workers is -1"),  # ended as a bug of medssl, after the run had begun
         (Hardware, {"checkpoint_every": 0}, "checkpoint_every 0"),
+        (
+            TrainConfig,
+            {"lr": float("nan")},
+            "lr is nan",
+        ),  # no number is below it, so it passed every check of its range
+        (TrainConfig, {"weight_decay": float("inf")}, "weight_decay is inf"),
+        (TrainConfig, {"steps": 2.5}, "steps is 2.5: expected a whole number"),
+        (FinetuneConfig, {"adapter_rank": True}, "adapter_rank is True"),
+        (Hardware, {"workers": 1.5}, "workers is 1.5"),
+        (Monitoring, {"patience": 2.5}, "patience is 2.5"),
+        (SplitSpec, {"seed": -1}, "seed is -1"),
+        (StudyDesign, {"seed": -1}, "seed is -1"),
+        (StudyDesign, {"long": 0.0}, "long is 0"),
+        (StudyDesign, {"long": float("nan")}, "long is nan"),
         (StudyDesign, {"modes": ["knn", "linear", "knn"]}, "--modes names knn twice"),
         (StudyDesign, {"selection": ["typiclust", "typiclust"]}, "--selection names typiclust twice"),
     ],
