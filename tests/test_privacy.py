@@ -59,6 +59,11 @@ HEADER = [
     "PHIReader",
     "PHIHost",
     "PHIUser",
+    "PHISurgeon",
+    "PHIHospital",
+    "PHIWard",
+    "PHIConsultant",
+    "2019-11-23",
 ]
 PATHS = ["PHIFolder", "PHIFile", "PHIMask"]
 AFFINE = np.diag([-0.9, -0.7, 2.5, 1.0]) + np.pad([[20.0], [-30.0], [5.0]], ((0, 1), (3, 0)))
@@ -84,9 +89,13 @@ def test_no_name_reaches_anything_that_is_written(tmp_path, capfd, monkeypatch):
         "../PHIMask/{stem}_PHIMask.nii.gz",
         "--report",
         "text",
+        "--label",
+        "finding",
     ]
     assert run(capfd, ["index", str(data), "--out", m, *labels, "--modality", "CT", "--audit"], terminal=HEADER) == 3
     assert run(capfd, ["prepare", m, "--out", c, "--spacing-mm", "0.9", "0.7", "2.5", "--jobs", "2"]) == 3
+    columns = read_table(Path(c) / "manifest.parquet").columns
+    assert [name for name in columns if name.startswith("label.")] == ["label.finding"]
     assert read_table(Path(c) / "manifest.parquet").report.str.contains("Clear lungs").sum() == 8
     reasons = " ".join(read_table(Path(m) / "rejects.parquet").reason)
     assert all(words in reasons for words in ("quarantined: ultrasound", "quarantined: a screen", "text is burned"))
@@ -173,6 +182,12 @@ def cohort(data: Path) -> Path:
             "note": f"PHIFree {number}",
             "ReaderName": f"PHIReader {number % 2}",
             "text": text,
+            "surgeon": f"PHISurgeon {number % 2}",
+            "hospital": f"PHIHospital {number % 2}",
+            "ward": "PHIWard",
+            "consultant": "PHIConsultant",
+            "birth_year": 1931 + number % 2,
+            "visit_date": "2019-11-23",
         }
         rows.append({"file": name, "who": f"PHIRow Müller {number % 8}", **columns})
     for number, fields in enumerate(({"Modality": "US"}, {"ImageType": ["DERIVED", "SECONDARY", "PHI SCREEN SAVE"]})):
