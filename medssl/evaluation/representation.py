@@ -401,30 +401,3 @@ def ridge(train: np.ndarray, values: np.ndarray, patients: np.ndarray, test: np.
     folds = list(GroupKFold(min(5, len(np.unique(patients)))).split(train, groups=patients))
     model: Any = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 5, 15), cv=folds))
     return model.fit(train, values).predict(test)
-
-
-def near_duplicates(
-    features: np.ndarray, patients: Sequence[str], threshold: float = 0.99, block: int = 1024
-) -> list[tuple[int, int, float]]:
-    """Return pairs of scans of different patients whose centred features agree: (i, j, cosine), i < j, closest first.
-
-    Args:
-        features: (N, D).
-        patients: Patient of each scan.
-        threshold: Cosine from which a pair counts.
-        block: Scans compared at once: memory grows with block x N, never with N x N.
-
-    Raises:
-        MedsslError: The threshold is outside (0, 1].
-    """
-    if not 0 < threshold <= 1:
-        raise MedsslError(f"the threshold is {threshold}: expected a cosine above 0 and at most 1, for example 0.99")
-    centred = F.normalize(torch.from_numpy(features - features.mean(0)).float(), dim=1)
-    patient = torch.from_numpy(np.unique(np.asarray(patients), return_inverse=True)[1])
-    pairs = []
-    for start in range(0, len(centred), block):
-        cosines = centred[start : start + block] @ centred[start:].T
-        cosines[patient[start : start + block, None] == patient[None, start:]] = -1
-        for i, j in (cosines.triu(1) >= threshold).nonzero().tolist():
-            pairs.append((start + i, start + j, float(cosines[i, j])))
-    return sorted(pairs, key=lambda pair: -pair[2])

@@ -30,6 +30,7 @@ from medssl.datasets.index import index
 from medssl.datasets.manifest import read_table
 from medssl.encoders import Encoder
 from medssl.evaluation import representation
+from medssl.evaluation.similar_features import near_duplicates
 from medssl.preprocessing.cache import Cache, prepare
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.preprocessing.expected import ExpectedScans
@@ -154,7 +155,7 @@ def embed(
 
 def _near_duplicates(manifest: pd.DataFrame, vectors: np.ndarray, above: float) -> pd.DataFrame:
     scans = list(manifest["scan"])
-    pairs = representation.near_duplicates(vectors, list(manifest["patient"]), above)
+    pairs = near_duplicates(vectors, list(manifest["patient"]), above)
     return pd.DataFrame([(scans[i], scans[j], cosine) for i, j, cosine in pairs], columns=["scan", "other", "cosine"])
 
 

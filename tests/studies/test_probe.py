@@ -11,7 +11,7 @@ from scipy.special import comb
 from medssl.cli.arguments import parse_arguments
 from medssl.core.errors import MedsslError
 from medssl.evaluation import representation
-from medssl.evaluation.representation import near_duplicates
+from medssl.evaluation.similar_features import near_duplicates
 from medssl.studies.probe import probe
 from medssl.training.predict import embed
 

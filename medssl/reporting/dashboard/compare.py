@@ -81,7 +81,7 @@ def groups_of(manifest: pd.DataFrame, scans: list[str]) -> dict[str, pd.Series]:
     own = manifest.set_index("scan").reindex(scans)
     groups = {}
     for name in own.columns.difference(NOT_GROUPS, sort=False):
-        values = _bands(own[name])
+        values = bands(own[name])
         if 2 <= values.nunique() <= MOST_GROUPS:
             groups[str(name).removeprefix("label.")] = values
     return groups
@@ -150,7 +150,7 @@ def _can_be_scored(cases: pd.DataFrame) -> bool:
     return bool(cases["patient"].nunique() >= 2)
 
 
-def _bands(values: pd.Series) -> pd.Series:
+def bands(values: pd.Series) -> pd.Series:
     """The values as text; numbers with many values as bands, such as `40 to 60`."""
     if not values.map(lambda value: isinstance(value, str | int | float | bool | np.generic) or pd.isna(value)).all():
         return pd.Series(index=values.index, dtype=object)

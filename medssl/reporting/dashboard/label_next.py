@@ -26,6 +26,7 @@ from medssl.reporting.dashboard.folder import inside, walk
 from medssl.reporting.verdicts.choices import DECISIONS, Choice
 from medssl.studies.forecast import ArmForecast
 
+SELECT = "medssl select"
 HEADER = ["rank", "patient", "scan"]
 LARGEST_BYTES = 50 << 20  # of a list
 WORDS = ("accepted", "skipped", "deferred")  # of the decisions, in their order
@@ -90,16 +91,22 @@ def read_list(root: Path, name: str) -> ScanList:
     return ScanList(name, hashlib.sha256(content).hexdigest()[:16], unique)
 
 
-def cache_with(scans: Sequence[str], caches: Sequence[Cache]) -> tuple[Cache | None, str]:
-    """Return the cache that holds most of these scans, and what is to be said about it."""
+def cache_with(scans: Sequence[str], caches: Sequence[Cache], made_by: str = SELECT) -> tuple[Cache | None, str]:
+    """Return the cache that holds most of these scans, and what is to be said about it.
+
+    Args:
+        scans: Their ids.
+        caches: Those given with --data.
+        made_by: The command that named the scans.
+    """
     wanted = set(scans)
     held = [len(wanted & set(cache.manifest["scan"])) for cache in caches]
     if not any(held):
         start = "No cache given with --data holds these scans" if caches else "The scans are not in this folder"
-        return None, f"{start}: start the dashboard with --data and the cache that medssl select was given."
+        return None, f"{start}: start the dashboard with --data and the cache that {made_by} was given."
     most = int(np.argmax(held))
     lacking = len(wanted) - held[most]
-    return caches[most], f"{lacking} of {len(wanted)} scans of the list are not in the cache." if lacking else ""
+    return caches[most], f"{lacking} of {len(wanted)} scans are not in the cache." if lacking else ""
 
 
 def with_decisions(scans: ScanList, decided: Mapping[str, Choice]) -> pd.DataFrame:

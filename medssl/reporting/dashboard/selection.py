@@ -20,6 +20,7 @@ ENDED_BY = {  # what another choice makes meaningless
     "cohort": ("column", "value", "label", "sheet", "window"),
     "column": ("value", "sheet"),
     "value": ("sheet",),
+    "features": ("case", "slice", "voxel", "colour", "read_off"),
     "case": ("slice", "voxel"),
     "plane": ("slice",),
 }
@@ -52,6 +53,10 @@ class Selection:
         column: Column of the manifest by which they are counted.
         value: Value of this column, of the scans on the contact sheet.
         sheet: Number of the contact sheet, from 1 on.
+        features: File of the features, below the folder.
+        projection: How features are drawn in the plane.
+        colour: What the points are coloured by.
+        read_off: Column of the manifest that is read off the features.
         runs: Folders of the runs to compare.
         kinds: Kinds of runs that are listed.
         statuses: Statuses of runs that are listed.
@@ -79,6 +84,10 @@ class Selection:
     column: str | None = None
     value: str | None = None
     sheet: int | None = None
+    features: str | None = None
+    projection: str | None = None
+    colour: str | None = None
+    read_off: str | None = None
     runs: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()

@@ -13,16 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from medssl.core.errors import MedsslError
 from medssl.core.runs import Run
+from medssl.evaluation.projections import Principal, embedded, principal
+from medssl.evaluation.read_off import ReadOff, read_off
+from medssl.evaluation.similar_features import closest_pairs
 from medssl.preprocessing.cache import Cache
-from medssl.reporting.dashboard import cases, cohort, folder, label_next, viewer
+from medssl.reporting.dashboard import cases, cohort, embedding, folder, label_next, viewer
 from medssl.reporting.dashboard import study as study_files
 from medssl.reporting.dashboard.cases import Frame
 from medssl.reporting.dashboard.cohort import Cohort
+from medssl.reporting.dashboard.embedding import Features
 from medssl.reporting.dashboard.selection import Selection
 from medssl.reporting.dashboard.server import settings
 from medssl.reporting.dashboard.study import ReviewedStudy
@@ -130,6 +135,32 @@ def thumbnail(cache: Cache, scan: str, plane: str, window: tuple[float, float]) 
     return _thumbnail(cache.path, cache.digest, scan, plane, window, cache)
 
 
+def feature_files() -> list[str]:
+    """Return the files of features in the folder, the newest first; it is walked again when it changed."""
+    return _feature_files(root(), st.session_state["version"])
+
+
+def features(name: str) -> Features:
+    """Return the features of a file, read again when it is written anew; see `embedding.read`."""
+    return _features(root(), name, embedding.stamp(root(), name))
+
+
+def projection(shown: Features, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows that are drawn, their places, and the shares of the variance along the principal components."""
+    flat = _principal(shown.id, shown)
+    return *_projection(shown.id, kind, flat), flat.shares
+
+
+def readable(shown: Features, column: str, values: pd.Series) -> ReadOff | None:
+    """Return how well a column of the manifest can be read off the features; see `read_off.read_off`."""
+    return _readable(shown.id, column, pd.util.hash_pandas_object(values.astype(str)).sum(), shown, values)
+
+
+def alike(shown: Features, most: int) -> tuple[list[tuple[int, int, float]], int]:
+    """Return the closest near-duplicates among the features, and how many there are."""
+    return _alike(shown.id, most, shown)
+
+
 def caches() -> list[Cache]:
     """Return the caches given with --data that can be read."""
     return _caches(settings().data)
@@ -201,6 +232,35 @@ def _cohort(name: str, where: Path, stamp: int) -> Cohort:
 @st.cache_resource(show_spinner=False, max_entries=2_000)
 def _thumbnail(path: Path, data: str, scan: str, plane: str, window: tuple[float, float], _cache: Cache) -> Frame:
     return cases.thumbnail(_cache, scan, plane, window)
+
+
+def _feature_files(root: Path, version: int) -> list[str]:
+    return embedding.files(root)
+
+
+@st.cache_resource(show_spinner="Reading the features", max_entries=2)
+def _features(root: Path, name: str, stamp: tuple[int, int]) -> Features:
+    return embedding.read(root, name)
+
+
+@st.cache_resource(show_spinner="Computing the principal components", max_entries=4)
+def _principal(digest: str, _features: Features) -> Principal:
+    return principal(_features.vectors)
+
+
+@st.cache_resource(show_spinner="Placing the scans", max_entries=8)
+def _projection(digest: str, kind: str, _flat: Principal) -> tuple[np.ndarray, np.ndarray]:
+    return embedded(kind, _flat)
+
+
+@st.cache_data(show_spinner="Reading the column off the features", max_entries=32)
+def _readable(digest: str, column: str, content: int, _features: Features, _values: pd.Series) -> ReadOff | None:
+    return read_off(_features.vectors, _values.where(_values.notna(), None), _features.table["patient"])
+
+
+@st.cache_data(show_spinner="Comparing the scans with each other", max_entries=4)
+def _alike(digest: str, most: int, _features: Features) -> tuple[list[tuple[int, int, float]], int]:
+    return closest_pairs(_features.vectors, _features.table["patient"], embedding.ALIKE, most)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)
