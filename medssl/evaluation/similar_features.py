@@ -32,7 +32,7 @@ def near_duplicates(
         MedsslError: The threshold is outside (0, 1].
 
     >>> near_duplicates(np.array([[1.0, 0], [1, 0.01], [-2, 0]]), ["a", "b", "c"])
-    [(0, 1, 1.0)]
+    [(0, 1, 0.99995)]
     """
     return closest_pairs(features, patients, threshold, block=block)[0]
 
