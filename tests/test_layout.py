@@ -49,6 +49,7 @@ def test_data_is_read_without_what_presents_it() -> None:
     names = ("figures", "style", "tables", "record_tables", "findings", "widgets", "controls", "navigation")
     names += ("display", "downloads", "reading_form", "reading_tables", "sign_in", "cohort_tables")
     names += ("embedding_map", "run_curves")
+    names += ("report_files", "report_view", "html.report", "latex", "bibtex", "shown")
     presentation = {f"reporting.{name}" for name in names}
     readers = [name for name in graph if name.startswith(("studies.", "reporting.dashboard."))]
     assert presentation <= set(graph)

@@ -76,7 +76,7 @@ def _run(out: Path, patients: int, seed: int) -> str:
     masks = _segment_one_patient(out, run, seed)
     main = table[table["metric"] == "dice"]
     picture = out / "label_efficiency.svg"
-    write_atomically(picture, label_curves(main, "Dice").encode())
+    write_atomically(picture, label_curves(main, "Dice").file("svg"))
     sentence, detail = findings(main, "Dice")
     return f"{sentence} {detail}\npicture: {picture}; report: {page}; masks on the grid of each scan: {masks}"
 

@@ -55,10 +55,19 @@ def radio(place: Any, field: str, label: str, options: Sequence[Any], text: Call
     return place.radio(label, options, key=key, format_func=text, horizontal=True, on_change=_take, args=(field,))
 
 
-def multiselect(place: Any, field: str, label: str, options: Sequence[str], placeholder: str) -> list[str]:
+def multiselect(
+    place: Any,
+    field: str,
+    label: str,
+    options: Sequence[str],
+    placeholder: str,
+    text: Callable[[Any], str] = str,
+) -> list[str]:
     """Show the options and return those chosen; arguments as of `selectbox`."""
     key = _set(field, [value for value in getattr(session.selection(), field) if value in options])
-    return place.multiselect(label, options, key=key, placeholder=placeholder, on_change=_take, args=(field,))
+    return place.multiselect(
+        label, options, key=key, placeholder=placeholder, format_func=text, on_change=_take, args=(field,)
+    )
 
 
 def slider(place: Any, field: str, label: str, last: Any, default: Any, step: Any) -> Any:

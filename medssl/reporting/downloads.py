@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a text that begins with one of these
+from medssl.reporting.spreadsheet import as_text
 
 
 def labels(content: bytes, name: str) -> None:
@@ -35,9 +35,5 @@ def table(frame: pd.DataFrame, label: str, name: str, texts: Sequence[str]) -> N
         name: Name of the file.
         texts: Columns that people wrote; one that a spreadsheet would take for a formula gets an apostrophe in front.
     """
-    safe = frame.assign(**{column: frame[column].map(_as_text) for column in texts})
+    safe = frame.assign(**{column: frame[column].map(as_text) for column in texts})
     st.download_button(label, safe.to_csv(index=False).encode(), name, "text/csv", on_click="ignore")
-
-
-def _as_text(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

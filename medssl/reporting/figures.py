@@ -1,6 +1,8 @@
-"""The figures of the report, as data URIs for the page: charts as SVG, scans as PNG.
+"""The figures of the report: charts as SVG, scans as PNG, each as a data URI for the page and as files to take along.
 
-    uri = label_curves(rows, "Dice")          # "data:image/svg+xml;base64,..."
+    drawing = label_curves(rows, "Dice")
+    drawing.uri                               # "data:image/svg+xml;base64,..."
+    drawing.file("png")                       # the same, with 300 dots an inch
 
 No chart shows more than the numbers of the table beside it. Colours and names are those of `style.py`.
 """
@@ -9,8 +11,9 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,7 @@ from matplotlib.ticker import NullLocator
 from medssl.reporting.style import MODES, ArmStyle, arm_styles, counted, difference, offset_factors, scoped_arm
 from medssl.studies.forecast import ArmForecast
 
+PAGE_DPI, PAPER_DPI = 130, 300
 REFERENCE, PREDICTION = "#F0E442", "#56B4E9"
 
 RC: Any = {
@@ -48,7 +52,33 @@ RC: Any = {
 }
 
 
-def label_curves(rows: pd.DataFrame, metric: str) -> str:
+_DRAWING = threading.Lock()  # matplotlib draws one figure at a time, also where several readers wait for it
+
+
+class Drawing:
+    """A figure, drawn once as the page shows it.
+
+    Args:
+        figure: The figure.
+        shown_as: The format in which a page shows it.
+    """
+
+    def __init__(self, figure: Figure, shown_as: Literal["svg", "png"] = "svg") -> None:
+        self._figure, self.shown_as = figure, shown_as
+        self._shown = _saved(figure, shown_as, PAGE_DPI)
+
+    @property
+    def uri(self) -> str:
+        """The address with which a page shows it."""
+        kind = "svg+xml" if self.shown_as == "svg" else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(self._shown).decode()}"
+
+    def file(self, kind: Literal["svg", "png"]) -> bytes:
+        """Return it as a file for a paper."""
+        return self._shown if kind == self.shown_as == "svg" else _saved(self._figure, kind, PAPER_DPI)
+
+
+def label_curves(rows: pd.DataFrame, metric: str) -> Drawing:
     """Draw the score against the number of labelled patients (log axis) with intervals, one panel per mode, scratch in each.
 
     Args:
@@ -67,10 +97,10 @@ def label_curves(rows: pd.DataFrame, metric: str) -> str:
             axes.set(xlabel="labelled patients, validation included", title=MODES[mode])
         panels[0].set_ylabel(metric)
         _legend(figure, lines, columns=5)
-        return _svg(figure)
+        return Drawing(figure)
 
 
-def forecasts(arms: Sequence[ArmForecast], metric: str) -> str:
+def forecasts(arms: Sequence[ArmForecast], metric: str) -> Drawing:
     """Draw the measured scores of each arm, its fitted label curve and, beyond the largest budget, the curve's band."""
     styles = arm_styles([arm.arm for arm in arms])
     with rc_context(RC):
@@ -94,10 +124,10 @@ def forecasts(arms: Sequence[ArmForecast], metric: str) -> str:
         axes.set(xlabel="labelled patients, validation included", ylabel=metric)
         axes.grid(axis="y")
         _legend(figure, lines, columns=3)
-        return _svg(figure)
+        return Drawing(figure)
 
 
-def forest(rows: pd.DataFrame, metric: str) -> str:
+def forest(rows: pd.DataFrame, metric: str) -> Drawing:
     """Draw paired differences against scratch with their intervals, grouped by budget; rows as in the summary."""
     styles = arm_styles(rows["arm"].tolist())
     rows = rows.sort_values(["patients", "arm", "mode"], kind="stable").reset_index(drop=True)
@@ -121,10 +151,10 @@ def forest(rows: pd.DataFrame, metric: str) -> str:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
-        return _svg(figure)
+        return Drawing(figure)
 
 
-def segmentations(examples: Mapping[str, Mapping[str, np.ndarray]], volumes: bool) -> str:
+def segmentations(examples: Mapping[str, Mapping[str, np.ndarray]], volumes: bool) -> Drawing:
     """Draw the worst, median and best case of each arm, one row per arm.
 
     Args:
@@ -145,10 +175,10 @@ def segmentations(examples: Mapping[str, Mapping[str, np.ndarray]], volumes: boo
                 case = ("worst", "median", "best")[n] if count == 3 else f"case {n + 1}"
                 axes.set_title(case if np.isnan(score) else f"{case}, Dice {score:.2f}", fontsize=8, weight="normal")
             _row_title(row[0], arm, weight="bold")
-        return _png(figure)
+        return Drawing(figure, "png")
 
 
-def reconstructions(crops: Mapping[str, np.ndarray], volumes: bool) -> str:
+def reconstructions(crops: Mapping[str, np.ndarray], volumes: bool) -> Drawing:
     """Draw slices that a pretext task restored, one column a crop: {source.0, corrupted.0, restored.0, source.1, ...}."""
     kinds = [k for k in ("source", "corrupted", "restored") if f"{k}.0" in crops]
     numbers = _numbers(crops, kinds[0])[:4]
@@ -161,10 +191,10 @@ def reconstructions(crops: Mapping[str, np.ndarray], volumes: bool) -> str:
                 _image(axes, np.clip(crops[f"{kind}.{n}"], low, high), volumes, (low, high))
                 axes.set_axis_off()
             _row_title(row[0], kind)
-        return _png(figure)
+        return Drawing(figure, "png")
 
 
-def training_curves(logs: Mapping[str, pd.DataFrame]) -> str:
+def training_curves(logs: Mapping[str, pd.DataFrame]) -> Drawing:
     """Draw loss, effective rank and kNN accuracy over the steps of each pretraining run: {arm: log with a step column}."""
     titles = {"loss": "loss", "effective_rank": "effective rank", "knn": "kNN accuracy"}
     columns = [c for c in titles if any(c in log and log[c].notna().any() for log in logs.values())]
@@ -182,7 +212,7 @@ def training_curves(logs: Mapping[str, pd.DataFrame]) -> str:
             axes.set(title=titles[column], xlabel="step")
             axes.grid(axis="y")
         _legend(figure, lines, columns=4)
-        return _svg(figure)
+        return Drawing(figure)
 
 
 def _curves(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, ArmStyle]) -> dict[str, Artist]:
@@ -249,15 +279,10 @@ def _image(axes: Axes, image: np.ndarray, volumes: bool, window: tuple[float, fl
     axes.imshow(_upright(image, volumes), cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
 
 
-def _svg(figure: Figure) -> str:
-    """As a data URI, without the metadata, which would name outside addresses."""
+def _saved(figure: Figure, kind: str, dpi: int) -> bytes:
+    """As a file, without the metadata of an SVG, which would name outside addresses."""
     buffer = io.BytesIO()
-    empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=empty)
-    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    metadata = dict.fromkeys(("Creator", "Date", "Format", "Type")) if kind == "svg" else None
+    with _DRAWING, rc_context(RC):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    return buffer.getvalue()

@@ -25,13 +25,17 @@ PACKAGE = Path(__file__).parent.parent
 METHODS = PACKAGE / "methods"
 SEMI_SUPERVISED = PACKAGE / "training" / "semi_supervised"
 STATISTICS = (
-    "Weerahandi, Generalized confidence intervals, JASA 1993, and Hannig, Iyer and Patterson, Fiducial generalized confidence "
-    "intervals, JASA 2006 (intervals over draws and patients).",
+    "Weerahandi, Generalized confidence intervals, JASA 1993 (intervals over draws and patients).",
+    "Hannig, Iyer and Patterson, Fiducial generalized confidence intervals, JASA 2006 (intervals over draws and patients).",
     "Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 1979.",
     "Fieller, Some problems in interval estimation, JRSS B 1954 (gap closed, labels saved).",
 )
 PURPOSES = {"train": "training", "validation": "validation", "test": "testing"}
-OF_AUROC = "DeLong et al., Biometrics 1988, and Obuchowski, Biometrics 1997 (AUROC of clustered cases)."
+OF_AUROC = (
+    "DeLong, DeLong and Clarke-Pearson, Comparing the areas under two or more correlated receiver operating characteristic curves: a "
+    "nonparametric approach, Biometrics 1988 (AUROC).",
+    "Obuchowski, Nonparametric analysis of clustered ROC curve data, Biometrics 1997 (AUROC of clustered cases).",
+)
 
 
 def methods_text(run: Run) -> list[str]:
@@ -47,7 +51,7 @@ def citations(run: Run) -> list[str]:
     files = [_file_of_class(METHODS, name) for name in methods]
     files += [SEMI_SUPERVISED / f"{call[0].replace('-', '_')}.py" for call in calls if call]
     works = [work for file in files if file and file.is_file() for work in _works(file)]
-    statistics = [*STATISTICS, *([OF_AUROC] if _metric(run) == "AUROC" else [])]
+    statistics = [*STATISTICS, *(OF_AUROC if _metric(run) == "AUROC" else [])]
     software = f"medssl {run.versions.get('medssl', '')}: this software; see CITATION.cff in its source."
     return list(dict.fromkeys([*works, *statistics, software]))
 

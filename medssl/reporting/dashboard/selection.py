@@ -15,7 +15,10 @@ from typing import Any, Self
 
 Arm = tuple[str, str]  # name and mode
 ENDED_BY = {  # what another choice makes meaningless
-    "study": ("mode", "budget", "draw", "a", "b", "case", "slice", "voxel", "window", "by"),
+    "study": (
+        *("mode", "budget", "draw", "a", "b", "case", "slice", "voxel", "window", "by"),
+        *("arms", "budgets", "metrics", "figure", "table"),
+    ),
     "to_label": ("case", "slice", "voxel", "window", "label"),
     "cohort": ("column", "value", "label", "sheet", "window"),
     "column": ("value", "sheet"),
@@ -57,6 +60,11 @@ class Selection:
         projection: How features are drawn in the plane.
         colour: What the points are coloured by.
         read_off: Column of the manifest that is read off the features.
+        figure: Figure of the report that is shown.
+        table: Table of the report that is shown.
+        arms: Arms in the report; all where it is empty, as of the next two.
+        budgets: Budgets in the report.
+        metrics: Metrics in the report, beside the primary one.
         runs: Folders of the runs to compare.
         kinds: Kinds of runs that are listed.
         statuses: Statuses of runs that are listed.
@@ -88,6 +96,11 @@ class Selection:
     projection: str | None = None
     colour: str | None = None
     read_off: str | None = None
+    figure: str | None = None
+    table: str | None = None
+    arms: tuple[str, ...] = ()
+    budgets: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     statuses: tuple[str, ...] = ()
@@ -127,7 +140,7 @@ class Selection:
 
     def changed(self, **choices: Any) -> Self:
         """Return the choices after a further one; those that it makes meaningless are dropped."""
-        ended = {name: None for choice in choices for name in ENDED_BY.get(choice, ())}
+        ended = {name: getattr(type(self), name) for choice in choices for name in ENDED_BY.get(choice, ())}
         return replace(self, **(ended | choices))
 
 
@@ -158,7 +171,8 @@ def _voxel(text: str) -> tuple[int, ...]:
     return place
 
 
-NAMES = {"runs": "run", "kinds": "kind", "statuses": "status"}  # parameters that are repeated, one for each value
+# Parameters that are repeated, one for each value.
+NAMES = {"runs": "run", "kinds": "kind", "statuses": "status", "arms": "arm", "budgets": "budgets", "metrics": "metric"}
 READ: dict[str, Callable[[str], Any]] = {"draw": int, "slice": int, "sheet": int, "a": _arm, "b": _arm}
 READ |= {"opacity": _share, "outline": _yes_or_no, "stills": _yes_or_no, "voxel": _voxel}
 WRITTEN: dict[str, Callable[[Any], str]] = {

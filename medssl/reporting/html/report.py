@@ -18,20 +18,20 @@ import pandas as pd
 from medssl.core.atomic import write_atomically
 from medssl.core.errors import MedsslError
 from medssl.core.runs import WITH_ENCODER, Run, read, table
-from medssl.evaluation.case_metrics import CaseMetric
 from medssl.evaluation.forecast import MIN_BUDGETS
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting import captions, figures, record_tables, tables
 from medssl.reporting.findings import findings, study_facts, study_warnings
 from medssl.reporting.html.template import render
 from medssl.reporting.methods_text import citations, methods_text
+from medssl.reporting.pdf import pdf
 from medssl.reporting.public_weights import public_weights
-from medssl.reporting.redaction import without_paths
+from medssl.reporting.reproduce import command
+from medssl.reporting.shown import EVERYTHING, Shown
 from medssl.reporting.style import METRICS, counted, number, status_name
-from medssl.studies.forecast import forecasts
+from medssl.studies.forecast import ArmForecast, forecasts
 from medssl.studies.results import (
     UNREADABLE,
-    Cases,
     arrays,
     cases_of,
     cells_of,
@@ -49,13 +49,15 @@ def report(runs: Path, out: Path | None = None) -> Path:
 
     Args:
         runs: The folder of a study, or a folder of several studies and pretraining runs.
-        out: The file to write; `report.html` in that folder by default.
+        out: The file to write; `report.html` in that folder by default. A name that ends in .pdf gives the same page as PDF,
+            with pip install 'weasyprint>=70'.
 
     Returns:
         The path of the page.
 
     Raises:
-        MedsslError: The folder holds neither a study nor a run with an encoder, or its own record is broken.
+        MedsslError: The folder holds neither a study nor a run with an encoder, its own record is broken, or what makes a PDF is not
+            installed.
     """
     root = Path(runs)
     if (root / "run.json").exists():
@@ -70,23 +72,37 @@ def report(runs: Path, out: Path | None = None) -> Path:
         raise MedsslError(
             f"{runs} holds no study and no pretraining run: expected a folder that `medssl study` wrote{reasons}"
         )
-    known = _pretraining_runs([root / name for name in pretraining])
+    known = pretraining_runs([root / name for name in pretraining])
     views, unreadable_studies = _study_views(root, studies, known)
     used = {run_id for view in views for run_id in view["uses"]}
     others = _other_runs({run_id: known[run_id] for run_id in known if run_id not in used})
     problems = tables.unreadable_runs(unreadable | unreadable_studies)
-    html = render(
+    target = Path(out) if out else root / "report.html"
+    html = page(views, others, problems)
+    content = pdf(html) if target.suffix.lower() == ".pdf" else html.encode()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, content)
+    return target
+
+
+def page(
+    studies: list[dict[str, Any]], others: dict[str, Any] | None = None, unreadable: tables.Table | None = None
+) -> str:
+    """Return the HTML of a report.
+
+    Args:
+        studies: Views, as from `study_view`.
+        others: The pretraining runs that no study uses.
+        unreadable: The runs that cannot be shown.
+    """
+    return render(
         "report.html.j2",
-        studies=views,
+        studies=studies,
         others=others,
-        unreadable=problems,
+        unreadable=unreadable,
         version=version("medssl"),
         captions=captions,
     )
-    target = Path(out) if out else root / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, html.encode())
-    return target
 
 
 def _unreadable_runs(records: pd.DataFrame, studies: list[str]) -> dict[str, str]:
@@ -118,7 +134,7 @@ def _checked_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict
     run = read(folder)
     check_record(run)
     try:
-        return study_view(folder, pretrained)
+        return study_view(folder, run, cells_of(table(folder / "cells"), run), pretrained)
     except UNREADABLE as error:
         raise MedsslError(
             f"the study in {folder.name} was written by {run.writer}, and its files are not as this version "
@@ -126,24 +142,28 @@ def _checked_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict
         ) from error
 
 
-def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[str, Any]:
+def study_view(
+    folder: Path, run: Run, cells: pd.DataFrame, pretrained: dict[str, tuple[Run, Path]], shown: Shown = EVERYTHING
+) -> dict[str, Any]:
     """Return everything that the template shows of one study.
 
     Args:
         folder: The folder of the study.
+        run: Its record.
+        cells: Its rows of `runs.table`.
         pretrained: The id of a pretraining run -> its record and its folder.
+        shown: What of the study is shown; the sentence is about all of it.
     """
-    run = read(folder)
     config, task = run.config, task_named(str(run.config.get("task", "")))
     metric = task.metric.name
-    cells = cells_of(table(folder / "cells"), run)
     cases, damaged = cases_of(folder, cells)
     summary = summary_of(folder, run, cells, damaged)
-    main = summary[summary["metric"] == metric]
+    whole = summary[summary["metric"] == metric]
+    main = shown.rows(whole)
     compared = main[main["difference"].notna()]
-    lead, detail = findings(main, METRICS[metric])
-    label_efficiency = label_curves(cases, main, task.metric)
-    saved, saved_reason, full = tables.labels_saved(label_efficiency, main)
+    lead, detail = findings(whole, METRICS[metric])
+    label_efficiency = shown.curves(label_curves(cases, whole, task.metric))
+    saved, saved_reason, full = tables.labels_saved(label_efficiency, whole)
     arms = {
         arm if len(each) == 1 else f"{arm}, seed {about.get('seed')}": about.get("id")
         for arm, each in pretraining_of(config).items()
@@ -154,29 +174,30 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
         "facts": study_facts(run),
         "lead": lead,
         "detail": detail,
+        "shown": shown.sentence(),
         "warnings": study_warnings(run, cells),
         "metric": METRICS[metric],
         "scored": f"{config.get('scored_patients', '–')} {config.get('score_on', 'test')}",
         "curves": figures.label_curves(main, METRICS[metric]) if len(main) else None,
         "scores": tables.scores(main),
-        "selection": tables.selection(selection_of(folder, run, cells, damaged)),
-        "trials": tables.trials(cells),
+        "selection": tables.selection(shown.rows(selection_of(folder, run, cells, damaged))),
+        "trials": tables.trials(shown.rows(cells, "config.arm", "config.budget_name")),
         "forest": figures.forest(compared, METRICS[metric]) if len(compared) else None,
         "gap": tables.gap_closed(label_efficiency),
         "saved": saved,
         "saved_reason": saved_reason,
         "scratch_full": full,
-        **_forecast_view(cases, main, task.metric),
-        "others": tables.other_metrics(summary[summary["metric"] != metric]),
+        **_forecast_view(shown.forecasts(forecasts(cases, whole, task.metric) if len(whole) else []), metric),
+        "others": tables.other_metrics(shown.other_metrics(summary[summary["metric"] != metric])),
         "keeps_examples": task.keeps_examples,
-        "examples": _examples(folder, cells, config),
+        "examples": _examples(folder, shown.rows(cells, "config.arm", "config.budget_name"), config),
         "public_weights": public_weights(config.get("pretraining", {})),
         "pretraining": _pretraining({a: pretrained[i] for a, i in arms.items() if i in pretrained}, arms),
-        "cost": tables.cost(cells, config),
+        "cost": tables.cost(shown.rows(cells, "config.arm", "config.budget_name"), config),
         "cells": tables.cell_counts(cells, config),
         "incomplete": tables.incomplete_cells(cells, damaged),
         "protocol": tables.protocol(run.protocol),
-        "command": _command(run),
+        "command": command(run),
         "provenance": tables.provenance(run, cells),
         "subsets": tables.budgets(_subsets(folder)),
         "methods": methods_text(run),
@@ -187,17 +208,19 @@ def study_view(folder: Path, pretrained: dict[str, tuple[Run, Path]]) -> dict[st
     }
 
 
-def _forecast_view(cases: Cases, main: pd.DataFrame, metric: CaseMetric) -> dict[str, Any]:
+def _forecast_view(arms: list[ArmForecast], metric: str) -> dict[str, Any]:
     """The picture and the table of the forecasts, or the reason why there is none."""
-    arms = forecasts(cases, main, metric) if len(main) else []
     if not any(arm.forecast for arm in arms):
         reason = f"This needs {MIN_BUDGETS} budgets or more, with two scored patients of every class."
         return {"forecast": None, "forecast_table": None, "forecast_reason": reason}
-    uri = figures.forecasts(arms, METRICS[metric.name])
-    return {"forecast": uri, "forecast_table": tables.forecasts(arms), "forecast_reason": ""}
+    return {
+        "forecast": figures.forecasts(arms, METRICS[metric]),
+        "forecast_table": tables.forecasts(arms),
+        "forecast_reason": "",
+    }
 
 
-def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str, str]]:
+def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str, Any]]:
     """Worst, median and best case of each arm, at the smallest and at the largest budget that have any."""
     examples: dict[tuple[float, str], dict[str, Any]] = {}
     columns = ["config.arm", "config.budget_name", "config.patients", "folder"]
@@ -209,7 +232,7 @@ def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str,
     side = " The patient's right is on the left." if volumes else ""
     return [
         {
-            "uri": figures.segmentations(examples[patients, name], volumes),
+            "drawing": figures.segmentations(examples[patients, name], volumes),
             "caption": f"Budget {name} ({counted(patients, 'labelled patient')}), first draw: the worst, median and best "
             f"case of each arm. The solid yellow line is the reference, the dashed blue line the prediction.{side}",
         }
@@ -217,8 +240,8 @@ def _examples(folder: Path, cells: pd.DataFrame, config: dict) -> list[dict[str,
     ]
 
 
-def _pretraining_runs(folders: list[Path]) -> dict[str, tuple[Run, Path]]:
-    """Run id -> record and folder; a study keeps copies of what the page shows of its pretraining runs."""
+def pretraining_runs(folders: list[Path]) -> dict[str, tuple[Run, Path]]:
+    """Return run id -> record and folder; a study keeps copies of what the page shows of its pretraining runs."""
     known: dict[str, tuple[Run, Path]] = {}
     for folder in folders:
         run = read(folder)
@@ -235,7 +258,7 @@ def _pretraining(runs: dict[str, tuple[Run, Path]], arms: dict[str, Any]) -> dic
         if crops := arrays(folder / "examples.npz", "source"):
             volumes = len(run.config.get("crop", [0, 0, 0])) == 3
             caption = f"{arm}: middle slices of crops, as given, as corrupted, and as restored by the pretext task."
-            pictures.append({"uri": figures.reconstructions(crops, volumes), "caption": caption})
+            pictures.append({"drawing": figures.reconstructions(crops, volumes), "caption": caption})
     missing = [
         f"The run of {arm} ({run_id}) is not in this folder, so its curves are not shown."
         for arm, run_id in arms.items()
@@ -278,37 +301,3 @@ def _other_runs(runs: dict[str, tuple[Run, Path]]) -> dict[str, Any] | None:
         listed.add(run_id, method, status_name(run.status), *counts, rank, tables.device_hours(run.cost))
     imported = public_weights({name: run.config for name, (run, _) in by_name.items()})
     return {"table": listed, "public_weights": imported, **_pretraining(by_name, {})}
-
-
-def _command(run: Run) -> str:
-    """The command of this study, with the folders left for the reader to fill in."""
-    config = run.config
-    runs = pretraining_of(config)
-    placeholders = {
-        arm: f"RUN_{i}" if len(each) == 1 else f"'RUN_{i}_{{1..{len(each)}}}'"
-        for i, (arm, each) in enumerate(runs.items(), 1)
-    }
-    arms = [placeholders.get(arm, arm) for arm in config.get("arms", [])]
-    given = config.get("given_options", config.get("asked", {}))  # "asked": in records of medssl 0.1
-    options = {"task": config.get("task", ""), "arms": arms} | given
-    words = [f"--{name.replace('_', '-')} {_option_text(value)}" for name, value in options.items()]
-    lines = [
-        f"# {word}: {arm}, run {', '.join(str(run.get('id') or '–') for run in runs[arm])}"
-        for arm, word in placeholders.items()
-    ]
-    if chosen := config.get("selection", {}).get("run"):
-        by_id = {
-            run.get("id"): f"RUN_{place}" if len(each) == 1 else f"RUN_{place}_{number}"
-            for place, each in enumerate(runs.values(), 1)
-            for number, run in enumerate(each, 1)
-        }
-        words.append(f"--selection-run {by_id.get(chosen, 'SELECTION_RUN')}")
-        lines += [] if chosen in by_id else [f"# SELECTION_RUN: run {chosen}"]
-    return without_paths("\n".join([" ".join(["medssl study --data CACHE --out STUDY", *words]), *lines]))
-
-
-def _option_text(value: Any) -> str:
-    """The value of an option as it is typed on the command line."""
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
