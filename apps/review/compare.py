@@ -6,11 +6,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from medssl.reporting import controls, widgets
+from medssl.reporting import controls, downloads, widgets
 from medssl.reporting.dashboard import cases, compare, session
 from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
-from medssl.reporting.style import METRICS, arm_name, arm_styles, difference, number, p_value, scoped_arm
+from medssl.reporting.style import METRICS, arm_name, arm_styles, difference, interval, number, p_value, scoped_arm
 from medssl.reporting.tables import Table
 
 TITLE = "Compare"
@@ -35,8 +35,12 @@ def show(study: ReviewedStudy) -> None:
     other = controls.selectbox(columns[2], "b", "Arm, B", others, text=arm_text)
     with widgets.guarded("The comparisons"):
         show_comparisons(study, reference, budget)
+    with widgets.guarded("The costs"):
+        show_costs(study, budget)
     with widgets.guarded("The cases"):
         show_cases(study, (*reference, budget), (*other, budget))
+    with widgets.guarded("The settings"):
+        show_settings(study, (*reference, budget), (*other, budget))
 
 
 def show_comparisons(study: ReviewedStudy, reference: Arm, budget: str) -> None:
@@ -58,6 +62,75 @@ def show_comparisons(study: ReviewedStudy, reference: Arm, budget: str) -> None:
     widgets.table(table, index="arm")
     scope = "all comparisons of the study's table" if reference == compare.SCRATCH else "the comparisons of this table"
     widgets.caption(f"Paired, two-sided, on the same draws and patients; Holm's correction is over {scope}.")
+
+
+def show_costs(study: ReviewedStudy, budget: str) -> None:
+    """The score of every arm over what it cost, and the numbers."""
+    rows, metric = compare.costs(study, budget), METRICS[study.task.metric.name]
+    names = [scoped_arm(row.arm, row.mode, row.pretraining_runs) for row in rows.itertuples()]
+    best = rows["mean"].idxmax()
+    st.markdown(f"##### {widgets.plain(f'Cost against score, {budget}')}")
+    styles = arm_styles(study.main["arm"].tolist())
+    marks = [(widgets.visible(styles[arm].colour), widgets.SYMBOLS[styles[arm].marker]) for arm in rows["arm"]]
+    st.plotly_chart(cost_figure(names, rows, marks, metric), config={"displayModeBar": False})
+    table = Table(["=arm", f"#{metric} [95%]", "#one training, s", "#with its pretraining, s"])
+    for name, row in zip(names, rows.itertuples(), strict=True):
+        score = f"{number(row.mean)} [{interval(row.low, row.high)}]"
+        table.add(name, score, number(row.training_s, 1), number(row.in_all_s, 1))
+    widgets.table(table, index="arm")
+    downloads.table(rows, "Costs, CSV", "costs.csv", texts=["arm", "mode"])
+    widgets.caption(
+        f"The highest mean is that of {names[best]}; whether arms differ is tested above. "
+        "Seconds of one cell, averaged over the draws, and with one pretraining of the arm, which all its cells share, on top. A dash "
+        "stands where a record does not say what the pretraining cost, as for public weights."
+    )
+
+
+def cost_figure(names: list[str], rows: pd.DataFrame, marks: list[tuple[str, str]], metric: str) -> go.Figure:
+    """One point an arm: its score with the interval over the seconds with its pretraining; open over those of one training alone."""
+    drawn = go.Figure()
+    for name, row, (colour, symbol) in zip(names, rows.itertuples(), marks, strict=True):
+        text = f"<b>{html.escape(name)}</b><br>{metric} {number(row.mean)}<br>"
+        places = ((row.training_s, f"{symbol}-open", "one training"), (row.in_all_s, symbol, "with its pretraining"))
+        for seconds, shape, what in places:
+            drawn.add_scatter(
+                x=[seconds],
+                y=[row.mean],
+                mode="markers",
+                name=html.escape(name),
+                legendgroup=name,
+                showlegend=shape == symbol,
+                marker={"symbol": shape, "size": 10, "color": colour},
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [row.high - row.mean],
+                    "arrayminus": [row.mean - row.low],
+                    "width": 0,
+                    "color": colour,
+                },
+                hovertext=[f"{text}{what}: {number(seconds, 1)} s"],
+                hoverinfo="text",
+            )
+    drawn.update_xaxes(type="log", title="seconds: open one training, filled with its pretraining")
+    drawn.update_yaxes(title=metric)
+    legend = {"orientation": "h", "y": -0.25, "x": 0}
+    return drawn.update_layout(height=360, margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend=legend)
+
+
+def show_settings(study: ReviewedStudy, reference: Key, other: Key) -> None:
+    """In which settings the cells of A and B differ."""
+    st.markdown("##### Settings of A and B that differ")
+    table, draw = compare.settings_apart(session.root(), study, reference, other)
+    if draw is None:
+        st.caption("The two arms have no draw in common.")
+        return
+    widgets.text_frame(table)
+    widgets.caption(
+        f"The records of the two cells of draw {draw}: {len(table)} settings differ. What stands behind a pretrained arm is in the record of "
+        "its pretraining run, on the page Runs."
+    )
+    downloads.table(table.reset_index(), "Settings, CSV", "settings.csv", texts=["setting", "A", "B"])
 
 
 def show_cases(study: ReviewedStudy, reference: Key, other: Key) -> None:

@@ -5,12 +5,13 @@ import html
 import plotly.graph_objects as go
 import streamlit as st
 
-from medssl.reporting import captions, controls, tables, widgets
+from medssl.evaluation.forecast import MIN_BUDGETS
+from medssl.reporting import captions, controls, downloads, tables, widgets
 from medssl.reporting.dashboard import session
-from medssl.reporting.dashboard.label_efficiency import Curve, curves
+from medssl.reporting.dashboard.label_efficiency import Ahead, Curve, ahead, all_studies, curves
 from medssl.reporting.dashboard.study import ReviewedStudy
 from medssl.reporting.findings import findings
-from medssl.reporting.style import METRICS, MODES, ArmStyle, arm_styles, offset_factors, scoped_arm
+from medssl.reporting.style import METRICS, MODES, ArmStyle, arm_styles, offset_factors, scoped_arm, status_name
 
 TITLE = "Label efficiency"
 ORDER = 1
@@ -31,6 +32,8 @@ def show(study: ReviewedStudy) -> None:
             show_gap_closed(study)
         with widgets.guarded("The table of labels saved"):
             show_labels_saved(study)
+        with widgets.guarded("The forecast"):
+            show_forecast(study)
         with widgets.guarded("The table of scores"):
             st.markdown("##### Numbers")
             widgets.table(tables.scores(study.main), index="budget")
@@ -42,6 +45,8 @@ def show(study: ReviewedStudy) -> None:
         if incomplete is not None:
             st.markdown("##### Cells that are not complete")
             widgets.table(incomplete, index="cell")
+    with widgets.guarded("The table of studies"):
+        show_studies()
 
 
 def show_curves(study: ReviewedStudy) -> None:
@@ -119,6 +124,82 @@ def show_labels_saved(study: ReviewedStudy) -> None:
         return
     widgets.table(saved, index="arm")
     widgets.caption(captions.LABELS_SAVED.format(full=full))
+
+
+def show_forecast(study: ReviewedStudy) -> None:
+    """What more labels would buy: the fitted curves with their bands, and the numbers."""
+    st.markdown("##### What more labels would buy")
+    arms = session.forecasts(study)
+    content = tables.forecasts(arms)
+    if content is None:
+        st.caption(
+            f"Cannot be forecast: this needs {MIN_BUDGETS} budgets or more, with two scored patients of every class."
+        )
+        return
+    styles = arm_styles(study.main["arm"].tolist())
+    st.plotly_chart(
+        forecast_figure(ahead(arms), styles, METRICS[study.task.metric.name]), config={"displayModeBar": False}
+    )
+    widgets.table(content, index="arm")
+    widgets.caption(captions.FORECAST)
+
+
+def forecast_figure(arms: list[Ahead], styles: dict[str, ArmStyle], metric: str) -> go.Figure:
+    """Measured scores, the curve through them, and beyond the largest budget the dashed curve with its band."""
+    drawn = go.Figure()
+    for each in arms:
+        arm, style = each.arm, styles[each.arm.arm]
+        colour, name = widgets.visible(style.colour), html.escape(scoped_arm(arm.arm, arm.mode, arm.pretraining_runs))
+        band = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", "legendgroup": name}
+        drawn.add_scatter(x=each.beyond["patients"], y=each.beyond["high"], **band)
+        drawn.add_scatter(
+            x=each.beyond["patients"], y=each.beyond["low"], fill="tonexty", fillcolor=faint(colour), **band
+        )
+        for rows, dash in ((each.fitted, DASHES[style.line]), (each.beyond, "dash")):
+            line = {"color": colour, "width": 1.5, "dash": dash}
+            drawn.add_scatter(
+                x=rows["patients"],
+                y=rows["score"],
+                mode="lines",
+                line=line,
+                showlegend=False,
+                hoverinfo="skip",
+                legendgroup=name,
+            )
+        drawn.add_scatter(
+            x=each.measured["patients"],
+            y=each.measured["score"],
+            name=name,
+            legendgroup=name,
+            mode="markers",
+            marker={"symbol": widgets.SYMBOLS[style.marker], "size": 8, "color": colour},
+            hovertemplate=f"<b>{name}</b><br>%{{x:g}} patients: {metric} %{{y:.3f}}<extra></extra>",
+        )
+    drawn.update_xaxes(type="log", title="labelled patients, validation included", showgrid=False)
+    drawn.update_yaxes(title=metric)
+    legend = {"orientation": "h", "y": -0.22, "x": 0}
+    return drawn.update_layout(height=380, margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend=legend)
+
+
+def faint(colour: str) -> str:
+    """The colour of a band, from `#RRGGBB`."""
+    red, green, blue = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.18)"
+
+
+def show_studies() -> None:
+    """All studies of the folder, with their cells by state."""
+    rows = all_studies(session.runs_in_folder())
+    st.markdown("##### All studies of this folder")
+    table = rows.assign(status=rows["status"].map(status_name))
+    column = st.column_config.DatetimeColumn("started, UTC", format="YYYY-MM-DD HH:mm")
+    st.dataframe(table, hide_index=True, column_config={"started": column})
+    open_ones = int(((rows["running"] + rows["failed"] + rows["missing"]) > 0).sum())
+    widgets.caption(
+        f"{len(rows)} studies, {open_ones} of them with cells that are running, failed or missing. The study is chosen in the side bar; "
+        "the page follows the folder by itself."
+    )
+    downloads.table(table, "Studies, CSV", "studies.csv", texts=["study", "task", "status"])
 
 
 def show_other_metrics(study: ReviewedStudy) -> None:

@@ -25,6 +25,11 @@ LABELS_SAVED = (
     "the logarithm of the budget; its difference is paired."
 )
 
+FORECAST = (
+    "In brackets: the 95% band. Largest budget, predicted: the score that the smaller budgets alone predict for it, beside the score that "
+    "was measured. A forecast assumes that the curve keeps its shape, and that further patients are like those at hand."
+)
+
 OTHER_METRICS = (
     "Means over draws, without intervals, since none of these metrics was compared. A case is left out of Dice "
     "where both the reference and the prediction are empty; where the reference is empty and the prediction is not, "

@@ -32,7 +32,7 @@ def test_against_scratch_the_numbers_are_those_of_the_studys_table(
         p_value(row.p),
         p_value(row.p_holm),
     ]
-    forest, scatter, _ = (json.loads(chart.proto.spec)["data"] for chart in dashboard.get("plotly_chart"))
+    forest, _, scatter, _ = (json.loads(chart.proto.spec)["data"] for chart in dashboard.get("plotly_chart"))
     assert forest[0]["x"] == [pytest.approx(row.difference)]
     assert forest[0]["error_x"]["array"] == [pytest.approx(row.difference_high - row.difference)]
     assert len(numbers(scatter[1]["x"])) == (28 if metric == "dice" else 40)
@@ -117,3 +117,22 @@ def test_hostile_columns_and_groups_of_the_cohort_are_shown_as_they_are_written(
         groups = [line["y"][0] for line in json.loads(charts[-1])["data"]]
         assert any(f"{html.escape(HOSTILE)} (2 patients)" in group for group in groups)
         assert not [chart for chart in charts if "<script" in chart or "<img" in chart]
+
+
+def test_costs_are_those_of_the_cells_with_the_pretraining_once(studied: Path, opened) -> None:
+    study = study_of(studied, "hippo")
+    rows = compare.costs(study, "10%").set_index("arm")
+    assert rows.loc["scratch", ["training_s", "in_all_s"]].tolist() == [22.0, 22.0]  # draws of 20 to 24 s
+    assert rows.loc["simmim", ["training_s", "in_all_s"]].tolist() == [22.0, 112.0]  # a pretraining of 90 s
+    assert "The highest mean is that of simmim, fine-tuned (this run)" in text_of(
+        opened(studied, "compare", study="hippo")
+    )
+
+
+def test_the_settings_in_which_two_cells_differ_are_shown(studied: Path) -> None:
+    study = study_of(studied, "hippo")
+    table, draw = compare.settings_apart(studied, study, (*compare.SCRATCH, "1p"), (*SIMMIM, "1p"))
+    assert draw == 0
+    assert table.loc["config.arm", ["A", "B"]].tolist() == ["scratch", "simmim"]
+    assert table.loc["parent", "B"] == "pre123"
+    assert "config.patients" not in table.index

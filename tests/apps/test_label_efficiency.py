@@ -13,6 +13,7 @@ from medssl.core import runs
 from medssl.reporting import captions, tables
 from medssl.reporting.findings import findings
 from medssl.reporting.style import METRICS, arm_name
+from medssl.studies.forecast import forecasts
 from tests.apps.reading import html_of, study_of, table_of, text_of, unescaped
 from tests.reporting.test_report import record
 
@@ -31,7 +32,8 @@ def test_curves_sentence_and_labels_saved_are_the_studys(studied: Path, opened, 
         assert numbers(trace["y"]) == pytest.approx(rows["mean"].tolist())
         assert numbers(trace["error_y"]["array"]) == pytest.approx((rows["high"] - rows["mean"]).tolist())
         assert numbers(trace["error_y"]["arrayminus"]) == pytest.approx((rows["mean"] - rows["low"]).tolist())
-    gap, saved, scores, *others = map(table_of, dashboard.table)
+    gap, saved, ahead, scores, *others = map(table_of, dashboard.table)
+    assert "four times the labels" in ahead
     assert others[0]["HD95, mm (1)"].tolist() == ["3.2"] * 6
     study = study_of(studied, name)
     closed = tables.gap_closed(study.label_curves())
@@ -108,3 +110,20 @@ def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, open
     after = scores_of(dashboard)
     assert not after.equals(before)
     assert after["draws"].tolist()[-1] == "3"
+
+
+def test_the_table_of_studies_counts_cells_by_state_and_the_forecast_is_the_reports(studied: Path, opened) -> None:
+    cell = studied / "hippo" / "cells" / "simmim-1p-1" / "run.json"
+    cell.write_text(json.dumps(json.loads(cell.read_text()) | {"status": "failed", "reason": "out of memory"}))
+    dashboard = opened(studied, study="two/hippo")
+    table = dashboard.dataframe[-1].value.set_index("study")
+    cells = pd.read_parquet(studied / "hippo" / "subsets.parquet").groupby("budget_name")["draw"].nunique().sum() * 2
+    assert table.loc["hippo", ["finished", "running", "failed", "missing"]].tolist() == [cells - 1, 0, 1, 0]
+    assert table.loc["two/hippo", "finished"] == cells
+    study = study_of(studied, "two/hippo")
+    arms = forecasts(study.cases, study.main, study.task.metric)
+    assert tables.forecasts(arms).rows[0]["cells"][1]["text"] in text_of(dashboard)
+    drawn = json.loads(dashboard.get("plotly_chart")[1].proto.spec)["data"]
+    far = arms[0].forecast.at(arms[0].forecast.farthest)
+    assert numbers(drawn[0]["y"])[-1] == pytest.approx(far.high)
+    assert numbers(drawn[1]["y"])[-1] == pytest.approx(far.low)

@@ -9,14 +9,19 @@ Imports no torch.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from medssl.evaluation.intervals import Interval, holm
 from medssl.reporting.dashboard.cases import case_scores
+from medssl.reporting.dashboard.runs import differences
 from medssl.reporting.dashboard.selection import Arm
 from medssl.reporting.dashboard.study import Key, ReviewedStudy
-from medssl.studies.results import Draws
+from medssl.studies.arms import start_of
+from medssl.studies.results import Draws, pretraining_of
 
 SCRATCH: Arm = ("scratch", "finetune")  # the arm that the study's own table compares with
 FROM_TABLE = {
@@ -111,6 +116,61 @@ def differences_by_group(study: ReviewedStudy, reference: Key, other: Key, group
         estimate = _difference(study, own, base) if _can_be_scored(cases) else None
         rows.append(row | _numbers(estimate))
     return pd.DataFrame(rows, columns=["group", "scans", "patients", "difference", "low", "high"])
+
+
+def costs(study: ReviewedStudy, budget: str) -> pd.DataFrame:
+    """Return what each arm of a budget cost and how it scored: seconds of one training, and with its share of the pretraining.
+
+    Returns:
+        arm, mode, pretraining_runs, mean, low, high, training_s, in_all_s; the pretraining of an arm, which all its cells share, is
+        counted once, as the mean of its runs, and is NaN where it is not known.
+    """
+    rows = study.main[study.main["budget_name"] == budget].copy()
+    rows["training_s"] = [
+        _seconds(study, arm, mode, budget) for arm, mode in zip(rows["arm"], rows["mode"], strict=True)
+    ]
+    spent = {arm: _mean([_cost(run) for run in each]) for arm, each in pretraining_of(study.run.config).items()}
+    before = [spent.get(start_of(arm) or arm, spent.get(arm, 0.0)) for arm in rows["arm"]]
+    rows["in_all_s"] = rows["training_s"] + before
+    names = ["arm", "mode", "pretraining_runs", "mean", "low", "high", "training_s", "in_all_s"]
+    return rows.sort_values("in_all_s", kind="stable")[names].reset_index(drop=True)
+
+
+def settings_apart(root: Path, study: ReviewedStudy, reference: Key, other: Key) -> tuple[pd.DataFrame, int | None]:
+    """Return the settings in which the cells of two arms differ, in the first draw that both have, and that draw.
+
+    Args:
+        root: The folder under review.
+        study: The study.
+        reference: Arm, mode and budget A.
+        other: Arm, mode and budget B.
+    """
+    shared = sorted(set(study.cases[reference]) & set(study.cases[other]))
+    if not shared:
+        return pd.DataFrame(), None
+    names = [study.cell_folder(key, shared[0]).relative_to(root).as_posix() for key in (reference, other)]
+    table = differences(root, names)
+    return table.rename(columns=dict(zip(names, ("A", "B"), strict=True))), shared[0]
+
+
+def _seconds(study: ReviewedStudy, arm: str, mode: str, budget: str) -> float:
+    cells = study.cells.reindex(columns=["status", "config.arm", "config.mode", "config.budget_name", "cost.seconds"])
+    own = (cells["config.arm"] == arm) & (cells["config.mode"] == mode) & (cells["config.budget_name"] == budget)
+    seconds = pd.to_numeric(cells.loc[own & (cells["status"] == "finished"), "cost.seconds"], errors="coerce")
+    return float(seconds.mean())
+
+
+def _cost(run: dict[str, Any]) -> float:
+    """The device-seconds of a pretraining run; NaN where its record has none."""
+    cost = run.get("cost") or {}
+    seconds, devices = (
+        pd.to_numeric(pd.Series([cost.get(name)]), errors="coerce").iloc[0] for name in ("seconds", "devices")
+    )
+    return float(seconds * (1 if pd.isna(devices) else devices))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def _row(study: ReviewedStudy, arm: Arm, budget: str, estimate: Interval) -> dict[str, object]:
