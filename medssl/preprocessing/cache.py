@@ -35,6 +35,7 @@ from medssl.preprocessing.fingerprint import fingerprint
 from medssl.preprocessing.normalize import body_mask
 from medssl.preprocessing.plan import cache_settings, check_format, choose_scans, one_row_per_frame
 from medssl.preprocessing.store import Job, cache_scan
+from medssl.preprocessing.structures import warn_of_codings
 
 OPEN_FILES = 256
 ABOUT = frozenset({"settings", "dims", "channels", "modality", "spacing_mm", "structures", "digest"})
@@ -284,6 +285,7 @@ def _finish(
     intensities = (results[scan].get("intensity") for scan in ok.scan)
     _write_json(out / "fingerprint.json", fingerprint(indexed, settings, intensities))
     structures = sorted({value for scan in ok.scan for value in results[scan]["structures"]})
+    warn_of_codings(results[scan]["structures"] for scan in ok.scan)
     about = {
         "complete": True,
         "settings": settings,

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import blosc2
 import nibabel as nib
@@ -430,3 +431,21 @@ def test_a_cache_of_another_format_is_refused_with_what_made_it_and_what_to_do(t
                 match=f"{message}.*: expected format {CACHE_FORMAT}; prepare the manifest into a new folder",
             ):
                 open_it(tmp_path / "c")
+
+
+@pytest.mark.parametrize(("other", "warned"), [(1, False), (255, True)])
+def test_masks_of_two_codings_are_reported(tmp_path, other, warned):
+    """Half of the masks with 255 in place of 1 made two structures, of which each patient lacked one, without a word."""
+    data = tree(tmp_path / "d", 4)
+    for number, value in enumerate((1, 1, other, other)):
+        write_nifti(
+            data / "labels" / f"s{number}.nii.gz", (ct_like((14, 12, 10), number) > 900).astype(np.uint8) * value
+        )
+    index([data / "images"], tmp_path / "m", mask="../labels/{name}", modality="CT")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prepare(tmp_path / "m", tmp_path / "c")
+    said = [str(warning.message) for warning in caught if "never stand in one mask" in str(warning.message)]
+    assert [text.partition(";")[0] for text in said] == (
+        ["structures that never stand in one mask: 1 in 2 masks, and 255 in 2 masks"] if warned else []
+    )
