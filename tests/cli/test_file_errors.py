@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import torchvision
 
 from medssl.cli.main import main
 from medssl.core.atomic import exclusive
@@ -201,3 +203,11 @@ def test_one_process_writes_to_a_folder(
 def test_a_cohort_is_made_by_one_process(held: Path) -> None:
     with pytest.raises(MedsslError, match="another process is writing to held"):
         phantom(held, patients=8, shape=(16, 16, 16), spacing_mm=(20, 20, 20))
+
+
+def test_public_weights_are_imported_by_one_process(tmp_path: Path, held: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+    before = sorted(held.rglob("*"))
+    assert main(["import", str(tmp_path / "weights.pth"), "--as", "torchvision", "--out", str(held)]) == 2
+    assert "another process is writing to held: expected this one alone" in capsys.readouterr().err
+    assert sorted(held.rglob("*")) == before
