@@ -25,6 +25,7 @@ FRONT = (
     "lr",
 )  # beside the loss; the rest is folded away
 SMALL_PX = 150  # of a picture
+ROW_PX = 35  # of the table
 ENDED_WELL = ("finished", "running")
 COLUMNS = {
     "run": st.column_config.TextColumn(width="medium"),
@@ -66,7 +67,15 @@ def show(rows: pd.DataFrame) -> None:
     st.markdown("##### Runs of this folder")
     st.caption("Tick the runs to lay over each other.")
     listed = rows.assign(status=rows["status"].map(status_name)).drop(columns=["id", "reason"])
-    controls.table("runs", listed, names, chosen, several=True, column_config=COLUMNS, height=300)
+    controls.table(
+        "runs",
+        listed,
+        names,
+        chosen,
+        several=True,
+        column_config=COLUMNS,
+        height=min(300, ROW_PX * (len(rows) + 1) + 3),
+    )
 
 
 def read_logs(names: list[str]) -> dict[str, pd.DataFrame]:
@@ -133,7 +142,9 @@ def show_restored(names: list[str]) -> None:
         frames = pretraining.restored(session.root(), name, runs.read(inside(session.root(), name)))
         if frames:
             some = True
-            widgets.caption(f"{name}, after its last step: the crop, what the method was given, what it made of it.")
+            widgets.caption(
+                f"{name}, after its last step: a view of a crop, what the method was given of it, what it made of that."
+            )
             widgets.case_pictures([(frame, kind) for kind, frame in frames], narrowest_px=SMALL_PX)
     if not some:
         st.caption("None of these runs restores scans, or it has not finished: pictures are kept at the end of a run.")

@@ -22,7 +22,7 @@ from medssl.core.runs import Run
 from medssl.preprocessing.data_spec import DataSpec
 from medssl.reporting.dashboard.cases import Frame
 from medssl.reporting.dashboard.folder import inside
-from medssl.reporting.dashboard.viewer import picture, slice_of
+from medssl.reporting.dashboard.viewer import Plane, picture, slice_of
 from medssl.reporting.redaction import without_paths
 from medssl.studies.results import arrays
 
@@ -131,7 +131,9 @@ def restored(root: Path, name: str, run: Run) -> list[tuple[str, Frame]]:
         window = _window(slices[f"source.{number}"])
         for kind in KINDS_OF_PICTURES:
             if f"{kind}.{number}" in slices:
-                frames.append((kind, _frame(slices[f"{kind}.{number}"], affine, data_spec.dims == 3, window)))
+                frames.append(
+                    (f"{kind} {number + 1}", _frame(slices[f"{kind}.{number}"], affine, data_spec.dims == 3, window))
+                )
     return frames
 
 
@@ -155,7 +157,9 @@ def _window(image: np.ndarray) -> tuple[float, float]:
 
 
 def _frame(image: np.ndarray, affine: np.ndarray, volume: bool, window: tuple[float, float]) -> Frame:
-    plane = slice_of(image[:, :, None] if volume else image, affine, "axial", 0)
+    """Without letters at its edges: the views that a method is given may be mirrored and turned."""
+    cut = slice_of(image[:, :, None] if volume else image, affine, "axial", 0)
+    plane = Plane(cut.pixels, cut.row_mm, cut.column_mm)
     return Frame(picture(plane, window), plane, False)
 
 
