@@ -115,6 +115,8 @@ def test_a_running_study_is_followed_from_its_finished_cells(studied: Path, open
 def test_the_table_of_studies_counts_cells_by_state_and_the_forecast_is_the_reports(studied: Path, opened) -> None:
     cell = studied / "hippo" / "cells" / "simmim-1p-1" / "run.json"
     cell.write_text(json.dumps(json.loads(cell.read_text()) | {"status": "failed", "reason": "out of memory"}))
+    other = studied / "hippo" / "cells" / "simmim-1p-2" / "run.json"
+    other.write_text(json.dumps(json.loads(other.read_text()) | {"id": "another"}))  # a cell is known by its folder
     dashboard = opened(studied, study="two/hippo")
     table = dashboard.dataframe[-1].value.set_index("study")
     cells = pd.read_parquet(studied / "hippo" / "subsets.parquet").groupby("budget_name")["draw"].nunique().sum() * 2

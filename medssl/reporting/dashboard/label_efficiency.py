@@ -93,8 +93,9 @@ def _study_row(table: pd.DataFrame, name: str) -> dict[str, object]:
     prefix = "cells/" if name == "." else f"{name}/cells/"
     cells = table[table["folder"].str.startswith(prefix)]
     ids = about["config.cell_ids"]
-    if isinstance(ids, list):
-        cells = cells[cells["id"].isin([each for each in ids if isinstance(each, str)])]
+    if isinstance(ids, list):  # of the folders; a record that cannot be read may be one of them
+        known = cells["folder"].str.removeprefix(prefix).isin([each for each in ids if isinstance(each, str)])
+        cells = cells[known | (cells["status"] == "broken")]
     counts = cells["status"].value_counts()
     finished, running = (int(counts.get(state, 0)) for state in ("finished", "running"))
     planned = about["config.cells"]
