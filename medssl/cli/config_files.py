@@ -21,6 +21,7 @@ from medssl.core.errors import MedsslError, nearest
 from medssl.core.registry import Registry
 from medssl.core.resources import resource
 
+MOST_BYTES, MOST_LEVELS = 2**20, 30  # of a file of options
 PLAIN = (str, int, float, bool, type(None), Path)
 
 
@@ -75,12 +76,43 @@ def _find(name: str) -> Path:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8") if path.stat().st_size <= MOST_BYTES else ""
+        fault = _fault_of(text) if text or not path.stat().st_size else f"more than {MOST_BYTES} bytes"
+        content = None if fault else yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise MedsslError(f"--config {path.name} is not valid YAML: expected lines such as steps: 500") from error
+    if fault:
+        raise MedsslError(
+            f"--config {path.name} has {fault}: expected each option once, such as steps: 500, with its value written out"
+        )
     if not isinstance(content, dict):
         raise MedsslError(f"--config {path.name} holds no options: expected lines such as steps: 500")
     return content
+
+
+def _fault_of(text: str) -> str:
+    """What is wrong with the form of a YAML text, found before anything is built from it; empty where nothing is."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):  # a few lines of them can stand for billions of values
+            return f"the alias *{event.anchor} in line {event.start_mark.line + 1}"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_LEVELS:
+            return f"values more than {MOST_LEVELS} levels deep in line {event.start_mark.line + 1}"
+    return _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
+
+
+def _repeated_key(node: yaml.Node | None) -> str:
+    """The first key that stands twice in one mapping, of which YAML would keep the last without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[Any, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and seen.setdefault(key.value, line) != line:
+                return f"the key {key.value} in line {seen[key.value]} and again in line {line}"
+    inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else []
+    inner = node.value if isinstance(node, yaml.SequenceNode) else inner
+    return next((fault for part in inner if (fault := _repeated_key(part))), "")
 
 
 @dataclass(frozen=True)

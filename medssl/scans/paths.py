@@ -39,6 +39,7 @@ SUFFIXES = {
     ".dicom": "dicom",
     ".ima": "dicom",
 }
+SYSTEM_FOLDERS = ("/proc", "/sys")
 PACKED = (".nii.gz", ".hdr.gz", ".img.gz")  # suffixes in two parts
 INFLATE_LIMIT = 1032  # deflate packs at most 1032 to 1: a header that claims more is wrong
 CHUNK = 1 << 20  # bytes
@@ -76,6 +77,12 @@ def walk(
             yield source, source
             continue
         yield from ((source, path) for path in _Walk(roots, pruned, linked, unreachable).files(source))
+
+
+def _system_folder(link: Path) -> str:
+    """The folder of made-up files, without an end, into which a link leads; empty where there is none."""
+    real = Path(os.path.realpath(link))
+    return next((name for name in SYSTEM_FOLDERS if Path(name) in (real, *real.parents)), "")
 
 
 def _first_met(link: Path, roots: list[Path], linked: set[Path]) -> bool:
@@ -244,7 +251,11 @@ class _Walk:
             if not entry.is_symlink() or _first_met(path, self.roots, self.linked):
                 yield path
         elif entry.is_dir() and entry.is_symlink():
-            if _first_met(path, self.roots, self.linked):
+            if system := _system_folder(path):
+                self._report(
+                    path, f"a link into {system}, which the operating system makes up as it is read: not followed"
+                )
+            elif _first_met(path, self.roots, self.linked):
                 yield from self.files(path, behind_link=True)
         elif entry.is_dir():
             if not (behind_link and Path(os.path.realpath(path)) in {*self.roots, *self.linked}):

@@ -126,3 +126,28 @@ def test_settings_below_recipe_are_refused_with_what_to_write_instead(folder: Pa
 def test_a_broken_file_is_refused(folder: Path, content: str, message: str) -> None:
     with pytest.raises(MedsslError, match=message):
         parse(content)
+
+
+ALIASES = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    + [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, 12)]
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (ALIASES, r"the alias \*a0 in line 2"),
+        ("label: " + "[" * 20_000 + "]" * 20_000, "values more than 30 levels deep in line 1"),
+        ("label: " + "{a: " * 20_000 + "}" * 20_000, "values more than 30 levels deep in line 1"),
+        ("steps: 5\nlr: 2e-3\nsteps: 500", "the key steps in line 1 and again in line 3"),
+        (
+            "encoder:\n  class_path: ResNet\n  init_args:\n    depth: 10\n    depth: 18",
+            "the key depth in line 4 and again in line 5",
+        ),
+        ("label: " + "x" * 2**20, "more than 1048576 bytes"),
+    ],
+)
+def test_a_file_that_would_hang_or_say_two_things_is_refused_in_words(folder: Path, content: str, message: str) -> None:
+    with pytest.raises(MedsslError, match=message):
+        parse(content)

@@ -98,3 +98,14 @@ def test_links_within_the_sources_are_not_second_copies(tmp_path, link):
     path = write_nifti(tmp_path / "s" / "a" / "scan.nii.gz")
     (tmp_path / "s" / "b").symlink_to(path.parent if link == "folder" else path)
     assert len(list(walk([tmp_path / "s"]))) == 1
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="this system has no /proc")
+def test_a_link_into_files_that_the_system_makes_up_is_not_followed(tmp_path):
+    write_nifti(tmp_path / "scan.nii.gz")
+    (tmp_path / "numbers").symlink_to("/proc")
+    (tmp_path / "own").symlink_to("/proc/self/fd")
+    unreachable: list[tuple[str, str]] = []
+    assert [path.name for _, path in walk([tmp_path], None, unreachable)] == ["scan.nii.gz"]
+    assert [os.path.basename(path) for path, _ in unreachable] == ["numbers", "own"]
+    assert all("a link into /proc" in why for _, why in unreachable)
