@@ -98,13 +98,17 @@ def figure(shown: list[Curve], styles: dict[str, ArmStyle], metric: str) -> go.F
                 "color": colour,
             },
         )
-    sizes = sorted({patients for curve in shown for patients in curve.rows["patients"]})
-    ticks = {"tickvals": sizes, "ticktext": [f"{patients:g}" for patients in sizes]}
-    drawn.update_xaxes(type="log", title="labelled patients, validation included", showgrid=False, **ticks)
+    show_patients(drawn, {patients for curve in shown for patients in curve.rows["patients"]})
     drawn.update_yaxes(title=metric)
     legend = {"orientation": "h", "y": -0.22, "x": 0}
     margin = {"l": 10, "r": 10, "t": 10, "b": 10}
     return drawn.update_layout(height=430, margin=margin, legend=legend, hovermode="closest")
+
+
+def show_patients(drawn: go.Figure, sizes: set[float]) -> None:
+    """A log axis of labelled patients, with a tick at each budget."""
+    ticks = {"tickvals": sorted(sizes), "ticktext": [f"{patients:g}" for patients in sorted(sizes)]}
+    drawn.update_xaxes(type="log", title="labelled patients, validation included", showgrid=False, **ticks)
 
 
 def show_gap_closed(study: ReviewedStudy) -> None:
@@ -175,7 +179,7 @@ def forecast_figure(arms: list[Ahead], styles: dict[str, ArmStyle], metric: str)
             marker={"symbol": widgets.SYMBOLS[style.marker], "size": 8, "color": colour},
             hovertemplate=f"<b>{name}</b><br>%{{x:g}} patients: {metric} %{{y:.3f}}<extra></extra>",
         )
-    drawn.update_xaxes(type="log", title="labelled patients, validation included", showgrid=False)
+    show_patients(drawn, {patients for each in arms for patients in each.measured["patients"]})
     drawn.update_yaxes(title=metric)
     legend = {"orientation": "h", "y": -0.22, "x": 0}
     return drawn.update_layout(height=380, margin={"l": 10, "r": 10, "t": 10, "b": 10}, legend=legend)

@@ -53,6 +53,7 @@ RC: Any = {
 
 
 _DRAWING = threading.Lock()  # matplotlib draws one figure at a time, also where several readers wait for it
+LETTERS_AN_INCH = 14  # of a legend, at the size of the font above
 
 
 class Drawing:
@@ -234,9 +235,9 @@ def _curves(axes: Axes, rows: pd.DataFrame, styles: Mapping[str, ArmStyle]) -> d
 def _legend(figure: Figure, lines: Mapping[str, Artist], columns: int) -> None:
     """A legend below the panels, of every name: matplotlib's own would leave out those that begin with `_`."""
     numbers = [str(number) for number in range(len(lines))]
-    legend = figure.legend(
-        list(lines.values()), numbers, loc="outside lower center", ncols=min(columns, len(lines)) or 1
-    )
+    entry_inches = 0.6 + max((len(name) for name in lines), default=0) / LETTERS_AN_INCH
+    fitting = max(1, min(columns, len(lines), int(figure.get_figwidth() / entry_inches)))
+    legend = figure.legend(list(lines.values()), numbers, loc="outside lower center", ncols=fitting)
     for text, name in zip(legend.get_texts(), lines):
         text.set_text(name)
 
