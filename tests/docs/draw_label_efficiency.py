@@ -42,10 +42,9 @@ PANELS = {  # page -> title, metric, arm in the table -> legend
         "Hippocampus MRI: segmentation",
         "Dice",
         {
-            "scratch": "from scratch",
-            "scratch-long": "from scratch, 3 times the steps",
-            "hippocampus_simmim": "pretrained with SimMIM",
-            "random-frozen": "random encoder",
+            "scratch, fine-tuned": "from scratch",
+            "simmim, fine-tuned": "pretrained with SimMIM",
+            "self-training(simmim), fine-tuned": "SimMIM and self-training",
         },
     ),
 }
