@@ -166,7 +166,7 @@ def trials(cells: pd.DataFrame) -> Table | None:
     done = cells[(cells["status"] == "finished")].reindex(
         columns=["cost.trial_samples", *(f"config.{name}" for name in names)]
     )
-    asked = done[done["config.tried"].notna() | (done["config.no_trials"].fillna("") != "")]
+    asked = done[done["config.tried"].notna() | (done["config.no_trials"].astype(object).fillna("") != "")]
     if asked.empty:
         return None
     table = Table(["=budget", "=arm", "#cells", "#trials", "#labelled samples in trials", "chosen (cells)"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from sqlalchemy import text
 from streamlit.testing.v1 import AppTest
 
 from medssl.preprocessing.cache import Cache
+from medssl.reporting import downloads
 from medssl.reporting.dashboard import readers, reading, reading_results
 from medssl.reporting.dashboard.reading import Pair
 from medssl.reporting.dashboard.server import SignIn
@@ -268,11 +268,11 @@ def test_names_lose_what_cannot_be_seen() -> None:
     assert readers.of_header(SignIn("X-User", typed=False), "  ") is None
 
 
-def test_a_csv_starts_no_formula(root: Path) -> None:
-    from medssl.reporting import downloads
-
-    written = io.StringIO()
+def test_a_csv_starts_no_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[bytes] = []
+    monkeypatch.setattr(downloads.st, "download_button", lambda label, content, *_, **__: offered.append(content))
     frame = pd.DataFrame({"value": ["=1+1", "fine", "@x"], "n": [-1, 2, 3]})
-    frame.assign(value=frame["value"].map(downloads._as_text)).to_csv(written, index=False)
-    assert re.findall(r"^'[=@]", written.getvalue(), re.M) == ["'=", "'@"]
-    assert "-1" in written.getvalue()
+    downloads.table(frame, "All verdicts, CSV", "verdicts.csv", texts=["value"])
+    (written,) = (content.decode() for content in offered)
+    assert re.findall(r"^'[=@]", written, re.M) == ["'=", "'@"]
+    assert ",-1" in written

@@ -59,7 +59,7 @@ def pretraining_runs(runs_in_folder: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({name: rows[source].map(str, na_action="ignore") for source, name in TEXTS.items()})
     table["reason"] = table["reason"].map(without_paths, na_action="ignore")
     method = rows["config.method.class_path"].fillna(rows["config.source.layout"])
-    table["method"] = method.map(str, na_action="ignore").fillna("no method")
+    table["method"] = method.astype(object).map(str, na_action="ignore").fillna("no method")
     return table.assign(**{name: _numbers(rows[source]) for source, name in NUMBERS.items()}).reset_index(drop=True)
 
 
