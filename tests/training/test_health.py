@@ -1,6 +1,7 @@
 """Health equals its published formulas; a collapse stops the run within an epoch, and nothing else does."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -148,7 +149,11 @@ def test_the_gradient_norm_is_that_of_all_weights_before_clipping(cache: Cache, 
     assert pd.read_csv(tmp_path / "metrics.csv")["gradient_norm"].tolist() == pytest.approx(norms, rel=1e-4)
 
 
-def test_the_estimate_counts_every_measurement(cache: Cache) -> None:
+def test_the_estimate_counts_every_measurement(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock of its own: a quick check takes one second, and the details of a measurement take three."""
+    ticks = iter([0.0, 1.0, 5.0] * 2)
+    monkeypatch.setattr("medssl.training.callbacks.health.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+
     def health_of(scans: list[str], every: int) -> Health:
         return Health(cache, scans, (16, 16, 16), TrainConfig(batch_size=4), Monitoring(monitor_every=every))
 
@@ -158,8 +163,9 @@ def test_the_estimate_counts_every_measurement(cache: Cache) -> None:
     assert health.steps_between(devices=1) == 10
     assert health_of(["a"] * 10_000, every=10_000).steps_between(devices=2) == 625
     assert health_of(["a"] * 10, every=10_000).steps_between(devices=1) == 25
-    one, ten = (health.estimate_seconds(module, steps, 1) for steps in (10, 1000))
-    assert 10 < ten / one < 300
+    all_scans = len(health.scans) / len(health.quick_scans)  # seconds of embedding them
+    assert health.estimate_seconds(module, 10, 1) == pytest.approx(2 + (1 + all_scans) + 3)
+    assert health.estimate_seconds(module, 1000, 1) == pytest.approx(101 + 100 * (1 + all_scans) + 300)
     assert seen
 
 
